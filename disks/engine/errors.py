@@ -1,0 +1,60 @@
+"""What can be wrong with an image, as errors that a person can read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ImageError(Exception):
+    """A refusal or a failure about one image.
+
+    code     stable, `E_…`; its title and the advice live in `codes.py`
+    message  one sentence: what is wrong and why it matters, for a person
+    file     path of the image, as text (never opened because of this)
+    field    the specification's name of the field, snake case
+    offset   where that field lies, bytes from the file's start
+    value    what was found there
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        file: str | None = None,
+        field: str | None = None,
+        offset: int | None = None,
+        value: Any = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.file = file
+        self.field = field
+        self.offset = offset
+        self.value = value
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "code": self.code,
+            "message": self.message,
+            "file": self.file,
+            "field": self.field,
+            "offset": self.offset,
+            "value": self.value if isinstance(self.value, int | str | None) else str(self.value),
+        }
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+class OutOfRange(ImageError):
+    """A request beyond the end of the virtual disk (`E_RANGE`)."""
+
+
+class ParentMissing(ImageError):
+    """Data of an absent parent is needed (`E_PARENT_MISSING`); never read as zeros."""
+
+
+class NotAnImage(ImageError):
+    """The content is no disk of a known format (`E_TOO_SMALL`, `E_NO_FOOTER`)."""

@@ -1,0 +1,175 @@
+"""A file that holds an image: bounded reads and looped writes on one descriptor.
+
+Opening is not done here: `disks/operations/paths.py` opens below the roots and
+hands the descriptor over. Everything works on the descriptor, never on the name again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from disks.engine.errors import ImageError
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """Which file this is and whether it was written since (crash-safety R6)."""
+
+    device: int
+    inode: int
+    size_bytes: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, stat: os.stat_result) -> FileIdentity:
+        return cls(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+    def as_dict(self) -> dict[str, int]:
+        return {
+            "device": self.device,
+            "inode": self.inode,
+            "size_bytes": self.size_bytes,
+            "mtime_ns": self.mtime_ns,
+            "ctime_ns": self.ctime_ns,
+        }
+
+    @classmethod
+    def from_dict(cls, row: dict[str, Any]) -> FileIdentity:
+        return cls(**{name: int(row[name]) for name in cls.__slots__})
+
+
+class ImageFile:
+    """path is text for messages; fd is owned and closed here."""
+
+    def __init__(self, fd: int, path: str, *, writable: bool = False) -> None:
+        self.fd = fd
+        self.path = path
+        self.writable = writable
+        self.size_bytes = os.fstat(fd).st_size
+
+    def stat(self) -> os.stat_result:
+        return os.fstat(self.fd)
+
+    def identity(self) -> FileIdentity:
+        return FileIdentity.of(self.stat())
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Exactly length bytes. E_TRUNCATED past the end, E_IO when the storage fails."""
+        pieces = []
+        position = offset
+        end = offset + length
+        while position < end:
+            try:
+                piece = os.pread(self.fd, end - position, position)
+            except OSError as error:
+                raise self._failed(error, position, "read") from error
+            if not piece:
+                raise self._too_short(position, end)
+            pieces.append(piece)
+            position += len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill buffer from offset; errors as in read_at."""
+        done = 0
+        while done < len(buffer):
+            try:
+                count = os.preadv(self.fd, [buffer[done:]], offset + done)
+            except OSError as error:
+                raise self._failed(error, offset + done, "read") from error
+            if count == 0:
+                raise self._too_short(offset + done, offset + len(buffer))
+            done += count
+
+    def write_at(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """All of data, short writes looped. E_NOSPC, E_IO, E_READ_ONLY, E_TOO_LARGE…"""
+        view = memoryview(data)
+        done = 0
+        while done < len(view):
+            try:
+                done += os.pwrite(self.fd, view[done:], offset + done)
+            except OSError as error:
+                raise self._failed(error, offset + done, "write") from error
+        self.size_bytes = max(self.size_bytes, offset + len(view))
+
+    def sync(self) -> None:
+        """fsync. A failure ends the attempt: it is never retried (crash-safety R3)."""
+        try:
+            os.fsync(self.fd)
+        except OSError as error:
+            raise self._failed(error, None, "fsync") from error
+
+    def truncate(self, size_bytes: int) -> None:
+        try:
+            os.ftruncate(self.fd, size_bytes)
+        except OSError as error:
+            raise self._failed(error, size_bytes, "truncate") from error
+        self.size_bytes = size_bytes
+
+    def allocate(self, size_bytes: int) -> None:
+        """Reserve room up to size_bytes: no holes (R9), and a full volume is met first."""
+        try:
+            os.posix_fallocate(self.fd, 0, size_bytes)
+        except OSError as error:
+            raise self._failed(error, size_bytes, "fallocate") from error
+        self.size_bytes = max(self.size_bytes, size_bytes)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> ImageFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _too_short(self, position: int, end: int) -> ImageError:
+        return ImageError(
+            "E_TRUNCATED",
+            f"The file ends at byte {position:,}, but data up to byte {end:,} was expected there.",
+            file=self.path,
+            offset=position,
+            value=end,
+        )
+
+    def _failed(self, error: OSError, offset: int | None, verb: str) -> ImageError:
+        return storage_error(error, self.path, offset=offset, verb=verb)
+
+
+_CODES = {
+    errno.ENOSPC: ("E_NOSPC", "the storage is full"),
+    errno.EDQUOT: ("E_NOSPC", "the quota on the storage is used up"),
+    errno.EFBIG: ("E_TOO_LARGE", "the file system does not allow a file that large"),
+    errno.EROFS: ("E_READ_ONLY", "the storage is read-only"),
+    errno.EACCES: ("E_ACCESS", "this service has no permission for it"),
+    errno.EPERM: ("E_ACCESS", "this service has no permission for it"),
+    errno.ENAMETOOLONG: ("E_NAME", "the name is too long for the file system"),
+    errno.ENOENT: ("E_NOT_FOUND", "there is no such file"),
+    errno.ESTALE: ("E_IO", "the file server no longer knows the open file"),
+    errno.EIO: ("E_IO", "the storage reported an input/output error"),
+}
+
+
+def storage_error(
+    error: OSError, path: str, *, offset: int | None = None, verb: str = "open"
+) -> ImageError:
+    """An OSError in words: what could not be done to which file, and why."""
+    code, why = _CODES.get(error.errno or 0, ("E_IO", error.strerror or "the storage failed"))
+    where = "" if offset is None else f" at byte {offset:,}"
+    doing = {"open": "opened", "read": "read", "write": "written", "fsync": "made durable"}
+    done = doing.get(verb, f"changed ({verb})")
+    return ImageError(
+        code, f"{path} could not be {done}{where}: {why}.", file=path, field=verb, offset=offset
+    )

@@ -1,0 +1,241 @@
+"""What every format offers: the words that chain, merge, compact and inspect are written in.
+
+A format is a folder beside this file (`vhd/`) and one line in `formats.py`.
+Nothing above the engine knows which format it works on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+from disks.engine.errors import ImageError
+from disks.engine.files import ImageFile
+from disks.engine.findings import Finding
+
+
+class DiskType(StrEnum):
+    FIXED = "fixed"
+    DYNAMIC = "dynamic"
+    DIFFERENCING = "differencing"
+
+
+class Source(StrEnum):
+    """Where an image says that a run of sectors comes from."""
+
+    DATA = "data"  # in this file, at file_offset
+    ZERO = "zero"  # reads as zeros, nothing stored (never in a differencing disk)
+    PARENT = "parent"  # ask the parent
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A run of virtual sectors of one source; file_offset in bytes, only for DATA."""
+
+    first_sector: int
+    count_sectors: int
+    source: Source
+    file_offset: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Locator:
+    """One parent locator as found: text to show, never a path to open.
+
+    path     decoded text, undecodable units escaped (`\\ud800`); None if unreadable
+    problem  why it cannot be used, a sentence; None if usable
+    """
+
+    code: str
+    path: str | None
+    raw: bytes
+    offset: int
+    data_space: int
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ParentReference:
+    """What a differencing disk's header says about its parent."""
+
+    identity: str
+    name: str | None
+    timestamp: datetime | None
+    locators: tuple[Locator, ...]
+    name_problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewParent:
+    """A parent link to be written.
+
+    relative_path, windows_path: Windows syntax; None leaves that locator out.
+    timestamp: the parent file's modification time, None writes 0.
+    """
+
+    identity: str
+    name: str
+    relative_path: str | None
+    windows_path: str | None
+    timestamp: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FieldChange:
+    """A row of a plan: one header field, before and after, and where its bytes go."""
+
+    field: str
+    now: str | None
+    after: str | None
+    offset: int | None = None
+    length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    offset: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderRewrite:
+    """A metadata change as ordered steps; every step is made durable before the next.
+
+    size_after_bytes is the file's size when all is done (never smaller).
+    """
+
+    steps: tuple[tuple[Write, ...], ...]
+    size_after_bytes: int
+    changes: tuple[FieldChange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NewImage:
+    """What a new image shall be. identity None: a fresh one. geometry None: computed."""
+
+    disk_type: DiskType
+    virtual_size_bytes: int
+    block_size_bytes: int = 2 * 1024 * 1024
+    identity: str | None = None
+    parent: NewParent | None = None
+    creator: tuple[bytes, int, bytes] | None = None  # application, version, host OS as stored
+    created: datetime | None = None
+    geometry: tuple[int, int, int] | None = None
+
+
+class Image(Protocol):
+    """An opened image whose metadata passed its checksums and bounds."""
+
+    format_name: str
+    file: ImageFile
+    disk_type: DiskType
+    virtual_size_bytes: int
+    logical_sector_bytes: int
+    block_size_bytes: int  # 0 for a fixed disk
+    blocks_total: int  # 0 for a fixed disk
+    identity: str  # what children refer to; lower case with hyphens
+    creator: str
+    created: datetime | None
+    parent: ParentReference | None
+    findings: list[Finding]  # what opening noticed: degraded footers, quirks
+    write_refusal: ImageError | None  # why nothing may be written to it, for now
+
+    def blocks_allocated(self) -> int:
+        """Count BAT entries in use (reads the BAT in pieces)."""
+        ...
+
+    def extents(self, first_sector: int, count_sectors: int) -> Iterator[Extent]:
+        """Cut a range of the virtual disk by source, in ascending order, without gaps.
+
+        Neighbouring runs that continue each other in file and source are joined
+        where this costs nothing. Raises OutOfRange past virtual_size_bytes.
+        """
+        ...
+
+    def properties(self) -> list[tuple[str, str]]:
+        """Format-specific facts for people, label and value (geometry, features…)."""
+        ...
+
+    def raw_regions(self) -> list[RawRegion]:
+        """The structures worth a hex view, with field labels."""
+        ...
+
+    def plan_parent_link(self, parent: NewParent) -> HeaderRewrite:
+        """The writes that make parent this differencing disk's parent."""
+        ...
+
+    def recorded_link(self) -> dict[str, Any]:
+        """The link exactly as stored (JSON-able), enough for plan_recorded_link."""
+        ...
+
+    def plan_recorded_link(self, recorded: dict[str, Any]) -> HeaderRewrite:
+        """The writes that bring a link back that recorded_link() once returned."""
+        ...
+
+    def copy_traits(self) -> dict[str, Any]:
+        """NewImage keywords that make a copy keep creator, geometry, creation time."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RawField:
+    name: str
+    offset: int
+    length: int
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class RawRegion:
+    """A labelled piece of the file for the hex view; data is at most 4 KiB."""
+
+    name: str
+    offset: int
+    data: bytes
+    fields: Sequence[RawField] = field(default_factory=tuple)
+
+
+class ImageWriter(Protocol):
+    """Streams a new image into an empty file, ascending; nothing is valid before finish()."""
+
+    def write(self, first_sector: int, data: bytes | bytearray | memoryview) -> None:
+        """Store whole sectors; in a differencing disk they are marked as held."""
+        ...
+
+    def finish(self) -> None:
+        """Write metadata, in an order that leaves a half-written file unrecognisable; fsync."""
+        ...
+
+
+class Format(Protocol):
+    """One disk format. All functions read the content, never the extension."""
+
+    name: str  # "vhd"
+    extensions: tuple[str, ...]  # (".vhd", ".avhd"), for new names and wording only
+
+    def matches(self, file: ImageFile) -> bool:
+        """True if the content claims this format, sound or damaged."""
+        ...
+
+    def open(self, file: ImageFile) -> Image: ...
+
+    def check(self, file: ImageFile, *, deep: bool = False) -> list[Finding]:
+        """Every invariant that this one file can break; goes on after the first."""
+        ...
+
+    def predicted_size_bytes(self, new: NewImage, blocks: int) -> int:
+        """File size of a new image with that many allocated blocks."""
+        ...
+
+    def writer(self, file: ImageFile, new: NewImage, *, blocks: int) -> ImageWriter:
+        """blocks: an upper bound of the blocks that will be written."""
+        ...
+
+    def header_bytes(self, file: ImageFile) -> bytes:
+        """The metadata whose hash stands for "this file is unchanged" (footer and headers)."""
+        ...

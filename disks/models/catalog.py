@@ -1,0 +1,123 @@
+"""The database's picture of the files; the files are the truth, a scan renews this."""
+
+from __future__ import annotations
+
+import os
+
+from django.db import models
+
+from disks.models.fields import PathField
+from disks.models.roots import StorageRoot
+
+
+class Disk(models.Model):
+    class Health(models.TextChoices):
+        """The worst that is known; `broken` speaks of the chain, `damaged` of the file."""
+
+        HEALTHY = "healthy", "Healthy"
+        NOTICE = "notice", "Look at this"
+        SUSPECT = "suspect", "Parent was written"
+        BROKEN = "broken", "Chain broken"
+        DAMAGED = "damaged", "Damaged"
+        NOT_A_DISK = "not-a-disk", "Not a disk"
+        IN_USE = "in-use", "In use"
+        UNREADABLE = "unreadable", "Unreadable"
+        MISSING = "missing", "Missing"
+
+    root = models.ForeignKey(StorageRoot, on_delete=models.CASCADE, related_name="disks")
+    relative_path = PathField()
+    name = PathField()
+    health = models.CharField(max_length=20, choices=Health, default=Health.HEALTHY)
+    health_code = models.CharField(max_length=40, blank=True)
+    sentence = models.TextField(blank=True, help_text="The verdict, for the top of its page")
+
+    format = models.CharField(max_length=10, blank=True)
+    disk_type = models.CharField(max_length=20, blank=True)
+    virtual_size_bytes = models.BigIntegerField(null=True)
+    file_size_bytes = models.BigIntegerField(default=0)
+    allocated_bytes = models.BigIntegerField(default=0)
+    block_size_bytes = models.BigIntegerField(null=True)
+    blocks_total = models.BigIntegerField(null=True)
+    blocks_allocated = models.BigIntegerField(null=True)
+    identity = models.CharField(max_length=36, blank=True, db_index=True)
+    creator = models.CharField(max_length=60, blank=True)
+    image_created_at = models.DateTimeField(null=True)
+    findings = models.JSONField(default=list)
+    managed_by = models.CharField(max_length=40, blank=True)
+
+    device = models.BigIntegerField(null=True)
+    inode = models.BigIntegerField(null=True)
+    mtime_ns = models.BigIntegerField(null=True)
+    ctime_ns = models.BigIntegerField(null=True)
+    header_hash = models.CharField(max_length=64, blank=True, db_index=True)
+    modified_at = models.DateTimeField(null=True)
+    first_seen_at = models.DateTimeField()
+    last_seen_at = models.DateTimeField()
+    last_read_at = models.DateTimeField(null=True)
+    missing_since = models.DateTimeField(null=True)
+    moved_from = PathField(blank=True)
+
+    # kept by the scan, so that lists need no tree query
+    chain_position = models.PositiveIntegerField(default=1, help_text="1 is the base")
+    chain_depth = models.PositiveIntegerField(default=1, help_text="levels below it included")
+    chain_base = models.ForeignKey(
+        "self", null=True, on_delete=models.SET_NULL, related_name="chain_members"
+    )
+    child_count = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        ordering = ["root__name", "relative_path"]
+        constraints = [
+            models.UniqueConstraint(fields=["root", "relative_path"], name="disk_once_per_root")
+        ]
+        indexes = [
+            models.Index(fields=["health"], name="disk_health"),
+            models.Index(fields=["name"], name="disk_name"),
+            models.Index(fields=["device", "inode"], name="disk_inode"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def path(self) -> str:
+        """The file on this host."""
+        return os.path.join(self.root.path, self.relative_path)
+
+
+class ParentLink(models.Model):
+    """What a differencing disk's header says about its parent, and what that resolves to."""
+
+    class Status(models.TextChoices):
+        FOUND = "found", "Found"
+        MISSING = "missing", "Missing"
+        IN_USE = "in-use", "In use"
+        IDENTITY_MISMATCH = "identity-mismatch", "Another disk is there"
+        AMBIGUOUS = "ambiguous", "Several candidates"
+        OUTSIDE_ROOTS = "outside-roots", "Outside the storage roots"
+        UNREADABLE = "unreadable", "Unreadable"
+        CYCLE = "cycle", "Cycle"
+
+    child = models.OneToOneField(Disk, on_delete=models.CASCADE, related_name="parent_link")
+    parent = models.ForeignKey(
+        Disk, null=True, on_delete=models.SET_NULL, related_name="child_links"
+    )
+    status = models.CharField(max_length=20, choices=Status)
+    named_identity = models.CharField(max_length=36, blank=True, db_index=True)
+    named_path = models.TextField(blank=True, help_text="the most telling path in the header")
+    named_timestamp = models.DateTimeField(null=True)
+    locators = models.JSONField(default=list)
+    trace = models.JSONField(default=list)
+    reason = models.TextField(blank=True, help_text="one sentence")
+    cause = models.CharField(
+        max_length=200, blank=True, db_index=True, help_text="groups links broken by one event"
+    )
+    suggested = models.ForeignKey(
+        Disk, null=True, on_delete=models.SET_NULL, related_name="suggested_for"
+    )
+    parent_written_after = models.BooleanField(default=False)
+    parent_evidence = models.JSONField(default=dict, help_text="the parent as first seen, and now")
+    first_seen_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.child_id} -> {self.named_path}"

@@ -1,0 +1,27 @@
+"""Where a long operation tells how far it is, and learns that it shall stop."""
+
+from __future__ import annotations
+
+
+class Cancelled(Exception):
+    """Raised out of `report` when somebody asked to stop; the operation cleans up and re-raises."""
+
+
+class Progress:
+    """Does nothing; the command line and the job runner have their own.
+
+    report() is called at least every few MiB and every second, only while every
+    file is consistent, and may raise Cancelled. After commit_starts() it never does.
+    """
+
+    def step(self, step: str, sentence: str) -> None:
+        """A new stage begins: a stable word (`copy`, `proof`, `commit`) and a sentence."""
+
+    def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
+        """Bytes of this stage done; sentence like "copying block 812 of 1,252"."""
+
+    def log(self, sentence: str) -> None:
+        """One line for the job's log."""
+
+    def commit_starts(self) -> None:
+        """From here the work only rolls forward: cancelling is over."""
