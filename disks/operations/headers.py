@@ -1,0 +1,71 @@
+"""The headers of the disks below some folders: who is who, and who names whom as parent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from disks.engine.errors import ImageError
+from disks.engine.formats import open_image
+from disks.engine.images import DiskType
+from disks.operations.paths import Roots
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a search needs to know of one disk; sizes in bytes, parent "" without one."""
+
+    path: str
+    format_name: str
+    disk_type: DiskType
+    identity: str
+    virtual_size_bytes: int
+    logical_sector_bytes: int
+    parent_identity: str
+    mtime_ns: int
+
+
+def read_header(roots: Roots, path: str) -> Header:
+    """Raises ImageError for what is no disk or cannot be opened."""
+    with roots.open(path) as file:
+        image = open_image(file)
+        return Header(
+            path=path,
+            format_name=image.format_name,
+            disk_type=image.disk_type,
+            identity=image.identity,
+            virtual_size_bytes=image.virtual_size_bytes,
+            logical_sector_bytes=image.logical_sector_bytes,
+            parent_identity=image.parent.identity if image.parent else "",
+            mtime_ns=file.stat().st_mtime_ns,
+        )
+
+
+def headers_below(
+    roots: Roots,
+    places: Iterable[str],
+    *,
+    problems: list[ImageError] | None = None,
+) -> Iterator[Header]:
+    """The sound disks among places: folders (searched all the way down) and files.
+
+    A file is judged by its content. What is no disk is passed over; files that look like
+    disks but cannot be read, and folders that cannot be listed, are added to problems.
+    """
+    seen: set[str] = set()
+    for place in places:
+        paths: Iterable[str] = (
+            [place] if roots.exists(place) else roots.walk(place, problems=problems)
+        )
+        for path in paths:
+            if path in seen:
+                continue
+            seen.add(path)
+            try:
+                yield read_header(roots, path)
+            except ImageError as error:
+                if problems is not None and error.code not in _NO_DISK:
+                    problems.append(error)
+
+
+_NO_DISK = frozenset({"E_TOO_SMALL", "E_NO_FOOTER", "E_NOT_A_FILE"})
