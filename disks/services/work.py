@@ -1,0 +1,90 @@
+"""The one table: what a job of each kind does, and what becomes of it when its worker dies.
+
+Functions are named, not imported: services ask for jobs and jobs call services, so one
+of the two has to be found late. A test resolves every name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from django.utils.module_loading import import_string
+
+from disks.models import Job
+
+if TYPE_CHECKING:
+    from disks.operations import paths
+
+
+@dataclass(frozen=True)
+class Work:
+    """How one kind of job is done. All names are dotted paths of functions.
+
+    run       (parameters: dict, progress: Progress, context: JobContext) -> dict
+              Does it and returns the job's result. Cancelled, ImageError and Refusal are
+              ends like any other; it has cleaned up when it raises.
+    recover   (job: Job, context: JobContext) -> Recovery
+              Finishes or undoes what a dead worker left; repeatable. The usual one asks the
+              sidecars in the folders of the job's locks.
+    finished  (job: Job, result: dict) -> None
+              Brings the catalog up to date after success, also after a recovery that
+              finished the work. Must be repeatable.
+    requeue_when_lost  The work may simply be done again, after recover(): it changes nothing
+              (scan, check), or what it has done already it recognises (a repair plan).
+    """
+
+    run: str
+    finished: str = ""
+    recover: str = "disks.services.reconciling.recover_by_sidecars"
+    requeue_when_lost: bool = False
+
+
+@dataclass(frozen=True)
+class JobContext:
+    """What a running job may know about itself."""
+
+    job: Job
+    token: int
+
+    @property
+    def name(self) -> str:
+        """The job's name in sidecars, temporary names and the trash."""
+        return str(self.job.pk)
+
+    def roots(self) -> paths.Roots:
+        """The storage roots as they are now."""
+        from disks.services import roots
+
+        return roots.operation_roots()
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What recovery found: `nothing`, `undone` or `finished`; with the finished work's result."""
+
+    action: str
+    sentence: str = ""
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+WORK: dict[str, Work] = {
+    Job.Kind.SCAN: Work("disks.services.scanning.run_scan", requeue_when_lost=True),
+    Job.Kind.CHECK: Work("disks.services.inspection.run_check", requeue_when_lost=True),
+    Job.Kind.UPDATE_PARENT: Work("disks.services.parent_paths.run_update"),
+    Job.Kind.UNDO_UPDATE: Work("disks.services.parent_paths.run_undo"),
+    Job.Kind.REPAIR_PLAN: Work("disks.services.parent_paths.run_repair", requeue_when_lost=True),
+    Job.Kind.UNDO_PLAN: Work("disks.services.parent_paths.run_undo_plan", requeue_when_lost=True),
+    Job.Kind.MERGE: Work("disks.services.merging.run_merge"),
+    Job.Kind.COMPACT: Work("disks.services.compacting.run_compact"),
+    Job.Kind.CREATE: Work("disks.services.creating.run_create"),
+    Job.Kind.RESTORE: Work("disks.services.trash.run_restore"),
+    Job.Kind.EMPTY_TRASH: Work("disks.services.trash.run_empty", requeue_when_lost=True),
+}
+
+
+def function(name: str) -> Callable[..., Any]:
+    """The function behind a name of the table."""
+    found: Callable[..., Any] = import_string(name)
+    return found
