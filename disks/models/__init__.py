@@ -1,7 +1,7 @@
 """The catalog, the jobs and the audit: small rows; rules live in services."""
 
 from disks.models.audit import AuditEntry
-from disks.models.catalog import Disk, ParentLink
+from disks.models.catalog import Disk, OtherFile, ParentLink
 from disks.models.jobs import DiskLock, Job, JobLogLine
 from disks.models.roots import StorageRoot, WindowsView
 from disks.models.undo import LinkUndo, TrashedJob
@@ -13,6 +13,7 @@ __all__ = [
     "Job",
     "JobLogLine",
     "LinkUndo",
+    "OtherFile",
     "ParentLink",
     "StorageRoot",
     "TrashedJob",

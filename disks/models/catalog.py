@@ -58,8 +58,12 @@ class Disk(models.Model):
     moved_from = PathField(blank=True)
 
     # kept by the scan, so that lists need no tree query
-    chain_position = models.PositiveIntegerField(default=1, help_text="1 is the base")
-    chain_depth = models.PositiveIntegerField(default=1, help_text="levels below it included")
+    chain_position = models.PositiveIntegerField(
+        default=1, help_text="1 is the base, or the lowest disk that is known"
+    )
+    chain_depth = models.PositiveIntegerField(
+        default=1, help_text="levels of the longest chain through this disk: position is 2 of 4"
+    )
     chain_base = models.ForeignKey(
         "self", null=True, on_delete=models.SET_NULL, related_name="chain_members"
     )
@@ -74,6 +78,7 @@ class Disk(models.Model):
             models.Index(fields=["health"], name="disk_health"),
             models.Index(fields=["name"], name="disk_name"),
             models.Index(fields=["device", "inode"], name="disk_inode"),
+            models.Index(fields=["root", "missing_since"], name="disk_root_missing"),
         ]
 
     def __str__(self) -> str:
@@ -121,3 +126,22 @@ class ParentLink(models.Model):
 
     def __str__(self) -> str:
         return f"{self.child_id} -> {self.named_path}"
+
+
+class OtherFile(models.Model):
+    """A file below a root that is no disk: kept only so that a scan does not read it again."""
+
+    root = models.ForeignKey(StorageRoot, on_delete=models.CASCADE, related_name="other_files")
+    relative_path = PathField()
+    inode = models.BigIntegerField()
+    file_size_bytes = models.BigIntegerField()
+    mtime_ns = models.BigIntegerField()
+    ctime_ns = models.BigIntegerField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["root", "relative_path"], name="other_once_per_root")
+        ]
+
+    def __str__(self) -> str:
+        return self.relative_path
