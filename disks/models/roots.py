@@ -39,6 +39,9 @@ class StorageRoot(models.Model):
     state_reason = models.TextField(blank=True)
     device = models.BigIntegerField(null=True)
     inode = models.BigIntegerField(null=True)
+    marker = models.CharField(
+        max_length=64, blank=True, help_text="content of the file .vdroot; none: not written yet"
+    )
     probe = models.JSONField(default=dict, blank=True)
     probed_at = models.DateTimeField(null=True)
     free_bytes = models.BigIntegerField(null=True)

@@ -61,6 +61,8 @@ class Root:
     excluded       names of further folders that are left out
     marker         content that the file `.vdroot` must have; empty: not checked. Another
                    volume mounted in the same place is noticed by it (E_ROOT_CHANGED).
+    expected       device and inode that the folder must have, where no marker tells; None:
+                   not checked
     """
 
     path: str
@@ -69,6 +71,7 @@ class Root:
     read_only: bool = False
     excluded: tuple[str, ...] = ()
     marker: str = ""
+    expected: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if not os.path.isabs(self.path):
@@ -442,6 +445,8 @@ class Roots:
         try:
             if root.marker:
                 _require_marker(root, fd)
+            elif root.expected not in (None, (found.st_dev, found.st_ino)):
+                raise _root_changed(root, "another folder or file system is there now")
         except BaseException:
             os.close(fd)
             raise
@@ -599,12 +604,16 @@ def _require_marker(root: Root, fd: int) -> None:
     except OSError:
         content = b""
     if content.decode("utf-8", "replace").strip() != root.marker:
-        raise ImageError(
-            "E_ROOT_CHANGED",
-            f"The folder of the storage root {root.label} is not the one that was set up: "
-            "its marker is missing or another one. The volume may not be mounted.",
-            file=root.path,
-        )
+        raise _root_changed(root, "its marker is missing or another one")
+
+
+def _root_changed(root: Root, why: str) -> ImageError:
+    return ImageError(
+        "E_ROOT_CHANGED",
+        f"The folder of the storage root {root.label} is not the one that was set up: "
+        f"{why}. The volume may not be mounted.",
+        file=root.path,
+    )
 
 
 # ---------------------------------------------------------------------- errors in words
