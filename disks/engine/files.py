@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from disks.engine import faults
 from disks.engine.errors import ImageError
 
 
@@ -92,7 +93,9 @@ class ImageFile:
         done = 0
         while done < len(view):
             try:
-                done += os.pwrite(self.fd, view[done:], offset + done)
+                rest = view[done:]
+                count = faults.writing(self.fd, self.path, offset + done, rest)
+                done += os.pwrite(self.fd, rest[:count], offset + done)
             except OSError as error:
                 raise self._failed(error, offset + done, "write") from error
         self.size_bytes = max(self.size_bytes, offset + len(view))
@@ -100,12 +103,14 @@ class ImageFile:
     def sync(self) -> None:
         """fsync. A failure ends the attempt: it is never retried (crash-safety R3)."""
         try:
+            faults.reached("fsync", self.path)
             os.fsync(self.fd)
         except OSError as error:
             raise self._failed(error, None, "fsync") from error
 
     def truncate(self, size_bytes: int) -> None:
         try:
+            faults.reached("truncate", self.path, offset=size_bytes)
             os.ftruncate(self.fd, size_bytes)
         except OSError as error:
             raise self._failed(error, size_bytes, "truncate") from error
@@ -114,6 +119,7 @@ class ImageFile:
     def allocate(self, size_bytes: int) -> None:
         """Reserve room up to size_bytes: no holes (R9), and a full volume is met first."""
         try:
+            faults.reached("allocate", self.path, offset=size_bytes)
             os.posix_fallocate(self.fd, 0, size_bytes)
         except OSError as error:
             raise self._failed(error, size_bytes, "fallocate") from error

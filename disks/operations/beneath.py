@@ -42,7 +42,7 @@ def _openat2(folder_fd: int, relative: str, flags: int, mode: int) -> int:
     how = struct.pack("QQQ", flags, mode if flags & os.O_CREAT else 0, _RESOLVE)
     name = os.fsencode(relative)
     for _ in range(8):
-        fd = _libc().syscall(_OPENAT2, folder_fd, name, how, len(how))
+        fd = libc().syscall(_OPENAT2, folder_fd, name, how, len(how))
         if fd >= 0:
             return int(fd)
         number = ctypes.get_errno()
@@ -90,7 +90,7 @@ def _same_device(fd: int, device: int, relative: str) -> None:
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), relative)
 
 
-def _libc() -> ctypes.CDLL:
+def libc() -> ctypes.CDLL:
     if "libc" not in _cache:
         _cache["libc"] = ctypes.CDLL(None, use_errno=True)
     return _cache["libc"]
