@@ -1,0 +1,115 @@
+"""What can be done to a disk, and why not: the same list in every row menu and on its page.
+
+The reasons are for people who look; the rules themselves are enforced by the services
+and, under lock, by the operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from django.urls import reverse
+
+from disks.models import Disk, StorageRoot
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One verb for one disk.
+
+    posts   the address changes something at once: a button in a form, not a link
+    reason  why it is not possible now; empty when it is
+    """
+
+    key: str
+    label: str
+    icon: str
+    url: str
+    posts: bool = False
+    reason: str = ""
+
+    @property
+    def possible(self) -> bool:
+        return not self.reason
+
+
+def actions_for(disk: Disk, *, may_operate: bool) -> list[Action]:
+    """Every action of the product in its order; asks no query when root is selected along."""
+    rows: list[tuple[str, str, str, str, bool, Callable[[Disk], str]]] = [
+        ("parent-path", "Update parent path", "link", "parent-path", False, _why_not_relink),
+        ("merge", "Merge", "git-merge", "merge", False, _why_not_merge),
+        ("compact", "Compact", "arrows-minimize", "compact", False, _why_not_compact),
+        ("create", "Create child disk", "plus", "create", False, _why_not_parent),
+        ("check", "Check", "stethoscope", "check", True, _why_not_read),
+    ]
+    actions = []
+    for key, label, icon, name, posts, why_not in rows:
+        url = (
+            f"{reverse(name)}?parent={disk.pk}"
+            if key == "create"
+            else reverse(name, args=[disk.pk])
+        )
+        reason = "" if may_operate else "This needs the role “operator”."
+        actions.append(Action(key, label, icon, url, posts, reason or why_not(disk)))
+    return actions
+
+
+def action(disk: Disk, key: str, *, may_operate: bool) -> Action:
+    return next(one for one in actions_for(disk, may_operate=may_operate) if one.key == key)
+
+
+def _why_not_read(disk: Disk) -> str:
+    if disk.root.state in (StorageRoot.State.OFFLINE, StorageRoot.State.CHANGED):
+        return f"Its storage root “{disk.root.name}” is offline."
+    if disk.health == Disk.Health.MISSING:
+        return "The file is not there any more."
+    return ""
+
+
+def _why_not_use(disk: Disk) -> str:
+    """For everything that needs a sound disk that nobody has open."""
+    reasons = {
+        Disk.Health.NOT_A_DISK: "This file is not a disk.",
+        Disk.Health.UNREADABLE: "The file cannot be read.",
+        Disk.Health.IN_USE: "Somebody has this disk open.",
+        Disk.Health.DAMAGED: "The disk is damaged; its findings say where.",
+    }
+    return _why_not_read(disk) or reasons.get(Disk.Health(disk.health), "")
+
+
+def _why_not_write(disk: Disk) -> str:
+    reason = _why_not_use(disk)
+    if not reason and disk.root.read_only:
+        reason = (
+            f"The storage root “{disk.root.name}” is read-only; an administrator can change it."
+        )
+    return reason
+
+
+def _why_not_relink(disk: Disk) -> str:
+    if disk.disk_type and disk.disk_type != "differencing":
+        return "Only a differencing disk has a parent."
+    return _why_not_write(disk)
+
+
+def _why_not_merge(disk: Disk) -> str:
+    if disk.disk_type and disk.disk_type != "differencing":
+        return "Only a differencing disk can be merged."
+    return _why_not_use(disk) or _why_broken(disk)
+
+
+def _why_not_compact(disk: Disk) -> str:
+    if disk.disk_type == "fixed":
+        return "A fixed disk has no blocks to give back."
+    return _why_not_write(disk) or _why_broken(disk)
+
+
+def _why_not_parent(disk: Disk) -> str:
+    return _why_not_use(disk) or _why_broken(disk)
+
+
+def _why_broken(disk: Disk) -> str:
+    if disk.health == Disk.Health.BROKEN:
+        return "Its chain is broken: update the parent path first."
+    return ""

@@ -1,0 +1,262 @@
+"""All disks: a table or a tree of chains, filtered and sorted by what the address says."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from django.db.models import Count, F, Q, QuerySet
+from django.db.models.functions import Coalesce
+from django.http import HttpRequest, HttpResponse, QueryDict
+from django.utils import timezone
+from django.views.decorators.http import require_GET
+
+from disks.models import Disk, StorageRoot
+from disks.services.access import Role, allows
+from disks.views import errors, listing
+from disks.views.actions import Action, actions_for
+from disks.views.drawing.from_catalog import role_in_chain
+from disks.views.rendering import render_page
+
+SORTS = {
+    "name": ("name", "pk"),
+    "health": ("health", "name", "pk"),
+    "used": ("allocated_bytes", "pk"),
+    "virtual": ("virtual_size_bytes", "pk"),
+    "children": ("child_count", "pk"),
+    "changed": ("modified_at", "pk"),
+    "root": ("root__name", "relative_path"),
+}
+TYPES = {"fixed": "Fixed", "dynamic": "Dynamic", "differencing": "Differencing"}
+FORMATS = {"vhd": "VHD", "vhdx": "VHDX"}
+CHILDREN = {"yes": "Has children", "no": "No children"}
+SEEN = {"day": ("Not seen for a day", 1), "week": ("Not seen for a week", 7)}
+MODES = {"table", "tree"}
+TREE_CHAINS = 25
+TREE_ROWS = 2_000  # of one page; a base with more children links to its own page
+DEEPEST_INDENT = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A disk as both modes show it.
+
+    level   steps below its chain's base, for the tree
+    toggle  the address's `fold` after a click on its triangle
+    """
+
+    disk: Disk
+    role: str
+    actions: list[Action]
+    level: int = 0
+    foldable: bool = False
+    folded: bool = False
+    toggle: str = ""
+
+    @property
+    def indent(self) -> int:
+        return min(self.level, DEEPEST_INDENT)
+
+
+@require_GET
+def disks(request: HttpRequest) -> HttpResponse:
+    try:
+        context = _context(request)
+    except listing.BadAddress as error:
+        return errors.problem(
+            request,
+            400,
+            "This address asks for something that the list does not have",
+            str(error),
+            advice="Choose filters and sorting on the page itself.",
+        )
+    return render_page(request, "disks/disks.html", context, fragment="disks/_disks_list.html")
+
+
+def _context(request: HttpRequest) -> dict[str, Any]:
+    query = request.GET
+    may_operate = allows(request.user, Role.OPERATOR)
+    roots = {str(root.pk): root for root in StorageRoot.objects.order_by("name")}
+    selected = _filters(query, roots)
+    matches = _matching(selected)
+    sort = query.get("sort", "name")
+    key = sort.removeprefix("-")
+    if key not in SORTS or sort.startswith("--"):
+        raise listing.BadAddress("There is no such column to sort by.")
+    mode = listing.chosen(query, "mode", MODES) or "table"
+    if mode == "tree":
+        page, rows = _tree(matches, query, _order(sort), may_operate=may_operate)
+    else:
+        page = listing.paged(_listed(matches).order_by(*_order(sort)), query)
+        rows = [_row(disk, may_operate=may_operate) for disk in page.rows]
+    return {
+        "page": page,
+        "rows": rows,
+        "mode": mode,
+        "sort": sort,
+        "sort_key": key,
+        "descending": sort.startswith("-"),
+        "filters": selected,
+        "filtered": any(selected.values()),
+        "roots": list(roots.values()),
+        "healths": _healths(selected["health"]),
+        "types": TYPES,
+        "formats": FORMATS,
+        "children_choices": CHILDREN,
+        "seen_choices": {value: label for value, (label, _) in SEEN.items()},
+        "columns": _columns(sort),
+    }
+
+
+def _filters(query: QueryDict, roots: dict[str, StorageRoot]) -> dict[str, str]:
+    return {
+        "q": listing.words(query),
+        "health": listing.chosen(query, "health", set(Disk.Health.values)),
+        "root": listing.chosen(query, "root", set(roots)),
+        "type": listing.chosen(query, "type", TYPES),
+        "format": listing.chosen(query, "format", FORMATS),
+        "children": listing.chosen(query, "children", CHILDREN),
+        "seen": listing.chosen(query, "seen", SEEN),
+    }
+
+
+def _matching(selected: dict[str, str]) -> QuerySet[Disk]:
+    rows = Disk.objects.all()
+    if selected["health"]:
+        rows = rows.filter(health=selected["health"])
+    if selected["root"]:
+        rows = rows.filter(root_id=int(selected["root"]))
+    if selected["type"]:
+        rows = rows.filter(disk_type=selected["type"])
+    if selected["format"]:
+        rows = rows.filter(format=selected["format"])
+    if selected["children"]:
+        rows = (
+            rows.filter(child_count__gt=0)
+            if selected["children"] == "yes"
+            else rows.filter(child_count=0)
+        )
+    if selected["seen"]:
+        days = SEEN[selected["seen"]][1]
+        rows = rows.filter(last_seen_at__lt=timezone.now() - timedelta(days=days))
+    if selected["q"]:
+        rows = rows.filter(_search(selected["q"]))
+    return rows
+
+
+def _search(text: str) -> Q:
+    """In name, path and identity; an identity may be pasted with braces or in capitals."""
+    identity = text.strip("{}").lower()
+    return (
+        Q(name__icontains=text)
+        | Q(relative_path__icontains=text)
+        | Q(identity__startswith=identity)
+    )
+
+
+def _listed(rows: QuerySet[Disk]) -> QuerySet[Disk]:
+    return rows.select_related("root").defer("findings")
+
+
+def _order(sort: str) -> list[Any]:
+    """Ascending or descending by allow-listed columns; unknown sizes last."""
+    descending = sort.startswith("-")
+    columns = SORTS[sort.removeprefix("-")]
+    if columns[0] in ("virtual_size_bytes", "modified_at"):
+        first = F(columns[0])
+        head = first.desc(nulls_last=True) if descending else first.asc(nulls_last=True)
+        return [head, *columns[1:]]
+    return [f"-{column}" for column in columns] if descending else list(columns)
+
+
+def _columns(sort: str) -> list[dict[str, Any]]:
+    """The sortable headings, each with the sort that a click gives."""
+    labels = {
+        "name": "Name",
+        "health": "Health",
+        "used": "On disk",
+        "virtual": "Virtual size",
+        "children": "Children",
+        "root": "Root",
+        "changed": "Changed",
+    }
+    return [
+        {
+            "key": key,
+            "label": label,
+            "active": sort.removeprefix("-") == key,
+            "descending": sort == f"-{key}",
+            "next": f"-{key}" if sort == key else key,
+        }
+        for key, label in labels.items()
+    ]
+
+
+def _healths(chosen: str) -> list[dict[str, Any]]:
+    """The verdicts that occur, with their numbers, worst first."""
+    counts = dict(Disk.objects.order_by().values_list("health").annotate(number=Count("pk")))
+    order = [
+        Disk.Health.BROKEN,
+        Disk.Health.DAMAGED,
+        Disk.Health.UNREADABLE,
+        Disk.Health.MISSING,
+        Disk.Health.SUSPECT,
+        Disk.Health.NOTICE,
+        Disk.Health.IN_USE,
+        Disk.Health.NOT_A_DISK,
+        Disk.Health.HEALTHY,
+    ]
+    return [
+        {"value": value, "label": value.label, "count": counts.get(value, 0)}
+        for value in order
+        if counts.get(value) or value == chosen
+    ]
+
+
+def _row(disk: Disk, *, may_operate: bool, **tree: Any) -> Row:
+    actions = actions_for(disk, may_operate=may_operate)
+    return Row(disk=disk, role=role_in_chain(disk), actions=actions, **tree)
+
+
+def _tree(
+    matches: QuerySet[Disk], query: QueryDict, order: list[Any], *, may_operate: bool
+) -> tuple[listing.Page, list[Row]]:
+    """Whole chains that hold a match, base first, every level below its parent."""
+    folded = set(listing.numbers(query.get("fold", "").split(",") if query.get("fold") else []))
+    if matches.query.where:
+        bases = matches.order_by().values(base=Coalesce("chain_base_id", "pk"))
+        tops = Disk.objects.filter(pk__in=bases)
+    else:
+        tops = Disk.objects.filter(chain_position=1)
+    page = listing.paged(_listed(tops).order_by(*order), query, size=TREE_CHAINS)
+    below: dict[int, list[Disk]] = defaultdict(list)
+    members = _listed(Disk.objects.filter(chain_base__in=[top.pk for top in page.rows]))
+    members = members.annotate(parent=F("parent_link__parent")).order_by("name")
+    for disk in members[:TREE_ROWS]:
+        if disk.parent is not None:  # type: ignore[attr-defined]
+            below[disk.parent].append(disk)  # type: ignore[attr-defined]
+    rows: list[Row] = []
+    for top in page.rows:
+        waiting = [(top, 0)]
+        seen: set[int] = set()
+        while waiting:
+            disk, level = waiting.pop()
+            if disk.pk in seen:
+                continue
+            seen.add(disk.pk)
+            closed = disk.pk in folded
+            rows.append(
+                _row(
+                    disk,
+                    may_operate=may_operate,
+                    level=level,
+                    foldable=bool(below[disk.pk]),
+                    folded=closed,
+                    toggle=",".join(map(str, sorted(folded ^ {disk.pk}))),
+                )
+            )
+            if not closed:
+                waiting.extend((child, level + 1) for child in reversed(below[disk.pk]))
+    return page, rows
