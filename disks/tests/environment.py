@@ -1,0 +1,26 @@
+"""Environment of the test run, set before Django reads its settings.
+
+Loaded as a pytest plugin (`-p disks.tests.environment`), for pytest-django reads the
+settings before any conftest.py is there. Tests never touch the developer's own `var/`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+
+for _name in [name for name in os.environ if name.startswith("VDADMIN_")]:
+    if _name != "VDADMIN_CORPUS":
+        del os.environ[_name]
+for _name in ("DATABASE_URL", "REDIS_URL"):
+    os.environ.pop(_name, None)
+
+_state = tempfile.mkdtemp(prefix="vdadmin-tests-")
+atexit.register(shutil.rmtree, _state, ignore_errors=True)
+os.environ["VDADMIN_STATE_DIR"] = _state
+os.environ["VDADMIN_SECRET_KEY"] = "for-tests-only-" + "x" * 50
+os.environ["VDADMIN_INSECURE_HTTP"] = "1"
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"  # Playwright's loop runs in the test's thread
