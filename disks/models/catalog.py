@@ -28,6 +28,12 @@ class Disk(models.Model):
     relative_path = PathField()
     name = PathField()
     health = models.CharField(max_length=20, choices=Health, default=Health.HEALTHY)
+    own_health = models.CharField(
+        max_length=20,
+        choices=Health,
+        default=Health.HEALTHY,
+        help_text="of the file alone, whatever its chain is like",
+    )
     health_code = models.CharField(max_length=40, blank=True)
     sentence = models.TextField(blank=True, help_text="The verdict, for the top of its page")
 
@@ -110,6 +116,8 @@ class ParentLink(models.Model):
     status = models.CharField(max_length=20, choices=Status)
     named_identity = models.CharField(max_length=36, blank=True, db_index=True)
     named_path = models.TextField(blank=True, help_text="the most telling path in the header")
+    named_name = models.TextField(blank=True, help_text="the header's parent name")
+    name_problem = models.TextField(blank=True, help_text="why that name cannot be used")
     named_timestamp = models.DateTimeField(null=True)
     locators = models.JSONField(default=list)
     trace = models.JSONField(default=list)
