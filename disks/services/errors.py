@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-class Refusal(Exception):  # noqa: N818 - the rules' word for it
+class Refusal(Exception):
     """A rule says no.
 
     code     stable, `E_…`, explained in `engine/codes.py`

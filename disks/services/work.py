@@ -31,6 +31,7 @@ class Work:
     finished  (job: Job, result: dict) -> None
               Brings the catalog up to date after success, also after a recovery that
               finished the work. Must be repeatable.
+    cancelled, lost  What is said of the files after a stop, or when the worker died.
     requeue_when_lost  The work may simply be done again, after recover(): it changes nothing
               (scan, check), or what it has done already it recognises (a repair plan).
     """
@@ -39,6 +40,8 @@ class Work:
     finished: str = ""
     recover: str = "disks.services.reconciling.recover_by_sidecars"
     requeue_when_lost: bool = False
+    cancelled: str = "Cancelled. Every file is as it was."
+    lost: str = "The worker stopped before the work was complete; nothing was changed. Try again."
 
 
 @dataclass(frozen=True)
@@ -69,18 +72,30 @@ class Recovery:
     result: dict[str, Any] = field(default_factory=dict)
 
 
+_SOME_STAY = "Cancelled. What was done before that stays, and can be undone."
+
 WORK: dict[str, Work] = {
     Job.Kind.SCAN: Work("disks.services.scanning.run_scan", requeue_when_lost=True),
     Job.Kind.CHECK: Work("disks.services.inspection.run_check", requeue_when_lost=True),
     Job.Kind.UPDATE_PARENT: Work("disks.services.parent_paths.run_update"),
     Job.Kind.UNDO_UPDATE: Work("disks.services.parent_paths.run_undo"),
-    Job.Kind.REPAIR_PLAN: Work("disks.services.parent_paths.run_repair", requeue_when_lost=True),
-    Job.Kind.UNDO_PLAN: Work("disks.services.parent_paths.run_undo_plan", requeue_when_lost=True),
+    Job.Kind.REPAIR_PLAN: Work(
+        "disks.services.parent_paths.run_repair", requeue_when_lost=True, cancelled=_SOME_STAY
+    ),
+    Job.Kind.UNDO_PLAN: Work(
+        "disks.services.parent_paths.run_undo_plan",
+        requeue_when_lost=True,
+        cancelled="Cancelled. What was taken back before that stays so.",
+    ),
     Job.Kind.MERGE: Work("disks.services.merging.run_merge"),
     Job.Kind.COMPACT: Work("disks.services.compacting.run_compact"),
     Job.Kind.CREATE: Work("disks.services.creating.run_create"),
     Job.Kind.RESTORE: Work("disks.services.trash.run_restore"),
-    Job.Kind.EMPTY_TRASH: Work("disks.services.trash.run_empty", requeue_when_lost=True),
+    Job.Kind.EMPTY_TRASH: Work(
+        "disks.services.trash.run_empty",
+        requeue_when_lost=True,
+        cancelled="Cancelled. What was deleted before that is gone; the rest is still there.",
+    ),
 }
 
 

@@ -1,0 +1,499 @@
+"""Jobs: request, claim, run, cancel, try again. The row is the truth (crash-safety §6).
+
+Every change of state is one conditional update on the state and the token that were seen,
+with its audit row in the same transaction; whoever comes second changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+from django.db import IntegrityError, transaction
+from django.db.models import F
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from disks.engine.errors import ImageError
+from disks.models import Disk, DiskLock, Job, JobLogLine, StorageRoot
+from disks.operations.progress import Cancelled
+from disks.services import audit, leases, processes
+from disks.services.errors import Refusal
+from disks.services.leases import Lease, LeaseLost
+from disks.services.stored_json import readable, restored, storable
+from disks.services.work import WORK, JobContext, function
+from disks.services.worker_progress import JobProgress
+
+logger = logging.getLogger(__name__)
+
+User = AbstractBaseUser | AnonymousUser | None
+
+PARAMETERS_VERSION = 1
+WAITING = "Waiting for a worker."
+
+
+class Sender:
+    """How ids of jobs reach the workers: set by `disks.tasks`, for services know no broker."""
+
+    send: Callable[[int], object] | None = None
+
+
+def hand_over(job_id: int) -> None:
+    """Tell the workers after the transaction; where nothing can, the reconciler does."""
+
+    def send() -> None:
+        if Sender.send is not None:
+            Sender.send(job_id)
+
+    transaction.on_commit(send)
+
+
+# --- asking for a job --------------------------------------------------------------------
+
+
+def request(
+    *,
+    kind: str,
+    parameters: dict[str, Any],
+    user: User,
+    summary: str,
+    idempotency_key: str,
+    disk: Disk | None = None,
+    root: StorageRoot | None = None,
+    exclusive: list[str] | None = None,
+    shared: list[str] | None = None,
+    declared_offline: bool = False,
+    repeats: Job | None = None,
+    address: str = "",
+) -> Job:
+    """Store a job; the same key gives the same job, however often it is asked for.
+
+    exclusive: paths that it changes, makes or replaces, and the children of what changes;
+    shared: the ancestors that it only reads. The caller enqueues it in the same transaction.
+    Raises Refusal E_IDEMPOTENCY when the key was used for work of another kind.
+    """
+    if len(idempotency_key) > 64:
+        idempotency_key = hashlib.sha256(idempotency_key.encode()).hexdigest()
+    locks = {"exclusive": sorted(set(exclusive or [])), "shared": sorted(set(shared or []))}
+    known = user if user is not None and user.is_authenticated else None
+    try:
+        with transaction.atomic():
+            job = Job.objects.create(
+                kind=kind,
+                parameters=storable(parameters | {"locks": locks}),
+                parameters_version=PARAMETERS_VERSION,
+                summary=readable(summary),
+                sentence=WAITING,
+                root=root,
+                disk=disk,
+                repeats=repeats,
+                idempotency_key=idempotency_key,
+                declared_offline=declared_offline,
+                requested_by=known,
+                requested_at=timezone.now(),
+            )
+            audit.record(
+                user=user,
+                action="job-requested",
+                sentence=f"{summary}: requested"
+                + (", declared offline." if declared_offline else "."),
+                disk=disk,
+                job=job,
+                after={"kind": kind, "declared_offline": declared_offline, "locks": locks},
+                address=address,
+            )
+    except IntegrityError:
+        earlier = Job.objects.filter(idempotency_key=idempotency_key).first()
+        if earlier is None:
+            raise
+        if earlier.kind != kind:
+            raise Refusal(
+                "E_IDEMPOTENCY",
+                f"This form was already used for job {earlier.pk} ({earlier.summary}).",
+                "Open the page anew and send it again.",
+            ) from None
+        return earlier
+    return job
+
+
+# --- claiming ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Claim:
+    job: Job
+    token: int
+    claimed_at: float  # leases.clock(), before the claim began
+
+
+def claim(job_id: int) -> Claim | None:
+    """Make the queued job this process's, with all its locks; None when it is not to be had.
+
+    A job that another one blocks stays queued, and says for whom it waits.
+    """
+    claimed_at = leases.clock()
+    if not Job.objects.filter(pk=job_id, status=Job.Status.QUEUED).exists():
+        return None  # the usual second delivery: no lock, no transaction
+    with transaction.atomic(durable=True):
+        leases.one_claim_at_a_time()
+        job = (
+            Job.objects.select_related("requested_by", "disk", "root")
+            .filter(pk=job_id, status=Job.Status.QUEUED)
+            .first()
+        )
+        if job is None:
+            return None
+        if job.kind not in WORK or job.parameters_version > PARAMETERS_VERSION:
+            _queued(job).update(sentence="Waiting for a worker of a newer version.")
+            return None
+        wanted = leases.wanted_locks(job)
+        blocking = leases.holder(wanted, job) or _earlier_waiting(wanted, job)
+        if blocking is not None:
+            _queued(job).update(waits_for=blocking, sentence=_waits_for(blocking))
+            return None
+        token = job.token + 1
+        claimed = _queued(job).update(
+            status=Job.Status.RUNNING,
+            token=token,
+            attempts=F("attempts") + 1,
+            waits_for=None,
+            worker=processes.this_process(),
+            started_at=Now(),
+            heartbeat_at=Now(),
+            lease_until=leases.from_now(settings.JOB_LEASE_SECONDS),
+            cancellable=True,
+            step="start",
+            sentence="Starting.",
+            done_bytes=0,
+            total_bytes=0,
+        )
+        if not claimed:
+            return None
+        leases.take_locks(wanted, job, token)
+        _audit_state(job, Job.Status.QUEUED, Job.Status.RUNNING, "started")
+        job.refresh_from_db()
+    return Claim(job, token, claimed_at)
+
+
+def _queued(job: Job) -> Any:
+    return Job.objects.filter(pk=job.pk, status=Job.Status.QUEUED, token=job.token)
+
+
+def _waits_for(blocking: Job) -> str:
+    sentence = f"Waits for job {blocking.pk} ({blocking.summary or blocking.get_kind_display()})"
+    if blocking.status == Job.Status.NEEDS_ATTENTION:
+        return sentence + ", which needs attention."
+    return sentence + "."
+
+
+def _earlier_waiting(wanted: list[tuple[str, str]], job: Job) -> Job | None:
+    """An older job that waits for one of these locks goes first, or it might wait forever."""
+    modes = dict(wanted)
+    for other in Job.objects.filter(
+        status=Job.Status.QUEUED, waits_for__isnull=False, pk__lt=job.pk
+    ).order_by("pk"):
+        for path, mode in leases.wanted_locks(other):
+            if path in modes and DiskLock.Mode.EXCLUSIVE in (mode, modes[path]):
+                return other
+    return None
+
+
+# --- running -----------------------------------------------------------------------------
+
+
+def run(job_id: int) -> None:
+    """Claim the job and do it, in this process. Returns at once when it is not to be had."""
+    claimed = claim(job_id)
+    if claimed is None:
+        return
+    lease = Lease(claimed.job.pk, claimed.token, Job.Status.RUNNING, claimed.claimed_at)
+    with lease:
+        _perform(claimed, lease)
+
+
+def run_now(job: Job) -> Job:
+    """Do a short job in the calling process, on the same path; the row as it is afterwards.
+
+    Still queued? Then another job blocks it; the reconciler sends it when that one ends.
+    """
+    run(job.pk)
+    job.refresh_from_db()
+    return job
+
+
+def _perform(claimed: Claim, lease: Lease) -> None:
+    job, token = claimed.job, claimed.token
+    work = WORK[job.kind]
+    context = JobContext(job, token)
+    progress = JobProgress(lease)
+    try:
+        result = function(work.run)(restored(job.parameters), progress, context)
+        progress.flush()
+        note_finished(job, result)
+        succeed(job, token, Job.Status.RUNNING, result)
+    except Cancelled:
+        end(
+            job,
+            token,
+            Job.Status.RUNNING,
+            Job.Status.CANCELLED,
+            work.cancelled,
+        )
+    except LeaseLost as error:
+        logger.warning("%s", error)
+        lose(job, token, Job.Status.RUNNING, "The worker was away too long and lost its lease.")
+    except (ImageError, Refusal) as error:
+        fail(job, token, readable(error.as_dict()))
+    except Exception:
+        logger.exception("job %s (%s) failed", job.pk, job.kind)
+        fail(job, token, INTERNAL_ERROR)
+
+
+INTERNAL_ERROR: dict[str, Any] = {
+    "code": "E_INTERNAL",
+    "message": "Internal error. The log of the worker has the details.",
+    "file": None,
+    "field": None,
+    "offset": None,
+    "value": None,
+}
+
+
+def note_finished(job: Job, result: dict[str, Any]) -> None:
+    """Bring the catalog up to date; the work is done, so an error in here is only logged."""
+    work = WORK[job.kind]
+    if not work.finished:
+        return
+    try:
+        function(work.finished)(job, result)
+    except LeaseLost:
+        raise
+    except Exception:
+        logger.exception("job %s: the catalog was not brought up to date", job.pk)
+        JobLogLine.objects.create(
+            job=job,
+            at=timezone.now(),
+            text="The catalog could not be brought up to date; the next scan will do it.",
+        )
+
+
+def fail(job: Job, token: int, error: dict[str, Any]) -> None:
+    """End the job with its error; or leave it to recovery, when it left something half done."""
+    from disks.services import reconciling
+
+    if reconciling.left_unfinished(job):
+        Job.objects.filter(pk=job.pk, token=token).update(error=error)
+        lose(
+            job,
+            token,
+            Job.Status.RUNNING,
+            f"{error['message']} What it had begun is being taken back.",
+        )
+        return
+    end(
+        job,
+        token,
+        Job.Status.RUNNING,
+        Job.Status.FAILED,
+        str(error["message"]),
+        error=error,
+    )
+
+
+def succeed(
+    job: Job, token: int, seen: str, result: dict[str, Any], sentence: str = "Done."
+) -> bool:
+    """The work is done. False when the job is not ours any more."""
+    said = result.get("sentence") if isinstance(result, dict) else None
+    return end(
+        job,
+        token,
+        seen,
+        Job.Status.SUCCEEDED,
+        str(said or sentence),
+        result=readable(result),
+        error=None,
+    )
+
+
+def end(job: Job, token: int, seen: str, status: str, sentence: str, **columns: Any) -> bool:
+    """Into a final state: locks go, those who waited are sent. False: not ours any more."""
+    with transaction.atomic():
+        changed = Job.objects.filter(pk=job.pk, token=token, status=seen).update(
+            status=status,
+            sentence=readable(sentence),
+            finished_at=Now(),
+            lease_until=None,
+            waits_for=None,
+            cancellable=False,
+            **columns,
+        )
+        if not changed:
+            logger.warning("job %s: token %s no longer owns it", job.pk, token)
+            return False
+        _audit_state(job, seen, status, sentence)
+        release(job)
+    return True
+
+
+def release(job: Job) -> None:
+    """Within a transaction: give the locks back, and send the jobs that waited for them."""
+    DiskLock.objects.filter(job=job).delete()
+    waiting = Job.objects.filter(waits_for=job, status=Job.Status.QUEUED).order_by("pk")
+    for job_id in list(waiting.values_list("pk", flat=True)):
+        Job.objects.filter(pk=job_id, status=Job.Status.QUEUED, waits_for=job).update(
+            waits_for=None, sentence=WAITING
+        )
+        hand_over(job_id)
+
+
+def lose(job: Job, token: int, seen: str, sentence: str) -> bool:
+    """The job has no worker any more; its locks stay until recovery is through."""
+    with transaction.atomic():
+        changed = Job.objects.filter(pk=job.pk, token=token, status=seen).update(
+            status=Job.Status.LOST, sentence=readable(sentence), lease_until=None, worker={}
+        )
+        if changed:
+            _audit_state(job, seen, Job.Status.LOST, sentence)
+    return bool(changed)
+
+
+def _audit_state(
+    job: Job, before: str, after: str, sentence: str, *, user: User = None, address: str = ""
+) -> None:
+    audit.record(
+        user=user or job.requested_by,
+        action=f"job-{after}",
+        sentence=f"{job.summary or job.get_kind_display()}: {sentence}",
+        disk=job.disk,
+        job=job,
+        before={"status": str(before)},
+        after={"status": str(after)},
+        address=address,
+    )
+
+
+# --- stopping and trying again -----------------------------------------------------------
+
+
+def cancel(job: Job, user: User, address: str = "") -> Job:
+    """Stop a job: a queued one at once, a running one within about two seconds.
+
+    Raises Refusal E_TOO_LATE once its result is being put in place, E_NOT_ACTIVE when it
+    has ended. Asking twice changes nothing.
+    """
+    for _ in range(5):  # the job may move on between a look and the update
+        job.refresh_from_db()
+        if job.status == Job.Status.QUEUED:
+            with transaction.atomic():
+                changed = _queued(job).update(
+                    status=Job.Status.CANCELLED,
+                    sentence="Cancelled before it started. Every file is as it was.",
+                    cancel_requested_at=Now(),
+                    finished_at=Now(),
+                    waits_for=None,
+                    cancellable=False,
+                )
+                if changed:
+                    _audit_state(
+                        job,
+                        Job.Status.QUEUED,
+                        Job.Status.CANCELLED,
+                        "cancelled before it started.",
+                        user=user,
+                        address=address,
+                    )
+                    release(job)
+        elif job.status in (Job.Status.RUNNING, Job.Status.LOST, Job.Status.RECOVERING):
+            if job.cancel_requested_at is not None:
+                return job
+            if not job.cancellable:
+                raise Refusal(
+                    "E_TOO_LATE",
+                    f"Job {job.pk} is putting its result in place; it can no longer be stopped.",
+                    "Wait for its end; what it replaced is in the trash afterwards.",
+                )
+            with transaction.atomic():
+                changed = Job.objects.filter(
+                    pk=job.pk,
+                    status=job.status,
+                    token=job.token,
+                    cancellable=True,
+                    cancel_requested_at=None,
+                ).update(cancel_requested_at=Now())
+                if changed:
+                    audit.record(
+                        user=user,
+                        action="job-cancel-requested",
+                        sentence=f"{job.summary or job.get_kind_display()}: asked to stop.",
+                        disk=job.disk,
+                        job=job,
+                        before={"status": job.status},
+                        after={"status": job.status, "cancel_requested": True},
+                        address=address,
+                    )
+        else:
+            raise Refusal(
+                "E_NOT_ACTIVE",
+                f"Job {job.pk} cannot be stopped: it is “{job.get_status_display()}”.",
+            )
+        if changed:
+            job.refresh_from_db()
+            return job
+    raise Refusal("E_BUSY", f"Job {job.pk} is changing right now.", "Try again.")
+
+
+def retry(job: Job, user: User, address: str = "") -> Job:
+    """A new job with the same parameters; pressed twice, it is the same new job.
+
+    One that needs attention is not repeated: its recovery is tried again, for what it left
+    half done comes first. The caller enqueues what is returned.
+    """
+    job.refresh_from_db()
+    if job.status == Job.Status.NEEDS_ATTENTION:
+        with transaction.atomic():
+            changed = Job.objects.filter(
+                pk=job.pk, status=Job.Status.NEEDS_ATTENTION, token=job.token
+            ).update(
+                status=Job.Status.LOST,
+                recoveries=0,
+                sentence="Recovery will be tried again.",
+                finished_at=None,
+            )
+            if changed:
+                _audit_state(
+                    job,
+                    Job.Status.NEEDS_ATTENTION,
+                    Job.Status.LOST,
+                    "recovery is tried again.",
+                    user=user,
+                    address=address,
+                )
+        job.refresh_from_db()
+        return job
+    if job.status not in (Job.Status.FAILED, Job.Status.CANCELLED):
+        raise Refusal(
+            "E_NOT_ENDED",
+            f"Job {job.pk} cannot be tried again: it is “{job.get_status_display()}”.",
+        )
+    parameters = restored(job.parameters)
+    locks = parameters.pop("locks", {})
+    return request(
+        kind=job.kind,
+        parameters=parameters,
+        user=user,
+        summary=job.summary,
+        idempotency_key=f"retry-of-{job.pk}",
+        disk=job.disk,
+        root=job.root,
+        exclusive=locks.get("exclusive", []),
+        shared=locks.get("shared", []),
+        declared_offline=job.declared_offline,
+        repeats=job,
+        address=address,
+    )

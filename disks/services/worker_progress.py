@@ -1,0 +1,146 @@
+"""The progress of a job that a worker does: kept in its row, and told when to stop."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from django.conf import settings
+from django.db import DatabaseError, InterfaceError, connection
+from django.utils import timezone
+
+from disks.models import Job, JobLogLine
+from disks.operations.progress import Cancelled, Progress
+from disks.services.leases import Lease, clock
+from disks.services.stored_json import readable
+
+logger = logging.getLogger(__name__)
+
+
+class JobCancelled(Cancelled):
+    """Somebody asked this job to stop, and it was not too late."""
+
+
+class JobProgress(Progress):
+    """Stores step, sentence and bytes, at most once in JOB_PROGRESS_SECONDS.
+
+    Every call makes sure by the worker's own clock that the job is still ours, and raises
+    LeaseLost when not. The cancel flag is read whenever progress is stored.
+    """
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+        self._step = ""
+        self._sentence = ""
+        self._done_bytes = 0
+        self._total_bytes = 0
+        self._stored_at = float("-inf")
+        self._committing = False
+
+    def step(self, step: str, sentence: str) -> None:
+        self.lease.check()
+        self._step, self._sentence = step, sentence
+        self._done_bytes = self._total_bytes = 0
+        self._store()
+
+    def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
+        self.lease.check()
+        self._done_bytes, self._total_bytes = done_bytes, total_bytes
+        if sentence is not None:
+            self._sentence = sentence
+        if clock() - self._stored_at < settings.JOB_PROGRESS_SECONDS:
+            return
+        if self._store() and not self._committing:
+            raise JobCancelled
+
+    def log(self, sentence: str) -> None:
+        self.lease.check()
+        try:
+            JobLogLine.objects.create(
+                job_id=self.lease.job_id, at=timezone.now(), text=readable(sentence)
+            )
+        except (DatabaseError, InterfaceError) as error:
+            # a line less is better than a merge that dies of it
+            logger.warning("job %s: log line lost (%s): %s", self.lease.job_id, error, sentence)
+            _reconnect()
+
+    def commit_starts(self) -> None:
+        """Cancelling is over, or came first: one conditional update decides.
+
+        Raises JobCancelled when it came first, LeaseLost when the job is not ours.
+        """
+        deadline = clock() + settings.JOB_STOP_WRITING_SECONDS
+        while True:
+            self.lease.check()
+            try:
+                won = self.lease.ours.filter(cancel_requested_at=None).update(cancellable=False)
+                if not won and not self._is_ours():
+                    self.lease.give_up()
+                break
+            except (DatabaseError, InterfaceError):
+                # without the answer nothing may be put in place; the lease ends the waiting
+                if clock() > deadline:
+                    raise
+                _reconnect()
+                time.sleep(0.2)
+        if not won:
+            raise JobCancelled
+        self._committing = True
+
+    def flush(self) -> None:
+        """Store what report() kept back."""
+        self.lease.check()
+        self._store()
+
+    def _is_ours(self) -> bool:
+        return bool(self.lease.ours.exists())
+
+    def _store(self) -> bool:
+        """Write the row; is somebody asking to stop? A database that is busy is asked later."""
+        self._stored_at = clock()
+        try:
+            changed = self.lease.ours.update(
+                step=self._step[:40],
+                sentence=readable(self._sentence),
+                done_bytes=self._done_bytes,
+                total_bytes=self._total_bytes,
+            )
+            if not changed:
+                self.lease.give_up()
+            return bool(
+                Job.objects.filter(pk=self.lease.job_id, cancel_requested_at__isnull=False).exists()
+            )
+        except (DatabaseError, InterfaceError) as error:
+            logger.warning("job %s: progress not stored: %s", self.lease.job_id, error)
+            _reconnect()
+            return False
+
+
+class PartProgress(Progress):
+    """For one of many parts of a job, each with a commit of its own (a repair plan's child).
+
+    The whole stays cancellable between the parts: commit_starts() is a last look at the flag.
+    """
+
+    def __init__(self, whole: Progress, done: int, total: int) -> None:
+        self.whole = whole
+        self.done = done
+        self.total = total
+        self._committing = False
+
+    def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
+        if not self._committing:
+            self.whole.report(self.done, self.total, sentence)
+
+    def log(self, sentence: str) -> None:
+        self.whole.log(sentence)
+
+    def commit_starts(self) -> None:
+        self.whole.report(self.done, self.total)
+        self._committing = True
+
+
+def _reconnect() -> None:
+    """Drop a broken connection, so that the next query opens a new one."""
+    if not connection.in_atomic_block:
+        connection.close()
