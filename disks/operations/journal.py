@@ -1,0 +1,206 @@
+"""Sidecars: small records beside a disk that say what is being done to it, and how to undo it.
+
+`.NAME.vdundo` (header rewrites), `.NAME.vdjob` (copy jobs), `.NAME.vdmerge` and
+`.NAME.vdcompact` lie in the disk's own folder, so that they move along with it and can
+be read without any database. A sidecar is written whole or not at all. Its parts:
+
+    VDADMIN-SIDECAR 1 undo 5f3c09aa      magic, version, kind, CRC-32 of all that follows
+    plain text for a person who has nothing but this file
+    {"…": …}                             the record, JSON, one line that starts with `{`
+
+While an unfinished sidecar exists, nothing else is done to the disks it names (R10).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from disks.engine.errors import ImageError
+from disks.operations import durable
+from disks.operations.paths import Roots
+from disks.operations.windows import shown
+
+UNDO = "undo"
+JOB = "job"
+MERGE = "merge"
+COMPACT = "compact"
+KINDS = (UNDO, JOB, MERGE, COMPACT)
+DONE = "done"  # the one state that forbids nothing
+
+_MAGIC = "VDADMIN-SIDECAR"
+_VERSION = 1
+_LONGEST_NAME_BYTES = 255 - len(".") - len(".vdcompact") - len(".vdtmp")
+_FIRST_LINE = re.compile(rb"VDADMIN-SIDECAR (\d+) (\w+) ([0-9a-f]{8})\n")
+_NAMES = re.compile(r"\..+\.vd(undo|job|merge|compact)", re.DOTALL)
+_MOST_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    """One record.
+
+    disk        path of the disk beside which it lies
+    state       a word of the operation that wrote it; DONE: kept only for information
+    job, token  who wrote it; a higher token took over from a lower one
+    neighbours  other disks that the operation changes or needs, as paths
+    record      what that operation needs to finish or undo, JSON-able
+    help        plain text: how to undo this without the console; no line starts with `{`
+    """
+
+    kind: str
+    disk: str
+    state: str
+    job: str = ""
+    token: int = 0
+    neighbours: tuple[str, ...] = ()
+    record: dict[str, Any] = field(default_factory=dict)
+    help: str = ""
+
+    @property
+    def path(self) -> str:
+        return sidecar_path(self.disk, self.kind)
+
+    @property
+    def unfinished(self) -> bool:
+        return self.state != DONE
+
+    def names(self, path: str) -> bool:
+        return path == self.disk or path in self.neighbours
+
+
+def sidecar_path(disk: str, kind: str) -> str:
+    """Where the sidecar of a disk lies. Very long names are replaced by their hash."""
+    folder, name = os.path.split(disk)
+    return os.path.join(folder, f".{_short(name)}.vd{kind}")
+
+
+def write(roots: Roots, sidecar: Sidecar) -> None:
+    """Durable when this returns; on an error the one before it is still there."""
+    path = sidecar.path
+    durable.replace_content(roots, path, f"{path}.vdtmp", _packed(sidecar))
+
+
+def read(roots: Roots, path: str) -> Sidecar:
+    """The sidecar in a file. E_SIDECAR if it is damaged, E_NOT_FOUND."""
+    with roots.open(path) as file:
+        if file.size_bytes > _MOST_BYTES:
+            raise _damaged(path, "it is too large for one")
+        data = file.read_at(0, file.size_bytes)
+    return _parsed(data, path)
+
+
+def of(roots: Roots, disk: str, kind: str) -> Sidecar | None:
+    """The sidecar of that kind beside a disk, None without one. E_SIDECAR if damaged."""
+    path = sidecar_path(disk, kind)
+    return read(roots, path) if roots.exists(path) else None
+
+
+def remove(roots: Roots, sidecar: Sidecar) -> None:
+    durable.unlink(roots, sidecar.path, missing_ok=True)
+
+
+def sidecars_in(roots: Roots, folder: str) -> Iterator[tuple[str, Sidecar | ImageError]]:
+    """Every sidecar in one folder, by name; the error in place of a damaged one."""
+    for entry in roots.list(folder):
+        if entry.is_file and _NAMES.fullmatch(entry.name):
+            path = os.path.join(folder, entry.name)
+            try:
+                yield path, read(roots, path)
+            except ImageError as error:
+                yield path, error
+
+
+def pending(roots: Roots, paths: Iterable[str]) -> list[Sidecar]:
+    """The unfinished sidecars that name one of these disks. E_SIDECAR for a damaged one."""
+    disks = set(paths)
+    own = {sidecar_path(disk, kind): disk for disk in disks for kind in KINDS}
+    found = []
+    for folder in sorted({os.path.dirname(disk) for disk in disks}):
+        for path, sidecar in sidecars_in(roots, folder):
+            if isinstance(sidecar, ImageError):
+                if path in own:
+                    raise sidecar
+            elif sidecar.unfinished and any(sidecar.names(disk) for disk in disks):
+                found.append(sidecar)
+    return found
+
+
+def require_settled(roots: Roots, paths: Iterable[str]) -> None:
+    """E_UNFINISHED if an interrupted operation waits for recovery on one of these disks."""
+    for sidecar in pending(roots, paths):
+        folder = os.path.dirname(sidecar.disk)
+        raise ImageError(
+            "E_UNFINISHED",
+            f"An operation on {shown(sidecar.disk)} was interrupted and is neither done nor "
+            f"undone, so nothing else is done to it or to the disks it concerns. Run recovery "
+            f"first: “manage.py disk recover {shown(folder)}”, or the Jobs page.",
+            file=sidecar.disk,
+            field="sidecar",
+            value=os.path.basename(sidecar.path),
+        )
+
+
+def _short(name: str) -> str:
+    raw = os.fsencode(name)
+    return name if len(raw) <= _LONGEST_NAME_BYTES else hashlib.sha256(raw).hexdigest()
+
+
+def _packed(sidecar: Sidecar) -> bytes:
+    record = {
+        # The name alone says which disk: the folder may have been moved since.
+        "name": os.path.basename(sidecar.disk),
+        "state": sidecar.state,
+        "job": sidecar.job,
+        "token": sidecar.token,
+        "neighbours": [
+            os.path.relpath(path, os.path.dirname(sidecar.disk)) for path in sidecar.neighbours
+        ],
+        **{f"x_{key}": value for key, value in sidecar.record.items()},
+    }
+    text = "".join(f"{line.lstrip('{')}\n" for line in sidecar.help.splitlines())
+    rest = f"{text}{json.dumps(record)}\n".encode("utf-8", "backslashreplace")
+    return f"{_MAGIC} {_VERSION} {sidecar.kind} {zlib.crc32(rest):08x}\n".encode() + rest
+
+
+def _parsed(data: bytes, path: str) -> Sidecar:
+    first = _FIRST_LINE.match(data)
+    if first is None:
+        raise _damaged(path, "its first line is not that of one")
+    rest = data[first.end() :]
+    if zlib.crc32(rest) != int(first[3], 16):
+        raise _damaged(path, "its checksum is wrong")
+    if int(first[1]) != _VERSION:
+        raise _damaged(path, f"version {int(first[1])} was written by a newer release")
+    try:
+        record = json.loads(rest[(b"\n" + rest).index(b"\n{") :])
+        folder = os.path.dirname(path)
+        return Sidecar(
+            kind=first[2].decode(),
+            disk=os.path.join(folder, os.path.basename(record["name"])),
+            state=str(record["state"]),
+            job=str(record["job"]),
+            token=int(record["token"]),
+            neighbours=tuple(
+                os.path.normpath(os.path.join(folder, name)) for name in record["neighbours"]
+            ),
+            record={key[2:]: value for key, value in record.items() if key.startswith("x_")},
+            help=rest[: (b"\n" + rest).index(b"\n{")].decode("utf-8", "replace"),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, "its record cannot be read") from error
+
+
+def _damaged(path: str, why: str) -> ImageError:
+    return ImageError(
+        "E_SIDECAR",
+        f"{shown(path)} should say what an interrupted operation did to the disk beside it, but "
+        f"{why}. Nothing is done to that disk until somebody has looked at both files.",
+        file=path,
+    )
