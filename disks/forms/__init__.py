@@ -1,0 +1,1 @@
+"""The shape of input, one module per page; nothing here writes."""
