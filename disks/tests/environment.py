@@ -10,6 +10,9 @@ import atexit
 import os
 import shutil
 import tempfile
+from typing import Any
+
+import pytest
 
 for _name in [name for name in os.environ if name.startswith("VDADMIN_")]:
     if _name != "VDADMIN_CORPUS":
@@ -24,3 +27,15 @@ os.environ["VDADMIN_SECRET_KEY"] = "for-tests-only-" + "x" * 50
 os.environ["VDADMIN_INSECURE_HTTP"] = "1"
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"  # Playwright's loop runs in the test's thread
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: Any) -> None:
+    """What only costs time in tests: slow password hashes, collecting static files."""
+    from django.conf import settings
+
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    settings.STORAGES = settings.STORAGES | {
+        "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+    }
+    os.makedirs(settings.STATIC_ROOT, exist_ok=True)  # WhiteNoise warns about a missing folder
