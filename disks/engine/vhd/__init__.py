@@ -1,0 +1,70 @@
+"""Virtual Hard Disk (VHD), version 1.0: fixed, dynamic and differencing disks."""
+
+from __future__ import annotations
+
+from disks.engine.errors import ImageError, NotAnImage
+from disks.engine.files import ImageFile
+from disks.engine.findings import Finding
+from disks.engine.images import Format, Image, ImageWriter, NewImage, RawRegion
+
+
+class VhdFormat:
+    """Implements `Format` for VHD. Slower parts are imported when they are first needed."""
+
+    name = "vhd"
+    extensions = (".vhd", ".avhd")
+
+    def matches(self, file: ImageFile) -> bool:
+        """True if a footer's cookie is at the end of the file or at its beginning."""
+        from disks.engine.vhd.footer import COOKIE, POISON
+
+        size = file.size_bytes
+        if size < 512:
+            return False
+        tail = file.read_at(size - 512, 9)
+        if tail[:8] in (COOKIE, POISON) or tail[1:] in (COOKIE, POISON):
+            return True
+        return file.read_at(0, 8) in (COOKIE, POISON)
+
+    def open(self, file: ImageFile) -> Image:
+        """Raises ImageError where the headers are not sound enough to read the disk."""
+        from disks.engine.vhd.image import VhdImage
+
+        return VhdImage(file)
+
+    def check(self, file: ImageFile, *, deep: bool = False) -> list[Finding]:
+        """Every invariant that this one file can break; goes on after the first."""
+        from disks.engine.vhd import check
+
+        return check.check(file, deep=deep)
+
+    def predicted_size_bytes(self, new: NewImage, blocks: int) -> int:
+        """File size of a new image with that many allocated blocks."""
+        from disks.engine.vhd import writer
+
+        return writer.predicted_size_bytes(new, blocks)
+
+    def writer(self, file: ImageFile, new: NewImage, *, blocks: int) -> ImageWriter:
+        """A writer into an empty file; blocks is an upper bound of what will be written."""
+        from disks.engine.vhd import writer
+
+        return writer.open_writer(file, new, blocks)
+
+    def header_bytes(self, file: ImageFile) -> bytes:
+        """Footer copy, header, locators and footer, one behind the other."""
+        from disks.engine.vhd.raw_view import regions
+
+        return b"".join(
+            region.data for region in regions(file) if region.name != "Block allocation table"
+        )
+
+    def raw_regions(self, file: ImageFile) -> list[RawRegion]:
+        """The structures of a file that may be too damaged to open."""
+        from disks.engine.vhd import raw_view
+
+        return raw_view.regions(file)
+
+
+FORMAT: Format = VhdFormat()
+
+__all__ = ["FORMAT", "ImageError", "NotAnImage", "VhdFormat"]

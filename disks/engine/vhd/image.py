@@ -1,0 +1,509 @@
+"""An opened VHD: where every sector of the virtual disk comes from, and what its headers say."""
+
+from __future__ import annotations
+
+import bisect
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from disks.engine.errors import ImageError, OutOfRange
+from disks.engine.files import ImageFile
+from disks.engine.findings import Finding, Level
+from disks.engine.images import (
+    DiskType,
+    Extent,
+    HeaderRewrite,
+    NewParent,
+    ParentReference,
+    RawRegion,
+    Source,
+)
+from disks.engine.units import SECTOR_BYTES
+from disks.engine.vhd import dynamic_header, footer, link, raw_view
+from disks.engine.vhd.bat import ABSENT, BlockAllocationTable, Usage
+from disks.engine.vhd.dynamic_header import HEADER_BYTES, DynamicHeader
+from disks.engine.vhd.footer import Footer, Footers
+from disks.engine.vhd.parent_locator import ReadLocator, decode_name, parse_entries, read_locators
+from disks.engine.vhd.sector_bitmap import Run, held_runs
+from disks.engine.vhd.text import (
+    EPOCH,
+    ascii_label,
+    identity_text,
+    moment,
+    windows_guid,
+)
+
+_TYPES = {
+    footer.FIXED: DiskType.FIXED,
+    footer.DYNAMIC: DiskType.DYNAMIC,
+    footer.DIFFERENCING: DiskType.DIFFERENCING,
+}
+_REFUSING = (
+    "E_FOREIGN_JOURNAL",
+    "E_FOOTERS_DIFFER",
+    "E_TRUNCATED",
+    "E_FOOTER_END",
+    "E_FOOTER_FRONT",
+    "E_RAW_PARENT",
+)
+_CACHED_RUNS = 32 * 1024
+
+
+def now_timestamp() -> int:
+    """This moment as VHD fields store it."""
+    return int(time.time()) - int(EPOCH.timestamp())
+
+
+def as_error(finding: Finding, path: str) -> ImageError:
+    return ImageError(
+        finding.code,
+        finding.message,
+        file=path,
+        field=finding.field,
+        offset=finding.offset,
+        value=finding.value,
+    )
+
+
+class VhdImage:
+    """Implements `Image` for VHD. Opening reads about 17 KiB and believes only sound headers."""
+
+    format_name = "vhd"
+    logical_sector_bytes = SECTOR_BYTES
+
+    def __init__(self, file: ImageFile) -> None:
+        """Raises ImageError where the headers are not sound enough to read the disk."""
+        self.file = file
+        self.findings: list[Finding] = []
+        self.footers: Footers = footer.read_footers(file)
+        chosen = self.footers.chosen
+        if chosen is None or chosen.footer is None:
+            raise footer.unusable(self.footers, file.path)
+        self.footer: Footer = chosen.footer
+        self.footer_offset = chosen.offset
+        self.end_is_footer = chosen is self.footers.end
+        self.data_end = self.footers.end.offset if self.end_is_footer else file.size_bytes
+        self._note(footer.copy_findings(self.footers), frozenset())
+        self._note(footer.field_findings(self.footer, chosen.offset, now_timestamp()), footer.FATAL)
+        self.disk_type = _TYPES[self.footer.disk_type]
+        self.virtual_size_bytes = self.footer.current_size
+        self.identity = identity_text(self.footer.unique_id)
+        self.creator = self.footer.creator
+        self.created: datetime | None = moment(self.footer.timestamp)
+        self.block_size_bytes = 0
+        self.blocks_total = 0
+        self.header: DynamicHeader | None = None
+        self._parent: ParentReference | None = None
+        self._usage: Usage | None = None
+        self._runs: OrderedDict[int, list[Run]] = OrderedDict()
+        self._runs_kept = 0
+        if self.disk_type is DiskType.FIXED:
+            self._open_fixed()
+        else:
+            self._open_dynamic()
+        self.write_refusal: ImageError | None = self._find_write_refusal()
+        self.read_refusal: ImageError | None = None
+        if self.footers.front.is_poisoned or self.footers.end.is_poisoned:
+            self.read_refusal = self.write_refusal
+
+    def _note(self, findings: Iterator[Finding], fatal: frozenset[str]) -> None:
+        for finding in findings:
+            if finding.code in fatal:
+                raise as_error(finding, self.file.path)
+            self.findings.append(finding)
+
+    def _open_fixed(self) -> None:
+        size = self.virtual_size_bytes
+        front = self.footers.front
+        if front.is_right and self.footers.head[512:520] == dynamic_header.COOKIE:
+            front_footer = front.footer
+            if front_footer is not None and front_footer.unique_id == self.footer.unique_id:
+                raise ImageError(
+                    "E_TYPE_CONFLICT",
+                    "The footer at the end says fixed disk, but the file begins like a dynamic "
+                    "or differencing one.",
+                    file=self.file.path,
+                    field="disk_type",
+                    offset=self.footer_offset + footer.OFFSETS["disk_type"][0],
+                    value=self.footer.disk_type,
+                )
+        if self.data_end < size:
+            lost = self.data_end // SECTOR_BYTES
+            self.findings.append(
+                Finding(
+                    Level.ERROR,
+                    "E_TRUNCATED",
+                    f"The file holds {self.data_end:,} bytes of data, the disk has {size:,}; "
+                    f"the first lost sector (LBA) is {lost:,}.",
+                    "current_size",
+                    self.data_end,
+                    lost,
+                )
+            )
+        elif self.data_end > size:
+            self.findings.append(
+                Finding(
+                    Level.WARNING,
+                    "W_FILE_SIZE",
+                    f"The file holds {self.data_end - size:,} bytes more than the disk needs.",
+                    "current_size",
+                    size,
+                    self.data_end,
+                )
+            )
+
+    def _open_dynamic(self) -> None:
+        offset = self.footer.data_offset
+        problem = dynamic_header.offset_finding(offset, self.data_end)
+        if problem is not None:
+            raise as_error(problem, self.file.path)
+        head = self.footers.head
+        if offset + HEADER_BYTES <= len(head):
+            data = head[offset : offset + HEADER_BYTES]
+        else:
+            data = self.file.read_at(offset, HEADER_BYTES)
+        for finding in dynamic_header.checksum_findings(data, offset):
+            raise as_error(finding, self.file.path)
+        self.header_bytes = data
+        self.header = header = DynamicHeader.parse(data)
+        self._note(
+            dynamic_header.field_findings(
+                header, offset, self.virtual_size_bytes, self.data_end, self.end_is_footer
+            ),
+            # A table that the file's end cut off leaves nothing to go by.
+            dynamic_header.FATAL | {"E_TRUNCATED"},
+        )
+        self.block_size_bytes = header.block_size
+        self.blocks_total = -(-self.virtual_size_bytes // header.block_size)
+        self.sectors_per_block = header.block_size // SECTOR_BYTES
+        self.bitmap_bytes = dynamic_header.bitmap_bytes(header.block_size)
+        self._bitmap_used = -(-self.sectors_per_block // 8)
+        self.bat = BlockAllocationTable(self.file, header.table_offset, self.blocks_total, head)
+        self.metadata_end = max(
+            footer.FOOTER_BYTES,
+            offset + HEADER_BYTES,
+        )
+        self.table_end = header.table_offset + dynamic_header.table_bytes(header.max_table_entries)
+        if not self.end_is_footer:
+            self._look_for_truncation()
+        if self.disk_type is DiskType.DIFFERENCING and not any(header.parent_unique_id):
+            self.findings.append(
+                Finding(
+                    Level.ERROR,
+                    "E_RAW_PARENT",
+                    "The disk names no identity of its parent: blktap's sign for a raw file as "
+                    "parent, which cannot be proven to be the right one.",
+                    "parent_unique_id",
+                    offset + dynamic_header.OFFSETS["parent_unique_id"][0],
+                )
+            )
+
+    def _look_for_truncation(self) -> None:
+        """Without a footer at its end the file may be cut: see whether all blocks are there."""
+        lost: int | None = None
+        for block, entry in self.bat.allocated():
+            if entry * SECTOR_BYTES + self.block_bytes(block) > self.data_end:
+                lost = self._first_lost_sector(block, entry)
+                break
+        if lost is not None:
+            self.findings.append(
+                Finding(
+                    Level.ERROR,
+                    "E_TRUNCATED",
+                    f"The file was cut off; the first lost sector (LBA) is {lost:,}.",
+                    "footer",
+                    self.data_end,
+                    lost,
+                )
+            )
+
+    def _first_lost_sector(self, block: int, entry: int) -> int:
+        inside = (self.data_end - entry * SECTOR_BYTES - self.bitmap_bytes) // SECTOR_BYTES
+        return block * self.sectors_per_block + max(0, inside)
+
+    def block_bytes(self, block: int) -> int:
+        """Bytes that a block needs in the file: bitmap and the data inside the virtual size."""
+        start = block * self.block_size_bytes
+        return self.bitmap_bytes + min(self.block_size_bytes, self.virtual_size_bytes - start)
+
+    def _find_write_refusal(self) -> ImageError | None:
+        codes = {finding.code: finding for finding in reversed(self.findings)}
+        for code in _REFUSING:
+            if code in codes:
+                return as_error(codes[code], self.file.path)
+        if self.footer.saved_state:
+            return ImageError(
+                "E_SAVED_STATE",
+                "A virtual machine was saved while using this disk; changing the disk would "
+                "damage the machine when it is resumed.",
+                file=self.file.path,
+                field="saved_state",
+                offset=self.footer_offset + footer.OFFSETS["saved_state"][0],
+                value=self.footer.saved_state,
+            )
+        return None
+
+    # The parent link
+
+    @property
+    def parent(self) -> ParentReference | None:
+        """What the header says about the parent; read at the first question."""
+        if self.disk_type is not DiskType.DIFFERENCING or self.header is None:
+            return None
+        if self._parent is None:
+            name, problem = decode_name(self.header.parent_unicode_name)
+            timestamp = self.header.parent_timestamp
+            self._parent = ParentReference(
+                identity_text(self.header.parent_unique_id),
+                name,
+                moment(timestamp) if timestamp else None,
+                tuple(read.locator for read in self.read_locators()),
+                problem,
+            )
+        return self._parent
+
+    def read_locators(self) -> list[ReadLocator]:
+        """Every locator slot in use, with its data judged and decoded."""
+        header = self.header
+        if header is None:
+            return []
+        entries = parse_entries(header.parent_locators)
+        used = [entry for entry in entries if not entry.is_free]
+        if not used:
+            return []
+        highest = max(entry.platform_data_offset + entry.platform_data_length for entry in used)
+        taken = [(header.table_offset, header.table_offset + header.max_table_entries * 4)]
+        lowest = self.usage().lowest
+        if lowest is not None and lowest * SECTOR_BYTES < highest:
+            # Data behind blocks is legal, data inside one is the guest's.
+            wanted = [(e.platform_data_offset, e.platform_data_length) for e in used]
+            stride = self.bitmap_bytes + self.block_size_bytes
+            for _block, entry in self.bat.allocated():
+                start = entry * SECTOR_BYTES
+                if any(start < at + size and at < start + stride for at, size in wanted):
+                    taken.append((start, start + stride))
+                    if len(taken) > 64:  # more than any sound file can give for 8 locators
+                        break
+        return read_locators(
+            self.file, entries, self.footers.head, self.metadata_end, self.data_end, taken
+        )
+
+    def plan_parent_link(self, parent: NewParent) -> HeaderRewrite:
+        """See `Image`. Raises the write refusal, `E_NAME`, `E_NOT_DIFFERENCING`."""
+        return link.plan_parent_link(self, parent)
+
+    def recorded_link(self) -> dict[str, Any]:
+        """See `Image`."""
+        return link.recorded_link(self)
+
+    def plan_recorded_link(self, recorded: dict[str, Any]) -> HeaderRewrite:
+        """See `Image`."""
+        return link.plan_recorded_link(self, recorded)
+
+    # The blocks
+
+    def usage(self) -> Usage:
+        """Counts over the BAT, taken once."""
+        if self._usage is None:
+            if self.disk_type is DiskType.FIXED:
+                self._usage = Usage(0, None, None)
+            else:
+                self._usage = self.bat.usage()
+        return self._usage
+
+    def blocks_allocated(self) -> int:
+        """Blocks of the disk that are in the file; 0 for a fixed disk."""
+        return self.usage().allocated
+
+    def extents(self, first_sector: int, count_sectors: int) -> Iterator[Extent]:
+        """See `Image`: the one loop that cuts requests at block boundaries.
+
+        Raises OutOfRange; `E_TRUNCATED`, `E_BAT_IN_HEADER`, `E_BAT_PAST_EOF` where the BAT
+        leads outside the file's blocks; `E_IO` with the LBA.
+
+        Source: VHD specification 1.0, "Block Allocation Table and Data Blocks".
+        """
+        end = first_sector + count_sectors
+        if first_sector < 0 or count_sectors < 0 or end * SECTOR_BYTES > self.virtual_size_bytes:
+            raise OutOfRange(
+                "E_RANGE",
+                f"Sectors {first_sector:,} to {end:,} were asked for; the disk has "
+                f"{self.virtual_size_bytes // SECTOR_BYTES:,}.",
+                file=self.file.path,
+                value=end,
+            )
+        if self.read_refusal is not None:
+            raise self.read_refusal
+        if count_sectors == 0:
+            return iter(())
+        if self.disk_type is DiskType.FIXED:
+            return self._fixed_extents(first_sector, end)
+        return self._block_extents(first_sector, end)
+
+    def _fixed_extents(self, first: int, end: int) -> Iterator[Extent]:
+        held = min(end, self.data_end // SECTOR_BYTES)
+        if first < held:
+            yield Extent(first, held - first, Source.DATA, first * SECTOR_BYTES)
+        if held < end:
+            raise self._lost(max(first, held))
+
+    def _block_extents(self, first: int, end: int) -> Iterator[Extent]:
+        absent = Source.PARENT if self.disk_type is DiskType.DIFFERENCING else Source.ZERO
+        per_block = self.sectors_per_block
+        bat = self.bat
+        absent_from = first  # everything since then is absent
+        position = first
+        while position < end:
+            block = position // per_block
+            entry = bat.entry(block)
+            if entry == ABSENT:
+                last = -(-end // per_block)
+                position = bat.next_allocated(block + 1, last) * per_block
+                continue
+            block_first = block * per_block
+            block_end = min(end, block_first + per_block)
+            runs = self._held(block, entry)
+            data = entry * SECTOR_BYTES + self.bitmap_bytes - block_first * SECTOR_BYTES
+            if position > block_first and len(runs) > 1:
+                index = max(0, bisect.bisect_right(runs, (position - block_first, per_block)) - 1)
+                runs = runs[index:]
+            for run_first, run_end in runs:
+                start = block_first + run_first
+                stop = block_first + run_end
+                if start < position:
+                    start = position
+                if stop > block_end:
+                    stop = block_end
+                if start >= stop:
+                    if start >= block_end:
+                        break
+                    continue
+                if start > absent_from:
+                    yield Extent(absent_from, start - absent_from, absent)
+                yield Extent(start, stop - start, Source.DATA, data + start * SECTOR_BYTES)
+                absent_from = stop
+            position = block_end
+        if absent_from < end:
+            yield Extent(absent_from, end - absent_from, absent)
+
+    def _held(self, block: int, entry: int) -> list[Run]:
+        """Runs of sectors that an allocated block holds."""
+        runs = self._runs.get(block)
+        if runs is not None:
+            self._runs.move_to_end(block)
+            return runs
+        offset = self.check_entry(block, entry)
+        try:
+            bitmap = self.file.read_at(offset, self._bitmap_used)
+        except ImageError as error:
+            raise ImageError(
+                error.code,
+                f"The sector bitmap of block {block:,}, first sector (LBA) "
+                f"{block * self.sectors_per_block:,}, cannot be read. {error.message}",
+                file=error.file,
+                field="sector_bitmap",
+                offset=error.offset,
+                value=block * self.sectors_per_block,
+            ) from error
+        runs = held_runs(bitmap, self.sectors_per_block)
+        self._runs[block] = runs
+        self._runs_kept += len(runs) + 1
+        while self._runs_kept > _CACHED_RUNS and len(self._runs) > 1:
+            _, dropped = self._runs.popitem(last=False)
+            self._runs_kept -= len(dropped) + 1
+        return runs
+
+    def check_entry(self, block: int, entry: int) -> int:
+        """The byte offset of an allocated block, after its bounds were found right."""
+        offset = entry * SECTOR_BYTES
+        end = offset + self.block_bytes(block)
+        header = self.header
+        in_table = header is not None and offset < self.table_end and end > header.table_offset
+        if offset < self.metadata_end or in_table:
+            raise ImageError(
+                "E_BAT_IN_HEADER",
+                f"The block allocation table places block {block:,} at sector {entry:,}, over "
+                "the disk's own headers.",
+                file=self.file.path,
+                field="block_allocation_table",
+                offset=self.bat.offset + block * 4,
+                value=entry,
+            )
+        if end > self.data_end:
+            if not self.end_is_footer:
+                raise self._lost(self._first_lost_sector(block, entry))
+            raise ImageError(
+                "E_BAT_PAST_EOF",
+                f"The block allocation table places block {block:,} at sector {entry:,}; the "
+                "block would reach past the end of the file's data.",
+                file=self.file.path,
+                field="block_allocation_table",
+                offset=self.bat.offset + block * 4,
+                value=entry,
+            )
+        return offset
+
+    def _lost(self, sector: int) -> ImageError:
+        return ImageError(
+            "E_TRUNCATED",
+            f"The file was cut off; sector (LBA) {sector:,} is lost.",
+            file=self.file.path,
+            offset=self.data_end,
+            value=sector,
+        )
+
+    # For people
+
+    def properties(self) -> list[tuple[str, str]]:
+        """See `Image`."""
+        f = self.footer
+        geometry = (f.cylinders, f.heads, f.sectors_per_track)
+        rows = [
+            ("Format", f"VHD {f.file_format_version >> 16}.{f.file_format_version & 0xFFFF}"),
+            ("Unique id", self.identity),
+            ("Unique id as Windows shows it", windows_guid(f.unique_id)),
+            ("Geometry (cylinders/heads/sectors)", "/".join(map(str, geometry))),
+            ("Size by geometry", f"{geometry[0] * geometry[1] * geometry[2] * 512:,} bytes"),
+            ("Original size", f"{f.original_size:,} bytes"),
+            ("Creator host OS", ascii_label(f.creator_host_os) or "none"),
+            ("Features", f"0x{f.features:08x}"),
+            ("Saved state", str(f.saved_state)),
+            ("Hidden (blktap)", str(f.hidden)),
+            ("Footer at byte", f"{self.footer_offset:,}"),
+        ]
+        if self.header is not None:
+            h = self.header
+            rows += [
+                ("Dynamic disk header at byte", f"{f.data_offset:,}"),
+                ("Block allocation table at byte", f"{h.table_offset:,}"),
+                ("Block allocation table entries", f"{h.max_table_entries:,}"),
+                ("Sector bitmap", f"{self.bitmap_bytes:,} bytes"),
+            ]
+        if self.header is not None and self.disk_type is DiskType.DIFFERENCING:
+            rows.append(("Parent id as Windows shows it", windows_guid(h.parent_unique_id)))
+        return rows
+
+    @property
+    def hidden(self) -> bool:
+        """blktap's hidden byte: the disk is an inner node that no machine uses."""
+        return self.footer.hidden == 1
+
+    def raw_regions(self) -> list[RawRegion]:
+        """See `Image`."""
+        return raw_view.regions(self.file)
+
+    def copy_traits(self) -> dict[str, Any]:
+        """See `Image`. blktap would look for a tdbatmap behind the BAT, which copies lack."""
+        f = self.footer
+        version = 1 if f.creator_application == b"tap\0" else f.creator_version
+        return {
+            "creator": (f.creator_application, version, f.creator_host_os),
+            "created": self.created,
+            "geometry": (f.cylinders, f.heads, f.sectors_per_track),
+        }
+
+    def close(self) -> None:
+        self.file.close()
