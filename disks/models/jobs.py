@@ -69,6 +69,7 @@ class Job(models.Model):
     cancellable = models.BooleanField(default=True, help_text="false once the commit has begun")
 
     step = models.CharField(max_length=40, blank=True)
+    step_started_at = models.DateTimeField(null=True, help_text="for rate and time left")
     sentence = models.TextField(blank=True)
     done_bytes = models.BigIntegerField(default=0)
     total_bytes = models.BigIntegerField(default=0)

@@ -32,6 +32,7 @@ class JobProgress(Progress):
         self.lease = lease
         self._step = ""
         self._sentence = ""
+        self._step_started_at = timezone.now()
         self._done_bytes = 0
         self._total_bytes = 0
         self._stored_at = float("-inf")
@@ -41,6 +42,7 @@ class JobProgress(Progress):
         self.lease.check()
         self._step, self._sentence = step, sentence
         self._done_bytes = self._total_bytes = 0
+        self._step_started_at = timezone.now()
         self._store()
 
     def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
@@ -101,6 +103,7 @@ class JobProgress(Progress):
         try:
             changed = self.lease.ours.update(
                 step=self._step[:40],
+                step_started_at=self._step_started_at,
                 sentence=readable(self._sentence),
                 done_bytes=self._done_bytes,
                 total_bytes=self._total_bytes,
@@ -129,8 +132,11 @@ class PartProgress(Progress):
         self._committing = False
 
     def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
-        if not self._committing:
+        try:
             self.whole.report(self.done, self.total, sentence)
+        except Cancelled:
+            if not self._committing:
+                raise
 
     def log(self, sentence: str) -> None:
         self.whole.log(sentence)
