@@ -139,9 +139,18 @@ class Image(Protocol):
     identity: str  # what children refer to; lower case with hyphens
     creator: str
     created: datetime | None
-    parent: ParentReference | None
     findings: list[Finding]  # what opening noticed: degraded footers, quirks
     write_refusal: ImageError | None  # why nothing may be written to it, for now
+
+    @property
+    def parent(self) -> ParentReference | None:
+        """What the header of a differencing disk says about its parent, else None."""
+        ...
+
+    @property
+    def hidden(self) -> bool:
+        """Marked by its creator as an inner node that no machine uses (blktap)."""
+        ...
 
     def blocks_allocated(self) -> int:
         """Count BAT entries in use (reads the BAT in pieces)."""
@@ -207,6 +216,14 @@ class ImageWriter(Protocol):
         """Store whole sectors; in a differencing disk they are marked as held."""
         ...
 
+    def place(self, first_sector: int, count_sectors: int) -> list[tuple[int, int]]:
+        """As write(), for a caller who copies by himself (`os.copy_file_range`).
+
+        Marks the sectors as held and returns (file_offset, length_bytes) pieces, in order,
+        that the caller has to fill before finish().
+        """
+        ...
+
     def finish(self) -> None:
         """Write metadata, in an order that leaves a half-written file unrecognisable; fsync."""
         ...
@@ -238,4 +255,8 @@ class Format(Protocol):
 
     def header_bytes(self, file: ImageFile) -> bytes:
         """The metadata whose hash stands for "this file is unchanged" (footer and headers)."""
+        ...
+
+    def raw_regions(self, file: ImageFile) -> list[RawRegion]:
+        """As `Image.raw_regions`, of a file that may be too damaged to open."""
         ...

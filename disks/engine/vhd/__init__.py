@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from disks.engine.errors import ImageError, NotAnImage
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding
 from disks.engine.images import Format, Image, ImageWriter, NewImage, RawRegion
@@ -12,7 +11,7 @@ class VhdFormat:
     """Implements `Format` for VHD. Slower parts are imported when they are first needed."""
 
     name = "vhd"
-    extensions = (".vhd", ".avhd")
+    extensions: tuple[str, ...] = (".vhd", ".avhd")
 
     def matches(self, file: ImageFile) -> bool:
         """True if a footer's cookie is at the end of the file or at its beginning."""
@@ -67,4 +66,4 @@ class VhdFormat:
 
 FORMAT: Format = VhdFormat()
 
-__all__ = ["FORMAT", "ImageError", "NotAnImage", "VhdFormat"]
+__all__ = ["FORMAT", "VhdFormat"]

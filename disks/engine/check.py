@@ -1,0 +1,83 @@
+"""Observations about an image, even a broken one, and about a child and its parent."""
+
+from __future__ import annotations
+
+from disks.engine import formats
+from disks.engine.errors import ImageError
+from disks.engine.files import ImageFile
+from disks.engine.findings import Finding, Level
+from disks.engine.images import Image
+
+
+def check_image(file: ImageFile, *, deep: bool = False) -> list[Finding]:
+    """Every invariant that one file can break. deep: also each sector bitmap and clear sector.
+
+    Never raises for what the file holds: a file that is no disk is one finding.
+    """
+    try:
+        return formats.identify(file).check(file, deep=deep)
+    except ImageError as error:
+        return [Finding.from_error(error)]
+
+
+def check_link(child: Image, parent: Image) -> list[Finding]:
+    """What only shows when both are open: identity, sizes, timestamp, format."""
+    reference = child.parent
+    if reference is None:
+        return []
+    findings: list[Finding] = []
+
+    def add(level: Level, code: str, message: str, value: int | str) -> None:
+        findings.append(Finding(level, code, message, "parent", None, value))
+
+    if reference.identity != parent.identity:
+        add(
+            Level.ERROR,
+            "E_PARENT_IDENTITY",
+            f"The parent's identity is {parent.identity}; the child was made from "
+            f"{reference.identity}.",
+            parent.identity,
+        )
+    if child.format_name != parent.format_name:
+        add(
+            Level.ERROR,
+            "E_PARENT_FORMAT",
+            f"The parent's format is {parent.format_name.upper()}, the child's "
+            f"{child.format_name.upper()}; both must be of one format.",
+            parent.format_name,
+        )
+    if child.logical_sector_bytes != parent.logical_sector_bytes:
+        add(
+            Level.ERROR,
+            "E_PARENT_SECTOR_SIZE",
+            f"The parent has sectors of {parent.logical_sector_bytes} bytes, the child of "
+            f"{child.logical_sector_bytes}.",
+            parent.logical_sector_bytes,
+        )
+    if child.virtual_size_bytes < parent.virtual_size_bytes:
+        add(
+            Level.ERROR,
+            "E_PARENT_SIZE",
+            f"The child's virtual size is {child.virtual_size_bytes:,} bytes, smaller than the "
+            f"parent's {parent.virtual_size_bytes:,}: it cannot be merged.",
+            parent.virtual_size_bytes,
+        )
+    elif child.virtual_size_bytes > parent.virtual_size_bytes:
+        add(
+            Level.WARNING,
+            "W_PARENT_SIZE",
+            f"The child's virtual size is {child.virtual_size_bytes:,} bytes, the parent's "
+            f"{parent.virtual_size_bytes:,}; Windows refuses such a pair.",
+            parent.virtual_size_bytes,
+        )
+    if reference.timestamp is not None:
+        written = int(parent.file.stat().st_mtime)
+        if int(reference.timestamp.timestamp()) != written:
+            add(
+                Level.NOTE,
+                "N_PARENT_TIMESTAMP",
+                "The parent file's modification time is not the one that the child recorded; "
+                "copying a file is enough for that.",
+                written,
+            )
+    return findings

@@ -1,0 +1,461 @@
+"""Where is the parent? Every place looked at, in order, with what was found there.
+
+Identity decides, names only lead. A parent counts as *found* when something in the child's
+header leads to it: a locator or the parent name, read the way Windows reads them (relative
+ones from the child's folder, absolute ones through a storage root's Windows view). Two more
+places are looked at in order to help: a file of the same name beside the child (`beside`) and
+a search by identity (`identity`). What only these find is not found in this sense, because no
+Windows host would find it either; it is the suggestion for a new link.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NamedTuple, Protocol
+
+from disks.engine import formats
+from disks.engine.errors import ImageError
+from disks.engine.files import ImageFile
+from disks.engine.images import DiskType, Image, ParentReference
+
+_EMPTY_IDENTITIES = ("00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff")
+
+
+class Places(Protocol):
+    """The part of the world that may be looked at; `operations/paths.Roots` implements it."""
+
+    def open(self, path: str) -> ImageFile:
+        """Raises ImageError: `E_NOT_FOUND`, `E_OUTSIDE_ROOTS`, `E_NOT_A_FILE`, `E_ACCESS`, …"""
+        ...
+
+    def beside(self, child_path: str, text: str) -> str:
+        """Host path of a relative text (Windows or POSIX style) seen from the child's folder.
+
+        Lexical. Raises ImageError `E_OUTSIDE_ROOTS`, `E_NAME`.
+        """
+        ...
+
+    def from_windows(self, text: str) -> list[str]:
+        """Host paths that an absolute Windows path can mean; none where nothing maps it."""
+        ...
+
+    def find_identity(self, identity: str) -> list[str]:
+        """Host paths of files that are known, or said by a search, to have this identity."""
+        ...
+
+
+class Status(StrEnum):
+    FOUND = "found"
+    MISSING = "missing"
+    IN_USE = "in-use"
+    IDENTITY_MISMATCH = "identity-mismatch"
+    AMBIGUOUS = "ambiguous"
+    OUTSIDE_ROOTS = "outside-roots"
+    UNREADABLE = "unreadable"
+    CYCLE = "cycle"
+
+
+class Verdict(StrEnum):
+    MATCH = "match"
+    NOT_FOUND = "not-found"
+    IDENTITY_MISMATCH = "identity-mismatch"
+    OUTSIDE_ROOTS = "outside-roots"
+    UNMAPPED = "unmapped"
+    UNREADABLE = "unreadable"
+    INVALID = "invalid"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One place: where the text stands, the text, the host path tried, and what came of it."""
+
+    source: str
+    raw: str
+    candidate: str | None
+    verdict: Verdict
+    detail: str = ""
+
+    def as_dict(self) -> dict[str, str | None]:
+        return {
+            "source": self.source,
+            "raw": self.raw,
+            "candidate": self.candidate,
+            "verdict": str(self.verdict),
+            "detail": self.detail,
+        }
+
+
+@dataclass(slots=True)
+class Resolution:
+    """path is the parent's host path when status is FOUND.
+
+    twins      other files with the parent's identity (when FOUND)
+    suggested  the one file with the right identity that the header does not lead to
+    candidates every file with the right identity that was met, when there are several
+    code       the error for those who need the parent; None when FOUND
+    """
+
+    status: Status
+    path: str | None
+    trace: list[Step] = field(default_factory=list)
+    twins: list[str] = field(default_factory=list)
+    reason: str = ""
+    suggested: str | None = None
+    candidates: list[str] = field(default_factory=list)
+    code: str | None = None
+
+    def error(self, child_path: str) -> ImageError:
+        """The refusal for an operation that needs this parent's data."""
+        from disks.engine.errors import ParentMissing
+
+        code = self.code or "E_PARENT_MISSING"
+        kind = ParentMissing if code == "E_PARENT_MISSING" else ImageError
+        return kind(code, self.reason, file=child_path, field="parent", value=self.suggested)
+
+
+class _Lead(NamedTuple):
+    """A text that may name the parent. problem: why it cannot be followed."""
+
+    source: str
+    raw: str
+    problem: str | None
+    from_header: bool
+
+
+_DRIVE = re.compile(r"^[A-Za-z]:")
+
+
+class Shape(StrEnum):
+    """What a path text is, whatever code it was stored under."""
+
+    WINDOWS = "windows"  # C:\… or \\server\share\…
+    POSIX = "posix"  # /…
+    ROOTED = "rooted"  # \… : on whatever drive is current
+    RELATIVE = "relative"
+
+
+def shape_of(text: str) -> tuple[Shape, str]:
+    r"""The shape of a path text, and the text without `\\?\` or a drive that says nothing.
+
+    `C:name` (relative to the drive's current folder) is taken as a bare name.
+    """
+    plain = text
+    upper = text[:8].upper().replace("/", "\\")
+    if upper.startswith("\\\\?\\UNC\\"):
+        plain = "\\\\" + text[8:]
+    elif upper.startswith("\\\\?\\"):
+        plain = text[4:]
+    if plain[:2] in ("\\\\", "//", "\\/", "/\\"):
+        return Shape.WINDOWS, plain
+    if _DRIVE.match(plain):
+        if plain[2:3] in ("\\", "/"):
+            return Shape.WINDOWS, plain
+        return Shape.RELATIVE, base_name(plain[2:])
+    if plain[:1] == "/":
+        return Shape.POSIX, plain
+    if plain[:1] == "\\":
+        return Shape.ROOTED, plain
+    return Shape.RELATIVE, plain
+
+
+def base_name(text: str) -> str:
+    """The last component of a path text in either style."""
+    return re.split(r"[\\/]", text)[-1]
+
+
+def _leads(parent: ParentReference) -> Iterator[_Lead]:
+    """The header's texts in the order of looking; the search by identity comes after them."""
+    relative = [one for one in parent.locators if one.code == "W2ru"]
+    others = [one for one in parent.locators if one.code != "W2ru"]
+    for locator in relative:
+        yield _Lead("W2ru", locator.path or "", locator.problem, True)
+    name = _Lead("name", parent.name or "", parent.name_problem, True)
+    name_is_absolute = parent.name is not None and shape_of(parent.name)[0] is not Shape.RELATIVE
+    if parent.name is not None and not name_is_absolute:
+        yield name
+    for locator in others:
+        yield _Lead(locator.code, locator.path or "", locator.problem, True)
+    if parent.name is not None and name_is_absolute:
+        yield name
+    seen = set()
+    texts = [one.path for one in parent.locators if one.problem is None]
+    if parent.name_problem is None:
+        texts.append(parent.name)
+    for text in texts:
+        bare = base_name(text or "")
+        if bare and bare not in seen:
+            seen.add(bare)
+            yield _Lead("beside", bare, None, False)
+
+
+def _hosts(places: Places, child_path: str, lead: _Lead) -> list[str]:
+    """Host paths that a text may mean. Empty: no mapping covers it. Raises ImageError."""
+    shape, plain = shape_of(lead.raw)
+    if lead.source == "beside" or shape is Shape.RELATIVE:
+        return [places.beside(child_path, plain)]
+    if shape is Shape.POSIX:
+        # VirtualBox on Linux writes these; `open` lets nothing through but the roots.
+        return [plain]
+    return places.from_windows(plain)
+
+
+_OPENING = {
+    "E_NOT_FOUND": Verdict.NOT_FOUND,
+    "E_OUTSIDE_ROOTS": Verdict.OUTSIDE_ROOTS,
+    "E_NAME": Verdict.INVALID,
+    "E_NOT_A_FILE": Verdict.INVALID,
+}
+
+
+class _Search:
+    """One resolution under way: opens every candidate once."""
+
+    def __init__(self, image: Image, parent: ParentReference, path: str, places: Places) -> None:
+        self.parent = parent
+        self.path = path
+        self.places = places
+        stat = image.file.stat()
+        self.own_file = (stat.st_dev, stat.st_ino)
+        self.seen: dict[str, tuple[Verdict, str, str]] = {}
+        self.files: dict[str, tuple[int, int]] = {}
+        self.kept: Image | None = None
+        self.itself = False
+
+    def look(self, candidate: str, *, keep: bool) -> tuple[Verdict, str, str]:
+        """Verdict, detail and error code of one host path."""
+        if candidate not in self.seen:
+            self.seen[candidate] = self._look(candidate, keep=keep)
+        return self.seen[candidate]
+
+    def _look(self, candidate: str, *, keep: bool) -> tuple[Verdict, str, str]:
+        try:
+            file = self.places.open(candidate)
+        except ImageError as error:
+            verdict = _OPENING.get(error.code, Verdict.UNREADABLE)
+            return verdict, error.message, error.code
+        stays_open = False
+        try:
+            stat = file.stat()
+            self.files[candidate] = (stat.st_dev, stat.st_ino)
+            if self.files[candidate] == self.own_file:
+                self.itself = True
+                return Verdict.IDENTITY_MISMATCH, "This is the disk itself.", "E_CYCLE"
+            image = formats.open_image(file)
+            if image.identity == self.parent.identity and image.identity not in _EMPTY_IDENTITIES:
+                if keep and self.kept is None:
+                    self.kept = image
+                    stays_open = True
+                return Verdict.MATCH, "", ""
+            return (
+                Verdict.IDENTITY_MISMATCH,
+                f"That disk's identity is {image.identity}, not {self.parent.identity}.",
+                "E_PARENT_IDENTITY",
+            )
+        except ImageError as error:
+            return Verdict.UNREADABLE, error.message, error.code
+        finally:
+            if not stays_open:
+                file.close()
+
+
+def resolve(image: Image, path: str, places: Places) -> Resolution:
+    """Look for the parent of a differencing disk at every place, in order.
+
+    path is the child's host path. Goes on after the first match, so that stale locators and
+    twins are seen too. Opens only what places opens; writes nothing; raises nothing for what
+    disks say. ValueError if the image has no parent.
+    """
+    resolution, kept = find_parent(image, path, places)
+    if kept is not None:
+        kept.close()
+    return resolution
+
+
+def find_parent(
+    image: Image, path: str, places: Places, *, only_first: bool = False
+) -> tuple[Resolution, Image | None]:
+    """As resolve(), and the parent itself, opened, when it was found.
+
+    only_first: stop at the first match of the header, without looking for twins.
+    """
+    parent = image.parent
+    if parent is None:
+        raise ValueError(f"{path} is no differencing disk")
+    early = _impossible(image, parent)
+    if early is not None:
+        return early, None
+    search = _Search(image, parent, path, places)
+    trace: list[Step] = []
+    codes: list[str] = []  # of header places that led to no match
+    found: str | None = None
+    beside: list[str] = []
+    for lead in _leads(parent):
+        if lead.problem is not None:
+            trace.append(Step(lead.source, lead.raw, None, Verdict.INVALID, lead.problem))
+            continue
+        try:
+            hosts = _hosts(places, path, lead)
+        except ImageError as error:
+            verdict = _OPENING.get(error.code, Verdict.INVALID)
+            trace.append(Step(lead.source, lead.raw, None, verdict, error.message))
+            if lead.from_header:
+                codes.append(error.code)
+            continue
+        if not hosts:
+            detail = "No storage root's Windows view covers this path."
+            trace.append(Step(lead.source, lead.raw, None, Verdict.UNMAPPED, detail))
+            continue
+        for host in hosts:
+            if not lead.from_header and host in search.seen:
+                continue
+            verdict, detail, code = search.look(host, keep=found is None and lead.from_header)
+            trace.append(Step(lead.source, lead.raw, host, verdict, detail))
+            if verdict is not Verdict.MATCH:
+                if lead.from_header:
+                    codes.append(code)
+            elif not lead.from_header:
+                beside.append(host)
+            elif found is None:
+                found = host
+        if found is not None and only_first:
+            return Resolution(
+                Status.FOUND, found, trace, reason="The parent was found."
+            ), search.kept
+    elsewhere = _by_identity(search, parent, path, trace)
+    matching = _distinct(search, [*beside, *elsewhere], without=found)
+    if found is not None:
+        headers = [s.candidate for s in trace if s.verdict is Verdict.MATCH and s.candidate]
+        twins = _distinct(search, [*headers, *matching], without=found)
+        return Resolution(
+            Status.FOUND, found, trace, twins, _found_reason(found, twins)
+        ), search.kept
+    return _not_found(image, parent, search, trace, codes, matching), None
+
+
+def _by_identity(
+    search: _Search, parent: ParentReference, path: str, trace: list[Step]
+) -> list[str]:
+    """Ask for files with the identity, and believe none before it was opened."""
+    matching = []
+    for host in search.places.find_identity(parent.identity):
+        if host == path:
+            continue
+        known = host in search.seen
+        verdict, detail, _ = search.look(host, keep=False)
+        if not known or verdict is Verdict.MATCH:
+            trace.append(Step("identity", parent.identity, host, verdict, detail))
+        if verdict is Verdict.MATCH:
+            matching.append(host)
+    return matching
+
+
+def _distinct(search: _Search, hosts: list[str], *, without: str | None) -> list[str]:
+    """Each file once (two names of one file are no twins), in order, without one of them."""
+    files = {search.files.get(without)} if without is not None else set()
+    kept = []
+    for host in hosts:
+        file = search.files.get(host)
+        if host != without and file not in files:
+            files.add(file)
+            kept.append(host)
+    return kept
+
+
+def _impossible(image: Image, parent: ParentReference) -> Resolution | None:
+    """Links that need no looking: to itself, and without an identity."""
+    if parent.identity == image.identity:
+        return Resolution(
+            Status.CYCLE,
+            None,
+            reason="This disk names itself as its parent.",
+            code="E_CYCLE",
+        )
+    if parent.identity in _EMPTY_IDENTITIES:
+        return Resolution(
+            Status.UNREADABLE,
+            None,
+            [Step("name", parent.name or "", None, Verdict.INVALID, "No identity to compare.")],
+            reason="This disk's parent has no identity: blktap's sign for a raw file, which "
+            "cannot be proven to be the right one, so it is not read.",
+            code="E_RAW_PARENT",
+        )
+    return None
+
+
+def _named(parent: ParentReference) -> str | None:
+    """The text by which a person knows the parent."""
+    for locator in sorted(parent.locators, key=lambda one: one.code != "W2ku"):
+        if locator.problem is None and locator.path:
+            return locator.path
+    return parent.name if parent.name_problem is None else None
+
+
+def _found_reason(found: str, twins: list[str]) -> str:
+    if not twins:
+        return f"The parent is {found}."
+    count = "Another file has" if len(twins) == 1 else f"{len(twins)} other files have"
+    return f"The parent is {found}. {count} the same identity: {', '.join(twins[:5])}."
+
+
+def _not_found(
+    image: Image,
+    parent: ParentReference,
+    search: _Search,
+    trace: list[Step],
+    codes: list[str],
+    matching: list[str],
+) -> Resolution:
+    """Say in one sentence why no header path leads to the parent, and what would."""
+    name = _named(parent)
+    result = Resolution(Status.MISSING, None, trace, code="E_PARENT_MISSING")
+    if name is None:
+        result.code = "E_NO_PARENT_NAME"
+        begin = "This disk's header holds no usable name of its parent"
+    elif search.itself:
+        result.status, result.code = Status.CYCLE, "E_CYCLE"
+        begin = f"This disk names {name}, which leads back to this disk itself"
+    elif "E_PARENT_IDENTITY" in codes:
+        result.status, result.code = Status.IDENTITY_MISMATCH, "E_PARENT_IDENTITY"
+        wrong = next(s for s in trace if s.verdict is Verdict.IDENTITY_MISMATCH)
+        begin = f"This disk names {name}, but {wrong.candidate} is another disk"
+    elif any(code in ("E_IN_USE", "E_LOCKED") for code in codes):
+        result.status, result.code = Status.IN_USE, "E_IN_USE"
+        begin = f"This disk names {name}, which is in use and cannot be read now"
+    elif any(step.verdict is Verdict.UNREADABLE and step.source != "beside" for step in trace):
+        unreadable = next(s for s in trace if s.verdict is Verdict.UNREADABLE)
+        result.status, result.code = Status.UNREADABLE, "E_PARENT_UNREADABLE"
+        begin = f"This disk names {name}, but {unreadable.candidate} cannot be read: "
+        begin += unreadable.detail.rstrip(".")
+    elif codes and all(code == "E_OUTSIDE_ROOTS" for code in codes):
+        result.status, result.code = Status.OUTSIDE_ROOTS, "E_OUTSIDE_ROOTS"
+        begin = f"This disk names {name}, which lies outside of the storage roots"
+    elif not codes:
+        begin = f"This disk names {name}, and no storage root covers that path"
+    else:
+        begin = f"This disk names {name}, which is not there"
+    if len(matching) > 1:
+        result.candidates = matching
+        result.status, result.code = Status.AMBIGUOUS, "E_PARENT_AMBIGUOUS"
+        listed = ", ".join(matching[:5])
+        end = f"{len(matching)} files have the right identity; choose one: {listed}."
+    elif matching:
+        result.candidates = matching
+        result.suggested = matching[0]
+        end = f"A disk with the right identity lies at {matching[0]}."
+    else:
+        end = f"No disk with the identity {parent.identity} is known."
+    result.reason = f"{begin}. {end}"
+    return result
+
+
+def needs_parent(image: Image) -> bool:
+    """Whether an image is a differencing disk."""
+    return image.disk_type is DiskType.DIFFERENCING
+
+
+def as_trace(resolution: Resolution) -> list[dict[str, Any]]:
+    """The trace as JSON-able rows."""
+    return [step.as_dict() for step in resolution.trace]
