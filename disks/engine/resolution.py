@@ -47,6 +47,27 @@ class Places(Protocol):
         ...
 
 
+class Known(NamedTuple):
+    """What a catalog has read of a file already, so that it need not be opened again.
+
+    file      device and inode
+    identity  of the disk in it; None where it could not be read
+    error     why not
+    """
+
+    file: tuple[int, int]
+    identity: str | None
+    error: ImageError | None = None
+
+
+class Remembering(Protocol):
+    """Places that may also answer from memory (optional)."""
+
+    def known(self, path: str) -> Known | None:
+        """None: nothing is known, open it. Raises what open() would raise."""
+        ...
+
+
 class Status(StrEnum):
     FOUND = "found"
     MISSING = "missing"
@@ -221,6 +242,7 @@ class _Search:
         self.own_file = (stat.st_dev, stat.st_ino)
         self.seen: dict[str, tuple[Verdict, str, str]] = {}
         self.files: dict[str, tuple[int, int]] = {}
+        self.remembered = getattr(places, "known", None)
         self.kept: Image | None = None
         self.itself = False
 
@@ -232,6 +254,10 @@ class _Search:
 
     def _look(self, candidate: str, *, keep: bool) -> tuple[Verdict, str, str]:
         try:
+            if self.remembered is not None:
+                known = self.remembered(candidate)
+                if known is not None:
+                    return self._recall(candidate, known)
             file = self.places.open(candidate)
         except ImageError as error:
             verdict = _OPENING.get(error.code, Verdict.UNREADABLE)
@@ -241,24 +267,41 @@ class _Search:
             stat = file.stat()
             self.files[candidate] = (stat.st_dev, stat.st_ino)
             if self.files[candidate] == self.own_file:
-                self.itself = True
-                return Verdict.IDENTITY_MISMATCH, "This is the disk itself.", "E_CYCLE"
+                return self._is_itself()
             image = formats.open_image(file)
-            if image.identity == self.parent.identity and image.identity not in _EMPTY_IDENTITIES:
-                if keep and self.kept is None:
-                    self.kept = image
-                    stays_open = True
-                return Verdict.MATCH, "", ""
-            return (
-                Verdict.IDENTITY_MISMATCH,
-                f"That disk's identity is {image.identity}, not {self.parent.identity}.",
-                "E_PARENT_IDENTITY",
-            )
+            judged = self._compare(image.identity)
+            if judged[0] is Verdict.MATCH and keep and self.kept is None:
+                self.kept = image
+                stays_open = True
+            return judged
         except ImageError as error:
             return Verdict.UNREADABLE, error.message, error.code
         finally:
             if not stays_open:
                 file.close()
+
+    def _recall(self, candidate: str, known: Known) -> tuple[Verdict, str, str]:
+        self.files[candidate] = known.file
+        if known.file == self.own_file:
+            return self._is_itself()
+        if known.identity is None:
+            error = known.error
+            message, code = (error.message, error.code) if error else ("", "E_NO_FOOTER")
+            return Verdict.UNREADABLE, message, code
+        return self._compare(known.identity)
+
+    def _is_itself(self) -> tuple[Verdict, str, str]:
+        self.itself = True
+        return Verdict.IDENTITY_MISMATCH, "This is the disk itself.", "E_CYCLE"
+
+    def _compare(self, identity: str) -> tuple[Verdict, str, str]:
+        if identity == self.parent.identity and identity not in _EMPTY_IDENTITIES:
+            return Verdict.MATCH, "", ""
+        return (
+            Verdict.IDENTITY_MISMATCH,
+            f"That disk's identity is {identity}, not {self.parent.identity}.",
+            "E_PARENT_IDENTITY",
+        )
 
 
 def resolve(image: Image, path: str, places: Places) -> Resolution:
