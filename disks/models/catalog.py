@@ -71,7 +71,11 @@ class Disk(models.Model):
         default=1, help_text="levels of the longest chain through this disk: position is 2 of 4"
     )
     chain_base = models.ForeignKey(
-        "self", null=True, on_delete=models.SET_NULL, related_name="chain_members"
+        "self",
+        null=True,
+        on_delete=models.SET_NULL,
+        related_name="chain_members",
+        help_text="none: the disk is its own base",
     )
     child_count = models.PositiveIntegerField(default=0)
 

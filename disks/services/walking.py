@@ -1,0 +1,115 @@
+"""Every regular file below a root, folder by folder, without following anything anywhere.
+
+Left out: excluded folders, names of our own, links, other file systems (a mount below a
+root is a root of its own), folders that are roots themselves. What is no regular file is
+not opened, so a named pipe cannot stop a scan.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+
+from disks.engine.errors import ImageError
+from disks.engine.files import ImageFile, storage_error
+from disks.operations import paths
+from disks.operations.beneath import open_beneath
+
+
+@dataclass
+class Folder:
+    """A folder while its files are looked at: an open descriptor and the names in it."""
+
+    relative: str
+    fd: int
+    files: list[tuple[str, os.stat_result]]
+    names: frozenset[str]
+
+    def path_of(self, name: str) -> str:
+        """Below the root."""
+        return f"{self.relative}/{name}" if self.relative else name
+
+
+@dataclass
+class Walk:
+    """A walk over one root. problems: what could not be read, for the result."""
+
+    roots: paths.Roots
+    root: paths.Root
+    other_roots: Collection[str] = ()
+    problems: list[ImageError] = field(default_factory=list)
+    unread: set[str] = field(default_factory=set)  # folders whose files are not known now
+
+    def __iter__(self) -> Iterator[Folder]:
+        waiting = [""]
+        while waiting:
+            relative = waiting.pop()
+            path = os.path.join(self.root.path, relative) if relative else self.root.path
+            try:
+                fd = self.roots.open_folder(path)
+            except ImageError as error:
+                self._skip(relative, error)
+                continue
+            try:
+                folder, below = self._list(relative, path, fd)
+                waiting.extend(below)
+                yield folder
+            except OSError as error:
+                self._skip(relative, storage_error(error, path, verb="read"))
+            finally:
+                os.close(fd)
+
+    def _list(self, relative: str, path: str, fd: int) -> tuple[Folder, list[str]]:
+        files: list[tuple[str, os.stat_result]] = []
+        names: list[str] = []
+        below: list[str] = []
+        with os.scandir(fd) as entries:
+            for entry in entries:
+                name = entry.name
+                names.append(name)
+                if entry.is_dir(follow_symlinks=False):
+                    if not self._leaves_out(path, name):
+                        below.append(f"{relative}/{name}" if relative else name)
+                elif entry.is_file(follow_symlinks=False) and not paths.is_internal_name(name):
+                    try:
+                        status = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue  # gone since it was listed
+                    if stat.S_ISREG(status.st_mode):
+                        files.append((name, status))
+        files.sort(key=lambda item: item[0])
+        below.sort(reverse=True)
+        return Folder(relative, fd, files, frozenset(names)), below
+
+    def _leaves_out(self, path: str, name: str) -> bool:
+        return (
+            self.root.excludes(name)
+            or paths.is_internal_name(name)
+            or os.path.join(path, name) in self.other_roots
+        )
+
+    def _skip(self, relative: str, error: ImageError) -> None:
+        # A folder that vanished meanwhile is no problem: its files are missing, and said so.
+        if error.code == "E_NOT_FOUND" and relative:
+            return
+        # Another file system mounted below is left out by intent, and told once.
+        self.problems.append(error)
+        self.unread.add(relative)
+
+
+def open_file(folder: Folder, name: str, path: str) -> ImageFile:
+    """Open one of the folder's files for reading; never waits, never follows a link.
+
+    Raises ImageError E_NOT_A_FILE if something else has taken its place meanwhile, and what
+    storage_error() says.
+    """
+    try:
+        fd = open_beneath(folder.fd, name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        raise storage_error(error, path) from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ImageError("E_NOT_A_FILE", f"{path} is no regular file.", file=path)
+    return ImageFile(fd, path)
