@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from functools import partial
 
+import redis
 from django.db import transaction
 from kombu.exceptions import OperationalError
 
@@ -61,6 +62,16 @@ def send(job_id: int) -> bool:
     queued.update(sent_at=leases.from_now(0))
     queued.filter(sentence=UNREACHABLE).update(sentence=jobs.WAITING)
     return True
+
+
+def queue_depth() -> int | None:
+    """How many messages wait in the queue; None while the broker is away."""
+    try:
+        with app.connection_for_write() as connection:
+            return int(connection.default_channel.client.llen(app.conf.task_default_queue))
+    except (OperationalError, OSError, redis.RedisError) as error:
+        logger.warning("the broker is away: %s", error)
+        return None
 
 
 jobs.Sender.send = staticmethod(send)

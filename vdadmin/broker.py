@@ -100,6 +100,14 @@ def prepare(folder: Path) -> None:
         _wait_until(lambda: not is_answering(folder), 5.0)
 
 
+def put_queue_aside(folder: Path) -> None:
+    """For a server that cannot read its files: it starts with an empty queue, and nothing is
+    lost by that. The files stay beside it, under another name, for whoever wants to know why.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        (folder / "appendonlydir").rename(folder / f"unreadable-{time.time_ns()}")
+
+
 def is_answering(folder: Path) -> bool:
     """Does a server answer there, with its data loaded?"""
     with contextlib.suppress(redis.RedisError, OSError), _client(folder) as client:
@@ -123,9 +131,7 @@ class EmbeddedBroker:
         prepare(self.folder)
         if self._launch(timeout_seconds):
             return self._running()
-        aside = self.folder / f"unreadable-{int(time.time())}"
-        with contextlib.suppress(FileNotFoundError):
-            (self.folder / "appendonlydir").rename(aside)
+        put_queue_aside(self.folder)
         if not self._launch(timeout_seconds):
             raise BrokerError(f"The broker does not start: {' '.join(command(self.folder))}")
         return self._running()

@@ -175,7 +175,7 @@ def claim(job_id: int) -> Claim | None:
         if not claimed:
             return None
         leases.take_locks(wanted, job, token)
-        _audit_state(job, Job.Status.QUEUED, Job.Status.RUNNING, "started")
+        audit_state(job, Job.Status.QUEUED, Job.Status.RUNNING, "started.", user=job.requested_by)
         job.refresh_from_db()
     return Claim(job, token, claimed_at)
 
@@ -336,7 +336,7 @@ def end(job: Job, token: int, seen: str, status: str, sentence: str, **columns: 
         if not changed:
             logger.warning("job %s: token %s no longer owns it", job.pk, token)
             return False
-        _audit_state(job, seen, status, sentence)
+        audit_state(job, seen, status, sentence, user=job.requested_by)
         release(job)
     return True
 
@@ -359,15 +359,16 @@ def lose(job: Job, token: int, seen: str, sentence: str) -> bool:
             status=Job.Status.LOST, sentence=readable(sentence), lease_until=None, worker={}
         )
         if changed:
-            _audit_state(job, seen, Job.Status.LOST, sentence)
+            audit_state(job, seen, Job.Status.LOST, sentence, user=None)
     return bool(changed)
 
 
-def _audit_state(
-    job: Job, before: str, after: str, sentence: str, *, user: User = None, address: str = ""
+def audit_state(
+    job: Job, before: str, after: str, sentence: str, *, user: User, address: str = ""
 ) -> None:
+    """The audit row of a change of state, for the same transaction."""
     audit.record(
-        user=user or job.requested_by,
+        user=user,
         action=f"job-{after}",
         sentence=f"{job.summary or job.get_kind_display()}: {sentence}",
         disk=job.disk,
@@ -400,7 +401,7 @@ def cancel(job: Job, user: User, address: str = "") -> Job:
                     cancellable=False,
                 )
                 if changed:
-                    _audit_state(
+                    audit_state(
                         job,
                         Job.Status.QUEUED,
                         Job.Status.CANCELLED,
@@ -466,7 +467,7 @@ def retry(job: Job, user: User, address: str = "") -> Job:
                 finished_at=None,
             )
             if changed:
-                _audit_state(
+                audit_state(
                     job,
                     Job.Status.NEEDS_ATTENTION,
                     Job.Status.LOST,
@@ -497,3 +498,32 @@ def retry(job: Job, user: User, address: str = "") -> Job:
         repeats=job,
         address=address,
     )
+
+
+def document(job: Job) -> dict[str, Any]:
+    """A job for scripts; names that are not UTF-8 are shown escaped."""
+    return {
+        "id": job.pk,
+        "kind": job.kind,
+        "status": job.status,
+        "summary": job.summary,
+        "step": job.step,
+        "sentence": job.sentence,
+        "done_bytes": job.done_bytes,
+        "total_bytes": job.total_bytes,
+        "waits_for": job.waits_for_id,
+        "repeats": job.repeats_id,
+        "parameters": readable(restored(job.parameters)),
+        "result": job.result,
+        "error": job.error,
+        "requested_by": job.requested_by.get_username() if job.requested_by else audit.SYSTEM,
+        "requested_at": job.requested_at,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "cancel_requested_at": job.cancel_requested_at,
+        "cancellable": job.is_active and job.cancellable,
+        "worker": job.worker,
+        "token": job.token,
+        "attempts": job.attempts,
+        "recoveries": job.recoveries,
+    }

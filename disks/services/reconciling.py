@@ -1,0 +1,360 @@
+"""What makes jobs survive everything: lost messages, dead workers, half-done files.
+
+The reconciler is a process of its own, so that it never waits behind hour-long jobs. Every
+RECONCILER_SECONDS it sends queued jobs that no worker has taken, notices workers that died,
+finishes or undoes what they left, and clears away locks that belong to nobody. Any number of
+them may run: each change of state is conditional, so one of them wins.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Exists, F, OuterRef, Q
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from disks.engine.errors import ImageError
+from disks.models import Disk, DiskLock, Job, JobLogLine, StorageRoot
+from disks.operations import journal, paths
+from disks.services import jobs, leases, processes
+from disks.services import roots as root_services
+from disks.services.leases import Lease, LeaseLost
+from disks.services.stored_json import readable
+from disks.services.work import WORK, JobContext, Recovery, function
+
+logger = logging.getLogger(__name__)
+
+_OWNED = (Job.Status.RUNNING, Job.Status.RECOVERING)
+_KEEPING = (*Job.ACTIVE, Job.Status.PAUSED, Job.Status.NEEDS_ATTENTION)
+_WAIT_CODES = ("E_LOCKED", "E_IN_USE")  # somebody still has the files: not a failed try
+
+
+@dataclass
+class Reconciler:
+    """One reconciler's memory between its rounds.
+
+    send         puts a job's id into the queue; False when the broker is away
+    queue_depth  how many messages wait there; None when that cannot be told
+    """
+
+    send: Callable[[int], bool]
+    queue_depth: Callable[[], int | None]
+    orphans_looked_for_at: float = field(default=float("-inf"))
+
+    def round(self) -> None:
+        """Everything once; a part that fails does not keep the others from happening."""
+        parts: list[Callable[[], object]] = [
+            mark_lost,
+            recover_lost,
+            sweep_locks,
+            lambda: resend(self.send, self.queue_depth),
+        ]
+        if time.monotonic() - self.orphans_looked_for_at > settings.RECONCILER_ORPHANS_SECONDS:
+            self.orphans_looked_for_at = time.monotonic()
+            parts.append(recover_orphans)
+        for part in parts:
+            try:
+                part()
+            except Exception:
+                logger.exception("the reconciler's round went on without this part")
+
+
+# --- dead workers ------------------------------------------------------------------------
+
+
+def mark_lost() -> list[int]:
+    """Jobs whose lease is over, or whose process on this host is gone; their ids."""
+    lost = []
+    over = Job.objects.filter(Q(lease_until__lte=Now()) | Q(lease_until=None), status__in=_OWNED)
+    for job in over:
+        with transaction.atomic():
+            # asked again in the update: the worker may have renewed its lease just now
+            still = Job.objects.filter(pk=job.pk, token=job.token, status=job.status).filter(
+                Q(lease_until__lte=Now()) | Q(lease_until=None)
+            )
+            if _lost(still, job, "Its worker did not answer in time."):
+                lost.append(job.pk)
+    for job in Job.objects.filter(status__in=_OWNED):
+        if processes.is_dead(job.worker):
+            with transaction.atomic():
+                still = Job.objects.filter(pk=job.pk, token=job.token, status=job.status)
+                if _lost(still, job, "Its worker stopped."):
+                    lost.append(job.pk)
+    return lost
+
+
+def _lost(still: Any, job: Job, sentence: str) -> bool:
+    """Within a transaction; the locks stay until recovery is through."""
+    if not still.update(status=Job.Status.LOST, sentence=sentence, lease_until=None, worker={}):
+        return False
+    logger.warning("job %s is lost: %s", job.pk, sentence)
+    jobs.audit_state(job, job.status, Job.Status.LOST, sentence, user=None)
+    return True
+
+
+# --- recovery ----------------------------------------------------------------------------
+
+
+def recover_lost() -> None:
+    """Finish or undo, one lost job after the other."""
+    for job_id in list(
+        Job.objects.filter(status=Job.Status.LOST).order_by("pk").values_list("pk", flat=True)
+    ):
+        recover_job(job_id)
+
+
+def recover_job(job_id: int) -> None:
+    """One try for one lost job, under a lease of its own; somebody else's is left alone."""
+    began = leases.clock()
+    with transaction.atomic(durable=True):
+        job = (
+            Job.objects.select_related("requested_by", "disk", "root")
+            .filter(pk=job_id, status=Job.Status.LOST)
+            .first()
+        )
+        if job is None or job.kind not in WORK:
+            return
+        seen = Job.objects.filter(pk=job.pk, status=Job.Status.LOST, token=job.token)
+        if job.recoveries >= settings.JOB_RECOVERIES:
+            _needs_attention(job, seen)
+            return
+        token = job.token + 1
+        if not seen.update(
+            status=Job.Status.RECOVERING,
+            token=token,
+            recoveries=F("recoveries") + 1,
+            worker=processes.this_process(),
+            heartbeat_at=Now(),
+            lease_until=leases.from_now(settings.JOB_LEASE_SECONDS),
+            sentence="Finding out what the worker left, and putting it right.",
+        ):
+            return
+        DiskLock.objects.filter(job=job).update(
+            token=token, lease_until=leases.from_now(settings.JOB_LEASE_SECONDS)
+        )
+        jobs.audit_state(job, Job.Status.LOST, Job.Status.RECOVERING, "recovery began.", user=None)
+        job.refresh_from_db()
+    with Lease(job.pk, token, Job.Status.RECOVERING, began) as lease:
+        _recover(job, token, lease)
+
+
+def _needs_attention(job: Job, seen: Any) -> None:
+    sentence = (
+        f"Recovery failed {job.recoveries} times. Nothing else touches its disks until somebody "
+        "has looked: read the log below and the worker's log, then press “Try again”."
+    )
+    if seen.update(status=Job.Status.NEEDS_ATTENTION, sentence=sentence, finished_at=Now()):
+        logger.error("job %s needs attention", job.pk)
+        jobs.audit_state(job, Job.Status.LOST, Job.Status.NEEDS_ATTENTION, sentence, user=None)
+
+
+def _recover(job: Job, token: int, lease: Lease) -> None:
+    work = WORK[job.kind]
+    context = JobContext(job, token)
+    try:
+        recovery: Recovery = function(work.recover)(job, context)
+        lease.check()
+        _conclude(job, token, recovery)
+    except LeaseLost:
+        jobs.lose(job, token, Job.Status.RECOVERING, "Its recovery took too long to answer.")
+    except ImageError as error:
+        if error.code in _WAIT_CODES:
+            _wait(job, token, error)
+        else:
+            _failed_try(job, token, error.message)
+    except Exception:
+        logger.exception("job %s: recovery failed", job.pk)
+        _failed_try(job, token, "Internal error. The reconciler's log has the details.")
+
+
+def _wait(job: Job, token: int, error: ImageError) -> None:
+    """The old worker is paused, not dead, or a machine runs: a try that does not count."""
+    sentence = f"Recovery waits: {error.message}"
+    Job.objects.filter(pk=job.pk, token=token, status=Job.Status.RECOVERING).update(
+        recoveries=F("recoveries") - 1
+    )
+    jobs.lose(job, token, Job.Status.RECOVERING, sentence)
+
+
+def _failed_try(job: Job, token: int, why: str) -> None:
+    JobLogLine.objects.create(
+        job=job,
+        at=timezone.now(),
+        text=readable(f"Recovery, try {job.recoveries} of {settings.JOB_RECOVERIES}: {why}"),
+    )
+    jobs.lose(job, token, Job.Status.RECOVERING, f"Recovery failed and is tried again. {why}")
+
+
+def _conclude(job: Job, token: int, recovery: Recovery) -> None:
+    """Recovery is through: into the state that tells the truth."""
+    work = WORK[job.kind]
+    if recovery.action == "finished":
+        jobs.note_finished(job, recovery.result)
+        jobs.succeed(
+            job,
+            token,
+            Job.Status.RECOVERING,
+            recovery.result,
+            recovery.sentence or "Done. The worker had stopped; the rest was done by recovery.",
+        )
+        return
+    job.refresh_from_db(fields=["cancel_requested_at", "error", "attempts"])
+    if job.error is not None:
+        _end(job, token, Job.Status.FAILED, str(job.error.get("message", "")), job.error)
+    elif job.cancel_requested_at is not None:
+        _end(job, token, Job.Status.CANCELLED, work.cancelled, None)
+    elif work.requeue_when_lost and job.attempts < settings.JOB_ATTEMPTS:
+        _requeue(job, token)
+    else:
+        sentence = recovery.sentence or work.lost
+        if work.requeue_when_lost:
+            sentence = f"Its worker stopped {job.attempts} times. {sentence}"
+        error = jobs.INTERNAL_ERROR | {"code": "E_WORKER_LOST", "message": sentence}
+        _end(job, token, Job.Status.FAILED, sentence, error)
+
+
+def _end(job: Job, token: int, status: str, sentence: str, error: dict[str, Any] | None) -> None:
+    jobs.end(job, token, Job.Status.RECOVERING, status, sentence, error=error)
+
+
+def _requeue(job: Job, token: int) -> None:
+    sentence = "Its worker stopped; it starts again."
+    with transaction.atomic():
+        changed = Job.objects.filter(pk=job.pk, token=token, status=Job.Status.RECOVERING).update(
+            status=Job.Status.QUEUED,
+            sentence=sentence,
+            lease_until=None,
+            worker={},
+            cancellable=True,
+            recoveries=0,
+        )
+        if changed:
+            jobs.audit_state(job, Job.Status.RECOVERING, Job.Status.QUEUED, sentence, user=None)
+            jobs.release(job)
+            jobs.hand_over(job.pk)
+
+
+def folders_of(job: Job) -> list[str]:
+    """The folders where the job may have left something, from its locks."""
+    return sorted({os.path.dirname(path) for path, _ in leases.wanted_locks(job)})
+
+
+def left_unfinished(job: Job) -> bool:
+    """Does an unfinished sidecar of this job lie beside one of its disks?"""
+    wanted = [path for path, _ in leases.wanted_locks(job)]
+    if not wanted:
+        return False
+    try:
+        found = journal.pending(JobContext(job, job.token).roots(), wanted)
+    except ImageError as error:
+        # a folder that cannot be read now may hold one: recovery looks until it can
+        logger.warning("job %s: sidecars could not be looked for: %s", job.pk, error)
+        return error.code == "E_SIDECAR"
+    return any(sidecar.job == str(job.pk) for sidecar in found)
+
+
+def recover_by_sidecars(job: Job, context: JobContext) -> Recovery:
+    """The usual recovery: what the sidecars beside the job's disks say (operations.recover).
+
+    Raises E_LOCKED or E_IN_USE while the old worker or a machine still holds a disk.
+    """
+    from disks.operations import recover
+
+    roots = context.roots()
+    mine: list[dict[str, Any]] = []
+    for folder in folders_of(job):
+        for row in recover.recover(folder, roots):
+            if str(row.get("job", "")) == context.name:
+                mine.append(row)
+    return Recovery("nothing")
+
+
+# --- messages that got lost --------------------------------------------------------------
+
+
+def resend(send: Callable[[int], bool], queue_depth: Callable[[], int | None]) -> list[int]:
+    """Send queued jobs that nobody has taken for JOB_RESEND_SECONDS; the ids sent.
+
+    While at least as many messages wait in the queue as jobs are due, theirs are probably
+    among them and the workers are just busy: so a long wait does not fill the queue.
+    """
+    before = timezone.now() - timedelta(seconds=settings.JOB_RESEND_SECONDS)
+    holding = Exists(DiskLock.objects.filter(job=OuterRef("waits_for")))
+    due = list(
+        Job.objects.filter(Q(sent_at=None) | Q(sent_at__lt=before), status=Job.Status.QUEUED)
+        .filter(requested_at__lt=before)
+        .exclude(holding)
+        .exclude(waits_for__status=Job.Status.QUEUED)
+        .order_by("pk")
+        .values_list("pk", flat=True)
+    )
+    if not due:
+        return []
+    depth = queue_depth()
+    if depth is not None and depth >= len(due):
+        return []
+    sent = []
+    for job_id in due:
+        if not send(job_id):
+            break  # the broker is away; the next round tries again
+        sent.append(job_id)
+    return sent
+
+
+# --- locks and sidecars that belong to nobody --------------------------------------------
+
+
+def sweep_locks() -> int:
+    """Delete locks of jobs that hold none: ended, or not started. Returns how many."""
+    idle = (*Job.FINAL, Job.Status.QUEUED)
+    count, _ = DiskLock.objects.filter(job__status__in=idle, lease_until__lte=Now()).delete()
+    if count:
+        logger.warning("%s disk locks belonged to no running job", count)
+    return count
+
+
+def recover_orphans() -> list[dict[str, Any]]:
+    """Unfinished sidecars of no job of ours: of a command line that died, of another database.
+
+    What `disk recover` would do is done, holding the locks on the storage, and audited. Looked
+    for beside the catalogued disks of roots that may be written.
+    """
+    from disks.operations import recover
+
+    roots = root_services.operation_roots()
+    done: list[dict[str, Any]] = []
+    for folder in _catalogued_folders():
+        try:
+            if _has_orphan(roots, folder):
+                done.extend(recover.recover(folder, roots))
+        except ImageError as error:
+            logger.warning("sidecars in %r: %s", folder, error)
+    return done
+
+
+def _catalogued_folders() -> list[str]:
+    rows = (
+        Disk.objects.filter(root__read_only=False, missing_since=None)
+        .exclude(root__state__in=[StorageRoot.State.OFFLINE, StorageRoot.State.CHANGED])
+        .values_list("root__path", "relative_path")
+    )
+    return sorted({os.path.dirname(os.path.join(*row)) for row in rows.iterator()})
+
+
+def _has_orphan(roots: paths.Roots, folder: str) -> bool:
+    unfinished = [
+        sidecar
+        for _, sidecar in journal.sidecars_in(roots, folder)
+        if not isinstance(sidecar, ImageError) and sidecar.unfinished
+    ]
+    ours = {str(pk) for pk in Job.objects.filter(status__in=_KEEPING).values_list("pk", flat=True)}
+    return any(sidecar.job not in ours for sidecar in unfinished)
