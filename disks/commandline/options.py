@@ -102,7 +102,9 @@ def build_roots(
         if not _reachable(folder, paths):
             paths.append(folder)
     return Roots(
-        [Root(path, windows_views=_views_of(path, views)) for path in paths], search=search
+        [Root(path, windows_views=_views_of(path, views)) for path in paths],
+        search=search,
+        identity_leads=True,
     )
 
 

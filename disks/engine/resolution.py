@@ -5,7 +5,8 @@ header leads to it: a locator or the parent name, read the way Windows reads the
 ones from the child's folder, absolute ones through a storage root's Windows view). Two more
 places are looked at in order to help: a file of the same name beside the child (`beside`) and
 a search by identity (`identity`). What only these find is not found in this sense, because no
-Windows host would find it either; it is the suggestion for a new link.
+Windows host would find it either; it is the suggestion for a new link. Places with a true
+`identity_leads` (the command line's, which reads where it was told to search) take it as found.
 """
 
 from __future__ import annotations
@@ -375,7 +376,25 @@ def find_parent(
         return Resolution(
             Status.FOUND, found, trace, twins, _found_reason(found, twins)
         ), search.kept
-    return _not_found(image, parent, search, trace, codes, matching), None
+    result = _not_found(image, parent, search, trace, codes, matching)
+    if result.suggested is not None and getattr(places, "identity_leads", False):
+        return _found_elsewhere(result, result.suggested, places)
+    return result, None
+
+
+def _found_elsewhere(
+    result: Resolution, path: str, places: Places
+) -> tuple[Resolution, Image | None]:
+    """The one disk with the right identity, where the header does not lead to it."""
+    file = places.open(path)
+    try:
+        parent = formats.open_image(file)
+    except BaseException:
+        file.close()
+        raise
+    reason = f"{result.reason} Windows will not find it there until the parent path is updated."
+    found = Resolution(Status.FOUND, path, result.trace, reason=reason, suggested=path)
+    return found, parent
 
 
 def _by_identity(

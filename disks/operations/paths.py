@@ -122,8 +122,10 @@ class _Opened:
 class Roots:
     """The roots of one job, request or command; implements the engine's `Places`.
 
-    search         folders below which parents are looked for by identity
-    find_identity  another way to look for an identity (the catalog); used before search
+    search          folders below which parents are looked for by identity
+    find_identity   another way to look for an identity (the catalog); used before search
+    identity_leads  a parent that only such a search (or a look beside the child) finds is
+                    used; else it is a suggestion, because Windows would not find it
     """
 
     def __init__(
@@ -132,6 +134,7 @@ class Roots:
         *,
         search: Iterable[str] = (),
         find_identity: Callable[[str], Iterable[str]] | None = None,
+        identity_leads: bool = False,
     ) -> None:
         by_path: dict[str, Root] = {}
         for root in roots:
@@ -139,6 +142,7 @@ class Roots:
         # Longest path first: a root below another root is a root of its own.
         self.roots = tuple(sorted(by_path.values(), key=lambda root: -len(root.path)))
         self.search = tuple(_normal(folder) for folder in search)
+        self.identity_leads = identity_leads
         self._find_identity = find_identity
         self._opened: dict[str, _Opened] = {}
         self._by_identity: dict[str, _Texts] | None = None

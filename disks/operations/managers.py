@@ -1,0 +1,135 @@
+"""Who else looks after a disk, told from the files that lie beside it.
+
+Hyper-V, backup software, Citrix PVS, FSLogix and XenServer keep books about their disks
+of their own. Changing one behind their back can cost a machine its checkpoints or a
+backup its increments, so writing asks for one declaration more (product.md).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+
+_CHECKPOINT = (".avhd", ".avhdx")
+_MACHINE = (".vmcx", ".vmrs", ".vsv", ".xml")
+_UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_UUID_DISK = re.compile(rf"{_UUID}\.vhdx?")
+_FSLOGIX = re.compile(r"(.*[._-])?rw\.vhdx?")
+
+
+@dataclass(frozen=True, slots=True)
+class Manager:
+    """code: stable word; sentence: what was found; way_out: the manager's own way."""
+
+    code: str
+    sentence: str
+    way_out: str
+
+    def as_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def manager_of(folder_listing: Iterable[str], name: str, *, hidden: bool = False) -> Manager | None:
+    """Who manages the disk of this name in a folder with these names; None if nobody shows.
+
+    hidden: the disk carries blktap's hidden byte.
+    """
+    names = {entry.casefold() for entry in folder_listing}
+    own = name.casefold()
+    for rule in _RULES:
+        found = rule(own, names, hidden)
+        if found is not None:
+            return found
+    return None
+
+
+def _vhd_set(own: str, names: set[str], hidden: bool) -> Manager | None:
+    stem = os.path.splitext(own)[0]
+    set_names = {entry for entry in names if entry.endswith(".vhds")}
+    base = re.sub(rf"_{_UUID}$", "", stem)
+    if own.endswith(".vhds") or f"{stem}.vhds" in set_names or f"{base}.vhds" in set_names:
+        return Manager(
+            "vhd-set",
+            "The disk belongs to a VHD Set (a .vhds file lies beside it): several machines can "
+            "share it, and Hyper-V keeps its checkpoints.",
+            "Work on it with Hyper-V: Optimize-VHDSet, Remove-VHDSnapshot.",
+        )
+    return None
+
+
+def _checkpoint(own: str, names: set[str], hidden: bool) -> Manager | None:
+    stem, extension = os.path.splitext(own)
+    machine = any(entry.endswith(_MACHINE) for entry in names)
+    if extension in _CHECKPOINT:
+        seen = " and a machine's files lie beside it" if machine else ""
+        return Manager(
+            "hyper-v-checkpoint",
+            f"The disk is a Hyper-V checkpoint by its name (.avhd, .avhdx){seen}.",
+            "If the machine still exists, delete the checkpoint in Hyper-V Manager, which merges "
+            "it. Work on the file only when Hyper-V does not know it any more.",
+        )
+    is_base = re.compile(rf"{re.escape(stem)}_{_UUID}\.avhdx?")
+    if any(is_base.fullmatch(entry) for entry in names):
+        return Manager(
+            "hyper-v-checkpoint",
+            "A Hyper-V checkpoint of this disk lies beside it.",
+            "Delete the checkpoint in Hyper-V Manager, which merges it into this disk.",
+        )
+    return None
+
+
+def _change_tracking(own: str, names: set[str], hidden: bool) -> Manager | None:
+    if f"{own}.rct" in names or f"{own}.mrt" in names:
+        return Manager(
+            "change-tracking",
+            "Hyper-V tracks this disk's changes for backups (.rct and .mrt files lie beside it).",
+            "After a change behind its back the next backup must be a full one: plan it.",
+        )
+    return None
+
+
+def _provisioning(own: str, names: set[str], hidden: bool) -> Manager | None:
+    stem = os.path.splitext(own)[0]
+    if f"{stem}.pvp" in names or f"{stem}.lok" in names or f"{own}.lok" in names:
+        locked = " and in use (.lok)" if f"{stem}.lok" in names or f"{own}.lok" in names else ""
+        return Manager(
+            "citrix-pvs",
+            f"The disk is a vDisk of Citrix Provisioning (.pvp){locked}.",
+            "Merge its versions in the Provisioning console, or take it out of the store first.",
+        )
+    return None
+
+
+def _fslogix(own: str, names: set[str], hidden: bool) -> Manager | None:
+    if _FSLOGIX.fullmatch(own):
+        return Manager(
+            "fslogix",
+            "The name is that of an FSLogix read-write session disk, which the clients merge "
+            "themselves when the user signs out.",
+            "Let the user sign in and out again; work on it only if that session is gone for good.",
+        )
+    return None
+
+
+def _xcp_ng(own: str, names: set[str], hidden: bool) -> Manager | None:
+    if hidden or _UUID_DISK.fullmatch(own):
+        why = "it is marked as hidden" if hidden else "its name is a UUID"
+        return Manager(
+            "xcp-ng",
+            f"The disk looks like one of a XenServer or XCP-ng storage repository: {why}.",
+            "Use the repository's own coalescing, or export the disk first.",
+        )
+    return None
+
+
+_Rule = Callable[[str, set[str], bool], Manager | None]
+_RULES: tuple[_Rule, ...] = (
+    _vhd_set,
+    _checkpoint,
+    _change_tracking,
+    _provisioning,
+    _fslogix,
+    _xcp_ng,
+)
