@@ -108,12 +108,6 @@ def put_queue_aside(folder: Path) -> None:
         (folder / "appendonlydir").rename(folder / f"unreadable-{time.time_ns()}")
 
 
-def put_queue_aside(folder: Path) -> None:
-    """Start with an empty queue; what the server could not read stays for whoever wonders."""
-    with contextlib.suppress(FileNotFoundError):
-        (folder / "appendonlydir").rename(folder / f"unreadable-{int(time.time())}")
-
-
 def is_answering(folder: Path) -> bool:
     """Does a server answer there, with its data loaded?"""
     with contextlib.suppress(redis.RedisError, OSError), _client(folder) as client:

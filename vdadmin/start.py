@@ -17,7 +17,7 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,10 @@ def _main() -> int:
     try:
         if not os.environ.get("REDIS_URL"):
             supervisor.start(_broker(state, supervisor, keep_closed=[lock, listener.fileno()]))
-        _prepare_data(state)
+        for step in _preparations(state):
+            if supervisor.asked_to_end():
+                return 0
+            step()
         for service in _services(listener, lock):
             supervisor.start(service)
         ready = supervisor.wait(until=lambda: _is_up(listener, supervisor))
@@ -172,40 +175,64 @@ def _why_not_listening(host: str, port: int, error: OSError) -> str:
 # --- data ------------------------------------------------------------------------------------
 
 
-def _prepare_data(state: Path) -> None:
-    """Database, static files, administrator, demo root: each only where it is missing."""
+def _preparations(state: Path) -> list[Callable[[], None]]:
+    """What must be true before anything is served, in order; each does only what is missing."""
+    return [
+        _load_django,
+        lambda: _migrate(state),
+        lambda: _collect_static(state),
+        _make_administrator,
+        lambda: _make_demo(state),
+        _import_everything,
+    ]
+
+
+def _load_django() -> None:
     import django
 
     django.setup()
+
+
+def _migrate(state: Path) -> None:
     from django.conf import settings
     from django.core.management import call_command
-    from django.db import connections
 
-    migrations = _digest(BASE_DIR.glob("disks/migrations/*.py"), [BASE_DIR / "requirements.txt"])
-    database = Path(str(settings.DATABASES["default"]["NAME"]))
-    on_sqlite = "sqlite3" in settings.DATABASES["default"]["ENGINE"]
-    if not (on_sqlite and database.exists() and _stamp(state, "migrated") == migrations):
-        _say("Preparing the database …")
-        call_command("migrate", interactive=False, verbosity=0)
-        _set_stamp(state, "migrated", migrations)
+    wanted = _digest(BASE_DIR.glob("disks/migrations/*.py"), [BASE_DIR / "requirements.txt"])
+    database = settings.DATABASES["default"]
+    # A database elsewhere may have been replaced meanwhile: it is always asked itself.
+    is_known = "sqlite3" in database["ENGINE"] and Path(str(database["NAME"])).exists()
+    if is_known and _stamp(state, "migrated") == wanted:
+        return
+    _say("Preparing the database …")
+    call_command("migrate", interactive=False, verbosity=0)
+    _set_stamp(state, "migrated", wanted)
 
-    static = _digest(
+
+def _collect_static(state: Path) -> None:
+    from django.conf import settings
+    from django.core.management import call_command
+
+    wanted = _digest(
         (path for path in BASE_DIR.glob("static/**/*") if path.is_file()),
         [BASE_DIR / "requirements.txt"],
     )
-    collected = Path(settings.STATIC_ROOT)
-    if not ((collected / "staticfiles.json").exists() and _stamp(state, "collected") == static):
-        _say("Collecting style sheets and scripts …")
-        call_command("collectstatic", interactive=False, verbosity=0)
-        _set_stamp(state, "collected", static)
+    collected = Path(settings.STATIC_ROOT) / "staticfiles.json"
+    if collected.exists() and _stamp(state, "collected") == wanted:
+        return
+    _say("Collecting style sheets and scripts …")
+    call_command("collectstatic", interactive=False, verbosity=0)
+    _set_stamp(state, "collected", wanted)
 
-    _make_administrator()
-    if _stamp(state, "demo") == "":
-        _say("Making a demo storage root …")
-        call_command("demo", verbosity=0)
-        _set_stamp(state, "demo", "made")
-    _import_everything()
-    connections.close_all()  # a connection must not be shared by forked processes
+
+def _make_demo(state: Path) -> None:
+    """Once: what somebody changed in it, or removed, stays as it is."""
+    from django.core.management import call_command
+
+    if _stamp(state, "demo") or os.environ.get("VDADMIN_STORAGE_ROOTS"):
+        return
+    _say("Making a demo storage root …")
+    call_command("demo", verbosity=0)
+    _set_stamp(state, "demo", "made")
 
 
 def _make_administrator() -> None:
@@ -216,7 +243,7 @@ def _make_administrator() -> None:
     if users.exists():
         return
     password = secrets.token_urlsafe(12)
-    users.create_superuser(username=ADMINISTRATOR, email="", password=password)  # type: ignore[attr-defined]
+    users.create_superuser(username=ADMINISTRATOR, email="", password=password)
     _say("")
     _say(f"Sign in as    {ADMINISTRATOR}")
     _say(f"Password      {password}")
@@ -226,6 +253,7 @@ def _make_administrator() -> None:
 
 def _import_everything() -> None:
     """What the children need, imported once here: they fork with it instead of each reading it."""
+    from django.db import connections
     from django.urls import get_resolver
 
     import vdadmin.celery
@@ -233,6 +261,7 @@ def _import_everything() -> None:
 
     vdadmin.celery.app.loader.import_default_modules()
     _ = get_resolver().url_patterns
+    connections.close_all()  # a connection must not be shared by forked processes
 
 
 def _digest(*groups: Iterable[Path]) -> str:

@@ -105,6 +105,12 @@ class Supervisor:
 
     # --- watching ---
 
+    def asked_to_end(self) -> bool:
+        """Whether a signal to end has come; looks, without waiting."""
+        if not self._ending:
+            self._sleep(0.0)
+        return self._ending
+
     def wait(self, until: Callable[[], bool] | None = None, *, poll_seconds: float = 0.05) -> bool:
         """Keep the services alive until a signal to end (False) or until() holds (True)."""
         while not self._ending:
@@ -261,7 +267,7 @@ def _rotate(log: Path) -> None:
 
 
 def _ended_children() -> list[tuple[int, int]]:
-    ended = []
+    ended: list[tuple[int, int]] = []
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
