@@ -41,7 +41,7 @@ def actions_for(disk: Disk, *, may_operate: bool) -> list[Action]:
         ("merge", "Merge", "git-merge", "merge", False, _why_not_merge),
         ("compact", "Compact", "arrows-minimize", "compact", False, _why_not_compact),
         ("create", "Create child disk", "plus", "create", False, _why_not_parent),
-        ("check", "Check", "stethoscope", "check", True, _why_not_read),
+        ("check", "Check", "shield-check", "check", True, _why_not_read),
     ]
     actions = []
     for key, label, icon, name, posts, why_not in rows:

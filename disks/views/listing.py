@@ -11,7 +11,7 @@ from django.http import QueryDict
 MAX_PAGE = 1_000_000
 
 
-class BadAddress(ValueError):  # noqa: N818 - it names what was asked, not a failure
+class BadAddress(ValueError):
     """The address asks for something that this list does not offer (400)."""
 
 

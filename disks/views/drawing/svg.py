@@ -7,6 +7,8 @@ from xml.sax.saxutils import escape, quoteattr
 
 from django.utils.safestring import SafeString, mark_safe
 
+from disks.views.drawing.text import visible
+
 Attribute = str | int | float | None
 
 
@@ -37,18 +39,20 @@ def _attribute_name(key: str) -> str:
 
 
 def text(content: str, x: float, y: float, class_: str, **attributes: Attribute) -> str:
-    return element("text", escape(content), x=x, y=y, class_=class_, **attributes)
+    return element("text", escape(visible(content)), x=x, y=y, class_=class_, **attributes)
 
 
 def title(content: str, identifier: str | None = None) -> str:
-    return element("title", escape(content), id=identifier)
+    return element("title", escape(visible(content)), id=identifier)
 
 
 def link(url: str | None, label: str, content: str) -> str:
     """A link around content; without an address just a group."""
     if url is None:
         return element("g", title(label) + content)
-    return element("a", title(label) + content, href=url, aria_label=label, class_="vd-svg-link")
+    return element(
+        "a", title(label) + content, href=url, aria_label=visible(label), class_="vd-svg-link"
+    )
 
 
 def document(
@@ -64,7 +68,7 @@ def document(
 ) -> SafeString:
     """The svg element. role `group` keeps links inside reachable; `img` for pictures without."""
     named = title(heading, f"{identifier}-title")
-    described = element("desc", escape(description), id=f"{identifier}-desc")
+    described = element("desc", escape(visible(description)), id=f"{identifier}-desc")
     markup = element(
         "svg",
         named + described + "".join(parts),

@@ -1,0 +1,287 @@
+"""One disk: the verdict, the reason, the button that mends it, then everything on demand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404
+from django.urls import reverse
+from django.views.decorators.http import require_GET
+
+from disks.engine import codes
+from disks.engine.errors import ImageError
+from disks.models import Disk, LinkUndo, ParentLink
+from disks.services import blockmap, chains, inspection
+from disks.services.access import Role, allows
+from disks.services.errors import Refusal
+from disks.views import errors, listing
+from disks.views.actions import action, actions_for
+from disks.views.drawing.blockmap import describe, draw_block_map
+from disks.views.drawing.from_catalog import drawn_chain, role_in_chain
+from disks.views.hexview import hex_views
+from disks.views.rendering import render_page
+
+TABS = {
+    "parent": "Parent link",
+    "children": "Children",
+    "findings": "Findings",
+    "layout": "Layout",
+    "history": "History",
+    "raw": "Raw",
+}
+SOURCES = {
+    "W2ru": "Relative Windows path",
+    "W2ku": "Absolute Windows path",
+    "Wi2r": "Relative path, old form",
+    "Wi2k": "Absolute path, old form",
+    "MacX": "File address",
+    "Mac ": "Mac OS alias",
+    "name": "Parent name in the header",
+    "beside": "Its file name, in the child's folder",
+    "identity": "Search by identity",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Mend:
+    """The one button beside the sentence."""
+
+    label: str
+    url: str
+    icon: str
+
+
+@require_GET
+def disk(request: HttpRequest, disk_id: int) -> HttpResponse:
+    """The page of a disk, whatever state its file is in."""
+    found = get_object_or_404(Disk.objects.select_related("root", "parent_link"), pk=disk_id)
+    try:
+        tab = listing.chosen(request.GET, "tab", TABS) or _first_tab(found)
+        context = _context(request, found, tab)
+    except listing.BadAddress as error:
+        return errors.problem(request, 400, "There is no such tab", str(error))
+    return render_page(request, "disks/inspect.html", context, fragment="disks/_inspect_tab.html")
+
+
+def _first_tab(found: Disk) -> str:
+    """Where the reason for the verdict is told."""
+    if found.disk_type == "differencing":
+        return "parent"
+    if found.findings:
+        return "findings"
+    return "children" if found.child_count else "findings"
+
+
+def _context(request: HttpRequest, found: Disk, tab: str) -> dict[str, Any]:
+    may_operate = allows(request.user, Role.OPERATOR)
+    chain = chains.chain_of(found)
+    context: dict[str, Any] = {
+        "disk": found,
+        "link": parent_link(found),
+        "role_words": role_in_chain(found),
+        "found_at": _found_at(found),
+        "mend": mend(found, may_operate=may_operate),
+        "actions": actions_for(found, may_operate=may_operate),
+        "chain": drawn_chain(chain, found),
+        "properties": properties(found),
+        "blocks": _blocks(found),
+        "tab": tab,
+        "tabs": _tabs(found, tab),
+        "findings": findings(found),
+        "qemu_misreads": found.disk_type == "differencing",
+    }
+    context |= {
+        "parent": _parent_tab,
+        "children": _children_tab,
+        "findings": lambda _found, _request: {},
+        "layout": _layout_tab,
+        "history": _history_tab,
+        "raw": _raw_tab,
+    }[tab](found, request)
+    return context
+
+
+def parent_link(found: Disk) -> ParentLink | None:
+    """The link row; None for disks that have none."""
+    return getattr(found, "parent_link", None)
+
+
+def _found_at(found: Disk) -> Disk | None:
+    """Where a disk with the right identity lies, while the link does not lead there."""
+    link = parent_link(found)
+    if link is None or link.suggested_id is None or link.status == ParentLink.Status.FOUND:
+        return None
+    return Disk.objects.select_related("root").filter(pk=link.suggested_id).first()
+
+
+def mend(found: Disk, *, may_operate: bool) -> Mend | None:
+    """The action that would make the verdict better; none where nothing is wrong."""
+    relink = action(found, "parent-path", may_operate=may_operate)
+    link = parent_link(found)
+    if found.health == Disk.Health.BROKEN and link is not None and relink.possible:
+        if link.status == ParentLink.Status.FOUND:
+            return None  # the chain is broken further up; the disk to mend is another one
+        url = relink.url
+        if link.suggested_id is not None:
+            url += f"?parent={link.suggested_id}"
+        return Mend("Update parent path", url, "link")
+    page = reverse("disk", args=[found.pk])
+    if found.health in (Disk.Health.DAMAGED, Disk.Health.NOTICE, Disk.Health.NOT_A_DISK):
+        return Mend("See what was found", f"{page}?tab=findings#tabs", "list-details")
+    if found.health == Disk.Health.SUSPECT:
+        return Mend("See the evidence", f"{page}?tab=parent#tabs", "list-details")
+    return None
+
+
+def properties(found: Disk) -> list[list[dict[str, Any]]]:
+    """Two columns of label, value and how to show it; rows without a value are left out."""
+    rows: list[dict[str, Any]] = [
+        {"label": "Kind", "text": _kind(found)},
+        {"label": "Virtual size", "bytes": found.virtual_size_bytes},
+        {"label": "Size on disk", "bytes": found.allocated_bytes},
+        {"label": "File size", "bytes": found.file_size_bytes},
+        {"label": "Block size", "bytes": found.block_size_bytes or None},
+        {"label": "Identity", "identity": found.identity},
+        {"label": "Created by", "text": found.creator},
+        {"label": "Created", "time": found.image_created_at},
+        {"label": "Last written", "time": found.modified_at},
+        {"label": "Last read by the console", "time": found.last_read_at},
+        {"label": "Storage root", "text": found.root.name},
+        {"label": "Path", "path": found.relative_path},
+        {"label": "Moved from", "path": found.moved_from},
+        {"label": "Managed by", "text": found.managed_by},
+    ]
+    known = [row for row in rows if any(value for key, value in row.items() if key != "label")]
+    half = -(-len(known) // 2)
+    return [known[:half], known[half:]]
+
+
+def _kind(found: Disk) -> str:
+    if not found.format:
+        return "Not a disk that is known here"
+    return f"{found.format.upper()}, {found.disk_type or 'type unknown'}"
+
+
+def _blocks(found: Disk) -> dict[str, int] | None:
+    if not found.blocks_total:
+        return None
+    allocated = found.blocks_allocated or 0
+    return {
+        "allocated": allocated,
+        "total": found.blocks_total,
+        "percent": round(100 * allocated / found.blocks_total),
+    }
+
+
+def _tabs(found: Disk, chosen: str) -> list[dict[str, Any]]:
+    """Tabs as links; those that can hold nothing for this disk are left out."""
+    counts = {"children": found.child_count, "findings": len(found.findings)}
+    hidden = set()
+    if found.disk_type != "differencing" and parent_link(found) is None:
+        hidden.add("parent")
+    if not found.blocks_total:
+        hidden.add("layout")
+    page = reverse("disk", args=[found.pk])
+    return [
+        {
+            "key": key,
+            "label": label,
+            "url": f"{page}?tab={key}",
+            "active": key == chosen,
+            "count": counts.get(key),
+        }
+        for key, label in TABS.items()
+        if key not in hidden or key == chosen
+    ]
+
+
+def findings(found: Disk) -> list[dict[str, Any]]:
+    """The findings, errors first, each with what its code means and what to do."""
+    order = {"error": 0, "warning": 1, "note": 2}
+    rows = []
+    for row in found.findings:
+        code = codes.CODES.get(row.get("code", ""))
+        rows.append(
+            {**row, "title": code.title if code else "", "advice": code.advice if code else ""}
+        )
+    return sorted(rows, key=lambda row: order.get(row.get("level", ""), 3))
+
+
+def _parent_tab(found: Disk, request: HttpRequest) -> dict[str, Any]:
+    link = parent_link(found)
+    if link is None:
+        return {"trace": [], "locators": [], "undo": None}
+    trace = [
+        {**step, "source_words": SOURCES.get(step.get("source", ""), step.get("source", ""))}
+        for step in link.trace
+    ]
+    locators = [
+        {**row, "source_words": SOURCES.get(row.get("code", ""), "Unknown kind")}
+        for row in link.locators
+    ]
+    undo = LinkUndo.objects.filter(disk=found, state=LinkUndo.State.AVAILABLE).first()
+    return {
+        "trace": trace,
+        "locators": locators,
+        "undo": undo,
+        "undo_words": link_words(undo.before) if undo else [],
+        "twins": twins(found, link),
+        "relink": action(found, "parent-path", may_operate=allows(request.user, Role.OPERATOR)),
+    }
+
+
+def link_words(recorded: dict[str, Any]) -> list[str]:
+    """The paths of a recorded link that a person recognises: its name, else its locators."""
+    name = recorded.get("name") or recorded.get("parent_name")
+    if isinstance(name, str) and name:
+        return [name]
+    paths = [row.get("path") for row in recorded.get("locators", []) if isinstance(row, dict)]
+    return [path for path in paths if isinstance(path, str) and path][:2]
+
+
+def twins(found: Disk, link: ParentLink) -> list[Disk]:
+    """Other files with the parent's identity: the same disk, its content is not proven."""
+    if not link.named_identity:
+        return []
+    rows = Disk.objects.filter(identity=link.named_identity).exclude(pk=found.pk)
+    return list(rows.select_related("root").order_by("-modified_at")[:20])
+
+
+def _children_tab(found: Disk, request: HttpRequest) -> dict[str, Any]:
+    rows: QuerySet[Disk] = (
+        Disk.objects.filter(parent_link__parent=found)
+        .select_related("root", "parent_link")
+        .defer("findings")
+        .order_by("name", "pk")
+    )
+    return {"children": listing.paged(rows, request.GET, size=100)}
+
+
+def _layout_tab(found: Disk, request: HttpRequest) -> dict[str, Any]:
+    try:
+        cells = blockmap.block_map(found)
+    except (ImageError, Refusal) as error:
+        return {"tab_error": error}
+    return {
+        "map_wide": draw_block_map(cells, width=760, identifier="map-wide"),
+        "map_narrow": draw_block_map(cells, width=330, identifier="map-narrow"),
+        "map_words": describe(cells),
+        "blocks_per_cell": max((cell.count for cell in cells), default=1),
+    }
+
+
+def _history_tab(found: Disk, request: HttpRequest) -> dict[str, Any]:
+    return {
+        "jobs": found.jobs.select_related("requested_by").order_by("-pk")[:50],
+        "audit": found.audit.select_related("job").order_by("-pk")[:50],
+    }
+
+
+def _raw_tab(found: Disk, request: HttpRequest) -> dict[str, Any]:
+    try:
+        return {"regions": hex_views(inspection.raw_regions(found))}
+    except (ImageError, Refusal) as error:
+        return {"tab_error": error}
