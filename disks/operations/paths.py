@@ -501,7 +501,7 @@ class Roots:
         )
 
     def _alike(self, folder: str, name: str, *, folders: bool) -> _Texts:
-        wanted = _folded(name)
+        wanted = folded(name)
         try:
             entries = self.list(folder)
         except ImageError:
@@ -509,7 +509,7 @@ class Roots:
         return [
             entry.name
             for entry in entries
-            if (entry.is_folder if folders else entry.is_file) and _folded(entry.name) == wanted
+            if (entry.is_folder if folders else entry.is_file) and folded(entry.name) == wanted
         ]
 
     def _spelled(self, paths: Iterable[str]) -> _Texts:
@@ -594,7 +594,8 @@ def _climb(folder: str, parts: Sequence[str]) -> str | None:
     return "/" + "/".join(result)
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
+    """A name as it is compared where case and composition do not count."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
