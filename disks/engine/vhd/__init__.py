@@ -33,21 +33,21 @@ class VhdFormat:
 
     def check(self, file: ImageFile, *, deep: bool = False) -> list[Finding]:
         """Every invariant that this one file can break; goes on after the first."""
-        from disks.engine.vhd import check
+        from disks.engine.vhd.check import check_file
 
-        return check.check(file, deep=deep)
+        return check_file(file, deep=deep)
 
     def predicted_size_bytes(self, new: NewImage, blocks: int) -> int:
         """File size of a new image with that many allocated blocks."""
-        from disks.engine.vhd import writer
+        from disks.engine.vhd.writer import predicted_size_bytes
 
-        return writer.predicted_size_bytes(new, blocks)
+        return predicted_size_bytes(new, blocks)
 
     def writer(self, file: ImageFile, new: NewImage, *, blocks: int) -> ImageWriter:
         """A writer into an empty file; blocks is an upper bound of what will be written."""
-        from disks.engine.vhd import writer
+        from disks.engine.vhd.writer import open_writer
 
-        return writer.open_writer(file, new, blocks)
+        return open_writer(file, new, blocks)
 
     def header_bytes(self, file: ImageFile) -> bytes:
         """Footer copy, header, locators and footer, one behind the other."""
@@ -59,9 +59,9 @@ class VhdFormat:
 
     def raw_regions(self, file: ImageFile) -> list[RawRegion]:
         """The structures of a file that may be too damaged to open."""
-        from disks.engine.vhd import raw_view
+        from disks.engine.vhd.raw_view import regions
 
-        return raw_view.regions(file)
+        return regions(file)
 
 
 FORMAT: Format = VhdFormat()

@@ -67,7 +67,6 @@ KNOWN_CREATORS = {
     b"CTXS": "Citrix XenConvert",
     b"tap\0": "blktap (XenServer, XCP-ng)",
     b"xo  ": "Xen Orchestra",
-    b"vdad": "vdadmin",
 }
 
 

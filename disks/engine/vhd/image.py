@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -279,17 +279,27 @@ class VhdImage:
         lowest = self.usage().lowest
         if lowest is not None and lowest * SECTOR_BYTES < highest:
             # Data behind blocks is legal, data inside one is the guest's.
-            wanted = [(e.platform_data_offset, e.platform_data_length) for e in used]
-            stride = self.bitmap_bytes + self.block_size_bytes
-            for _block, entry in self.bat.allocated():
-                start = entry * SECTOR_BYTES
-                if any(start < at + size and at < start + stride for at, size in wanted):
-                    taken.append((start, start + stride))
-                    if len(taken) > 64:  # more than any sound file can give for 8 locators
-                        break
+            taken += self.blocks_over(
+                [
+                    (e.platform_data_offset, e.platform_data_offset + e.platform_data_length)
+                    for e in used
+                ]
+            )
         return read_locators(
             self.file, entries, self.footers.head, self.metadata_end, self.data_end, taken
         )
+
+    def blocks_over(self, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Allocated blocks, as byte ranges, that overlap one of a few ranges of the file."""
+        found: list[tuple[int, int]] = []
+        stride = self.bitmap_bytes + self.block_size_bytes
+        for _block, entry in self.bat.allocated():
+            start = entry * SECTOR_BYTES
+            if any(start < stop and begin < start + stride for begin, stop in ranges):
+                found.append((start, start + stride))
+                if len(found) > 4096:  # a damaged BAT that names one place again and again
+                    break
+        return found
 
     def plan_parent_link(self, parent: NewParent) -> HeaderRewrite:
         """See `Image`. Raises the write refusal, `E_NAME`, `E_NOT_DIFFERENCING`."""

@@ -14,7 +14,7 @@ from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.images import Locator
 from disks.engine.units import SECTOR_BYTES
-from disks.engine.vhd.dynamic_header import LOCATOR_BYTES, LOCATOR_SLOTS
+from disks.engine.vhd.dynamic_header import LOCATOR_BYTES, LOCATOR_SLOTS, NAME_BYTES
 from disks.engine.vhd.text import ascii_label, escape_surrogates
 
 W2RU = b"W2ru"  # UTF-16LE, relative to the child
@@ -204,3 +204,41 @@ def decode_name(field: bytes) -> tuple[str | None, str | None]:
     elif any("\ud800" <= character <= "\udfff" for character in name):
         problem = "The parent name has unpaired surrogates."
     return (escape_surrogates(name) or None), problem
+
+
+def encode_path(text: str) -> bytes:
+    """A path as W2ru and W2ku hold it: UTF-16LE without NUL. Raises ImageError `E_NAME`."""
+    return _encoded(text, "utf-16-le")
+
+
+def encode_name(name: str) -> bytes:
+    """The header's 512 bytes of parent name: UTF-16BE, NUL padded. Raises ImageError `E_NAME`."""
+    data = _encoded(name, "utf-16-be")
+    if len(data) > NAME_BYTES - 2:
+        raise ImageError(
+            "E_NAME",
+            f"The parent's name has {len(data) // 2} UTF-16 units; a VHD has room for 255.",
+            field="parent_unicode_name",
+            value=name,
+        )
+    return data.ljust(NAME_BYTES, b"\0")
+
+
+def _encoded(text: str, encoding: str) -> bytes:
+    if not text or "\0" in text:
+        raise ImageError(
+            "E_NAME", "The parent's path is empty or has a NUL in it.", field="parent", value=text
+        )
+    try:
+        data = text.encode(encoding)
+    except UnicodeEncodeError as error:
+        shown = text.encode("utf-8", "backslashreplace").decode()
+        raise ImageError(
+            "E_NAME",
+            f"The path {shown} has bytes that are no characters; a VHD cannot name it.",
+            field="parent",
+            value=shown,
+        ) from error
+    if len(data) > MAX_LENGTH_BYTES:
+        raise ImageError("E_NAME", "The parent's path is too long.", field="parent")
+    return data
