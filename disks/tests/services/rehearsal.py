@@ -1,0 +1,95 @@
+"""Work that only tests know: it behaves like a copy job, and obeys files that tests make.
+
+`NAME.log` gets one line for whatever happens. The work goes on until `NAME.go` exists, then
+commits; `NAME.hold` keeps it within its commit step. Registered by `register()` in the
+processes that tests start, never in the console itself.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from disks.models import Job
+from disks.operations import locks, paths
+from disks.operations.progress import Cancelled, Progress
+from disks.services.work import WORK, JobContext, Recovery, Work
+
+KIND = "rehearsal"
+READ_ONLY_KIND = "rehearsal-read"
+POISON_KIND = "rehearsal-poison"
+_PATIENCE_SECONDS = 60.0
+
+
+def register() -> None:
+    here = "disks.tests.services.rehearsal"
+    WORK[KIND] = Work(f"{here}.run", recover=f"{here}.recover")
+    WORK[READ_ONLY_KIND] = Work(f"{here}.run", recover=f"{here}.recover", requeue_when_lost=True)
+    WORK[POISON_KIND] = Work(f"{here}.run", recover=f"{here}.fail_to_recover")
+
+
+def run(parameters: dict[str, Any], progress: Progress, context: JobContext) -> dict[str, Any]:
+    place = os.path.join(parameters["folder"], parameters["name"])
+    with locks.hold(_roots(parameters), [place], job=context.name, token=context.token):
+        return _run(place, progress, context)
+
+
+def _run(place: str, progress: Progress, context: JobContext) -> dict[str, Any]:
+    _say(place, f"start {context.token} {os.getpid()}")
+    progress.step("copy", "Rehearsing.")
+    started = time.monotonic()
+    try:
+        while not os.path.exists(f"{place}.go"):
+            progress.report(1, 2)
+            _say(place, f"write {context.token}")
+            time.sleep(0.02)
+            if time.monotonic() - started > _PATIENCE_SECONDS:
+                raise TimeoutError("nobody said go")
+        progress.commit_starts()
+    except Cancelled:
+        _say(place, f"clean {context.token}")
+        raise
+    _say(place, f"commit {context.token}")
+    while os.path.exists(f"{place}.hold"):
+        progress.report(2, 2)
+        time.sleep(0.02)
+    _say(place, f"end {context.token}")
+    return {"sentence": "Rehearsed.", "token": context.token}
+
+
+def recover(job: Job, context: JobContext) -> Recovery:
+    place = os.path.join(job.parameters["folder"], job.parameters["name"])
+    with locks.hold(_roots(job.parameters), [place], job=context.name, token=context.token):
+        said = said_at(place)
+        if any(line.startswith("commit ") for line in said):
+            _say(place, f"end {context.token}")
+            return Recovery("finished", result={"token": context.token})
+        _say(place, f"undone {context.token}")
+        return Recovery("undone")
+
+
+def fail_to_recover(job: Job, context: JobContext) -> Recovery:
+    place = os.path.join(job.parameters["folder"], job.parameters["name"])
+    _say(place, f"no recovery {context.token}")
+    raise RuntimeError("poison")
+
+
+def said_at(place: str) -> list[str]:
+    try:
+        with open(f"{place}.log", encoding="ascii") as file:
+            return file.read().splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def _roots(parameters: dict[str, Any]) -> paths.Roots:
+    return paths.Roots([paths.Root(parameters["folder"])])
+
+
+def _say(place: str, line: str) -> None:
+    handle = os.open(f"{place}.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(handle, f"{line}\n".encode("ascii"))
+    finally:
+        os.close(handle)
