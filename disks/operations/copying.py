@@ -1,0 +1,303 @@
+"""A proven copy in a temporary file: what merge, compact and create have in common.
+
+The new image grows in `.NAME.<job>-<token>.vdtmp` beside its final name. It is reserved
+first, written, made durable, read again from the storage and compared (crash-safety §4).
+Only then may it take a name; until then every other file is as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from disks.engine import faults
+from disks.engine.check import check_image
+from disks.engine.errors import ImageError
+from disks.engine.files import FileIdentity, ImageFile, storage_error
+from disks.engine.findings import Level
+from disks.engine.formats import identify, open_image
+from disks.engine.images import DiskType, Format, NewImage
+from disks.operations import durable, space
+from disks.operations.journal import Sidecar
+from disks.operations.paths import Roots
+from disks.operations.progress import Progress
+from disks.operations.streaming import (
+    PIECE_BYTES,
+    Amount,
+    ImageContent,
+    Streamed,
+    Verdict,
+    View,
+    stream,
+)
+
+_LONGEST_NAME_BYTES = 255
+_JOB_CHARACTERS = re.compile(r"[^A-Za-z0-9_.]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """Which file this is, and what its metadata says (crash-safety R6)."""
+
+    file: FileIdentity
+    header: str
+
+    @classmethod
+    def of(cls, file: ImageFile) -> Fingerprint:
+        header = identify(file).header_bytes(file)
+        return cls(file.identity(), hashlib.sha256(header).hexdigest())
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"file": self.file.as_dict(), "header": self.header}
+
+    @classmethod
+    def from_dict(cls, row: dict[str, Any]) -> Fingerprint:
+        return cls(FileIdentity.from_dict(row["file"]), str(row["header"]))
+
+
+def recover(sidecar: Sidecar, roots: Roots) -> dict[str, Any]:
+    """Finish or undo the copy job of a `.vdjob` sidecar; see `replacing.recover`."""
+    from disks.operations import replacing  # it stands on this module
+
+    return replacing.recover(sidecar, roots)
+
+
+def changed(path: str, why: str) -> ImageError:
+    """E_CHANGED: nothing was replaced, because a file is not what the plan saw."""
+    return ImageError(
+        "E_CHANGED",
+        f"{path} {why} since the plan was made, so nothing was changed. Look at it again.",
+        file=path,
+    )
+
+
+def require_unchanged(roots: Roots, path: str, seen: Fingerprint) -> None:
+    """Compare the file that has this name now with what was seen. Raises E_CHANGED."""
+    try:
+        with roots.open(path) as file:
+            now = Fingerprint.of(file)
+    except ImageError as error:
+        raise changed(path, f"can no longer be read ({error.code})") from error
+    if now.file.inode != seen.file.inode or now.file.device != seen.file.device:
+        raise changed(path, "was replaced by another file")
+    if now.header != seen.header:
+        raise changed(path, "got another header")
+    if now.file.size_bytes != seen.file.size_bytes:
+        raise changed(path, "got another size")
+    if now.file != seen.file:
+        raise changed(path, "was written, or its rights were changed,")
+
+
+def job_word(job: str) -> str:
+    """The job's name as it stands in file names; a fresh one for the command line."""
+    word = _JOB_CHARACTERS.sub("-", job).strip("-.")[:40]
+    if word.isdigit():
+        return f"job-{word}"
+    return word or f"cli-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+
+
+def temp_name(name: str, job: str, token: int) -> str:
+    """`.NAME.<job>-<token>.vdtmp`; a hash stands for a NAME that would be too long."""
+    tail = f".{job}-{token}.vdtmp"
+    if len(os.fsencode(name)) + len(tail) + 1 > _LONGEST_NAME_BYTES:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+    return f".{name}{tail}"
+
+
+class Draft:
+    """The temporary file of a new image. Gone at the end of `with`, unless it got its name.
+
+    path is the final one, in whose folder the draft lies as temp_path.
+    """
+
+    def __init__(self, roots: Roots, path: str, *, job: str, token: int) -> None:
+        self._roots = roots
+        self.path = path
+        self.folder, self.name = os.path.split(path)
+        self.temp_path = os.path.join(self.folder, temp_name(self.name, job, token))
+        self._file: ImageFile | None = None
+        self._ours = True
+
+    def __enter__(self) -> Draft:
+        with in_words(self.temp_path, "create"):
+            faults.reached("create", self.temp_path)
+        self._file = self._roots.open(self.temp_path, create=True)
+        try:
+            with in_words(self.temp_path, "chmod"):
+                os.fchmod(self._file.fd, 0o600)  # rights come with the name, never earlier
+        except ImageError:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+        if self._ours:
+            with contextlib.suppress(ImageError):  # `recover` sweeps what stays behind
+                durable.unlink(self._roots, self.temp_path, missing_ok=True)
+
+    @property
+    def file(self) -> ImageFile:
+        assert self._file is not None, "used outside of its with block"  # noqa: S101
+        return self._file
+
+    def space(self) -> space.Space:
+        """The room on the file system that the draft lies on."""
+        folder = self._roots.open_folder(self.folder)
+        try:
+            with in_words(self.folder, "statvfs"):
+                return space.space_of(folder)
+        finally:
+            os.close(folder)
+
+    def reopened(self) -> ImageFile:
+        """The same file through a descriptor of its own, for reading."""
+        return self._roots.open(self.temp_path)
+
+    def handed_over(self) -> None:
+        """From here the temporary file belongs to a sidecar, which finishes or removes it."""
+        self._ours = False
+
+    def publish(self) -> None:
+        """Give the file its name. Raises E_EXISTS if somebody took it meanwhile."""
+        durable.rename(self._roots, self.temp_path, self.path, replace=False)
+        self._ours = False
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What a copy came to. seconds are wall time; the proof is not part of copy_seconds."""
+
+    streamed: Streamed
+    size_bytes: int
+    copy_seconds: float
+    proof_seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "file_size_after_bytes": self.size_bytes,
+            "bytes_written": self.streamed.kept_bytes,
+            "blocks_written": self.streamed.blocks,
+            "blocks_left_out": self.streamed.zero_blocks,
+            "seconds": round(self.copy_seconds + self.proof_seconds, 3),
+            "copy_seconds": round(self.copy_seconds, 3),
+            "proof_seconds": round(self.proof_seconds, 3),
+            "content_sha256": None,
+            "proof": self.streamed.digest,
+        }
+
+
+def unit_bytes(new: NewImage) -> int:
+    """The block size that a copy into this image works in; see streaming.PIECE_BYTES."""
+    if new.disk_type is DiskType.FIXED:
+        return PIECE_BYTES
+    return min(new.block_size_bytes, PIECE_BYTES)
+
+
+def copy(
+    view: View,
+    draft: Draft,
+    format: Format,
+    new: NewImage,
+    expected: Amount,
+    *,
+    keep: Verdict | None = None,
+    complete: Callable[[], None] | None = None,
+    progress: Progress | None = None,
+) -> Copied:
+    """Write the view into the draft, make it durable, and prove it by reading it again.
+
+    expected is what `streaming.count` said for unit_bytes(new): blocks is the upper bound
+    that space is reserved for. complete is called between writing and proof.
+
+    Raises E_NOSPC before the first byte when that does not fit beside the reserve, and
+    E_PROOF when the new file does not read as it was written.
+    """
+    progress = progress or Progress()
+    differencing = new.disk_type is DiskType.DIFFERENCING
+    file = draft.file
+    predicted = format.predicted_size_bytes(new, expected.blocks)
+    short = space.shortage(predicted, draft.space(), draft.path)
+    if short is not None:
+        raise short
+    progress.step("copy", f"Copying {expected.held_bytes:,} bytes into {draft.name}")
+    started = time.monotonic()
+    writer = format.writer(file, new, blocks=expected.blocks)
+    streamed = stream(
+        view,
+        unit_bytes(new),
+        differencing=differencing,
+        writer=writer,
+        keep=keep,
+        progress=progress,
+        expected=expected,
+    )
+    writer.finish()
+    if complete is not None:
+        complete()
+    copied = time.monotonic()
+    progress.step("proof", f"Reading {draft.name} again from the storage")
+    prove(draft, new, streamed, progress)
+    proven = time.monotonic()
+    size = file.stat().st_size
+    return Copied(streamed, size, copied - started, proven - copied)
+
+
+def prove(draft: Draft, new: NewImage, written: Streamed, progress: Progress) -> None:
+    """Read the new file from the storage, not from memory, and compare with what was sent.
+
+    Raises E_PROOF with what differs.
+    """
+    with draft.reopened() as file:
+        with contextlib.suppress(OSError):  # advice only; some file systems know none
+            os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        for finding in check_image(file):
+            if finding.level is Level.ERROR:
+                raise _unproven(draft, f"its structure is damaged: {finding.message}")
+        image = open_image(file)
+        if image.virtual_size_bytes != new.virtual_size_bytes or (
+            new.identity is not None and image.identity != new.identity
+        ):
+            raise _unproven(draft, "its header is not the one that was written")
+        again = stream(
+            ImageContent(image),
+            unit_bytes(new),
+            differencing=new.disk_type is DiskType.DIFFERENCING,
+            progress=progress,
+            expected=Amount(written.blocks, written.kept_bytes),
+            verb="proving",
+        )
+    if again.digest != written.digest:
+        raise _unproven(draft, "its content differs")
+
+
+def _unproven(draft: Draft, what: str) -> ImageError:
+    return ImageError(
+        "E_PROOF",
+        f"The new {draft.name} was read again and is not what was written: {what}. "
+        "It was thrown away, and nothing was replaced. The storage may be failing.",
+        file=draft.path,
+    )
+
+
+def usual_mode() -> int:
+    """The permission bits that this process gives new files."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+@contextlib.contextmanager
+def in_words(path: str, verb: str) -> Iterator[None]:
+    """Turn an OSError on the way into an ImageError about path."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, path, verb=verb) from error

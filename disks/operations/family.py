@@ -1,0 +1,82 @@
+"""Who else hangs on a disk: asked before it is merged away or replaced.
+
+A child counts by the identity its header names. One that resolves to another copy of
+the same disk (a backup beside its own backup of the parent) is left out of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from disks.engine.errors import ImageError
+from disks.engine.formats import open_image
+from disks.engine.resolution import resolve
+from disks.operations.headers import headers_below
+from disks.operations.paths import Roots
+from disks.operations.progress import Progress
+
+ChildrenOf = Callable[[str], Iterable[str]]
+
+
+@dataclass
+class Family:
+    """Children by the path of their parent, and the files that could not be judged."""
+
+    children: dict[str, list[str]] = field(default_factory=dict)
+    unread: list[ImageError] = field(default_factory=list)
+
+    def of(self, path: str) -> list[str]:
+        return self.children.get(path, [])
+
+
+def look(
+    roots: Roots,
+    parents: dict[str, str],
+    *,
+    children_of: ChildrenOf | None = None,
+    scan: bool = True,
+    progress: Progress | None = None,
+) -> Family:
+    """Find the children of some disks.
+
+    parents      path -> identity
+    children_of  what a catalog knows; believed in addition to the scan
+    scan         read the headers of everything below all roots, now
+
+    Raises Cancelled out of progress.
+    """
+    family = Family()
+    by_identity: dict[str, list[str]] = {}
+    for path, identity in parents.items():
+        by_identity.setdefault(identity, []).append(path)
+    candidates: dict[str, str] = {}  # child path -> identity it names
+    if children_of is not None:
+        for path, identity in parents.items():
+            candidates |= dict.fromkeys(children_of(path), identity)
+    if scan:
+        folders = [root.path for root in roots.roots]
+        headers = headers_below(roots, folders, problems=family.unread)
+        for seen, header in enumerate(headers, 1):
+            if progress is not None and seen % 50 == 0:
+                progress.report(0, 0, f"looking for other children: {seen:,} disks read")
+            if header.parent_identity in by_identity:
+                candidates[header.path] = header.parent_identity
+    for child, identity in sorted(candidates.items()):
+        for parent in by_identity[identity]:
+            if child != parent and _hangs_on(roots, child, identity, parent):
+                family.children.setdefault(parent, []).append(child)
+    return family
+
+
+def _hangs_on(roots: Roots, child: str, identity: str, parent: str) -> bool:
+    """Whether child would be ruined if parent changed; yes when that is not certain."""
+    try:
+        with roots.open(child) as file:
+            image = open_image(file)
+            if image.parent is None or image.parent.identity != identity:
+                return False
+            resolution = resolve(image, child, roots)
+    except ImageError as error:
+        return error.code != "E_NOT_FOUND"
+    return resolution.status != "found" or resolution.path in (None, parent)

@@ -1,0 +1,590 @@
+"""Merge levels of a chain by copy: into their lowest one, or into a new disk.
+
+Into the parent (crash-safety §2 "By copy"): a proven copy of the levels, with the child's
+identity and the parent's type, takes over the parent's name (or the child's); the merged
+files go to the trash as one job. To a new disk: nothing that exists is touched.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from disks.engine.chain import Chain, open_chain
+from disks.engine.errors import ImageError
+from disks.engine.formats import by_name
+from disks.engine.images import DiskType, Image, NewImage
+from disks.operations import (
+    copying,
+    family,
+    guards,
+    journal,
+    links,
+    locks,
+    ownership,
+    replacing,
+    rules,
+    space,
+    trash,
+)
+from disks.operations.copying import Copied, Draft, Fingerprint
+from disks.operations.family import ChildrenOf, Family
+from disks.operations.paths import Roots
+from disks.operations.progress import Progress
+from disks.operations.streaming import Amount, ChainContent, count
+
+PARENT = "parent"
+CHILD = "child"
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One disk that is merged, leaf first; sizes in bytes."""
+
+    path: str
+    identity: str
+    disk_type: str
+    virtual_size_bytes: int
+    file_size_bytes: int
+    allocated_bytes: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "path": self.path,
+            "identity": self.identity,
+            "type": self.disk_type,
+            "virtual_size_bytes": self.virtual_size_bytes,
+            "file_size_bytes": self.file_size_bytes,
+            "allocated_bytes": self.allocated_bytes,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked for; see plan()."""
+
+    leaf: str
+    base: str | None
+    to: str | None
+    disk_type: DiskType | None
+    keep_name: str
+
+    @property
+    def into_parent(self) -> bool:
+        return self.to is None
+
+
+@dataclass
+class MergePlan:
+    """The dry run: everything that a person wants to know before saying yes.
+
+    output         path of the merged disk
+    levels         what is merged, leaf first; the last one is the parent merged into
+    survivors      ancestors that stay below the output, nearest first
+    siblings       other children of merged disks: they would be ruined, so it is refused
+    grandchildren  children of the leaf, and whether their parent path must be rewritten
+    amount         blocks and bytes to copy, an upper bound
+    fingerprints   of every file that the plan rests on, by path
+    refused        why it cannot be done; the figures may be missing then
+    """
+
+    request: Request
+    output: str
+    levels: list[Level] = field(default_factory=list)
+    survivors: list[str] = field(default_factory=list)
+    new: NewImage | None = None
+    format_name: str = "vhd"
+    amount: Amount = field(default_factory=lambda: Amount(0, 0))
+    predicted_size_bytes: int = 0
+    free_space_bytes: int = 0
+    siblings: list[str] = field(default_factory=list)
+    grandchildren: list[str] = field(default_factory=list)
+    relink: list[str] = field(default_factory=list)
+    managers: list[dict[str, str]] = field(default_factory=list)
+    windows_will_look_at: list[str] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    fingerprints: dict[str, Fingerprint] = field(default_factory=dict)
+    refused: ImageError | None = None
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What must still hold when the plan is carried out; JSON-able, comparable."""
+        return {path: seen.as_dict() for path, seen in sorted(self.fingerprints.items())}
+
+    @property
+    def trash(self) -> list[str]:
+        """Files that go to the trash, the replaced one first."""
+        if not self.request.into_parent:
+            return []
+        paths = [level.path for level in self.levels]
+        return sorted(paths, key=lambda path: path != self.output)
+
+    @property
+    def space_back_bytes(self) -> int:
+        """What emptying the trash gives back afterwards."""
+        if not self.request.into_parent:
+            return 0
+        return sum(level.allocated_bytes for level in self.levels)
+
+    @property
+    def exclusive(self) -> list[str]:
+        """Disks whose locks the job needs for itself."""
+        if not self.request.into_parent:
+            return [self.output]
+        return [*(level.path for level in self.levels), *self.grandchildren]
+
+    @property
+    def shared(self) -> list[str]:
+        """Disks that must not change while the job runs."""
+        merged = [] if self.request.into_parent else [level.path for level in self.levels]
+        return [*merged, *self.survivors]
+
+    def seconds_at(self, bytes_per_second: float) -> float:
+        """How long it will take at a rate that earlier jobs reached (copy and proof)."""
+        return self.amount.held_bytes / bytes_per_second if bytes_per_second > 0 else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        refused = self.refused
+        return {
+            "output": self.output,
+            "format": self.format_name,
+            "type": str(self.new.disk_type) if self.new else None,
+            "virtual_size_bytes": self.new.virtual_size_bytes if self.new else None,
+            "file_size_before_bytes": sum(level.file_size_bytes for level in self.levels),
+            "file_size_after_bytes": self.predicted_size_bytes,
+            "bytes_written": self.predicted_size_bytes,
+            "bytes_to_copy": self.amount.held_bytes,
+            "blocks_to_copy": self.amount.blocks,
+            "seconds": None,
+            "copy_seconds": None,
+            "proof_seconds": None,
+            "content_sha256": None,
+            "free_space_needed_bytes": self.predicted_size_bytes,
+            "free_space_bytes": self.free_space_bytes,
+            "affected_children": sorted({*self.siblings, *self.grandchildren}),
+            "siblings": self.siblings,
+            "grandchildren": self.grandchildren,
+            "relinked": self.relink,
+            "into_parent": self.request.into_parent,
+            "keep_name": self.request.keep_name if self.request.into_parent else None,
+            "levels": [level.as_dict() for level in self.levels],
+            "survivors": self.survivors,
+            "trash": self.trash,
+            "space_back_when_trash_emptied_bytes": self.space_back_bytes,
+            "can_be_undone_until": "trash emptied" if self.request.into_parent else "always",
+            "managers": self.managers,
+            "windows_will_look_at": self.windows_will_look_at,
+            "commands": self.commands,
+            "warnings": self.warnings,
+            "fingerprint": self.fingerprint,
+            "refused": None if refused is None else refused.as_dict(),
+        }
+
+
+def plan(
+    leaf: str,
+    roots: Roots,
+    *,
+    base: str | None = None,
+    to: str | None = None,
+    into_parent: bool = False,
+    disk_type: DiskType | str | None = None,
+    keep_name: str = PARENT,
+    children_of: ChildrenOf | None = None,
+    scan: bool = True,
+    progress: Progress | None = None,
+) -> MergePlan:
+    """Look at everything and write nothing.
+
+    base         the lowest disk merged, inclusive; into the parent: one level, to a new
+                 disk: the whole chain
+    to           path of the new disk; or into_parent
+    disk_type    of a new disk that holds the whole chain: dynamic (default) or fixed
+    keep_name    `parent` or `child`: which name the merged disk has, into the parent
+    children_of  what a catalog knows of a disk's children
+    scan         also read the headers below all roots now; apply() always does
+
+    What stands in the way is in the plan's `refused`; ValueError for a request that makes
+    no sense (both or neither of to and into_parent).
+    """
+    if (to is None) is not into_parent:
+        raise ValueError("either to= or into_parent=True")
+    if keep_name not in (PARENT, CHILD):
+        raise ValueError("keep_name is parent or child")
+    kind = None if disk_type is None else DiskType(disk_type)
+    if kind is DiskType.DIFFERENCING:
+        kind = None  # follows from base
+    request = Request(leaf, base, to, kind, keep_name)
+    result = MergePlan(request, to or leaf)
+    try:
+        with open_chain(leaf, roots) as chain:
+            _fill(result, chain, roots, children_of, scan, progress)
+    except ImageError as error:
+        result.refused = error
+    return result
+
+
+def apply(
+    plan: MergePlan,
+    roots: Roots,
+    *,
+    offline: bool = False,
+    job: str = "",
+    token: int = 0,
+    progress: Progress | None = None,
+    children_of: ChildrenOf | None = None,
+) -> dict[str, Any]:
+    """Carry a plan out. Returns the document of the finished merge.
+
+    Locks, looks at everything again and compares with the plan before anything is written
+    (E_CHANGED). Until the commit step every error, a cancel and a kill leave all files as
+    they were; after it the job only rolls forward, by itself or by recovery.
+
+    Raises what the plan refuses, E_NOT_OFFLINE, E_MANAGED, E_LOCKED, E_IN_USE, E_SIBLINGS,
+    E_NOSPC, E_OWNER, E_PROOF, and Cancelled out of progress.
+    """
+    progress = progress or Progress()
+    if plan.refused is not None:
+        raise plan.refused
+    request = plan.request
+    job = copying.job_word(job)
+    with locks.hold(roots, plan.exclusive, plan.shared, job=job, token=token):
+        journal.require_settled(roots, [*plan.exclusive, *plan.shared])
+        fresh = MergePlan(request, plan.output)
+        progress.step("check", "Looking at the chain and for other children once more")
+        with open_chain(request.leaf, roots) as chain:
+            _fill(fresh, chain, roots, children_of, True, progress)
+            _compare(plan, fresh)
+            if request.into_parent:
+                guards.require_offline(
+                    roots, [level.path for level in fresh.levels], offline=offline
+                )
+                return _into_parent(fresh, chain, roots, job, token, progress)
+            return _to_new(fresh, chain, roots, job, token, progress)
+
+
+# ---------------------------------------------------------------------- planning
+
+
+def _fill(
+    result: MergePlan,
+    chain: Chain,
+    roots: Roots,
+    children_of: ChildrenOf | None,
+    scan: bool,
+    progress: Progress | None,
+) -> None:
+    """Fill a plan in; the first thing that stands in the way ends it as its refusal."""
+    request = result.request
+    last = _last_level(request, chain)
+    result.levels = [_level(chain, index) for index in range(last + 1)]
+    result.survivors = chain.paths[last + 1 :]
+    result.fingerprints = {
+        path: Fingerprint.of(image.file)
+        for path, image in zip(chain.paths, chain.images, strict=True)
+    }
+    if request.into_parent:
+        result.output = chain.paths[last if request.keep_name == PARENT else 0]
+    result.managers = guards.managers(roots, [level.path for level in result.levels])
+    refusals = _refusals(result, chain, last, roots, children_of, scan, progress)
+    result.refused = next(refusals, None)
+
+
+def _refusals(
+    result: MergePlan,
+    chain: Chain,
+    last: int,
+    roots: Roots,
+    children_of: ChildrenOf | None,
+    scan: bool,
+    progress: Progress | None,
+) -> Iterator[ImageError]:
+    """Everything that stands in the way, one after the other, filling the plan meanwhile."""
+    request = result.request
+    merged = chain.images[: last + 1]
+    small = rules.size_refusal(zip(chain.paths[: last + 2], chain.images[: last + 2], strict=True))
+    if small is not None:
+        yield small
+    for image in merged:
+        if image.write_refusal is not None:
+            yield image.write_refusal
+    if request.into_parent and scan | (children_of is not None):
+        _find_family(result, chain, last, roots, children_of, scan, progress)
+        if result.siblings:
+            yield _ruined(result)
+    link = None
+    if result.survivors:
+        link = links.new_parent(roots, result.output, result.survivors[0], chain.images[last + 1])
+        result.windows_will_look_at = link.windows_will_look_at
+        result.warnings += link.warnings
+    result.new = _new_image(request, merged, link.parent if link else None)
+    result.format_name = merged[-1].format_name
+    format = by_name(result.format_name)
+    view = ChainContent(chain.levels(0, last) if result.survivors else chain)
+    result.amount = count(view, copying.unit_bytes(result.new), progress)
+    result.predicted_size_bytes = format.predicted_size_bytes(result.new, result.amount.blocks)
+    result.commands = _commands(result, roots)
+    if request.into_parent:
+        for path in (*(level.path for level in result.levels), *result.relink):
+            roots.require_writable(path)
+    else:
+        rules.check_new_name(roots, result.output, format)
+    try:
+        journal.require_settled(roots, [*result.exclusive, *result.shared])
+    except ImageError as error:
+        yield error
+    folder = roots.open_folder(os.path.dirname(result.output))
+    try:
+        room = space.space_of(folder)
+    finally:
+        os.close(folder)
+    result.free_space_bytes = room.free_bytes
+    short = space.shortage(result.predicted_size_bytes, room, result.output)
+    if short is not None:
+        yield short
+
+
+def _last_level(request: Request, chain: Chain) -> int:
+    """Index of the lowest disk merged. E_NOT_IN_CHAIN, E_NO_PARENT."""
+    if request.into_parent and len(chain.paths) < 2:
+        raise ImageError(
+            "E_NOT_DIFFERENCING",
+            f"{request.leaf} has no parent that it could be merged into.",
+            file=request.leaf,
+        )
+    if request.base is None:
+        return 1 if request.into_parent else len(chain.paths) - 1
+    base = os.path.normpath(request.base)
+    if base not in chain.paths:
+        raise ImageError(
+            "E_NOT_IN_CHAIN",
+            f"{base} is not among the ancestors of {request.leaf}.",
+            file=request.leaf,
+            value=base,
+        )
+    index = chain.paths.index(base)
+    if request.into_parent and index == 0:
+        raise ImageError(
+            "E_NOT_IN_CHAIN", "A disk cannot be merged into itself.", file=request.leaf
+        )
+    return index
+
+
+def _level(chain: Chain, index: int) -> Level:
+    image = chain.images[index]
+    status = image.file.stat()
+    return Level(
+        path=chain.paths[index],
+        identity=image.identity,
+        disk_type=str(image.disk_type),
+        virtual_size_bytes=image.virtual_size_bytes,
+        file_size_bytes=status.st_size,
+        allocated_bytes=status.st_blocks * 512,
+    )
+
+
+def _find_family(
+    result: MergePlan,
+    chain: Chain,
+    last: int,
+    roots: Roots,
+    children_of: ChildrenOf | None,
+    scan: bool,
+    progress: Progress | None,
+) -> None:
+    """Fill in siblings (ruined), grandchildren, and which of these need a new path."""
+    parents = {chain.paths[index]: chain.images[index].identity for index in range(last + 1)}
+    found = family.look(roots, parents, children_of=children_of, scan=scan, progress=progress)
+    for index in range(1, last + 1):
+        others = found.of(chain.paths[index])
+        result.siblings += [path for path in others if path != chain.paths[index - 1]]
+    leaf = chain.paths[0]
+    result.grandchildren = found.of(leaf)
+    if result.output != leaf:
+        result.relink = list(result.grandchildren)
+    for path in result.grandchildren:
+        with roots.open(path) as file:
+            result.fingerprints[path] = Fingerprint.of(file)
+    result.warnings += _unread(found)
+
+
+def _unread(found: Family) -> list[str]:
+    if not found.unread:
+        return []
+    names = ", ".join(str(error.file) for error in found.unread[:5])
+    more = f" and {len(found.unread) - 5} more" if len(found.unread) > 5 else ""
+    return [
+        f"{len(found.unread)} files could not be read, so it is not known whether they are "
+        f"children of a disk that is merged: {names}{more}."
+    ]
+
+
+def _ruined(result: MergePlan) -> ImageError:
+    names = ", ".join(result.siblings[:5])
+    more = f" and {len(result.siblings) - 5} more" if len(result.siblings) > 5 else ""
+    return ImageError(
+        "E_SIBLINGS",
+        f"Other disks depend on a disk that would change, and would be ruined: {names}{more}. "
+        "Merge to a new disk instead: it leaves every existing file as it is.",
+        file=result.output,
+        field="children",
+        value=len(result.siblings),
+    )
+
+
+def _new_image(request: Request, merged: list[Image], parent: Any) -> NewImage:
+    """What the merged disk will be: the child's face on the parent's type, or a new disk."""
+    leaf, lowest = merged[0], merged[-1]
+    traits = leaf.copy_traits()
+    if request.into_parent:
+        new = NewImage(
+            lowest.disk_type,
+            leaf.virtual_size_bytes,
+            rules.block_bytes_of(lowest),
+            identity=leaf.identity,
+            parent=parent,
+        )
+        return replace(new, **traits)
+    kind = DiskType.DIFFERENCING if parent else request.disk_type or DiskType.DYNAMIC
+    new = NewImage(kind, leaf.virtual_size_bytes, rules.block_bytes_of(leaf), parent=parent)
+    return replace(new, geometry=traits.get("geometry"))
+
+
+def _commands(result: MergePlan, roots: Roots) -> list[str]:
+    """PowerShell for the virtual machine's host: use the new name, and prove the disk."""
+    old, new = (_windows_text(roots, path) for path in (result.request.leaf, result.output))
+    commands = []
+    if old != new:
+        commands.append(
+            f"Get-VM | Get-VMHardDiskDrive | Where-Object Path -eq {old} "
+            f"| Set-VMHardDiskDrive -Path {new}"
+        )
+    commands.append(f"Test-VHD -Path {new}")
+    return commands
+
+
+def _windows_text(roots: Roots, path: str) -> str:
+    """A path in single quotes for PowerShell; a placeholder where no Windows view is known."""
+    text = roots.windows_path(path) or "<folder>\\" + os.path.basename(path)
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _compare(plan: MergePlan, fresh: MergePlan) -> None:
+    """E_CHANGED, or the fresh refusal, when the plan does not hold any more."""
+    if fresh.refused is not None:
+        raise fresh.refused
+    if [level.path for level in plan.levels] != [level.path for level in fresh.levels]:
+        raise copying.changed(plan.request.leaf, "got another chain of parents")
+    for path in (*plan.exclusive, *plan.shared):
+        before, now = plan.fingerprints.get(path), fresh.fingerprints.get(path)
+        if before != now:
+            raise copying.changed(path, "was changed")
+    new_children = set(fresh.grandchildren) - set(plan.grandchildren)
+    if new_children:
+        raise copying.changed(plan.request.leaf, f"got a child ({sorted(new_children)[0]})")
+
+
+# ---------------------------------------------------------------------- carrying out
+
+
+def _to_new(
+    plan: MergePlan, chain: Chain, roots: Roots, job: str, token: int, progress: Progress
+) -> dict[str, Any]:
+    with Draft(roots, plan.output, job=job, token=token) as draft:
+        copied = _copy(plan, chain, draft, progress)
+        _require_unchanged(plan, roots)
+        with copying.in_words(draft.temp_path, "chmod"):
+            # Whoever may read the leaf may read what it became; nobody else.
+            mode = chain.images[0].file.stat().st_mode & 0o777
+            os.fchmod(draft.file.fd, mode)
+        progress.step("commit", f"Giving {draft.name} its name")
+        progress.commit_starts()
+        draft.publish()
+    return _document(plan, copied)
+
+
+def _into_parent(
+    plan: MergePlan, chain: Chain, roots: Roots, job: str, token: int, progress: Progress
+) -> dict[str, Any]:
+    levels = {level.path: level for level in plan.levels}
+    replaced = next(
+        image for path, image in zip(chain.paths, chain.images, strict=True) if path == plan.output
+    )
+    names = " + ".join(os.path.basename(level.path) for level in reversed(plan.levels))
+    manifest = trash.planned(
+        roots,
+        job=trash.free_job(roots, plan.trash, job),
+        kind="merge",
+        summary=f"Merged {names} into {plan.output}",
+        replacement=plan.output,
+        put_away=[
+            (
+                path,
+                plan.fingerprints[path].file,
+                levels[path].identity,
+                "replaced" if path == plan.output else "merged",
+            )
+            for path in plan.trash
+        ],
+        relinked=plan.relink,
+    )
+    work = replacing.Replacement(
+        kind="merge",
+        surviving=plan.output,
+        temp_path="",
+        manifest=manifest,
+        job=job,
+        token=token,
+        relink=tuple(plan.relink),
+    )
+    draft = Draft(roots, plan.output, job=job, token=token)
+    work = replace(work, temp_path=draft.temp_path)
+    try:
+        replacing.begin(roots, work)
+        with draft:
+            copied = _copy(plan, chain, draft, progress)
+            ownership.carry_over(replaced.file.fd, draft.file.fd, plan.output)
+            draft.file.sync()
+            _require_unchanged(plan, roots)
+            work = replace(
+                work,
+                temp_inode=draft.file.stat().st_ino,
+                result=_document(plan, copied) | {"trash": manifest.primary},
+            )
+            progress.commit_starts()
+            replacing.commit(roots, work, draft)
+    except BaseException:
+        replacing.undo_quietly(roots, work)
+        raise
+    return replacing.roll_forward(roots, work, progress=progress)
+
+
+def _copy(plan: MergePlan, chain: Chain, draft: Draft, progress: Progress) -> Copied:
+    assert plan.new is not None  # noqa: S101 - a plan without refusal has one
+    last = len(plan.levels) - 1
+    view = ChainContent(chain.levels(0, last) if plan.survivors else chain)
+    format = by_name(plan.format_name)
+    return copying.copy(view, draft, format, plan.new, plan.amount, progress=progress)
+
+
+def _require_unchanged(plan: MergePlan, roots: Roots) -> None:
+    for path, seen in plan.fingerprints.items():
+        copying.require_unchanged(roots, path, seen)
+
+
+def _document(plan: MergePlan, copied: Copied) -> dict[str, Any]:
+    assert plan.new is not None  # noqa: S101 - see _copy
+    return {
+        "output": plan.output,
+        "virtual_size_bytes": plan.new.virtual_size_bytes,
+        "file_size_before_bytes": sum(level.file_size_bytes for level in plan.levels),
+        **copied.as_dict(),
+        "levels": [level.path for level in plan.levels],
+        "relinked": plan.relink,
+        "space_back_when_trash_emptied_bytes": plan.space_back_bytes,
+        "commands": plan.commands,
+        "warnings": plan.warnings,
+    }

@@ -1,0 +1,94 @@
+"""Owner, mode, access list and extended attributes of a file that a copy shall replace.
+
+A copy that lost them would lock a virtual machine out of its own disk, so they are
+carried over and compared before the replaced file gives way (crash-safety §3 "Rewrite").
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+
+from disks.engine.errors import ImageError
+
+# Set by the kernel for the file's content or place, not by its owner: never carried over.
+_NOT_OURS = ("security.ima", "security.evm", "btrfs.", "ceph.")
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """uid, gid, permission bits; attributes hold POSIX access lists and Samba's NT ACL too."""
+
+    uid: int
+    gid: int
+    mode: int
+    attributes: tuple[tuple[str, bytes], ...]
+
+
+def ownership_of(fd: int) -> Ownership:
+    """What belongs to an open file beside its content."""
+    status = os.fstat(fd)
+    return Ownership(status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode), _attributes(fd))
+
+
+def carry_over(source: int, target: int, path: str) -> None:
+    """Give the new file (target) what the replaced one (source) has.
+
+    Compares afterwards. Raises E_OWNER, naming what could not be carried over; the
+    replaced file stays untouched, and merging to a new disk is the way out.
+    """
+    wanted = ownership_of(source)
+    try:
+        _apply(wanted, target)
+    except OSError as error:
+        raise _refused(path, error.strerror or "the storage refused it") from error
+    got = ownership_of(target)
+    lost = _differences(wanted, got)
+    if lost:
+        raise _refused(path, f"{', '.join(lost)} would be lost")
+
+
+def _apply(wanted: Ownership, target: int) -> None:
+    os.fchown(target, wanted.uid, wanted.gid)
+    os.fchmod(target, wanted.mode)
+    present = dict(_attributes(target))
+    for name, value in wanted.attributes:
+        if present.pop(name, None) != value:
+            os.setxattr(target, name, value)
+    for name in present:
+        os.removexattr(target, name)
+
+
+def _attributes(fd: int) -> tuple[tuple[str, bytes], ...]:
+    try:
+        names = os.listxattr(fd)
+    except OSError as error:
+        if error.errno in (errno.ENOTSUP, errno.ENOSYS):
+            return ()
+        raise
+    kept = sorted(name for name in names if not name.startswith(_NOT_OURS))
+    return tuple((name, os.getxattr(fd, name)) for name in kept)
+
+
+def _differences(wanted: Ownership, got: Ownership) -> list[str]:
+    lost = []
+    if wanted.uid != got.uid:
+        lost.append(f"the owner (user {wanted.uid})")
+    if wanted.gid != got.gid:
+        lost.append(f"the group ({wanted.gid})")
+    if wanted.mode != got.mode:
+        lost.append(f"the mode ({wanted.mode:04o})")
+    if wanted.attributes != got.attributes:
+        lost.append("the access list or an extended attribute")
+    return lost
+
+
+def _refused(path: str, why: str) -> ImageError:
+    return ImageError(
+        "E_OWNER",
+        f"{path} is not replaced, because its copy would not keep owner and rights: {why}.",
+        file=path,
+        field="owner",
+    )

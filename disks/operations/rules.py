@@ -1,0 +1,96 @@
+"""What every job asks before it writes: is the name free and possible, is it allowed?"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable
+
+from disks.engine.errors import ImageError
+from disks.engine.formats import FORMATS
+from disks.engine.images import DiskType, Format, Image
+from disks.operations import windows
+from disks.operations.paths import Roots, is_internal_name
+
+LARGEST_NAME_BYTES = 255
+
+
+def new_name_refusal(roots: Roots, path: str, format: Format) -> ImageError | None:
+    """Why no new disk can get this path: E_NAME, E_EXISTS, E_READ_ONLY, E_OUTSIDE_ROOTS…
+
+    The name must be one that Windows can open and that says what the file is.
+    """
+    try:
+        check_new_name(roots, path, format)
+    except ImageError as error:
+        return error
+    return None
+
+
+def check_new_name(roots: Roots, path: str, format: Format) -> None:
+    """As new_name_refusal, raised."""
+    root, relative = roots.locate(path)
+    roots.require_writable(path)
+    folder, name = os.path.split(relative)
+    windows.check_name(name, path)
+    if any(root.excludes(part) for part in folder.split("/")) or is_internal_name(name):
+        raise ImageError(
+            "E_NAME",
+            f"“{windows.shown(name)}” would lie where disks are not looked for.",
+            file=path,
+        )
+    if not windows.is_windows_name(name):
+        raise ImageError(
+            "E_NAME", f"“{windows.shown(name)}” is no name that Windows can open.", file=path
+        )
+    if len(os.fsencode(name)) > LARGEST_NAME_BYTES:
+        raise ImageError(
+            "E_NAME", f"The name is longer than {LARGEST_NAME_BYTES} bytes.", file=path
+        )
+    if not name.lower().endswith(format.extensions):
+        wanted = " or ".join(format.extensions)
+        raise ImageError(
+            "E_NAME",
+            f"“{windows.shown(name)}” must end in {wanted}, so that it is known for what it is.",
+            file=path,
+        )
+    try:
+        roots.stat(path)
+    except ImageError as error:
+        if error.code == "E_NOT_FOUND":
+            roots.list(os.path.dirname(path))  # the folder must be there
+            return
+        raise
+    raise ImageError("E_EXISTS", f"{path} exists already and is not overwritten.", file=path)
+
+
+def format_of_name(path: str) -> Format:
+    """The format whose extension the name has; the first one for other names."""
+    for format in FORMATS:
+        if path.lower().endswith(format.extensions):
+            return format
+    return FORMATS[0]
+
+
+def size_refusal(images: Iterable[tuple[str, Image]]) -> ImageError | None:
+    """E_PARENT_SIZE if a child of the chain (leaf first) is smaller than its parent."""
+    chain = list(images)
+    for (path, child), (parent_path, parent) in itertools.pairwise(chain):
+        if child.virtual_size_bytes < parent.virtual_size_bytes:
+            return ImageError(
+                "E_PARENT_SIZE",
+                f"{path} is smaller ({child.virtual_size_bytes:,} bytes) than its parent "
+                f"{parent_path} ({parent.virtual_size_bytes:,} bytes): the end of the parent's "
+                "content would be lost.",
+                file=path,
+                field="current_size",
+                value=child.virtual_size_bytes,
+            )
+    return None
+
+
+def block_bytes_of(image: Image) -> int:
+    """The block size for a new image made from this one; the usual 2 MiB for a fixed disk."""
+    if image.disk_type is DiskType.FIXED or not image.block_size_bytes:
+        return 2 * 1024 * 1024
+    return min(image.block_size_bytes, 2 * 1024 * 1024)

@@ -1,0 +1,397 @@
+"""Moves the content of a chain into a new image, block by block, with its digest.
+
+One pass does it all: what a block holds is read into a buffer that is used again and
+again, judged (all zero?), hashed, and handed to a second thread that writes it. The
+order of blocks never depends on timing, and memory does not depend on the disk's size.
+
+The digest (crash-safety §4) covers position and data of every block that holds anything
+but zeros; for a differencing output, of every block that holds sectors, with the list of
+the sectors held. It depends on content alone, not on how source or output are cut.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Protocol
+
+import xxhash
+
+from disks.engine.chain import ChainExtent
+from disks.engine.files import ImageFile
+from disks.engine.images import Image, ImageWriter, Source
+from disks.engine.units import GIB, MIB, SECTOR_BYTES, sectors
+from disks.operations.progress import Progress
+
+PIECE_BYTES = 2 * MIB
+"""Largest output block, size of one buffer, and how much is read between two reports."""
+
+_BUFFERS = 4
+_WINDOW_SECTORS = 64 * GIB // SECTOR_BYTES
+_ZEROS = bytearray(PIECE_BYTES)  # bytearray == memoryview is a memcmp; the reverse is slow
+_POSITION = struct.Struct(">QQ")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Sectors that hold something. file None: zeros that are held all the same."""
+
+    first_sector: int
+    count_sectors: int
+    file: ImageFile | None
+    file_offset: int
+
+
+class View(Protocol):
+    """Anything that reads like one disk: its size, and its content as runs."""
+
+    @property
+    def virtual_size_bytes(self) -> int: ...
+
+    def runs(self, first_sector: int, count_sectors: int) -> Iterator[Run]:
+        """What is held in the range, ascending; gaps are zeros, or the parent's."""
+        ...
+
+
+class ChainExtents(Protocol):
+    """A chain, or some levels of it (`engine.chain`)."""
+
+    @property
+    def images(self) -> list[Image]: ...
+    @property
+    def virtual_size_bytes(self) -> int: ...
+    def extents(self, first_sector: int, count_sectors: int) -> Iterator[ChainExtent]: ...
+
+
+class ChainContent:
+    """A chain, or some levels of it, as one disk."""
+
+    def __init__(self, chain: ChainExtents) -> None:
+        self._chain = chain
+        self._files = [image.file for image in chain.images]
+
+    @property
+    def virtual_size_bytes(self) -> int:
+        return self._chain.virtual_size_bytes
+
+    def runs(self, first_sector: int, count_sectors: int) -> Iterator[Run]:
+        files = self._files
+        for extent in self._chain.extents(first_sector, count_sectors):
+            if extent.level is None or extent.file_offset is None:
+                continue
+            yield Run(
+                extent.first_sector, extent.count_sectors, files[extent.level], extent.file_offset
+            )
+
+
+class ImageContent:
+    """What one image holds by itself."""
+
+    def __init__(self, image: Image) -> None:
+        self._image = image
+
+    @property
+    def virtual_size_bytes(self) -> int:
+        return self._image.virtual_size_bytes
+
+    def runs(self, first_sector: int, count_sectors: int) -> Iterator[Run]:
+        file = self._image.file
+        for extent in self._image.extents(first_sector, count_sectors):
+            if extent.source is Source.DATA and extent.file_offset is not None:
+                yield Run(extent.first_sector, extent.count_sectors, file, extent.file_offset)
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """How much a view holds, counted from the metadata: blocks touched, bytes to read."""
+
+    blocks: int
+    held_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """What a pass found: blocks kept, blocks left out as zeros, bytes of both, the digest."""
+
+    blocks: int
+    zero_blocks: int
+    read_bytes: int
+    kept_bytes: int
+    digest: str
+
+
+Verdict = Callable[[int, memoryview, list[tuple[int, int]]], bool]
+"""keep(first_sector, data, held): decides about one block of a differencing output."""
+
+
+def count(view: View, block_bytes: int, progress: Progress | None = None) -> Amount:
+    """How many blocks of block_bytes the view touches: an upper bound for the output.
+
+    Reads metadata only. Block sizes above 2 MiB are counted as the copy writes them.
+    """
+    block_sectors = _block_sectors(block_bytes)
+    blocks = held = 0
+    last = -1
+    for run in _all_runs(view, progress):
+        first = run.first_sector // block_sectors
+        final = (run.first_sector + run.count_sectors - 1) // block_sectors
+        blocks += final - first + (first != last)
+        last = final
+        held += run.count_sectors
+    return Amount(blocks, held * SECTOR_BYTES)
+
+
+def stream(
+    view: View,
+    block_bytes: int,
+    *,
+    differencing: bool,
+    writer: ImageWriter | None = None,
+    keep: Verdict | None = None,
+    progress: Progress | None = None,
+    expected: Amount | None = None,
+    verb: str = "copying",
+) -> Streamed:
+    """Read a view once, in ascending blocks; write what it holds where a writer is given.
+
+    block_bytes   block size of the output; the unit of the digest (2 MiB for a fixed disk)
+    differencing  held sectors are data even when they are zero, and whole blocks of zeros
+                  are kept; otherwise blocks of zeros are left out
+    keep          asked for each block of a differencing disk that has held sectors
+    expected      for progress: what `count` said
+
+    Raises what reading and writing raise, and Cancelled out of progress; the output is
+    unfinished then and must be thrown away.
+    """
+    progress = progress or Progress()
+    total = expected.held_bytes if expected else view.virtual_size_bytes
+    total_blocks = expected.blocks if expected else 0
+    digest = _Digest()
+    blocks = zero_blocks = read_bytes = kept_bytes = since_report = seen = 0
+    with _Output(writer) as output:
+        for block in _blocks(view, _block_sectors(block_bytes), progress):
+            data = output.room(block.length)
+            held = block.read(data)
+            read_bytes += block.held_bytes
+            since_report += block.length
+            seen += 1
+            if differencing:
+                kept = keep is None or keep(block.first_sector, data, held)
+            else:
+                kept = not is_zero(data)
+            if kept:
+                blocks += 1
+                kept_bytes += block.held_bytes if differencing else block.length
+                digest.add(block.first_sector, data, held if differencing else None)
+                output.put(block.first_sector, data, held if differencing else None)
+            else:
+                zero_blocks += 1
+            if since_report >= PIECE_BYTES:
+                since_report = 0
+                progress.report(read_bytes, total, _sentence(verb, seen, total_blocks))
+        output.flush()
+    progress.report(read_bytes, total, _sentence(verb, seen, total_blocks))
+    return Streamed(blocks, zero_blocks, read_bytes, kept_bytes, digest.text())
+
+
+def read_block(view: View, first_sector: int, data: memoryview) -> list[tuple[int, int]]:
+    """Read a part of a view that need not lie inside of it: beyond its end there are zeros.
+
+    Returns the held ranges, as (start, length) in bytes within data.
+    """
+    block = _Block(first_sector, len(data))
+    count_sectors = len(data) // SECTOR_BYTES
+    inside = min(count_sectors, sectors(view.virtual_size_bytes) - first_sector)
+    if inside > 0:
+        for run in view.runs(first_sector, inside):
+            block.add(run.first_sector, run.count_sectors, run.file, run.file_offset)
+    return block.read(data)
+
+
+def is_zero(data: memoryview) -> bool:
+    """Whether all bytes are zero; stops at the first that is not."""
+    if len(data) == PIECE_BYTES:
+        return bool(_ZEROS == data)  # noqa: SIM300 - see _ZEROS
+    return not data[0] and bytearray(len(data)) == data
+
+
+def _sentence(verb: str, block: int, total: int) -> str:
+    return f"{verb} block {block:,} of {total:,}" if total else f"{verb} block {block:,}"
+
+
+def _block_sectors(block_bytes: int) -> int:
+    return min(block_bytes or PIECE_BYTES, PIECE_BYTES) // SECTOR_BYTES
+
+
+def _all_runs(view: View, progress: Progress | None) -> Iterator[Run]:
+    """All runs of a view, asked for in windows, so that a cancel is heard in long gaps."""
+    total = sectors(view.virtual_size_bytes)
+    for first in range(0, total, _WINDOW_SECTORS):
+        if progress is not None and first:
+            progress.report(0, view.virtual_size_bytes)
+        yield from view.runs(first, min(_WINDOW_SECTORS, total - first))
+
+
+class _Block:
+    """One output block in the making: where its sectors come from."""
+
+    __slots__ = ("first_sector", "held_bytes", "length", "parts")
+
+    def __init__(self, first_sector: int, length: int) -> None:
+        self.first_sector = first_sector
+        self.length = length
+        self.held_bytes = 0
+        self.parts: list[tuple[int, int, ImageFile | None, int]] = []
+
+    def add(self, first_sector: int, count_sectors: int, file: ImageFile | None, at: int) -> None:
+        start = (first_sector - self.first_sector) * SECTOR_BYTES
+        length = count_sectors * SECTOR_BYTES
+        self.held_bytes += length
+        if self.parts:
+            before, size, last_file, last_at = self.parts[-1]
+            if last_file is file and before + size == start and last_at + size == at:
+                self.parts[-1] = (before, size + length, file, last_at)
+                return
+        self.parts.append((start, length, file, at))
+
+    def read(self, data: memoryview) -> list[tuple[int, int]]:
+        """Fill data (length bytes), zeros where nothing is held.
+
+        Returns the held ranges, joined: (start, length) in bytes within the block.
+        """
+        held: list[tuple[int, int]] = []
+        position = 0
+        for start, length, file, at in self.parts:
+            if start > position:
+                data[position:start] = _ZEROS[: start - position]
+            if file is None:
+                data[start : start + length] = _ZEROS[:length]
+            else:
+                file.read_into(at, data[start : start + length])
+            if held and sum(held[-1]) == start:
+                held[-1] = (held[-1][0], held[-1][1] + length)
+            else:
+                held.append((start, length))
+            position = start + length
+        if position < self.length:
+            data[position : self.length] = _ZEROS[: self.length - position]
+        return held
+
+
+def _blocks(view: View, block_sectors: int, progress: Progress) -> Iterator[_Block]:
+    """Cut the view's runs at the output's block borders."""
+    size = view.virtual_size_bytes
+    block: _Block | None = None
+    for run in _all_runs(view, progress):
+        first, left, offset = run.first_sector, run.count_sectors, run.file_offset
+        while left:
+            start = first - first % block_sectors
+            part = min(left, start + block_sectors - first)
+            if block is None or block.first_sector != start:
+                if block is not None:
+                    yield block
+                length = min(block_sectors * SECTOR_BYTES, size - start * SECTOR_BYTES)
+                block = _Block(start, length)
+            block.add(first, part, run.file, offset)
+            first += part
+            left -= part
+            offset += part * SECTOR_BYTES
+    if block is not None:
+        yield block
+
+
+class _Digest:
+    """XXH3-128 over (position, data) of blocks."""
+
+    def __init__(self) -> None:
+        self._hash = xxhash.xxh3_128()
+
+    def add(self, first_sector: int, data: memoryview, held: list[tuple[int, int]] | None) -> None:
+        self._hash.update(_POSITION.pack(first_sector, len(data)))
+        for start, length in held or ():
+            self._hash.update(_POSITION.pack(start, length))
+        self._hash.update(data)
+
+    def text(self) -> str:
+        return f"xxh3-128:{self._hash.hexdigest()}"
+
+
+_Pending = tuple[int, memoryview, list[tuple[int, int]] | None]
+
+
+class _Output:
+    """Buffers that go round between the reading thread and one writing thread.
+
+    Without a writer (proof, counting) one buffer is enough and nothing is handed over.
+    """
+
+    def __init__(self, writer: ImageWriter | None) -> None:
+        self._writer = writer
+        self._error: BaseException | None = None
+        self._full: SimpleQueue[tuple[bytearray, list[_Pending]] | None] = SimpleQueue()
+        self._free: SimpleQueue[bytearray] = SimpleQueue()
+        for _ in range(_BUFFERS if writer else 1):
+            self._free.put(bytearray(PIECE_BYTES))
+        self._buffer = self._free.get()
+        self._used = 0
+        self._pending: list[_Pending] = []
+        self._thread = threading.Thread(target=self._write_all, name="copy-writer", daemon=True)
+
+    def __enter__(self) -> _Output:
+        if self._writer is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._full.put(None)
+            self._thread.join()
+        if self._error is not None and _[0] is None:
+            raise self._error
+
+    def room(self, length: int) -> memoryview:
+        """A part of a buffer for one block; valid until it is put, or the next room()."""
+        if self._used + length > PIECE_BYTES:
+            self.flush()
+        return memoryview(self._buffer)[self._used : self._used + length]
+
+    def put(self, first_sector: int, data: memoryview, held: list[tuple[int, int]] | None) -> None:
+        """Take over the block that room() was asked for."""
+        if self._writer is None:
+            return
+        self._pending.append((first_sector, data, held))
+        self._used += len(data)
+
+    def flush(self) -> None:
+        """Hand what was put to the writing thread. Raises what went wrong there."""
+        if self._pending:
+            self._full.put((self._buffer, self._pending))
+            self._pending = []
+            self._buffer = self._free.get()
+        self._used = 0
+        if self._error is not None:
+            raise self._error
+
+    def _write_all(self) -> None:
+        while (item := self._full.get()) is not None:
+            buffer, pending = item
+            try:
+                if self._error is None:
+                    self._write(pending)
+            except BaseException as error:
+                self._error = error
+            self._free.put(buffer)
+
+    def _write(self, pending: list[_Pending]) -> None:
+        assert self._writer is not None  # noqa: S101 - for the type checker
+        for first_sector, data, held in pending:
+            if held is None:
+                self._writer.write(first_sector, data)
+                continue
+            for start, length in held:
+                self._writer.write(
+                    first_sector + start // SECTOR_BYTES, data[start : start + length]
+                )
