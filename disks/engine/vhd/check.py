@@ -1,0 +1,598 @@
+"""Every invariant that one VHD file can break, as findings; goes on after the first.
+
+Memory is bounded by the file: of a BAT, however long, no more entries are kept than blocks
+can fit into the file without overlapping.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from array import array
+from collections.abc import Iterable, Iterator
+
+from disks.engine.errors import ImageError
+from disks.engine.files import ImageFile
+from disks.engine.findings import Finding, Level
+from disks.engine.images import DiskType
+from disks.engine.units import MIB, SECTOR_BYTES, round_up
+from disks.engine.vhd import dynamic_header, footer
+from disks.engine.vhd.bat import ABSENT, PIECE_ENTRIES, to_entries
+from disks.engine.vhd.batmap import Batmap, find_batmap, map_of
+from disks.engine.vhd.dynamic_header import HEADER_BYTES, DynamicHeader
+from disks.engine.vhd.footer import Footer
+from disks.engine.vhd.image import VhdImage, now_timestamp
+from disks.engine.vhd.parent_locator import (
+    KNOWN_CODES,
+    ReadLocator,
+    decode_name,
+    parse_entries,
+)
+from disks.engine.vhd.sector_bitmap import held_runs
+from disks.engine.vhd.text import ascii_label
+
+MAX_ALIKE = 20  # findings of one code; more say nothing new
+_SEARCH_BYTES = 1 * MIB  # how much of the file's end is searched for a lost footer
+
+
+def check_file(file: ImageFile, *, deep: bool = False) -> list[Finding]:
+    """All findings of a file that claims to be a VHD. deep: every bitmap and clear sector too."""
+    findings: list[Finding] = []
+    try:
+        for finding in _limited(_check(file, deep)):
+            findings.append(finding)
+    except ImageError as error:
+        # The storage failed or the file ends early; what was found so far still holds.
+        findings.append(Finding.from_error(error))
+    return findings
+
+
+def _limited(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """At most MAX_ALIKE findings of one code, then one that says so; none twice."""
+    counts: dict[str, int] = {}
+    seen: set[Finding] = set()
+    for finding in findings:
+        if finding in seen:
+            continue
+        count = counts[finding.code] = counts.get(finding.code, 0) + 1
+        if count <= MAX_ALIKE:
+            seen.add(finding)
+            yield finding
+        elif count == MAX_ALIKE + 1:
+            yield Finding(
+                finding.level,
+                finding.code,
+                f"There are more findings of this kind ({finding.code}); they are not listed.",
+                finding.field,
+            )
+
+
+def _check(file: ImageFile, deep: bool) -> Iterator[Finding]:
+    footers = footer.read_footers(file)
+    remainder = file.size_bytes % SECTOR_BYTES
+    if remainder not in (0, footer.OLD_FOOTER_BYTES):
+        yield Finding(
+            Level.ERROR,
+            "E_FILE_SIZE",
+            f"The file's size, {file.size_bytes:,} bytes, is no multiple of 512.",
+            "file_size",
+            None,
+            file.size_bytes,
+        )
+    chosen = footers.chosen
+    if chosen is None or chosen.footer is None:
+        yield Finding.from_error(footer.unusable(footers, file.path))
+        yield from _lost_footer(file)
+        return
+    yield from footer.copy_findings(footers)
+    if not footers.end.is_right:
+        yield from _lost_footer(file)
+    for copy in (chosen, footers.front if footers.differ else footers.end):
+        if copy.footer is not None and (copy is chosen or footers.differ):
+            yield from footer.field_findings(copy.footer, copy.offset, now_timestamp())
+    end_is_footer = chosen is footers.end
+    data_end = footers.end.offset if end_is_footer else file.size_bytes
+    if chosen.footer.disk_type in (footer.DYNAMIC, footer.DIFFERENCING):
+        yield from _header_findings(file, chosen.footer, data_end, end_is_footer)
+    try:
+        image = VhdImage(file)
+    except ImageError as error:
+        finding = Finding.from_error(error)
+        # Known already, except for what only opening looks at.
+        if finding.code in ("E_TYPE_CONFLICT", "E_TRUNCATED", "E_NO_FOOTER"):
+            yield finding
+        return
+    yield from image.findings
+    if image.header is not None:
+        yield from _block_findings(image, image.header, deep)
+        yield from _parent_findings(image, image.header)
+
+
+def _lost_footer(file: ImageFile) -> Iterator[Finding]:
+    """Whether a footer lies a little before the file's end, with other bytes behind it."""
+    size = file.size_bytes
+    start = max(0, size - _SEARCH_BYTES)
+    start -= start % SECTOR_BYTES
+    data = file.read_at(start, size - start)
+    at = data.rfind(footer.COOKIE, 0, max(0, len(data) - footer.FOOTER_BYTES))
+    while at >= 0:
+        offset = start + at
+        raw = data[at : at + footer.FOOTER_BYTES]
+        if offset > 0 and len(raw) == footer.FOOTER_BYTES and footer.checksum_is_right(raw):
+            yield _trailing(offset, size)
+            return
+        at = data.rfind(footer.COOKIE, 0, at)
+
+
+def _trailing(offset: int, size: int) -> Finding:
+    behind = size - offset - footer.FOOTER_BYTES
+    return Finding(
+        Level.ERROR,
+        "E_TRAILING",
+        f"A footer lies at byte {offset:,}, and {behind:,} bytes follow it that do not belong "
+        "to the disk.",
+        "footer",
+        offset,
+        behind,
+    )
+
+
+def _header_findings(
+    file: ImageFile, foot: Footer, data_end: int, end_is_footer: bool
+) -> Iterator[Finding]:
+    """The header's own findings, also where they keep the image from being opened."""
+    offset = foot.data_offset
+    problem = dynamic_header.offset_finding(offset, data_end)
+    if problem is not None:
+        yield problem
+        return
+    data = file.read_at(offset, HEADER_BYTES)
+    broken = list(dynamic_header.checksum_findings(data, offset))
+    yield from broken
+    if broken and broken[0].field == "cookie":
+        return
+    yield from dynamic_header.field_findings(
+        DynamicHeader.parse(data), offset, foot.current_size, data_end, end_is_footer
+    )
+
+
+# The blocks
+
+
+def _bat_findings(image: VhdImage, header: DynamicHeader, kept: array[int]) -> Iterator[Finding]:
+    """Bounds of every BAT entry; packs (sector << 32 | block) of the sound ones into kept."""
+    block_sectors = (image.bitmap_bytes + image.block_size_bytes) // SECTOR_BYTES
+    # More blocks than this must overlap somewhere, which the sorted ones then show.
+    most = image.data_end // (image.bitmap_bytes + image.block_size_bytes) + 2
+    total = min(header.max_table_entries, (image.data_end - header.table_offset) // 4)
+    beyond = 0
+    for first in range(0, total, PIECE_ENTRIES):
+        count = min(PIECE_ENTRIES, total - first)
+        entries = to_entries(image.file.read_at(header.table_offset + first * 4, count * 4))
+        if entries.count(ABSENT) == count:
+            continue
+        for index, entry in enumerate(entries):
+            if entry == ABSENT:
+                continue
+            block = first + index
+            if block >= image.blocks_total:
+                beyond += 1
+                if beyond == 1:
+                    yield Finding(
+                        Level.WARNING,
+                        "W_BAT_BEYOND_SIZE",
+                        f"Block {block:,} lies beyond the virtual size but is allocated; what "
+                        "it holds is never read.",
+                        "block_allocation_table",
+                        header.table_offset + block * 4,
+                        entry,
+                    )
+                continue
+            try:
+                image.check_entry(block, entry)
+            except ImageError as error:
+                yield Finding.from_error(error)
+                continue
+            if (entry + block_sectors) * SECTOR_BYTES > image.data_end:
+                yield Finding(
+                    Level.WARNING,
+                    "W_SHORT_BLOCK",
+                    f"The last block, {block:,}, is cut short behind the end of the virtual disk.",
+                    "block_allocation_table",
+                    header.table_offset + block * 4,
+                    entry,
+                )
+            if len(kept) <= most:
+                kept.append(entry << 32 | block)
+
+
+def sorted_blocks(packed: array[int]) -> array[int]:
+    """Packed (sector << 32 | block) numbers in ascending order; a million takes well below 1 s."""
+    if len(packed) < 100_000:
+        return array("Q", sorted(packed))
+    import numpy as np  # slow to import, so only where it pays
+
+    numbers = np.frombuffer(packed, dtype=np.uint64).copy()
+    numbers.sort()
+    return array("Q", numbers.tobytes())
+
+
+def _overlap_findings(
+    image: VhdImage, header: DynamicHeader, ordered: array[int]
+) -> Iterator[Finding]:
+    """Blocks that share sectors with each other: neighbours after sorting."""
+    span = (image.bitmap_bytes + image.block_size_bytes) // SECTOR_BYTES << 32
+    mask = 0xFFFFFFFF
+    before = -span - 1
+    found = 0
+    for packed in ordered:
+        if (packed & ~mask) - (before & ~mask) < span and before >= 0:
+            one, other = before & mask, packed & mask
+            sector = packed >> 32
+            yield Finding(
+                Level.ERROR,
+                "E_BAT_OVERLAP",
+                f"Blocks {one:,} and {other:,} share the same place in the file (sector "
+                f"{sector:,}).",
+                "block_allocation_table",
+                header.table_offset + other * 4,
+                sector,
+            )
+            found += 1
+            if found > MAX_ALIKE:
+                return
+        before = packed
+
+
+def _region_findings(
+    image: VhdImage,
+    header: DynamicHeader,
+    ordered: array[int],
+    locators: list[ReadLocator],
+    batmap: Batmap | None,
+) -> Iterator[Finding]:
+    """Header, BAT, batmap, locator data and blocks must not share bytes."""
+    regions: list[tuple[int, int, str]] = [
+        (0, footer.FOOTER_BYTES, "the footer copy"),
+        (image.footer.data_offset, image.footer.data_offset + HEADER_BYTES, "the header"),
+        (header.table_offset, image.table_end, "the block allocation table"),
+        (image.data_end, image.file.size_bytes, "the footer"),
+    ]
+    if batmap is not None and batmap.has_cookie:
+        regions += [(start, end, "the tdbatmap") for start, end in batmap.ranges]
+    for one in locators:
+        start = one.entry.platform_data_offset
+        length = one.entry.platform_data_length
+        if 0 < length <= image.file.size_bytes and start < image.file.size_bytes:
+            name = f"the data of parent locator {one.locator.code}"
+            regions.append((start, start + length, name))
+    regions = [region for region in regions if region[0] < region[1]]
+    regions.sort()
+    for (start, end, name), (next_start, _, next_name) in itertools.pairwise(regions):
+        if next_start < end:
+            yield Finding(
+                Level.ERROR,
+                "E_OVERLAP",
+                f"{name[0].upper()}{name[1:]} and {next_name} share bytes from {next_start:,} on.",
+                "table_offset" if "table" in name + next_name else "parent_locators",
+                next_start,
+                start,
+            )
+    # Blocks against the few regions; those against headers and BAT were found as E_BAT_IN_HEADER.
+    span = (image.bitmap_bytes + image.block_size_bytes) // SECTOR_BYTES
+    for start, end, name in regions:
+        if not name.startswith(("the data", "the tdbatmap")):
+            continue
+        first, last = start // SECTOR_BYTES - span, (end - 1) // SECTOR_BYTES
+        for packed in _between(ordered, first + 1, last):
+            block = packed & 0xFFFFFFFF
+            yield Finding(
+                Level.ERROR,
+                "E_OVERLAP",
+                f"Block {block:,} lies over {name}.",
+                "block_allocation_table",
+                header.table_offset + block * 4,
+                packed >> 32,
+            )
+
+
+def _between(ordered: array[int], first: int, last: int) -> Iterator[int]:
+    """The packed blocks whose sector is in [first, last]."""
+    index = bisect.bisect_left(ordered, max(0, first) << 32)
+    while index < len(ordered) and ordered[index] >> 32 <= last:
+        yield ordered[index]
+        index += 1
+
+
+def _block_findings(image: VhdImage, header: DynamicHeader, deep: bool) -> Iterator[Finding]:
+    kept: array[int] = array("Q")
+    yield from _bat_findings(image, header, kept)
+    ordered = sorted_blocks(kept)
+    yield from _overlap_findings(image, header, ordered)
+    batmap = find_batmap(image)
+    yield from _region_findings(image, header, ordered, image.read_locators(), batmap)
+    yield from _end_findings(image, ordered)
+    if image.footer.creator_application == b"tap\0":
+        yield from _batmap_findings(image, batmap)
+    if deep:
+        yield from _content_findings(image, ordered)
+
+
+def _end_findings(image: VhdImage, ordered: array[int]) -> Iterator[Finding]:
+    """Bytes behind the last block that nothing refers to."""
+    end = max(image.table_end, image.metadata_end)
+    if ordered:
+        stride = image.bitmap_bytes + image.block_size_bytes
+        end = max(end, (ordered[-1] >> 32) * SECTOR_BYTES + stride)
+    for one in image.read_locators():
+        end = max(end, one.entry.platform_data_offset + len(one.locator.raw))
+    unused = image.data_end - end
+    if unused > image.block_size_bytes + image.bitmap_bytes + 4096:
+        yield Finding(
+            Level.NOTE,
+            "N_UNUSED_SPACE",
+            f"{unused:,} bytes behind the last block belong to nothing; compacting gives them "
+            "back.",
+            "footer",
+            end,
+            unused,
+        )
+    end = round_up(end, SECTOR_BYTES)
+    if not image.end_is_footer and end + footer.FOOTER_BYTES < image.file.size_bytes:
+        raw = image.file.read_at(end, footer.FOOTER_BYTES)
+        if raw[:8] == footer.COOKIE and footer.checksum_is_right(raw):
+            yield _trailing(end, image.file.size_bytes)
+
+
+def _batmap_findings(image: VhdImage, batmap: Batmap | None) -> Iterator[Finding]:
+    """tdbatmap: never used for reading, so its faults are warnings here."""
+    if batmap is None:
+        if image.footer.creator_version >= 0x00010002:
+            yield _batmap_warning("it lies outside of the file", image.table_end)
+        return
+    data, problem = map_of(image, batmap)
+    if data is None:
+        yield _batmap_warning(problem or "it cannot be read", batmap.offset)
+        return
+    for block in range(min(image.blocks_total, len(data) * 8)):
+        if not data[block >> 3] & 0x80 >> (block & 7):
+            continue
+        entry = image.bat.entry(block)
+        if entry == ABSENT:
+            yield _batmap_warning(f"it marks block {block:,}, which is not there", batmap.offset)
+            continue
+        try:
+            offset = image.check_entry(block, entry)
+        except ImageError:
+            continue
+        sectors = image.sectors_per_block
+        bitmap = image.file.read_at(offset, -(-sectors // 8))
+        if held_runs(bitmap, sectors) != [(0, sectors)]:
+            yield _batmap_warning(
+                f"it says that block {block:,} is full, and it is not; blktap would copy too "
+                "much of it",
+                batmap.offset,
+            )
+
+
+def _batmap_warning(why: str, offset: int) -> Finding:
+    return Finding(
+        Level.WARNING,
+        "W_BATMAP",
+        f"blktap's tdbatmap cannot be trusted: {why}. It is not used here.",
+        "tdbatmap",
+        offset,
+    )
+
+
+def _content_findings(image: VhdImage, ordered: array[int]) -> Iterator[Finding]:
+    """Deep: each bitmap against the virtual size and, in a dynamic disk, against its sectors."""
+    per_block = image.sectors_per_block
+    used = -(-per_block // 8)
+    last_sector = image.virtual_size_bytes // SECTOR_BYTES
+    parentless = image.disk_type is DiskType.DYNAMIC
+    zeros = bytes(MIB)
+    for packed in ordered:
+        block, offset = packed & 0xFFFFFFFF, (packed >> 32) * SECTOR_BYTES
+        bitmap = image.file.read_at(offset, used)
+        runs = held_runs(bitmap, per_block)
+        if not runs:
+            yield Finding(
+                Level.NOTE,
+                "N_EMPTY_BLOCK",
+                f"Block {block:,} is allocated but holds no sector; compacting gives it back.",
+                "sector_bitmap",
+                offset,
+                block,
+            )
+        inside = min(per_block, last_sector - block * per_block)
+        # Past the end of the disk a fully marked last block is what all of Microsoft's tools
+        # write; a single stray bit is odd.
+        if inside < per_block and runs and runs[-1][1] > inside and runs != [(0, per_block)]:
+            yield Finding(
+                Level.WARNING,
+                "W_BITMAP_BEYOND_SIZE",
+                f"The sector bitmap of block {block:,} marks sectors beyond the virtual size.",
+                "sector_bitmap",
+                offset,
+                block,
+            )
+        if not parentless:
+            continue
+        data = offset + image.bitmap_bytes
+        position = 0
+        for first, end in [*runs, (inside, inside)]:
+            if first > position:
+                yield from _clear_findings(image, block, data, position, min(first, inside), zeros)
+            position = max(position, end)
+
+
+def _clear_findings(
+    image: VhdImage, block: int, data: int, first: int, end: int, zeros: bytes
+) -> Iterator[Finding]:
+    """Sectors that the bitmap calls clear must be zero in a disk without parent."""
+    position, stop = data + first * SECTOR_BYTES, data + end * SECTOR_BYTES
+    while position < stop:
+        size = min(len(zeros), stop - position)
+        piece = image.file.read_at(position, size)
+        if piece != zeros[:size]:
+            at = len(piece) - len(piece.lstrip(b"\0"))
+            sector = (position + at - data) // SECTOR_BYTES
+            yield Finding(
+                Level.WARNING,
+                "W_CLEAR_SECTOR",
+                f"Sector (LBA) {block * image.sectors_per_block + sector:,} is marked as never "
+                "written but is not zero; other readers show its bytes.",
+                "sector_bitmap",
+                position + at,
+                block,
+            )
+            return
+        position += size
+
+
+# The parent fields
+
+
+def _parent_findings(image: VhdImage, header: DynamicHeader) -> Iterator[Finding]:
+    base = image.footer.data_offset
+    at = {name: base + place[0] for name, place in dynamic_header.OFFSETS.items()}
+    if image.disk_type is not DiskType.DIFFERENCING:
+        for name in ("parent_unique_id", "parent_unicode_name", "parent_locators"):
+            if any(getattr(header, name)):
+                yield Finding(
+                    Level.WARNING,
+                    "W_PARENT_FIELDS",
+                    "The disk has no parent, but its header has parent fields.",
+                    name,
+                    at[name],
+                )
+        return
+    if header.parent_unique_id == b"\xff" * 16:
+        yield Finding(
+            Level.ERROR,
+            "E_PARENT_IDENTITY",
+            "The header names no identity of its parent.",
+            "parent_unique_id",
+            at["parent_unique_id"],
+            header.parent_unique_id.hex(),
+        )
+    elif header.parent_unique_id == image.footer.unique_id:
+        yield Finding(
+            Level.ERROR,
+            "E_CYCLE",
+            "The disk names itself as its parent.",
+            "parent_unique_id",
+            at["parent_unique_id"],
+            image.identity,
+        )
+    if header.parent_timestamp > now_timestamp() + 1800:
+        yield Finding(
+            Level.WARNING,
+            "W_PARENT_TIMESTAMP",
+            "The recorded modification time of the parent lies in the future.",
+            "parent_timestamp",
+            at["parent_timestamp"],
+            header.parent_timestamp,
+        )
+    yield from _locator_findings(image, header, at)
+
+
+def _locator_findings(
+    image: VhdImage, header: DynamicHeader, at: dict[str, int]
+) -> Iterator[Finding]:
+    name, problem = decode_name(header.parent_unicode_name)
+    if problem is not None:
+        yield Finding(
+            Level.WARNING,
+            "W_PARENT_NAME",
+            problem,
+            "parent_unicode_name",
+            at["parent_unicode_name"],
+            name,
+        )
+    locators = image.read_locators()
+    codes: set[bytes] = set()
+    for one in locators:
+        field = f"parent_locator {one.locator.code}"
+        slot_at = at["parent_locators"] + one.slot * dynamic_header.LOCATOR_BYTES
+        entry = one.entry
+        if entry.platform_code in codes:
+            yield Finding(
+                Level.WARNING,
+                "W_LOCATOR_TWICE",
+                f"There is more than one parent locator {one.locator.code}.",
+                field,
+                slot_at,
+            )
+        codes.add(entry.platform_code)
+        if entry.platform_code not in KNOWN_CODES:
+            yield Finding(
+                Level.WARNING,
+                "W_LOCATOR_CODE",
+                f"The parent locator code “{one.locator.code}” is not known; it is kept as it is.",
+                field,
+                slot_at,
+                ascii_label(entry.platform_code),
+            )
+        elif one.locator.problem is not None and one.code is not None:
+            # One bad locator does not make a disk unreadable; without any, see below.
+            yield Finding(
+                Level.ERROR,
+                one.code,
+                f"Parent locator {one.locator.code}: {one.locator.problem}",
+                field,
+                slot_at,
+                one.locator.path or entry.platform_data_length,
+            )
+        space = entry.platform_data_space
+        if (space % SECTOR_BYTES and space > 128) or space == 0:
+            yield Finding(
+                Level.NOTE,
+                "N_LOCATOR_SPACE",
+                f"The data space of parent locator {one.locator.code} is {space:,}, neither bytes "
+                "in whole sectors nor a likely number of sectors.",
+                field,
+                slot_at + 4,
+                space,
+            )
+        if entry.reserved:
+            yield Finding(
+                Level.WARNING, "W_RESERVED", "A parent locator's reserved field is not zero.",
+                field, slot_at + 12, entry.reserved,
+            )  # fmt: skip
+    usable = [one.locator.path for one in locators if one.locator.problem is None]
+    if not usable and (name is None or problem is not None):
+        yield Finding(
+            Level.ERROR,
+            "E_NO_PARENT_NAME",
+            "Neither a parent locator nor the parent name can be used to find the parent.",
+            "parent_locators",
+            at["parent_locators"],
+        )
+    yield from _base_name_findings(name if problem is None else None, usable, at)
+    free = [e for e in parse_entries(header.parent_locators) if e.is_free and any(e[1:])]
+    if free:
+        yield Finding(
+            Level.NOTE,
+            "N_LOCATOR_SLOT",
+            "A free parent locator slot has leftovers in it.",
+            "parent_locators",
+            at["parent_locators"],
+        )
+
+
+def _base_name_findings(
+    name: str | None, usable: list[str | None], at: dict[str, int]
+) -> Iterator[Finding]:
+    names = {
+        text.replace("\\", "/").rsplit("/", 1)[-1].casefold() for text in [name, *usable] if text
+    }
+    if len(names) > 1:
+        yield Finding(
+            Level.WARNING,
+            "W_PARENT_NAMES_DIFFER",
+            f"The header names the parent differently: {', '.join(sorted(names))}.",
+            "parent_unicode_name",
+            at["parent_unicode_name"],
+        )
