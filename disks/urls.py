@@ -10,7 +10,7 @@ from django.contrib import admin
 from django.urls import URLPattern, URLResolver, path
 
 from disks.services.access import Role
-from disks.views import jobs, session
+from disks.views import audit, jobs, roots, session
 from disks.views.guard import View, guarded
 
 
@@ -30,7 +30,23 @@ urlpatterns: list[URLPattern | URLResolver] = [
     page("theme", session.choose_theme, name="theme", role=ANYONE),
     page("health", session.health, name="health", role=ANYONE),
     # --- jobs
+    page("jobs", jobs.job_list, name="jobs", role=VIEWER),
     page("jobs/running", jobs.running, name="jobs-running", role=VIEWER),
+    page("jobs/<int:job_id>", jobs.job_detail, name="job", role=VIEWER),
+    page("jobs/<int:job_id>/cancel", jobs.cancel, name="job-cancel", role=OPERATOR),
+    page("jobs/<int:job_id>/retry", jobs.retry, name="job-retry", role=OPERATOR),
+    # --- storage roots
+    page("roots", roots.root_list, name="roots", role=VIEWER),
+    page("roots/add", roots.add, name="root-add", role=ADMINISTRATOR),
+    page("roots/<int:root_id>", roots.root_detail, name="root", role=VIEWER),
+    page("roots/<int:root_id>/edit", roots.edit, name="root-edit", role=ADMINISTRATOR),
+    page("roots/<int:root_id>/scan", roots.scan, name="root-scan", role=OPERATOR),
+    page("roots/<int:root_id>/probe", roots.probe, name="root-probe", role=OPERATOR),
+    page("roots/<int:root_id>/accept", roots.accept, name="root-accept", role=ADMINISTRATOR),
+    page("roots/<int:root_id>/remove", roots.remove, name="root-remove", role=ADMINISTRATOR),
+    # --- audit
+    page("audit", audit.audit_list, name="audit", role=VIEWER),
+    page("audit.csv", audit.audit_csv, name="audit-csv", role=VIEWER),
     # --- users and roles: each of its addresses asks for ADMINISTRATOR, see disks/admin.py
     path("admin/", admin.site.urls),
 ]

@@ -290,6 +290,15 @@ def probe(root: StorageRoot) -> dict[str, Any]:
     return found
 
 
+def try_out(path: str) -> dict[str, Any]:
+    """What a folder that is no root yet can do, for the form in the browser.
+
+    Raises Refusal E_ROOT_PATH for a folder that could not be declared there.
+    """
+    path = _checked_path(path, StorageRoot.DeclaredBy.BROWSER)
+    return probing.probe(paths.Roots([paths.Root(path=path)]), path).as_dict()
+
+
 def check_state(root: StorageRoot) -> StorageRoot:
     """See whether the root is there and is the same as before; the row keeps the answer.
 

@@ -99,6 +99,18 @@ def duration(seconds: Any) -> str:
     return duration_text(seconds)
 
 
+@register.filter
+def minutes(count: Any) -> str:
+    """ "15 minutes", "hour", "6 hours", "day": after the word "every"."""
+    if not isinstance(count, int) or count <= 0:
+        return "never"
+    for name, length in (("day", 1440), ("hour", 60)):
+        if count % length == 0:
+            number = count // length
+            return name if number == 1 else f"{number} {name}s"
+    return f"{count} minutes"
+
+
 def ago_text(moment: datetime, now: datetime | None = None) -> str:
     """ "3 minutes ago", "in 2 hours", "just now"."""
     seconds = ((now or timezone.now()) - moment).total_seconds()

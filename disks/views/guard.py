@@ -13,6 +13,7 @@ from django.shortcuts import resolve_url
 
 from disks.services.access import Role, role_of
 from disks.views import errors
+from disks.views.listing import BadAddress
 
 View = Callable[..., HttpResponse]
 
@@ -24,7 +25,17 @@ def guarded(view: View, role: Role) -> View:
     def guard(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         has = role_of(getattr(request, "user", None)) if role > Role.ANYONE else role
         if has >= role:
-            return view(request, *args, **kwargs)
+            try:
+                return view(request, *args, **kwargs)
+            except BadAddress as mistake:
+                return errors.problem(
+                    request,
+                    400,
+                    "This address cannot be used",
+                    str(mistake),
+                    advice="Go back, or begin with the list without filters.",
+                    links=[(request.path, "Show it without filters")],
+                )
         if has == Role.ANYONE:
             return _sign_in_first(request)
         return errors.role_missing(request, needed=role, has=has)

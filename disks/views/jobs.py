@@ -1,12 +1,72 @@
-"""Jobs: the list, one job's page, and the number in the navigation."""
+"""Jobs: the list, one job's page, stop and try again, and the number in the navigation."""
 
 from __future__ import annotations
 
-from django.http import HttpRequest, HttpResponse
-from django.template.loader import render_to_string
-from django.views.decorators.http import require_GET
+from dataclasses import dataclass
+from typing import Any
 
-from disks.views.rendering import running_jobs
+from django.db import transaction
+from django.db.models import Q
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
+from django.template.loader import render_to_string
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.http import require_GET, require_POST
+
+from disks import tasks
+from disks.models import Job, TrashedJob
+from disks.services import jobs
+from disks.services.access import Role, allows, role_of
+from disks.services.errors import Refusal
+from disks.views import errors, job_words, listing
+from disks.views.guard import client_address
+from disks.views.rendering import render_page, running_jobs
+
+LOG_LINES = 500
+
+# What a filter of the list stands for; single states may be asked for too.
+STATES = {
+    "active": [str(state) for state in Job.ACTIVE],
+    "trouble": [Job.Status.FAILED.value, Job.Status.NEEDS_ATTENTION.value, Job.Status.LOST.value],
+} | {str(state): [str(state)] for state in Job.Status}
+
+# Trying again needs the role that the work itself needs.
+ROLES: dict[str, Role] = {Job.Kind.EMPTY_TRASH: Role.ADMINISTRATOR}
+
+
+@require_GET
+def job_list(request: HttpRequest) -> HttpResponse:
+    state = listing.chosen(request.GET, "state", set(STATES))
+    kind = listing.chosen(request.GET, "kind", set(Job.Kind.values))
+    words = listing.words(request.GET)
+    found = Job.objects.select_related("requested_by", "waits_for")
+    if state:
+        found = found.filter(status__in=STATES[state])
+    if kind:
+        found = found.filter(kind=kind)
+    if words:
+        match = Q(summary__icontains=words) | Q(requested_by__username__icontains=words)
+        if words.isascii() and words.isdigit() and len(words) <= 18:
+            match |= Q(pk=int(words))
+        found = found.filter(match)
+    page = listing.paged(found, request.GET)
+    return render_page(
+        request,
+        "disks/jobs.html",
+        {
+            "page": page,
+            "state": state,
+            "kind": kind,
+            "words": words,
+            "is_filtered": bool(state or kind or words),
+            "kinds": Job.Kind.choices,
+            "states": [(str(value), label) for value, label in Job.Status.choices],
+            "list_target": "#jobs-table",
+            "any_active": any(job.is_active for job in page.rows),
+        },
+        fragment="disks/_jobs_table.html",
+    )
 
 
 @require_GET
@@ -18,3 +78,94 @@ def running(request: HttpRequest) -> HttpResponse:
     return HttpResponse(
         render_to_string("components/_running.html", {"running_jobs": count}, request)
     )
+
+
+@require_GET
+def job_detail(request: HttpRequest, job_id: int) -> HttpResponse:
+    return _show(request, _job(job_id))
+
+
+@require_POST
+def cancel(request: HttpRequest, job_id: int) -> HttpResponse:
+    job = _job(job_id)
+    try:
+        jobs.cancel(job, request.user, client_address(request))
+    except Refusal as refusal:
+        job.refresh_from_db()
+        return _show(request, job, refusal=refusal, status=409)
+    return HttpResponseRedirect(reverse("job", args=[job.pk]))
+
+
+@require_POST
+def retry(request: HttpRequest, job_id: int) -> HttpResponse:
+    job = _job(job_id)
+    needed = ROLES.get(job.kind, Role.OPERATOR)
+    if not allows(request.user, needed):
+        return errors.role_missing(request, needed=needed, has=role_of(request.user))
+    try:
+        with transaction.atomic():
+            again = jobs.retry(job, request.user, client_address(request))
+            if again.status == Job.Status.QUEUED:
+                tasks.enqueue(again)
+    except Refusal as refusal:
+        job.refresh_from_db()
+        return _show(request, job, refusal=refusal, status=409)
+    return HttpResponseRedirect(reverse("job", args=[again.pk]))
+
+
+def _job(job_id: int) -> Job:
+    rows = Job.objects.select_related("requested_by", "disk__root", "root", "waits_for", "repeats")
+    return get_object_or_404(rows, pk=job_id)
+
+
+def _show(
+    request: HttpRequest, job: Job, *, refusal: Refusal | None = None, status: int = 200
+) -> HttpResponse:
+    log = list(job.log.order_by("-pk")[: LOG_LINES + 1])
+    trashed = TrashedJob.objects.filter(job=job).select_related("root").order_by("pk")
+    return render_page(
+        request,
+        "disks/job.html",
+        {
+            "job": job,
+            "pace": pace(job),
+            "log": log[:LOG_LINES][::-1],
+            "log_is_cut": len(log) > LOG_LINES,
+            "meanwhile": job_words.meanwhile(job),
+            "if_cancelled": job_words.if_cancelled(job),
+            "what_now": job_words.what_now(job),
+            "result_rows": job_words.result_rows(job.result),
+            "outcomes": job_words.outcomes(job.result),
+            "trashed": list(trashed) if not job.is_active else [],
+            "may_retry": allows(request.user, ROLES.get(job.kind, Role.OPERATOR)),
+            "refusal": refusal,
+        },
+        fragment="disks/_job_progress.html",
+        status=status,
+    )
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast the present step goes. seconds_left is None before that can be told."""
+
+    percent: int | None
+    bytes_per_second: float | None
+    seconds_left: float | None
+    seconds_so_far: float | None
+
+
+def pace(job: Job, now: Any = None) -> Pace:
+    """Rate and time left of the step at work, from its beginning."""
+    now = now or timezone.now()
+    end = job.finished_at or now
+    so_far = (end - job.started_at).total_seconds() if job.started_at else None
+    if job.status != Job.Status.RUNNING or job.total_bytes <= 0:
+        return Pace(None, None, None, so_far)
+    percent = max(0, min(100, int(job.done_bytes * 100 / job.total_bytes)))
+    elapsed = (now - job.step_started_at).total_seconds() if job.step_started_at else 0.0
+    if elapsed < 2 or job.done_bytes <= 0:
+        return Pace(percent, None, None, so_far)
+    rate = job.done_bytes / elapsed
+    left = max(0, job.total_bytes - job.done_bytes) / rate
+    return Pace(percent, rate, left, so_far)

@@ -1,0 +1,162 @@
+"""Declaring a storage root, and changing what is said about one."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from django import forms
+
+from disks.models import StorageRoot
+from disks.services.roots import Declaration
+
+SCHEDULES = (
+    (15, "Every 15 minutes"),
+    (60, "Every hour"),
+    (360, "Every 6 hours"),
+    (1440, "Every day"),
+    (0, "By hand only"),
+)
+
+
+def _control(**attributes: str) -> dict[str, str]:
+    return {"class": "form-control"} | attributes
+
+
+class Lines(forms.CharField):
+    """Several values, one in each line."""
+
+    widget = forms.Textarea
+
+    def to_python(self, value: Any) -> Any:
+        text = super().to_python(value) or ""
+        return [line.strip() for line in text.splitlines() if line.strip()]
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return self.to_python(data) != (initial or [])
+
+    def prepare_value(self, value: Any) -> Any:
+        return "\n".join(value) if isinstance(value, list) else value
+
+
+class RootForm(forms.Form):
+    """What an administrator says about a root that exists."""
+
+    name = forms.CharField(
+        max_length=80, widget=forms.TextInput(attrs=_control()), label="Name on these pages"
+    )
+    opened_by = forms.ChoiceField(
+        label="Who opens its disks",
+        choices=StorageRoot.OpenedBy.choices,
+        widget=forms.Select(attrs={"class": "form-select"}),
+        help_text=(
+            "Windows and hypervisors ignore the console's locks. Unless nobody else opens these "
+            "disks, every job that writes asks for the declaration that they are offline."
+        ),
+    )
+    writable = forms.BooleanField(
+        required=False,
+        label="The console may change disks here",
+        widget=forms.CheckboxInput(attrs={"class": "form-check-input"}),
+        help_text="Without this, disks are scanned and shown, and every button that writes is off.",
+    )
+    windows_views = Lines(
+        required=False,
+        label="How Windows sees this folder",
+        widget=forms.Textarea(
+            attrs=_control(rows="3", placeholder="D:\\VMs\n\\\\nas\\vms", spellcheck="false")
+        ),
+        help_text=(
+            "One in each line, the preferred one first: a drive path, a share, or a cluster "
+            "volume. Parent paths inside the disks are Windows paths; this is how they are found "
+            "here, and how new ones are written."
+        ),
+    )
+    excluded_folders = Lines(
+        required=False,
+        label="Folders left out",
+        widget=forms.Textarea(attrs=_control(rows="2", spellcheck="false")),
+        help_text=(
+            "Names of folders, one in each line, at any depth. Trash, snapshot and recycle "
+            "folders are left out anyway."
+        ),
+    )
+    scan_every_minutes = forms.TypedChoiceField(
+        label="Scan",
+        coerce=int,
+        choices=SCHEDULES,
+        initial=60,
+        widget=forms.Select(attrs={"class": "form-select"}),
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        every = self.initial.get("scan_every_minutes")
+        field = self.fields["scan_every_minutes"]
+        if isinstance(every, int) and every not in dict(SCHEDULES):
+            field.choices = [(every, f"Every {every} minutes"), *SCHEDULES]  # type: ignore[attr-defined]
+
+    def declaration(self) -> Declaration:
+        said = self.cleaned_data
+        return Declaration(
+            name=said["name"],
+            opened_by=said["opened_by"],
+            read_only=not said["writable"],
+            windows_views=said["windows_views"],
+            excluded_folders=said["excluded_folders"],
+            scan_every_minutes=said["scan_every_minutes"],
+        )
+
+    @staticmethod
+    def initial_of(root: StorageRoot) -> dict[str, Any]:
+        return {
+            "name": root.name,
+            "opened_by": root.opened_by,
+            "writable": not root.read_only,
+            "windows_views": [view.prefix for view in root.windows_views.all()],
+            "excluded_folders": list(root.excluded_folders),
+            "scan_every_minutes": root.scan_every_minutes,
+        }
+
+
+class NewRootForm(RootForm):
+    """A new root: one of the allowed folders, and a path below it; never a path of its own."""
+
+    base = forms.TypedChoiceField(
+        label="Below", coerce=int, widget=forms.Select(attrs={"class": "form-select"})
+    )
+    folder = forms.CharField(
+        label="Folder",
+        required=False,
+        max_length=4000,
+        strip=False,
+        widget=forms.TextInput(
+            attrs=_control(placeholder="hyperv/production", spellcheck="false", autocomplete="off")
+        ),
+        help_text="Relative to the allowed folder; empty means the allowed folder itself.",
+    )
+    field_order = ("base", "folder", "name", "opened_by", "writable", "windows_views")
+
+    def __init__(self, allowed: list[str], *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.allowed = allowed
+        self.fields["base"].choices = list(enumerate(allowed))  # type: ignore[attr-defined]
+        self.fields["name"].required = False
+        self.fields["name"].help_text = "Empty: the folder's own name."
+
+    def clean_folder(self) -> str:
+        folder = self.cleaned_data["folder"].strip().strip("/")
+        parts = folder.split("/") if folder else []
+        if any(part in ("", ".", "..") for part in parts) or "\\" in folder:
+            raise forms.ValidationError(
+                "Give a folder below the allowed one, with / between names and without “..”."
+            )
+        if any(ord(character) < 32 for character in folder):
+            raise forms.ValidationError("Control characters cannot be used here.")
+        return folder
+
+    def path(self) -> str:
+        """The full path on this host; only with a valid form."""
+        base = self.allowed[self.cleaned_data["base"]]
+        folder = self.cleaned_data["folder"]
+        return os.path.join(base, folder) if folder else base
