@@ -10,14 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from disks.tests.console import eventually, is_gone
 
 PROGRAM = """
 import os, signal, subprocess, sys, time
 from pathlib import Path
-from typing import Any
 from vdadmin.supervisor import Service, Supervisor
 
 folder = Path(sys.argv[1])
@@ -90,23 +90,6 @@ def known_children(folder: Path, names: tuple[str, ...]) -> dict[str, int] | Non
     except FileNotFoundError:
         return None
     return services if set(names) <= set(services) else None
-
-
-def eventually(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.02)
-    raise AssertionError("it did not happen in time")
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    return state in "ZX"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
