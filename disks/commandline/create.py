@@ -1,0 +1,64 @@
+"""`disk create`: a new fixed, dynamic or differencing disk."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from typing import Any
+
+from disks.commandline.console import Console
+from disks.commandline.options import build_roots, parent_path
+from disks.commandline.outcome import conclude
+from disks.operations import create
+
+_UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+_SIZE = re.compile(r"(\d+)([KMGT]?)", re.IGNORECASE)
+
+
+def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
+    parser = subparsers.add_parser(
+        "create",
+        parents=[common],
+        description="Make a new disk: fixed or dynamic with --size, or the child of a --parent.",
+    )
+    parser.add_argument("destination", metavar="DST")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--size", metavar="BYTES[K|M|G|T]", type=size_bytes, help="size of the virtual disk"
+    )
+    what.add_argument("--parent", metavar="PARENT", help="make a differencing disk of this one")
+    parser.add_argument("--type", choices=("fixed", "dynamic"), help="with --size")
+    parser.add_argument("--dry-run", action="store_true", help="say what would happen, only")
+    parser.add_argument("--offline", action="store_true", help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    if args.parent and args.type:
+        args.usage_error("--type goes with --size: the child of a parent is differencing")
+    if args.size is not None and not args.type:
+        args.usage_error("--size needs --type fixed or --type dynamic")
+    path = os.path.abspath(args.destination)
+    parent = None
+    if args.parent:
+        parent = parent_path(args.parent, build_roots(args, [path]))
+    roots = build_roots(args, [name for name in (path, parent) if name])
+    plan = create.plan(
+        path, roots, disk_type=args.type or "dynamic", size_bytes=args.size, parent=parent
+    )
+    for warning in plan.warnings:
+        console.note(f"warning: {warning}")
+    text = f"{path}: {plan.new.disk_type}, {plan.new.virtual_size_bytes:,} bytes"
+    if args.dry_run:
+        return conclude(console, plan.as_dict(), plan.refused, f"would create {text}")
+    done = create.apply(plan, roots, progress=console.progress())
+    console.result(done, f"created {text}, {done['file_size_after_bytes']:,} bytes on disk")
+    return 0
+
+
+def size_bytes(text: str) -> int:
+    """`40G` in bytes; units are powers of 1,024."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size like 40G, 512M or 1048576")
+    return int(match[1]) * 1024 ** _UNITS[match[2].upper()]

@@ -1,0 +1,104 @@
+"""`disk merge`: one or more levels, into the parent or to a new disk."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from disks.commandline.console import Console
+from disks.commandline.options import add_offline, build_roots, file_path
+from disks.commandline.outcome import conclude, sizes
+from disks.engine.errors import ImageError
+from disks.operations import merge
+
+
+def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
+    parser = subparsers.add_parser(
+        "merge",
+        parents=[common],
+        description="Merge a differencing disk and disks below it, by a proven copy: into the "
+        "lowest of them, whose old file goes to the trash, or to a new disk.",
+    )
+    parser.add_argument("child", metavar="CHILD")
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--into-parent", action="store_true", help="the merged disk replaces")
+    target.add_argument("--to", metavar="NEW", help="make a new disk, change nothing else")
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument("--copy", action="store_true", help="by copy (can be undone; the default)")
+    way.add_argument("--in-place", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--keep-name",
+        choices=(merge.PARENT, merge.CHILD),
+        help="whose name the merged disk has (default: parent)",
+    )
+    parser.add_argument("--type", choices=("dynamic", "fixed"), help="of the new disk")
+    parser.add_argument("--base", metavar="ANCESTOR", help="the lowest disk merged, inclusive")
+    parser.add_argument("--dry-run", action="store_true", help="say what would happen, only")
+    add_offline(parser)
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    if args.to and (args.keep_name or args.in_place or args.copy):
+        args.usage_error("--keep-name, --copy and --in-place go with --into-parent")
+    if args.into_parent and args.type:
+        args.usage_error("--type goes with --to: into the parent keeps the parent's type")
+    if args.in_place:
+        raise ImageError(
+            "E_NOT_OFFERED",
+            "Merging in place is not offered yet. Merge with --copy: it needs room until the "
+            "trash is emptied, and can be undone until then.",
+            file=args.child,
+        )
+    leaf = file_path(args.child)
+    to = os.path.abspath(args.to) if args.to else None
+    base = file_path(args.base) if args.base else None
+    roots = build_roots(args, [path for path in (leaf, to, base) if path])
+    progress = console.progress()
+    plan = merge.plan(
+        leaf,
+        roots,
+        base=base,
+        to=to,
+        into_parent=args.into_parent,
+        disk_type=args.type,
+        keep_name=args.keep_name or merge.PARENT,
+        progress=progress,
+    )
+    for warning in plan.warnings:
+        console.note(f"warning: {warning}")
+    if args.dry_run:
+        return conclude(console, plan.as_dict(), plan.refused, _foreseen(plan))
+    done = merge.apply(plan, roots, offline=args.offline, progress=progress)
+    for warning in done["warnings"]:
+        if warning not in plan.warnings:
+            console.note(f"warning: {warning}")
+    console.result(done, _told(done))
+    return 0
+
+
+def _foreseen(plan: merge.MergePlan) -> str:
+    names = " ← ".join(level.path for level in reversed(plan.levels))
+    lines = [
+        f"would merge       {names}",
+        f"into              {plan.output}",
+        f"bytes to copy     {plan.amount.held_bytes:,}",
+        f"size afterwards   {plan.predicted_size_bytes:,} at most",
+        f"space needed      {plan.predicted_size_bytes:,} of {plan.free_space_bytes:,} free",
+    ]
+    if plan.trash:
+        lines.append(f"back with trash   {plan.space_back_bytes:,}")
+        lines += [f"to the trash      {path}" for path in plan.trash]
+    lines += [f"new parent path   {path}" for path in plan.relink]
+    lines += [f"would be ruined   {path}" for path in plan.siblings]
+    lines += [f"managed           {row['path']}: {row['sentence']}" for row in plan.managers]
+    lines += [f"on the host run   {command}" for command in plan.commands]
+    return "\n".join(lines)
+
+
+def _told(done: dict[str, Any]) -> str:
+    lines = [sizes(done)]
+    if done.get("trash"):
+        lines.append(f"the old files are in {done['trash']}")
+    lines += [f"on the host run: {command}" for command in done["commands"]]
+    return "\n".join(lines)

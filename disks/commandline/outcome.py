@@ -1,0 +1,30 @@
+"""How a verb that plans and applies ends: the dry run's document, the sizes of a result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from disks.commandline.console import Console
+from disks.engine.errors import ImageError
+
+
+def conclude(
+    console: Console, document: Mapping[str, Any], refused: ImageError | None, text: str
+) -> int:
+    """Show a dry run. 1 if it is refused: the document says why, in place of the error one."""
+    if refused is None:
+        console.result(document, text)
+        return 0
+    console.note(f"error: {refused.code}: {refused.message}")
+    console.result(document)
+    return 1
+
+
+def sizes(done: Mapping[str, Any]) -> str:
+    """The result of a copy as a line for a person."""
+    return (
+        f"{done['output']}: {done['file_size_before_bytes']:,} → "
+        f"{done['file_size_after_bytes']:,} bytes; copied in {done['copy_seconds']:.1f} s, "
+        f"proven in {done['proof_seconds']:.1f} s ({done['proof']})"
+    )
