@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from disks.engine.findings import Level
-from disks.models import Disk, ParentLink
+from disks.models import Disk, ParentLink, StorageRoot
 from disks.services.bulk import update_rows
 from disks.services.chains import JOINING, Graph
 from disks.services.stored_json import readable
@@ -87,7 +87,8 @@ class _Row:
     code: str
     sentence: str
     position: int
-    depth: int
+    root: str
+    root_state: str
 
 
 @dataclass(slots=True)
@@ -141,7 +142,8 @@ def _rows(wanted: set[int]) -> dict[int, _Row]:
             "health_code",
             "sentence",
             "chain_position",
-            "chain_depth",
+            "root__name",
+            "root__state",
         ):
             rows[values[0]] = _Row(*values)
     return rows
@@ -194,6 +196,8 @@ def _judge(
     parent = graph.parent_of.get(pk)
     below = verdicts.get(parent) if parent is not None else None
     if below is None or parent is None:
+        if link.status == Status.IN_USE:
+            return Verdict(Health.IN_USE, "E_IN_USE", link.reason)
         return own if row.own == Health.NOTICE else Verdict(own.health, "", _parent_found(link))
     return _judge_by_parent(rows, row, own, link, parent, below)
 
@@ -205,6 +209,14 @@ def _judge_by_parent(
     culprit = below.culprit or parent
     culprit_name = readable(rows[culprit].name) if culprit in rows else name
     why = below.why or below.sentence
+    if rows[parent].root_state in (StorageRoot.State.OFFLINE, StorageRoot.State.CHANGED):
+        return Verdict(
+            Health.BROKEN,
+            "E_ROOT_OFFLINE",
+            f"The parent {name} lies in the storage root {rows[parent].root}, which is offline.",
+            f"offline:{rows[parent].root}",
+            parent,
+        )
     if below.health in _USELESS:
         kind = {
             Health.DAMAGED: "damaged",

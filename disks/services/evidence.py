@@ -1,0 +1,115 @@
+"""Was a parent written after its child was first seen? (bad-input 58)
+
+A differencing disk is only right over a parent that stays as it was. Identities do not
+tell: a VHD keeps its identity when it is written. So each link remembers how its parent
+looked when the two were first seen together, and compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from django.utils import timezone
+
+from disks.models import Disk, ParentLink
+from disks.services.stored_json import readable
+
+_FIELDS = (
+    "pk",
+    "name",
+    "mtime_ns",
+    "file_size_bytes",
+    "header_hash",
+    "blocks_allocated",
+    "inode",
+    "device",
+)
+
+
+def renew(links: Mapping[ParentLink, int | None], rewritten: Collection[int]) -> None:
+    """Compare the parents of freshly resolved links with what was first seen, in memory.
+
+    links: each with the parent it had before. A link that found another parent starts anew.
+    rewritten: parents whose headers our own job rewrote, content unchanged.
+    """
+    ids = {link.parent_id for link in links if link.parent_id is not None}
+    parents = {row["pk"]: row for row in Disk.objects.filter(pk__in=ids).values(*_FIELDS)}
+    for link, before in links.items():
+        parent = parents.get(link.parent_id) if link.parent_id is not None else None
+        if parent is None:
+            continue  # what was seen before stays, for when the parent is found again
+        now = _seen(parent)
+        first = link.parent_evidence.get("first")
+        known_before = link.parent_evidence.get("parent", before)
+        if first is None or known_before != link.parent_id:
+            link.parent_evidence = {"parent": link.parent_id, "first": now, "now": now}
+            link.parent_written_after = False
+        elif link.parent_id in rewritten and not link.parent_written_after:
+            link.parent_evidence |= {"first": now, "now": now}
+        else:
+            _compare(link, parent["name"], first, now)
+
+
+def trust(link: ParentLink) -> None:
+    """Take the parent as it is now: somebody who knows has looked."""
+    parent = link.parent
+    if parent is None:
+        return
+    row = Disk.objects.filter(pk=parent.pk).values(*_FIELDS).get()
+    now = _seen(row)
+    link.parent_evidence = {"parent": parent.pk, "first": now, "now": now}
+    link.parent_written_after = False
+    link.save(update_fields=["parent_evidence", "parent_written_after"])
+
+
+def _seen(parent: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "mtime_ns": parent["mtime_ns"],
+        "size_bytes": parent["file_size_bytes"],
+        "header_hash": parent["header_hash"],
+        "blocks_allocated": parent["blocks_allocated"],
+        "file": [parent["device"], parent["inode"]],
+        "at": timezone.now().isoformat(timespec="seconds"),
+    }
+
+
+def _compare(link: ParentLink, name: str, first: dict[str, Any], now: dict[str, Any]) -> None:
+    changes = _changes(first, now)
+    link.parent_evidence = link.parent_evidence | {"now": now, "changes": changes}
+    if changes:
+        link.parent_written_after = True
+        link.parent_evidence["sentence"] = (
+            f"The parent {readable(name)} was written after this disk was first seen: "
+            f"{'; '.join(changes)}. What this disk holds may no longer fit to it."
+        )
+    elif link.parent_written_after and first == now | {"at": first["at"]}:
+        # The old file was put back, byte for byte as far as can be seen.
+        link.parent_written_after = False
+        link.parent_evidence.pop("sentence", None)
+
+
+def _changes(first: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What speaks for a write, in words. A copy with new times alone is no sign of one."""
+    found = []
+    if first["size_bytes"] != now["size_bytes"]:
+        found.append(f"it had {first['size_bytes']:,} bytes and has {now['size_bytes']:,} now")
+    if first["blocks_allocated"] != now["blocks_allocated"]:
+        found.append(
+            f"it had {first['blocks_allocated'] or 0:,} allocated blocks and has "
+            f"{now['blocks_allocated'] or 0:,} now"
+        )
+    if first["header_hash"] != now["header_hash"]:
+        found.append("its headers changed")
+    same_file = first["file"][1] == now["file"][1]
+    if same_file and first["mtime_ns"] != now["mtime_ns"]:
+        was, is_now = _when(first["mtime_ns"]), _when(now["mtime_ns"])
+        found.append(f"it was last written {is_now}, not {was}")
+    return found
+
+
+def _when(mtime_ns: int | None) -> str:
+    if mtime_ns is None:
+        return "at an unknown time"
+    return f"{datetime.fromtimestamp(mtime_ns // 10**9, UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,292 @@
+"""Parent links in the catalog: what each child's header leads to, and why not.
+
+Runs after files were read, for those links that a change can have touched. Three steps,
+each over sets of rows: resolve the links, renew the chain columns, judge the disks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, cast
+
+from django.utils import timezone
+
+from disks.engine.images import Image, ParentReference
+from disks.engine.resolution import Resolution, resolve
+from disks.models import Disk, ParentLink, StorageRoot
+from disks.services import chains, evidence, roots, twins, verdicts
+from disks.services.bulk import update_rows
+from disks.services.chains import Graph
+from disks.services.places import CatalogPlaces, Index
+from disks.services.reading import stored_reference
+from disks.services.stored_json import readable
+
+Status = ParentLink.Status
+_CHUNK = 2_000
+
+_TITLES = {
+    Status.MISSING: "The parent is missing",
+    Status.IN_USE: "The parent is in use",
+    Status.IDENTITY_MISMATCH: "Another disk is in the parent's place",
+    Status.AMBIGUOUS: "Several disks could be the parent",
+    Status.OUTSIDE_ROOTS: "The parent is out of reach",
+    Status.UNREADABLE: "The parent cannot be read",
+    Status.CYCLE: "The chain is a circle",
+}
+UNREACHABLE = (StorageRoot.State.OFFLINE, StorageRoot.State.CHANGED)
+_COLUMNS = [
+    "status",
+    "parent",
+    "trace",
+    "reason",
+    "cause",
+    "suggested",
+    "parent_written_after",
+    "parent_evidence",
+]
+
+
+@dataclass
+class Touched:
+    """What a scan or a job changed: disks by row, and the identities that came or went."""
+
+    disks: set[int] = field(default_factory=set)
+    identities: set[str] = field(default_factory=set)
+    # Our own job rewrote these; their content is proven to be unchanged.
+    rewritten: set[int] = field(default_factory=set)
+
+    def add(self, pk: int, *identities: str) -> None:
+        self.disks.add(pk)
+        self.identities.update(identity for identity in identities if identity)
+
+    def __bool__(self) -> bool:
+        return bool(self.disks or self.identities)
+
+
+class _LinkKey(NamedTuple):
+    child: int
+    parent: int | None
+    identity: str
+    status: str
+
+
+def renew(
+    touched: Touched, *, everything: bool = False, report: Callable[[int, int], None] | None = None
+) -> int:
+    """Bring links, chains and verdicts up to date after a change. Returns links resolved.
+
+    everything: resolve all links, after the roots themselves changed.
+    """
+    if not touched and not everything:
+        return 0
+    keys = [
+        _LinkKey(*row)
+        for row in ParentLink.objects.values_list(
+            "child_id", "parent_id", "named_identity", "status"
+        ).iterator(10_000)
+    ]
+    wanted = [key.child for key in keys if everything or _is_touched(key, touched)]
+    before = {key.parent for key in keys if key.parent is not None and key.child in touched.disks}
+    resolved = _resolve(wanted, touched, report)
+    twins.renew(touched.identities, everything=everything)
+    graph = Graph.load()
+    graph = _cut_circles(graph)
+    around = set(touched.disks) | set(wanted) | before
+    chains.renew_columns(around, graph)
+    verdicts.renew(around, graph)
+    return resolved
+
+
+def resolve_all() -> int:
+    """Resolve every link anew: a root was added or removed, or its Windows views changed."""
+    return renew(Touched(), everything=True)
+
+
+def _is_touched(key: _LinkKey, touched: Touched) -> bool:
+    return (
+        key.child in touched.disks
+        or key.parent in touched.disks
+        or key.identity in touched.identities
+        # Whatever appeared may lie where a broken link leads to.
+        or key.status != Status.FOUND
+    )
+
+
+def _resolve(
+    children: Collection[int], touched: Touched, report: Callable[[int, int], None] | None
+) -> int:
+    if not children:
+        return 0
+    index = Index.load()
+    places = CatalogPlaces(roots.operation_roots().roots, index)
+    done = 0
+    try:
+        for links in _links(children):
+            parents: dict[ParentLink, int | None] = {}
+            for link in links:
+                parents[link] = _resolve_one(link, places, index)
+            evidence.renew(parents, touched.rewritten)
+            update_rows(
+                ParentLink,
+                _COLUMNS,
+                [
+                    (
+                        link.pk,
+                        link.status,
+                        link.parent_id,
+                        link.trace,
+                        link.reason,
+                        link.cause,
+                        link.suggested_id,
+                        link.parent_written_after,
+                        link.parent_evidence,
+                    )
+                    for link in links
+                ],
+            )
+            done += len(links)
+            if report is not None:
+                report(done, len(children))
+    finally:
+        places.close()
+    return done
+
+
+def _links(children: Collection[int]) -> Iterator[list[ParentLink]]:
+    ids = sorted(children)
+    for start in range(0, len(ids), _CHUNK):
+        yield list(
+            ParentLink.objects.filter(child__in=ids[start : start + _CHUNK]).select_related(
+                "child__root", "parent__root"
+            )
+        )
+
+
+@dataclass(slots=True)
+class _CataloguedFile:
+    """Stands in for the child's open file: only its device and inode are asked for."""
+
+    st_dev: int
+    st_ino: int
+
+    def stat(self) -> _CataloguedFile:
+        return self
+
+
+@dataclass(slots=True)
+class _CataloguedChild:
+    """What resolving asks of a child image."""
+
+    identity: str
+    parent: ParentReference
+    file: _CataloguedFile
+
+
+def _resolve_one(link: ParentLink, places: CatalogPlaces, index: Index) -> int | None:
+    """Fill the link's columns in memory; returns the row before, for the evidence."""
+    before = link.parent_id
+    child = link.child
+    if child.missing_since is not None:
+        return before  # what a file that is gone said stays as it was
+    if link.parent is not None and link.parent.root.state in UNREACHABLE:
+        return before  # the root is offline, not the disk gone (bad-input 67)
+    stand_in = _CataloguedChild(
+        child.identity,
+        stored_reference(link),
+        _CataloguedFile(child.device or 0, child.inode or 0),
+    )
+    found = resolve(cast(Image, stand_in), child.path, places)
+    _apply(link, found, index)
+    return before
+
+
+def _apply(link: ParentLink, found: Resolution, index: Index) -> None:
+    parent = index.by_path.get(found.path) if found.path else None
+    suggested = index.by_path.get(found.suggested) if found.suggested else None
+    link.status = str(found.status)
+    link.parent_id = parent.pk if parent else None
+    link.suggested_id = suggested.pk if suggested else None
+    link.trace = readable([step.as_dict() for step in found.trace])
+    link.reason = reason(found, link.child.root.path)
+    link.cause = _cause(link, found)
+    if parent is not None and parent.own_health == Disk.Health.IN_USE:
+        link.status = Status.IN_USE
+
+
+def reason(found: Resolution, root_path: str) -> str:
+    """One sentence for people; paths below the child's own root are given from there."""
+    text = readable(found.reason).replace(readable(root_path).rstrip("/") + "/", "")
+    title = _TITLES.get(Status(str(found.status)))
+    if title is None or not text:
+        return text
+    return f"{title}: {text[0].lower()}{text[1:]}"
+
+
+def _cause(link: ParentLink, found: Resolution) -> str:
+    """Links that one event broke share it: the same base gone, replaced, copied."""
+    kinds = {
+        Status.MISSING: "missing",
+        Status.OUTSIDE_ROOTS: "outside",
+        Status.IDENTITY_MISMATCH: "replaced",
+        Status.AMBIGUOUS: "ambiguous",
+        Status.UNREADABLE: "unreadable",
+        Status.CYCLE: "cycle",
+    }
+    kind = kinds.get(Status(str(found.status)))
+    return f"{kind}:{link.named_identity}" if kind else ""
+
+
+def _cut_circles(graph: Graph) -> Graph:
+    """Disks whose links lead in a ring have no base: their links are marked, not followed.
+
+    bad-input 52: the ring is listed; nothing here depends on its length.
+    """
+    rings = list(_rings(graph))
+    if not rings:
+        return graph
+    for ring in rings:
+        names = dict(Disk.objects.filter(pk__in=ring[:10]).values_list("pk", "name"))
+        shown = " → ".join(readable(names[pk]) for pk in ring[:10] if pk in names)
+        more = f" → … ({len(ring)} disks)" if len(ring) > 10 else ""
+        first = readable(names.get(ring[0], ""))
+        ParentLink.objects.filter(child__in=ring).update(
+            status=Status.CYCLE,
+            parent=None,
+            reason=f"The chain is a circle: {shown}{more} → {first}. "
+            "None of these disks has a base.",
+            cause=f"cycle:{min(ring)}",
+        )
+    return Graph.load()
+
+
+def _rings(graph: Graph) -> Iterator[list[int]]:
+    """Every ring once: child, its parent, its parent's parent …"""
+    finished: set[int] = set()
+    for start in graph.parent_of:
+        path: list[int] = []
+        on_path: dict[int, int] = {}
+        current: int | None = start
+        while current is not None and current not in finished and current not in on_path:
+            on_path[current] = len(path)
+            path.append(current)
+            current = graph.parent_of.get(current)
+        if current is not None and current in on_path:
+            yield path[on_path[current] :]
+        finished.update(path)
+
+
+def new_link(child: int, columns: dict[str, Any]) -> ParentLink:
+    """The row of a child that was read just now; resolved later, when all files are known."""
+    return ParentLink(
+        child_id=child,
+        status=Status.MISSING,
+        first_seen_at=timezone.now(),
+        **columns,
+    )
+
+
+def root_changed_state(root: StorageRoot) -> None:
+    """A root went offline or came back: what stands above its disks is judged anew."""
+    parents = Disk.objects.filter(root=root, child_count__gt=0).values_list("pk", flat=True)
+    verdicts.renew(set(parents))

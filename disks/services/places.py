@@ -1,0 +1,127 @@
+"""The storage roots as a scan has just seen them: answers without opening files again."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from disks.engine.errors import ImageError
+from disks.engine.resolution import Known
+from disks.models import Disk, StorageRoot
+from disks.operations import paths
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A catalogued file: its row, its file, and the disk's identity ("" if there is none)."""
+
+    pk: int
+    device: int
+    inode: int
+    identity: str
+    own_health: str
+
+
+@dataclass
+class Index:
+    """All catalogued files that are there, by path and by identity."""
+
+    by_path: dict[str, Seen] = field(default_factory=dict)
+    by_identity: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    @classmethod
+    def load(cls) -> Index:
+        index = cls()
+        rows = (
+            Disk.objects.filter(missing_since=None)
+            .exclude(root__state__in=[StorageRoot.State.OFFLINE, StorageRoot.State.CHANGED])
+            .values_list(
+                "root__path", "relative_path", "pk", "device", "inode", "identity", "own_health"
+            )
+            .order_by("root__path", "relative_path")
+        )
+        for root, relative, pk, device, inode, identity, own_health in rows.iterator(5_000):
+            path = os.path.join(root, relative)
+            index.by_path[path] = Seen(pk, device or 0, inode or 0, identity, own_health)
+            if identity:
+                index.by_identity[identity].append(path)
+        return index
+
+
+class CatalogPlaces(paths.Roots):
+    """`Places` over an Index; what the catalog does not list is looked up on the storage once."""
+
+    def __init__(self, roots: Iterable[paths.Root], index: Index) -> None:
+        super().__init__(roots, find_identity=lambda identity: index.by_identity.get(identity, ()))
+        self.index = index
+        self._there: dict[str, bool] = {}
+        self._errors: dict[str, ImageError] = {}
+        self._spelled_as: dict[str, list[str]] = {}
+        self._folders: dict[tuple[str, bool], dict[str, list[str]]] = {}
+
+    def known(self, path: str) -> Known | None:
+        """What the catalog knows; None for a file that it does not list."""
+        seen = self.index.by_path.get(path)
+        if seen is None:
+            if self.exists(path):
+                return None
+            if path not in self._errors:
+                self._errors[path] = self._not_there(path)
+            raise self._errors[path]
+        error = None
+        if not seen.identity:
+            code = {
+                Disk.Health.IN_USE: "E_IN_USE",
+                Disk.Health.UNREADABLE: "E_ACCESS",
+                Disk.Health.NOT_A_DISK: "E_NO_FOOTER",
+            }.get(Disk.Health(seen.own_health), "E_DAMAGED")
+            error = ImageError(code, _WHY.get(code, "The file is damaged."), file=path)
+            if code == "E_IN_USE":
+                raise error
+        return Known((seen.device, seen.inode), seen.identity or None, error)
+
+    def exists(self, path: str) -> bool:
+        if path in self.index.by_path:
+            return True
+        if path not in self._there:
+            self._there[path] = super().exists(path)
+        return self._there[path]
+
+    def _not_there(self, path: str) -> ImageError:
+        """The error that opening it gives: outside the roots, a link, or simply not there."""
+        try:
+            self.open(path).close()
+        except ImageError as error:
+            return error
+        return ImageError("E_NOT_FOUND", f"There is no file {path}.", file=path)
+
+    def _spellings(self, path: str) -> list[str]:
+        if path in self.index.by_path:
+            return [path]
+        if path not in self._spelled_as:
+            self._spelled_as[path] = super()._spellings(path)
+        return self._spelled_as[path]
+
+    def _alike(self, folder: str, name: str, *, folders: bool) -> list[str]:
+        """As the original, but a folder is listed and folded once, however many ask."""
+        key = (folder, folders)
+        if key not in self._folders:
+            names: dict[str, list[str]] = {}
+            try:
+                entries = self.list(folder)
+            except ImageError:
+                entries = []
+            for entry in entries:
+                if entry.is_folder if folders else entry.is_file:
+                    names.setdefault(paths.folded(entry.name), []).append(entry.name)
+            self._folders[key] = names
+        return self._folders[key].get(paths.folded(name), [])
+
+
+_WHY = {
+    "E_IN_USE": "The file is in use by another program.",
+    "E_ACCESS": "The file could not be read at the last scan.",
+    "E_NO_FOOTER": "The file is no virtual disk.",
+}

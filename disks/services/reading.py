@@ -1,0 +1,277 @@
+"""One file as the catalog sees it: what its headers say, in the catalog's columns."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from disks.engine.check import check_image
+from disks.engine.errors import ImageError, NotAnImage
+from disks.engine.files import ImageFile
+from disks.engine.findings import Finding, Level
+from disks.engine.formats import FORMATS, identify
+from disks.engine.images import Image, Locator, ParentReference
+from disks.models import Disk, ParentLink
+from disks.operations.managers import manager_of
+from disks.services import verdicts
+from disks.services.stored_json import readable
+
+Health = Disk.Health
+
+# Names that promise a disk: such a file is listed even if it holds something else.
+DISK_EXTENSIONS = tuple(
+    {extension for format in FORMATS for extension in format.extensions}
+    | {".vhd", ".avhd", ".vhdx", ".avhdx", ".vhds"}
+)
+# What lies beside a managed disk (operations/managers.py): the rest of a folder's names
+# says nothing, and a folder can hold ten thousand of them.
+_TELLING = (
+    ".avhd", ".avhdx", ".vhds", ".vmcx", ".vmrs", ".vsv", ".xml", ".rct", ".mrt", ".pvp", ".lok",
+)  # fmt: skip
+
+_IN_USE = ("E_IN_USE", "E_LOCKED")
+
+
+@dataclass(slots=True)
+class Reading:
+    """What one look at a file told.
+
+    is_listed  False for a file that is no disk and does not claim to be one by its name
+    was_read   False where the storage refused: the columns of headers are not known now
+    columns    values of Disk's columns that come from the file
+    link       values of ParentLink's columns that come from the child's header
+    """
+
+    status: os.stat_result
+    is_listed: bool
+    was_read: bool
+    columns: dict[str, Any] = field(default_factory=dict)
+    link: dict[str, Any] | None = None
+
+    @property
+    def identity(self) -> str:
+        return str(self.columns.get("identity", ""))
+
+    @property
+    def header_hash(self) -> str:
+        return str(self.columns.get("header_hash", ""))
+
+
+def telling_names(names: Collection[str]) -> list[str]:
+    """The names of a folder that can say who manages its disks."""
+    return [name for name in names if name.lower().endswith(_TELLING)]
+
+
+def managed_by(telling: Collection[str], name: str, *, hidden: bool = False) -> str:
+    """The code of whoever manages the disk of this name, "" for nobody."""
+    manager = manager_of(telling, name, hidden=hidden)
+    return manager.code if manager else ""
+
+
+def promises_disk(name: str) -> bool:
+    return name.lower().endswith(DISK_EXTENSIONS)
+
+
+def read(file: ImageFile, name: str, telling: Collection[str] = ()) -> Reading:
+    """Read an open file's headers; never raises for what the file holds."""
+    status = file.stat()
+    try:
+        form = identify(file)
+    except NotAnImage as error:
+        return _not_a_disk(status, name, error)
+    except ImageError as error:
+        if error.code == "E_AMBIGUOUS_FORMAT":
+            return _damaged(status, [Finding.from_error(error)], name, telling)
+        return refused(error, name, status)
+    try:
+        image = form.open(file)
+    except NotAnImage as error:
+        return _not_a_disk(status, name, error)
+    except ImageError as error:
+        if error.code in ("E_IO", "E_ACCESS", *_IN_USE):
+            return refused(error, name, status)
+        findings = check_image(file)
+        if not any(finding.code == error.code for finding in findings):
+            findings.insert(0, Finding.from_error(error))
+        reading = _damaged(status, findings, name, telling)
+        reading.columns["format"] = form.name
+        return reading
+    try:
+        return _sound(file, image, status, name, telling, form.header_bytes(file))
+    except ImageError as error:
+        return refused(error, name, status)
+
+
+def refused(error: ImageError, name: str, status: os.stat_result | None = None) -> Reading:
+    """The storage did not let the file be read: in use, no permission, an I/O error."""
+    health = Health.IN_USE if error.code in _IN_USE else Health.UNREADABLE
+    columns: dict[str, Any] = {
+        "own_health": health,
+        "findings": [readable(Finding.from_error(error).as_dict())],
+    }
+    if status is not None:
+        columns |= _file_columns(status)
+    return Reading(
+        status or os.stat_result([0] * 10), promises_disk(name), was_read=False, columns=columns
+    )
+
+
+def _file_columns(status: os.stat_result) -> dict[str, Any]:
+    return {
+        "file_size_bytes": status.st_size,
+        "allocated_bytes": status.st_blocks * 512,
+        "device": status.st_dev,
+        "inode": status.st_ino,
+        "mtime_ns": status.st_mtime_ns,
+        "ctime_ns": status.st_ctime_ns,
+        "modified_at": datetime.fromtimestamp(status.st_mtime_ns // 10**9, UTC)
+        if 0 <= status.st_mtime_ns < 253_402_300_800 * 10**9
+        else None,
+    }
+
+
+_BLANK: dict[str, Any] = {
+    "format": "",
+    "disk_type": "",
+    "virtual_size_bytes": None,
+    "block_size_bytes": None,
+    "blocks_total": None,
+    "blocks_allocated": None,
+    "identity": "",
+    "creator": "",
+    "image_created_at": None,
+    "header_hash": "",
+    "managed_by": "",
+}
+
+
+def _not_a_disk(status: os.stat_result, name: str, error: ImageError) -> Reading:
+    columns = {
+        **_BLANK,
+        **_file_columns(status),
+        "own_health": Health.NOT_A_DISK,
+        "findings": [readable(Finding.from_error(error).as_dict())],
+    }
+    return Reading(status, promises_disk(name), was_read=True, columns=columns)
+
+
+def _damaged(
+    status: os.stat_result, findings: list[Finding], name: str, telling: Collection[str]
+) -> Reading:
+    rows = [readable(finding.as_dict()) for finding in findings]
+    columns = {
+        **_BLANK,
+        **_file_columns(status),
+        "own_health": Health.DAMAGED,
+        "findings": rows,
+        "managed_by": managed_by(telling, name),
+    }
+    return Reading(status, is_listed=True, was_read=True, columns=columns)
+
+
+def _sound(
+    file: ImageFile,
+    image: Image,
+    status: os.stat_result,
+    name: str,
+    telling: Collection[str],
+    header: bytes,
+) -> Reading:
+    findings = check_image(file)
+    known = {(finding.code, finding.offset) for finding in findings}
+    findings += [one for one in image.findings if (one.code, one.offset) not in known]
+    if status.st_nlink > 1:
+        findings.append(_hard_links(status.st_nlink))
+    rows = [readable(finding.as_dict()) for finding in findings]
+    has_blocks = image.block_size_bytes > 0
+    columns = {
+        **_file_columns(status),
+        "own_health": verdicts.own_health(rows),
+        "findings": rows,
+        "format": image.format_name,
+        "disk_type": str(image.disk_type),
+        "virtual_size_bytes": image.virtual_size_bytes,
+        "block_size_bytes": image.block_size_bytes if has_blocks else None,
+        "blocks_total": image.blocks_total if has_blocks else None,
+        "blocks_allocated": image.blocks_allocated() if has_blocks else None,
+        "identity": image.identity,
+        "creator": readable(image.creator)[:60],
+        "image_created_at": image.created,
+        "header_hash": hashlib.blake2b(header, digest_size=16).hexdigest(),
+        "managed_by": managed_by(telling, name, hidden=bool(getattr(image, "hidden", False))),
+    }
+    link = link_columns(image.parent) if image.parent is not None else None
+    return Reading(status, is_listed=True, was_read=True, columns=columns, link=link)
+
+
+def _hard_links(count: int) -> Finding:
+    """bad-input 63: the other name may lie outside the roots, where nobody can look."""
+    return Finding(
+        Level.WARNING,
+        "W_HARD_LINKS",
+        f"The file has {count} names (hard links), perhaps outside the storage roots. "
+        "It is not written in place, because that would change it under all of them.",
+        "links",
+        None,
+        count,
+    )
+
+
+def link_columns(parent: ParentReference) -> dict[str, Any]:
+    """A parent link as stored: what the header says, before anything is looked for."""
+    return {
+        "named_identity": parent.identity,
+        "named_path": readable(_most_telling(parent)),
+        "named_name": readable(parent.name or ""),
+        "name_problem": readable(parent.name_problem or ""),
+        "named_timestamp": parent.timestamp,
+        "locators": [
+            {
+                "code": readable(locator.code),
+                "path": readable(locator.path),
+                "problem": readable(locator.problem),
+                "offset": locator.offset,
+            }
+            for locator in parent.locators
+        ],
+    }
+
+
+def stored_reference(link: ParentLink) -> ParentReference:
+    """The inverse of link_columns, for looking for the parent without opening the child."""
+    return ParentReference(
+        identity=link.named_identity,
+        name=link.named_name or None,
+        timestamp=link.named_timestamp,
+        locators=tuple(
+            Locator(
+                code=row["code"],
+                path=row["path"],
+                raw=b"",
+                offset=row.get("offset") or 0,
+                data_space=0,
+                problem=row.get("problem"),
+            )
+            for row in link.locators
+        ),
+        name_problem=link.name_problem or None,
+    )
+
+
+def _most_telling(parent: ParentReference) -> str:
+    """The text by which a person knows the parent: an absolute path if there is one."""
+    usable = {
+        locator.code: locator.path
+        for locator in reversed(parent.locators)
+        if locator.problem is None and locator.path
+    }
+    name = parent.name if parent.name_problem is None else None
+    if "W2ku" in usable:
+        return usable["W2ku"] or ""
+    if name and ("\\" in name or "/" in name):
+        return name
+    return usable.get("W2ru") or name or next(iter(usable.values()), None) or ""
