@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
 from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
@@ -22,6 +23,7 @@ class Header:
     virtual_size_bytes: int
     logical_sector_bytes: int
     parent_identity: str
+    parent_timestamp: datetime | None
     mtime_ns: int
 
 
@@ -37,6 +39,7 @@ def read_header(roots: Roots, path: str) -> Header:
             virtual_size_bytes=image.virtual_size_bytes,
             logical_sector_bytes=image.logical_sector_bytes,
             parent_identity=image.parent.identity if image.parent else "",
+            parent_timestamp=image.parent.timestamp if image.parent else None,
             mtime_ns=file.stat().st_mtime_ns,
         )
 

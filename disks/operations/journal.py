@@ -132,9 +132,14 @@ def pending(roots: Roots, paths: Iterable[str]) -> list[Sidecar]:
     return found
 
 
-def require_settled(roots: Roots, paths: Iterable[str]) -> None:
-    """E_UNFINISHED if an interrupted operation waits for recovery on one of these disks."""
+def require_settled(roots: Roots, paths: Iterable[str], *, job: str = "") -> None:
+    """E_UNFINISHED if an interrupted operation waits for recovery on one of these disks.
+
+    job: the caller's own job, whose sidecars do not stand in its way.
+    """
     for sidecar in pending(roots, paths):
+        if job and sidecar.job == job:
+            continue
         folder = os.path.dirname(sidecar.disk)
         raise ImageError(
             "E_UNFINISHED",
@@ -148,6 +153,7 @@ def require_settled(roots: Roots, paths: Iterable[str]) -> None:
 
 
 def _short(name: str) -> str:
+    """How a name stands in its sidecar's: itself, or its hash where it is very long."""
     raw = os.fsencode(name)
     return name if len(raw) <= _LONGEST_NAME_BYTES else hashlib.sha256(raw).hexdigest()
 

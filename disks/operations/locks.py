@@ -19,6 +19,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import socket
 import struct
 import time
@@ -94,8 +95,15 @@ def hold(
 
 
 def lock_name(path: str) -> str:
-    """The name of a disk's lock file in `.vdlock` beside it."""
-    return hashlib.sha256(os.fsencode(os.path.basename(path))).hexdigest()[:32]
+    """The name of a disk's lock file in `.vdlock` beside it.
+
+    A name that is such a hash stands for itself: temporary files of disks with very long
+    names carry it, and who sweeps them must meet their owner.
+    """
+    name = os.path.basename(path)
+    if re.fullmatch(r"[0-9a-f]{32}|[0-9a-f]{64}", name):
+        return name[:32]
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
 
 
 def _holder(job: str, token: int, installation: str) -> bytes:

@@ -238,7 +238,7 @@ def _relink(roots: Roots, work: Replacement, child: str) -> str:
     from disks.operations import relink
 
     try:
-        plan = relink.plan(child, work.surviving, roots)
+        plan = relink.plan(child, work.surviving, roots, job=work.job)
         relink.apply(plan, roots, offline=True, job=work.job, token=work.token)
     except ImageError as error:
         if error.code in _STORAGE_FAILED:

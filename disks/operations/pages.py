@@ -1,0 +1,207 @@
+"""Whole 4 KiB pages before and after a header rewrite, and what a crash left of them (R2).
+
+A power cut can garble the page that was being written, neighbours of the changed bytes
+included. So whole pages are kept, and putting one back heals all of it.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from disks.engine.files import ImageFile
+from disks.engine.images import HeaderRewrite, Write
+from disks.engine.units import SECTOR_BYTES
+
+PAGE_BYTES = 4096
+
+
+class PageState(StrEnum):
+    """What lies in a page now, compared with before and after."""
+
+    OLD = "old"
+    NEW = "new"
+    MIXED = "mixed"  # some sectors old, some new
+    TORN = "torn"  # a sector that we change is neither: garbled by the crash
+    FOREIGN = "foreign"  # somebody else wrote there
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page; old is shorter at the end of the file, empty past it; step: the last to write."""
+
+    offset: int
+    old: bytes
+    new: bytes
+    step: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "offset": self.offset,
+            "old": base64.b64encode(self.old).decode(),
+            "new": base64.b64encode(self.new).decode(),
+            "step": self.step,
+        }
+
+    @classmethod
+    def from_dict(cls, row: dict[str, Any]) -> Page:
+        return cls(
+            int(row["offset"]),
+            base64.b64decode(row["old"]),
+            base64.b64decode(row["new"]),
+            int(row["step"]),
+        )
+
+    def state(self, current: bytes) -> PageState:
+        """Judge what the file holds there now.
+
+        Bytes past the old end of the file are ours whatever they are: the caller has made
+        sure that nobody else made the file grow.
+        """
+        if len(current) < len(self.old):
+            return PageState.FOREIGN
+        if current == self.new:
+            return PageState.NEW
+        known = current[: len(self.old)]
+        if known == self.old:
+            return PageState.OLD
+        foreign = False
+        for start in range(0, len(self.old), SECTOR_BYTES):
+            old = self.old[start : start + SECTOR_BYTES]
+            new = self.new[start : start + len(old)]
+            now = known[start : start + len(old)]
+            if now in (old, new):
+                continue
+            if old != new:
+                return PageState.TORN
+            foreign = True
+        return PageState.FOREIGN if foreign else PageState.MIXED
+
+
+def changed_writes(file: ImageFile, rewrite: HeaderRewrite) -> tuple[list[list[Write]], list[Page]]:
+    """A rewrite cut down to the sectors that really change, and the pages it touches.
+
+    Growth leaves no holes (R9): bytes that no step writes past the old end become zeros.
+    """
+    simulated = _Simulated(file)
+    steps: list[list[Write]] = []
+    for number, step in enumerate(rewrite.steps):
+        writes: list[Write] = []
+        for write in step:
+            writes += simulated.apply(write, number)
+        if number == 0:
+            writes += _zeros(file.size_bytes, rewrite, simulated)
+        steps.append(writes)
+    return [writes for writes in steps if writes], simulated.pages()
+
+
+def put_back(file: ImageFile, pages: Sequence[Page], size_bytes: int) -> None:
+    """Bring the old pages and the old size back, last written first, each step made durable.
+
+    Pages that are as they were are not touched. May be repeated after a crash.
+    """
+    for step in sorted({page.step for page in pages}, reverse=True):
+        wrote = False
+        for page in pages:
+            if page.step == step and page.old and _current(file, page)[: len(page.old)] != page.old:
+                file.write_at(page.offset, page.old)
+                wrote = True
+        if wrote:
+            file.sync()
+    if file.size_bytes > size_bytes:
+        file.truncate(size_bytes)
+        file.sync()
+
+
+def states(file: ImageFile, pages: Sequence[Page]) -> list[PageState]:
+    return [page.state(_current(file, page)) for page in pages]
+
+
+def _current(file: ImageFile, page: Page) -> bytes:
+    """What lies there now, as far as the file and the page's new content reach."""
+    length = max(len(page.old), len(page.new))
+    return file.read_at(page.offset, max(0, min(length, file.size_bytes - page.offset)))
+
+
+class _Simulated:
+    """The file as it will be, page by page."""
+
+    def __init__(self, file: ImageFile) -> None:
+        self._file = file
+        self._size = file.size_bytes
+        self._old: dict[int, bytes] = {}
+        self._new: dict[int, bytearray] = {}
+        self._step: dict[int, int] = {}
+        self._written: list[tuple[int, int]] = []
+
+    def apply(self, write: Write, step: int) -> list[Write]:
+        """Write into the simulation; returns the runs of sectors that this changes."""
+        changed: list[Write] = []
+        end = write.offset + len(write.data)
+        position = write.offset
+        while position < end:
+            stop = min(end, (position // SECTOR_BYTES + 1) * SECTOR_BYTES)
+            piece = bytes(write.data[position - write.offset : stop - write.offset])
+            if self._put(position, piece, step):
+                if changed and changed[-1].offset + len(changed[-1].data) == position:
+                    changed[-1] = Write(changed[-1].offset, changed[-1].data + piece)
+                else:
+                    changed.append(Write(position, piece))
+            position = stop
+        return changed
+
+    def _put(self, offset: int, piece: bytes, step: int) -> bool:
+        """One piece within one sector; False if it is there already."""
+        start = offset // PAGE_BYTES * PAGE_BYTES
+        page = self._page(start)
+        inside = offset - start
+        if len(page) >= inside + len(piece) and page[inside : inside + len(piece)] == piece:
+            return False
+        if len(page) < inside:
+            page.extend(bytes(inside - len(page)))
+        page[inside : inside + len(piece)] = piece
+        self._step[start] = step
+        self._written.append((offset, offset + len(piece)))
+        return True
+
+    def _page(self, start: int) -> bytearray:
+        if start not in self._new:
+            old = self._file.read_at(start, max(0, min(PAGE_BYTES, self._size - start)))
+            self._old[start] = old
+            self._new[start] = bytearray(old)
+        return self._new[start]
+
+    def gaps(self, first: int, end: int, upcoming: Sequence[Write]) -> list[tuple[int, int]]:
+        """Ranges between first and end that nothing writes."""
+        covered = sorted(
+            [*self._written, *((one.offset, one.offset + len(one.data)) for one in upcoming)]
+        )
+        gaps, position = [], first
+        for start, stop in covered:
+            if start > position:
+                gaps.append((position, min(start, end)))
+            position = max(position, stop)
+            if position >= end:
+                break
+        if position < end:
+            gaps.append((position, end))
+        return gaps
+
+    def pages(self) -> list[Page]:
+        return [
+            Page(start, self._old[start], bytes(self._new[start]), self._step[start])
+            for start in sorted(self._step)
+        ]
+
+
+def _zeros(size_bytes: int, rewrite: HeaderRewrite, simulated: _Simulated) -> list[Write]:
+    if rewrite.size_after_bytes <= size_bytes:
+        return []
+    later = [write for step in rewrite.steps for write in step]
+    writes: list[Write] = []
+    for start, end in simulated.gaps(size_bytes, rewrite.size_after_bytes, later):
+        writes += simulated.apply(Write(start, bytes(end - start)), 0)
+    return writes

@@ -1,0 +1,160 @@
+"""Finish or undo what interrupted operations left behind, from the files alone.
+
+Works without any database, may be run again at any time, and touches nothing while its
+owner lives: every step is taken under the storage locks of the disk it concerns (R8, §5).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from disks.engine.errors import ImageError
+from disks.operations import durable, journal, locks, rewriting
+from disks.operations.journal import JOB, UNDO, Sidecar
+from disks.operations.paths import Roots
+
+FINISHED = "finished"
+UNDONE = "undone"
+SWEPT = "swept"
+BUSY = "busy"
+ATTENTION = "needs-attention"
+
+_TEMPORARY = re.compile(r"\.(.+\..+)\.vdtmp", re.DOTALL)
+
+
+def recover(folder: str, roots: Roots, *, assume_dead: bool = False) -> list[dict[str, Any]]:
+    """Everything unfinished in folder and below; one row per disk that was looked after.
+
+    assume_dead  where the storage has no locks: somebody declares that no other host works
+    Rows: path of the disk, action (`finished`, `undone`, `swept`, `busy`,
+    `needs-attention`), code (null, or that of the error), sentence.
+    """
+    rows: list[dict[str, Any]] = []
+    for current in _folders(folder, roots):
+        for path, sidecar in list(journal.sidecars_in(roots, current)):
+            if isinstance(sidecar, ImageError):
+                rows.append(_row(path, ATTENTION, sidecar.message, sidecar.code))
+            elif sidecar.unfinished:
+                rows.append(_recover_one(sidecar, roots, assume_dead=assume_dead))
+        rows += _sweep(current, roots, assume_dead=assume_dead)
+    return rows
+
+
+def recover_disk(path: str, roots: Roots, *, assume_dead: bool = False) -> list[dict[str, Any]]:
+    """The same for the sidecars beside one disk, for a job that knows which one it left."""
+    rows = []
+    for kind in journal.KINDS:
+        sidecar = journal.of(roots, path, kind)
+        if sidecar is not None and sidecar.unfinished:
+            rows.append(_recover_one(sidecar, roots, assume_dead=assume_dead))
+    return rows
+
+
+def _recover_one(sidecar: Sidecar, roots: Roots, *, assume_dead: bool) -> dict[str, Any]:
+    disk = sidecar.disk
+    try:
+        with _held(roots, [disk, *sidecar.neighbours], sidecar, assume_dead=assume_dead):
+            # Under the lock: its owner may have finished while we waited for our turn.
+            current = journal.of(roots, disk, sidecar.kind)
+            if current is None or not current.unfinished:
+                return _row(disk, FINISHED, "Its own job has finished it meanwhile.", None)
+            action, sentence = _act(current, roots)
+            return _row(disk, action, sentence, None)
+    except ImageError as error:
+        waiting = error.code in ("E_LOCKED", "E_IN_USE")
+        return _row(disk, BUSY if waiting else ATTENTION, error.message, error.code)
+
+
+def _act(sidecar: Sidecar, roots: Roots) -> tuple[str, str]:
+    if sidecar.kind == UNDO:
+        return rewriting.recover(roots, sidecar, token=sidecar.token + 1)
+    if sidecar.kind == JOB:
+        from disks.operations import copying
+
+        told = copying.recover(sidecar, roots)
+        return str(told["action"]), str(told["sentence"])
+    raise rewriting.attention(
+        sidecar.disk, f"this release cannot finish an operation of the kind “{sidecar.kind}”"
+    )
+
+
+@contextlib.contextmanager
+def _held(roots: Roots, disks: list[str], sidecar: Sidecar, *, assume_dead: bool) -> Iterator[None]:
+    """The locks of everything a sidecar names; only assume_dead goes on where there are none."""
+    known = [disk for disk in dict.fromkeys(disks) if _locatable(roots, disk)]
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locks.hold(roots, known, job=sidecar.job, token=sidecar.token + 1))
+        except ImageError as error:
+            if error.code != "E_NO_LOCKS" or not assume_dead:
+                raise
+        yield
+
+
+def _locatable(roots: Roots, path: str) -> bool:
+    """A neighbour may lie outside of the folders that this recovery was given."""
+    try:
+        roots.list(os.path.dirname(path))
+    except ImageError:
+        return False
+    return True
+
+
+def _sweep(folder: str, roots: Roots, *, assume_dead: bool) -> list[dict[str, Any]]:
+    """Take away temporary files whose owner is dead and whose disk has no open sidecar."""
+    rows = []
+    for entry in roots.list(folder):
+        if not entry.is_file or not entry.name.endswith(".vdtmp"):
+            continue
+        found = _TEMPORARY.fullmatch(entry.name)
+        if found is None:
+            continue
+        path = os.path.join(folder, entry.name)
+        owners = _owners(folder, found[1])
+        disk = owners[0]
+        try:
+            if journal.pending(roots, owners):
+                continue
+            with _held(roots, owners, Sidecar(UNDO, disk, ""), assume_dead=assume_dead):
+                durable.unlink(roots, path, missing_ok=True)
+            rows.append(_row(disk, SWEPT, f"The unfinished file {entry.name} was removed.", None))
+        except ImageError as error:
+            waiting = error.code in ("E_LOCKED", "E_IN_USE")
+            rows.append(_row(disk, BUSY if waiting else ATTENTION, error.message, error.code))
+    return rows
+
+
+def _owners(folder: str, stem: str) -> list[str]:
+    """Every disk that a temporary file `.STEM.vdtmp` may belong to: its name up to each dot.
+
+    `.NAME.vdundo.vdtmp`, `.NAME.<job>-<token>.vdtmp`; all of them are locked, which is
+    right whichever of the dots belongs to the name.
+    """
+    ends = [at for at, letter in enumerate(stem) if letter == "." and at > 0]
+    return [os.path.join(folder, stem[:end]) for end in reversed(ends)]
+
+
+def _folders(folder: str, roots: Roots) -> Iterator[str]:
+    """folder and everything below it that may be looked at."""
+    waiting = [folder]
+    while waiting:
+        current = waiting.pop()
+        try:
+            root, _ = roots.locate(current)
+            entries = roots.list(current)
+        except ImageError:
+            continue
+        yield current
+        waiting.extend(
+            os.path.join(current, entry.name)
+            for entry in entries
+            if entry.is_folder and not root.excludes(entry.name)
+        )
+
+
+def _row(path: str, action: str, sentence: str, code: str | None) -> dict[str, Any]:
+    return {"path": path, "action": action, "code": code, "sentence": sentence}

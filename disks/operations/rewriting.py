@@ -1,0 +1,272 @@
+"""A header rewrite that a crash cannot leave half done (crash-safety §1).
+
+The sidecar with every page before and after is durable before the first byte changes.
+An error puts the old pages back at once; a crash leaves the sidecar, and recovery does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from disks.engine import faults
+from disks.engine.errors import ImageError
+from disks.engine.files import FileIdentity, ImageFile, storage_error
+from disks.engine.formats import open_image
+from disks.engine.images import HeaderRewrite, Image
+from disks.operations import journal
+from disks.operations.journal import DONE, UNDO, Sidecar
+from disks.operations.pages import Page, PageState, changed_writes, put_back, states
+from disks.operations.paths import Roots
+from disks.operations.windows import shown
+
+PREPARED = "prepared"
+
+_HELP = """\
+The header of the disk {disk} was being changed by vdadmin when this was written, or the
+change is done and this is kept so that it can be taken back.
+
+With vdadmin:  manage.py disk recover FOLDER        (if the change was interrupted)
+               manage.py disk undo-update DISK      (if it is done, to take it back)
+
+Without it, only while "state" below is "prepared", with the disk closed everywhere: every
+entry of "x_pages" holds, in base64, what stood at "offset" before ("old"). Put it back, then
+cut the file to "x_size_before" bytes. With Python, in this folder (SIDECAR is this file):
+
+  python3 -c "import base64,json,sys; t=open(sys.argv[1],'rb').read(); \
+r=json.loads(t[t.rindex(b'\\n'+bytes([123]))+1:]); d=open(r['name'],'r+b'); \
+[(d.seek(p['offset']),d.write(base64.b64decode(p['old']))) for p in r['x_pages']]; \
+d.truncate(r['x_size_before'])" SIDECAR
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is to be done to one header.
+
+    build       the rewrite, computed on the freshly opened image
+    check       called after the writes with the reopened image; raising undoes everything
+    keep_mtime  put the modification time back: a child stores exactly that one
+    is_undo     the change takes an earlier one back
+    neighbours  other disks that this concerns
+    """
+
+    build: Callable[[Image], HeaderRewrite]
+    check: Callable[[Image], None]
+    keep_mtime: bool = False
+    is_undo: bool = False
+    neighbours: tuple[str, ...] = ()
+
+
+def rewrite(
+    roots: Roots,
+    path: str,
+    change: Change,
+    *,
+    expected: FileIdentity,
+    job: str = "",
+    token: int = 0,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Change the header of a disk that the caller has locked; returns both recorded links.
+
+    expected: the file as it was when the plan was checked. On any error the file is put
+    back as it was and the error raised; if even that fails, the sidecar stays for recovery.
+    """
+    previous = _previous(roots, path)
+    with roots.open(path, writable=True) as file:
+        if file.identity() != expected:
+            raise changed_meanwhile(path)
+        image = open_image(file)
+        before = image.recorded_link()
+        planned = change.build(image)
+        steps, pages = changed_writes(file, planned)
+        if not steps:
+            return before, before
+        sidecar = Sidecar(
+            UNDO,
+            path,
+            PREPARED,
+            job=job,
+            token=token or (previous.token + 1 if previous else 1),
+            neighbours=change.neighbours,
+            help=_HELP.format(disk=shown(os.path.basename(path))),
+            record={
+                "pages": [page.as_dict() for page in pages],
+                "size_before": file.size_bytes,
+                "size_after": planned.size_after_bytes,
+                "file": expected.as_dict(),
+                "identity": image.identity,
+                "keep_mtime": change.keep_mtime,
+                "is_undo": change.is_undo,
+                "link_before": before,
+                "link_after": None,
+                "previous": _without_pages(previous),
+            },
+        )
+        with faults.stage("relink.sidecar"):
+            journal.write(roots, sidecar)
+        try:
+            with faults.stage("relink.header"):
+                for step in steps:
+                    for write in step:
+                        file.write_at(write.offset, write.data)
+                    file.sync()
+            after = _check(roots, path, change)
+            if change.keep_mtime:
+                set_mtime(file, expected.mtime_ns)
+        except BaseException:
+            # Killed here, recovery does the same. An error of this must not hide the first.
+            with contextlib.suppress(ImageError), faults.stage("relink.rollback"):
+                roll_back(roots, sidecar, file)
+            raise
+    with faults.stage("relink.done"):
+        finished(roots, sidecar, after)
+    return before, after
+
+
+def finished(roots: Roots, sidecar: Sidecar, link_after: dict[str, Any]) -> None:
+    """The header is as planned and checked: keep what an undo needs, forget the pages.
+
+    After an undo the record of the update before it comes back, if it is still the one
+    that made the link; else nothing is left to take back.
+    """
+    previous = sidecar.record.get("previous")
+    if not sidecar.record["is_undo"]:
+        record = sidecar.record | {"link_after": link_after, "pages": []}
+        journal.write(roots, replace(sidecar, state=DONE, record=record))
+    elif previous and previous["record"].get("link_after") == link_after:
+        _restore(roots, sidecar, previous)
+    else:
+        journal.remove(roots, sidecar)
+
+
+def roll_back(roots: Roots, sidecar: Sidecar, file: ImageFile) -> None:
+    """Old pages, old size, old modification time; then the record before this one."""
+    record = sidecar.record
+    put_back(file, [Page.from_dict(row) for row in record["pages"]], int(record["size_before"]))
+    set_mtime(file, int(record["file"]["mtime_ns"]))
+    _restore(roots, sidecar, record.get("previous"))
+
+
+def recover(roots: Roots, sidecar: Sidecar, *, token: int) -> tuple[str, str]:
+    """Finish or undo an interrupted rewrite; the caller holds the disk's lock.
+
+    Returns (action, sentence): `finished` or `undone`. Raises E_NEEDS_ATTENTION, with
+    everything untouched, when the disk is not what the sidecar says it may be.
+    """
+    path, record = sidecar.disk, sidecar.record
+    try:
+        pages = [Page.from_dict(row) for row in record["pages"]]
+        before, after = int(record["size_before"]), int(record["size_after"])
+        expected = FileIdentity.from_dict(record["file"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise attention(path, "its sidecar holds no record of the pages") from error
+    try:
+        file = roots.open(path, writable=True)
+    except ImageError as error:
+        raise attention(path, f"the disk cannot be opened ({error.message})") from error
+    with file:
+        if file.stat().st_ino != expected.inode:
+            raise attention(path, "another file has its name now")
+        if not before <= file.size_bytes <= after:
+            raise attention(path, "its size is neither the old nor the planned one")
+        found = states(file, pages)
+        if PageState.FOREIGN in found:
+            raise attention(path, "somebody else has written to it since")
+        opened = _opened(file)
+        if opened is not None and opened.identity != record["identity"]:
+            raise attention(path, "it has another identity now")
+        untouched = all(state is PageState.OLD for state in found) and file.size_bytes == before
+        if opened is None and untouched:
+            raise attention(path, "it is as it was before the change, and yet cannot be read")
+        sidecar = replace(sidecar, token=token)
+        with faults.stage("relink.takeover"):
+            journal.write(roots, sidecar)
+        complete = all(state is PageState.NEW for state in found) and file.size_bytes == after
+        if opened is not None and complete:
+            if record["keep_mtime"]:
+                set_mtime(file, expected.mtime_ns)
+            file.sync()
+            with faults.stage("relink.done"):
+                finished(roots, sidecar, opened.recorded_link())
+            return "finished", "The interrupted change of its parent link was completed."
+        with faults.stage("relink.rollback"):
+            roll_back(roots, sidecar, file)
+    return "undone", "The interrupted change of its parent link was taken back."
+
+
+def set_mtime(file: ImageFile, mtime_ns: int) -> None:
+    """Durably; the access time becomes now."""
+    now = os.stat(file.fd).st_atime_ns
+    try:
+        faults.reached("utime", file.path)
+        os.utime(file.fd, ns=(now, mtime_ns))
+    except OSError as error:
+        raise storage_error(error, file.path, verb="utime") from error
+    file.sync()
+
+
+def changed_meanwhile(path: str) -> ImageError:
+    return ImageError(
+        "E_CHANGED",
+        f"{shown(path)} is not the file that the plan was made for: it was written or replaced "
+        "since. Nothing was changed. Look at it again, and plan anew.",
+        file=path,
+    )
+
+
+def attention(path: str, why: str) -> ImageError:
+    return ImageError(
+        "E_NEEDS_ATTENTION",
+        f"{shown(path)} was left half changed by an interrupted operation, and {why}. Nothing "
+        "was touched. Make a copy of the disk and of the sidecar beside it; the sidecar says "
+        "in plain words what was being done and how to take it back by hand.",
+        file=path,
+    )
+
+
+def _check(roots: Roots, path: str, change: Change) -> dict[str, Any]:
+    """Open the disk again as anybody would, and let the caller judge it."""
+    with roots.open(path) as file:
+        image = open_image(file)
+        change.check(image)
+        return image.recorded_link()
+
+
+def _opened(file: ImageFile) -> Image | None:
+    try:
+        return open_image(file)
+    except ImageError:
+        return None
+
+
+def _previous(roots: Roots, path: str) -> Sidecar | None:
+    found = journal.of(roots, path, UNDO)
+    return found if found is not None and not found.unfinished else None
+
+
+def _without_pages(sidecar: Sidecar | None) -> dict[str, Any] | None:
+    """An earlier, finished record inside the next one; one level deep."""
+    if sidecar is None:
+        return None
+    record = {**sidecar.record, "pages": [], "previous": None}
+    return {"job": sidecar.job, "token": sidecar.token, "record": record}
+
+
+def _restore(roots: Roots, sidecar: Sidecar, previous: dict[str, Any] | None) -> None:
+    if previous is None:
+        journal.remove(roots, sidecar)
+        return
+    journal.write(
+        roots,
+        replace(
+            sidecar,
+            state=DONE,
+            job=str(previous["job"]),
+            token=int(previous["token"]),
+            record=previous["record"],
+        ),
+    )
