@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import tarfile
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
@@ -29,3 +32,57 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
         report.outcome = "failed"
         report.longrepr = f"Skipped, which CI does not allow: {report.longrepr}"
     return report
+
+
+def corpus_archive() -> Path | None:
+    """The archive of real disks: `$VDADMIN_CORPUS`, or shared/corpus beside the checkout."""
+    told = os.environ.get("VDADMIN_CORPUS")
+    places = [Path(told)] if told else []
+    places.append(Path(__file__).resolve().parents[3] / "shared" / "corpus")
+    for place in places:
+        archive = place if place.is_file() else place / "real-disks.tar.xz"
+        if archive.is_file():
+            return archive
+    return None
+
+
+def unpack_sparse(archive: Path, folder: Path) -> None:
+    """Unpack plain files and folders, leaving holes where there are zeros."""
+    piece = 256 * 1024
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            target = folder / member.name
+            if not target.resolve().is_relative_to(folder.resolve()):
+                raise ValueError(f"{member.name} leads out of the archive")
+            if member.isdir():
+                target.mkdir(parents=True, exist_ok=True)
+            elif member.isfile():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                source = tar.extractfile(member)
+                with target.open("wb") as file:
+                    while source is not None and (data := source.read(piece)):
+                        if data.count(0) == len(data):
+                            file.seek(len(data), os.SEEK_CUR)
+                        else:
+                            file.write(data)
+                    file.truncate(member.size)
+                target.chmod(0o444)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the real disks, shared by all test processes: copy what you change."""
+    archive = corpus_archive()
+    if archive is None:
+        pytest.skip("the corpus of real disks is not here (set VDADMIN_CORPUS)")
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    folder = base / "corpus"
+    with (base / "corpus.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            unpacking = base / "corpus.unpacking"
+            unpack_sparse(archive, unpacking)
+            unpacking.rename(folder)
+    return folder
