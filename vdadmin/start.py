@@ -172,6 +172,25 @@ def _why_not_listening(host: str, port: int, error: OSError) -> str:
     return f"vdadmin cannot listen on {host}, port {port}: {error.strerror or error}"
 
 
+def _make_watcher() -> Callable[[], bool]:
+    """Tells when the `make` that started us was interrupted.
+
+    A terminal's Ctrl-C reaches both. A SIGINT sent to make alone does not reach us: make
+    stops catching it and waits for us to end, for ever.
+    """
+    status = Path(f"/proc/{os.getppid()}/status")
+
+    def catches() -> bool:
+        try:
+            lines = dict(line.split(":\t", 1) for line in status.read_text().splitlines())
+            return lines["Name"] == "make" and bool(int(lines["SigCgt"], 16) & 0b10)
+        except (OSError, KeyError, ValueError):
+            return False
+
+    did = catches()
+    return lambda: did and not catches()
+
+
 # --- data ------------------------------------------------------------------------------------
 
 

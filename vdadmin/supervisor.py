@@ -29,6 +29,7 @@ ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
+IMPATIENT_SECONDS = 0.25  # a second signal after this long is a second wish, not an echo
 STEADY_SECONDS = 60.0  # a child that lived this long starts again without a grown pause
 LARGEST_LOG_BYTES = 10 * 1024 * 1024
 
@@ -74,9 +75,13 @@ class Supervisor:
     about: dict[str, str] = field(default_factory=dict)
     _children: list[_Child] = field(default_factory=list)
     _ending: bool = False
+    _asked: float = 0.0
 
     def __post_init__(self) -> None:
-        # Signals are waited for, not handled: nothing is interrupted half way.
+        # Signals are waited for, not handled: nothing is interrupted half way. A shell starts
+        # background jobs with SIGINT ignored, and ignored signals cannot be waited for.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_BLOCK, WAKING)
         self.log_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -135,7 +140,7 @@ class Supervisor:
         else:
             got = signal.sigwaitinfo(WAKING)
         if got is not None and got.si_signo in ENDING:
-            self._ending = True
+            self._ending, self._asked = True, time.monotonic()
 
     def _reap(self) -> None:
         for pid, status in _ended_children():
@@ -184,7 +189,8 @@ class Supervisor:
         while waiting := [child for child in children if child.pid]:
             first = min(deadlines[child.pid] for child in waiting)
             got = signal.sigtimedwait(WAKING, max(0.0, first - time.monotonic()))
-            impatient = got is not None and got.si_signo in ENDING
+            again = got is not None and got.si_signo in ENDING
+            impatient = again and time.monotonic() - self._asked >= IMPATIENT_SECONDS
             for child in waiting:
                 if impatient or deadlines[child.pid] <= time.monotonic():
                     _kill_group(child.pid)

@@ -43,6 +43,9 @@ class Console:
 
     def start(self, timeout_seconds: float = 90.0) -> Console:
         self.output.clear()
+        if self.process is not None:
+            self.process.wait(10)  # killed, perhaps, by the test
+            self._close()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "vdadmin.start"],
             cwd=PROJECT,
@@ -56,6 +59,7 @@ class Console:
         self._listener.start()
         eventually(lambda: self._is_up() or self.has_ended(), timeout_seconds)
         if self.has_ended():
+            self._close()
             raise AssertionError(f"The console did not start:\n{self.text()}\n{self.logs()}")
         return self
 
@@ -124,9 +128,15 @@ class Console:
         if self.process.poll() is None:
             self.process.send_signal(number)
         code = self.process.wait(timeout_seconds)
+        self._close()
+        return code
+
+    def _close(self) -> None:
+        """Read what is left of the output; its pipe ends with the last process of ours."""
         if self._listener is not None:
             self._listener.join(5.0)
-        return code
+        if self.process is not None and self.process.stdout is not None:
+            self.process.stdout.close()
 
     def __enter__(self) -> Console:
         return self.start()
@@ -138,6 +148,7 @@ class Console:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+                self._close()
 
 
 def eventually(condition: Callable[[], Any], seconds: float = 10.0, pause: float = 0.05) -> Any:

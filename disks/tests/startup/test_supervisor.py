@@ -173,11 +173,24 @@ def test_a_second_signal_ends_everything_at_once(start: Start, tmp_path: Path) -
     eventually((tmp_path / "stubborn.ready").exists)
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
-    time.sleep(0.1)
+    time.sleep(0.4)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=10)
     assert time.monotonic() - began < 0.9
     assert is_gone(pid)
+
+
+def test_two_signals_at_once_are_one(start: Start, tmp_path: Path) -> None:
+    """`timeout`, and terminals with helpers, send the signal to the process and to its group."""
+    process = start("stubborn")
+    children(tmp_path, "stubborn")
+    eventually((tmp_path / "stubborn.ready").exists)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10)
+    assert time.monotonic() - began >= 0.9
 
 
 def test_services_end_with_a_killed_supervisor(start: Start, tmp_path: Path) -> None:
