@@ -245,6 +245,10 @@ class Format(Protocol):
         """Every invariant that this one file can break; goes on after the first."""
         ...
 
+    def check_opened(self, image: Image) -> list[Finding]:
+        """As check(), not deep, for an image of this format that was opened already."""
+        ...
+
     def predicted_size_bytes(self, new: NewImage, blocks: int) -> int:
         """File size of a new image with that many allocated blocks."""
         ...

@@ -16,6 +16,8 @@ _CHECKPOINT = (".avhd", ".avhdx")
 _MACHINE = (".vmcx", ".vmrs", ".vsv", ".xml")
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _UUID_DISK = re.compile(rf"{_UUID}\.vhdx?")
+_CHECKPOINT_END = re.compile(rf"{_UUID}\.avhdx?")
+_CHECKPOINT_STEM = re.compile(rf"_{_UUID}$")
 _FSLOGIX = re.compile(r"(.*[._-])?rw\.vhdx?")
 
 
@@ -48,7 +50,7 @@ def manager_of(folder_listing: Iterable[str], name: str, *, hidden: bool = False
 def _vhd_set(own: str, names: set[str], hidden: bool) -> Manager | None:
     stem = os.path.splitext(own)[0]
     set_names = {entry for entry in names if entry.endswith(".vhds")}
-    base = re.sub(rf"_{_UUID}$", "", stem)
+    base = _CHECKPOINT_STEM.sub("", stem)
     if own.endswith(".vhds") or f"{stem}.vhds" in set_names or f"{base}.vhds" in set_names:
         return Manager(
             "vhd-set",
@@ -70,8 +72,12 @@ def _checkpoint(own: str, names: set[str], hidden: bool) -> Manager | None:
             "If the machine still exists, delete the checkpoint in Hyper-V Manager, which merges "
             "it. Work on the file only when Hyper-V does not know it any more.",
         )
-    is_base = re.compile(rf"{re.escape(stem)}_{_UUID}\.avhdx?")
-    if any(is_base.fullmatch(entry) for entry in names):
+    begin = len(stem) + 1
+    if any(
+        entry.startswith(stem + "_") and _CHECKPOINT_END.fullmatch(entry, begin)
+        for entry in names
+        if entry.endswith(_CHECKPOINT)
+    ):
         return Manager(
             "hyper-v-checkpoint",
             "A Hyper-V checkpoint of this disk lies beside it.",

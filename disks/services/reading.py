@@ -14,7 +14,7 @@ from disks.engine.errors import ImageError, NotAnImage
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
 from disks.engine.formats import FORMATS, identify
-from disks.engine.images import Image, Locator, ParentReference
+from disks.engine.images import Format, Image, Locator, ParentReference
 from disks.models import Disk, ParentLink
 from disks.operations.managers import manager_of
 from disks.services import verdicts
@@ -101,7 +101,7 @@ def read(file: ImageFile, name: str, telling: Collection[str] = ()) -> Reading:
         reading.columns["format"] = form.name
         return reading
     try:
-        return _sound(file, image, status, name, telling, form.header_bytes(file))
+        return _sound(form, image, status, name, telling)
     except ImageError as error:
         return refused(error, name, status)
 
@@ -174,16 +174,10 @@ def _damaged(
 
 
 def _sound(
-    file: ImageFile,
-    image: Image,
-    status: os.stat_result,
-    name: str,
-    telling: Collection[str],
-    header: bytes,
+    form: Format, image: Image, status: os.stat_result, name: str, telling: Collection[str]
 ) -> Reading:
-    findings = check_image(file)
-    known = {(finding.code, finding.offset) for finding in findings}
-    findings += [one for one in image.findings if (one.code, one.offset) not in known]
+    findings = form.check_opened(image)
+    header = form.header_bytes(image.file)
     if status.st_nlink > 1:
         findings.append(_hard_links(status.st_nlink))
     rows = [readable(finding.as_dict()) for finding in findings]

@@ -50,12 +50,19 @@ class VhdFormat:
         return open_writer(file, new, blocks)
 
     def header_bytes(self, file: ImageFile) -> bytes:
-        """Footer copy, header, locators and footer, one behind the other."""
-        from disks.engine.vhd.raw_view import regions
+        """Footers, header and locator data, one behind the other."""
+        from disks.engine.vhd.raw_view import header_bytes
 
-        return b"".join(
-            region.data for region in regions(file) if region.name != "Block allocation table"
-        )
+        return header_bytes(file)
+
+    def check_opened(self, image: Image) -> list[Finding]:
+        """As check(), not deep, for an image that was opened: nothing is read twice."""
+        from disks.engine.vhd import check
+        from disks.engine.vhd.image import VhdImage
+
+        if not isinstance(image, VhdImage):
+            raise TypeError(f"{image.format_name} is not VHD")
+        return check.check_opened(image)
 
     def raw_regions(self, file: ImageFile) -> list[RawRegion]:
         """The structures of a file that may be too damaged to open."""

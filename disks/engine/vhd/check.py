@@ -67,8 +67,33 @@ def _limited(findings: Iterable[Finding]) -> Iterator[Finding]:
             )
 
 
-def _check(file: ImageFile, deep: bool) -> Iterator[Finding]:
-    footers = footer.read_footers(file)
+def check_opened(image: VhdImage) -> list[Finding]:
+    """The same as check_file for an image that opened, without reading its headers again."""
+    findings: list[Finding] = []
+    try:
+        for finding in _limited(_check_opened(image)):
+            findings.append(finding)
+    except ImageError as error:
+        findings.append(Finding.from_error(error))
+    return findings
+
+
+def _check_opened(image: VhdImage) -> Iterator[Finding]:
+    footers = image.footers
+    yield from _size_findings(image.file)
+    if not footers.end.is_right:
+        yield from _lost_footer(image.file)
+    if footers.differ and footers.front.footer is not None:
+        yield from footer.field_findings(
+            footers.front.footer, footers.front.offset, now_timestamp()
+        )
+    yield from image.findings
+    if image.header is not None:
+        yield from _block_findings(image, image.header, False)
+        yield from _parent_findings(image, image.header)
+
+
+def _size_findings(file: ImageFile) -> Iterator[Finding]:
     remainder = file.size_bytes % SECTOR_BYTES
     if remainder not in (0, footer.OLD_FOOTER_BYTES):
         yield Finding(
@@ -79,6 +104,11 @@ def _check(file: ImageFile, deep: bool) -> Iterator[Finding]:
             None,
             file.size_bytes,
         )
+
+
+def _check(file: ImageFile, deep: bool) -> Iterator[Finding]:
+    footers = footer.read_footers(file)
+    yield from _size_findings(file)
     chosen = footers.chosen
     if chosen is None or chosen.footer is None:
         yield Finding.from_error(footer.unusable(footers, file.path))

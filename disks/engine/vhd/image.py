@@ -97,6 +97,7 @@ class VhdImage:
         self.blocks_total = 0
         self.header: DynamicHeader | None = None
         self._parent: ParentReference | None = None
+        self._locators: list[ReadLocator] | None = None
         self._usage: Usage | None = None
         self._runs: OrderedDict[int, list[Run]] = OrderedDict()
         self._runs_kept = 0
@@ -266,7 +267,12 @@ class VhdImage:
         return self._parent
 
     def read_locators(self) -> list[ReadLocator]:
-        """Every locator slot in use, with its data judged and decoded."""
+        """Every locator slot in use, with its data judged and decoded; read once."""
+        if self._locators is None:
+            self._locators = self._read_locators()
+        return self._locators
+
+    def _read_locators(self) -> list[ReadLocator]:
         header = self.header
         if header is None:
             return []

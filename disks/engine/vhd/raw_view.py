@@ -42,6 +42,35 @@ def _fields(base: int, data: bytes, offsets: Mapping[str, tuple[int, int]]) -> l
     ]
 
 
+def header_bytes(file: ImageFile) -> bytes:
+    """Both footers, the header and the locator data: what a change of metadata changes.
+
+    Whatever of it can be read; not the BAT, which grows with every new block.
+    """
+    try:
+        footers = footer.read_footers(file)
+    except ImageError:
+        return b""
+    end, front = footers.end, footers.front
+    known = footers.chosen or (end if end.footer is not None else front)
+    pieces = [end.raw[: end.length]]
+    if known.footer is None or known.footer.disk_type == footer.FIXED:
+        return pieces[0]
+    pieces.append(front.raw)
+    try:
+        data = file.read_at(known.footer.data_offset, dynamic_header.HEADER_BYTES)
+        pieces.append(data)
+        header = dynamic_header.DynamicHeader.parse(data)
+        for entry in parent_locator.parse_entries(header.parent_locators):
+            room = file.size_bytes - entry.platform_data_offset
+            length = min(entry.platform_data_length, MAX_REGION_BYTES, room)
+            if not entry.is_free and length > 0:
+                pieces.append(file.read_at(entry.platform_data_offset, length))
+    except (ImageError, OverflowError):
+        pass  # a header that lies outside of the file is none
+    return b"".join(pieces)
+
+
 def regions(file: ImageFile) -> list[RawRegion]:
     """Whatever of the structures can be read; never raises for damage."""
     found: list[RawRegion] = []
