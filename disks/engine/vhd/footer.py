@@ -423,6 +423,8 @@ def _geometry_findings(footer: Footer, base: int) -> Iterator[Finding]:
     product = geometry[0] * geometry[1] * geometry[2] * SECTOR_BYTES
     computed = geometry_of(footer.current_size)
     shown = "/".join(map(str, geometry))
+    if geometry == computed:
+        return
     if product == 0:
         yield _field(
             Level.WARNING,
@@ -442,7 +444,7 @@ def _geometry_findings(footer: Footer, base: int) -> Iterator[Finding]:
             "cylinders",
             shown,
         )
-    elif geometry != computed:
+    else:
         # Far off means that a reader which believes the geometry loses data.
         far = footer.current_size - product > max(footer.current_size // 10, 64 * 1024 * 1024)
         far = far and geometry != (65535, 16, 255)
