@@ -7,9 +7,9 @@ looked when the two were first seen together, and compares.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from django.utils import timezone
 
@@ -28,21 +28,31 @@ _FIELDS = (
 )
 
 
-def renew(links: Mapping[ParentLink, int | None], rewritten: Collection[int]) -> None:
+class Watched(Protocol):
+    """The columns of a link that this module looks at."""
+
+    parent_id: int | None
+    parent_written_after: bool
+    parent_evidence: dict[str, Any]
+
+
+def renew(
+    links: Sequence[Watched], before: Sequence[int | None], rewritten: Collection[int]
+) -> None:
     """Compare the parents of freshly resolved links with what was first seen, in memory.
 
-    links: each with the parent it had before. A link that found another parent starts anew.
+    before: the parent that each link had until now. One that found another starts anew.
     rewritten: parents whose headers our own job rewrote, content unchanged.
     """
     ids = {link.parent_id for link in links if link.parent_id is not None}
     parents = {row["pk"]: row for row in Disk.objects.filter(pk__in=ids).values(*_FIELDS)}
-    for link, before in links.items():
+    for link, parent_before in zip(links, before, strict=True):
         parent = parents.get(link.parent_id) if link.parent_id is not None else None
         if parent is None:
             continue  # what was seen before stays, for when the parent is found again
         now = _seen(parent)
         first = link.parent_evidence.get("first")
-        known_before = link.parent_evidence.get("parent", before)
+        known_before = link.parent_evidence.get("parent", parent_before)
         if first is None or known_before != link.parent_id:
             link.parent_evidence = {"parent": link.parent_id, "first": now, "now": now}
             link.parent_written_after = False
@@ -75,7 +85,7 @@ def _seen(parent: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _compare(link: ParentLink, name: str, first: dict[str, Any], now: dict[str, Any]) -> None:
+def _compare(link: Watched, name: str, first: dict[str, Any], now: dict[str, Any]) -> None:
     changes = _changes(first, now)
     link.parent_evidence = link.parent_evidence | {"now": now, "changes": changes}
     if changes:

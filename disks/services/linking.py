@@ -6,11 +6,11 @@ each over sets of rows: resolve the links, renew the chain columns, judge the di
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, NamedTuple, cast
-
-from django.utils import timezone
 
 from disks.engine.images import Image, ParentReference
 from disks.engine.resolution import Resolution, resolve
@@ -123,10 +123,8 @@ def _resolve(
     done = 0
     try:
         for links in _links(children):
-            parents: dict[ParentLink, int | None] = {}
-            for link in links:
-                parents[link] = _resolve_one(link, places, index)
-            evidence.renew(parents, touched.rewritten)
+            before = [_resolve_one(link, places, index) for link in links]
+            evidence.renew(links, before, touched.rewritten)
             update_rows(
                 ParentLink,
                 _COLUMNS,
@@ -153,14 +151,46 @@ def _resolve(
     return done
 
 
-def _links(children: Collection[int]) -> Iterator[list[ParentLink]]:
+@dataclass(slots=True)
+class Link:
+    """A row of ParentLink with what resolving needs of its child."""
+
+    pk: int
+    status: str
+    parent_id: int | None
+    trace: list[dict[str, Any]]
+    reason: str
+    cause: str
+    suggested_id: int | None
+    parent_written_after: bool
+    parent_evidence: dict[str, Any]
+    named_identity: str
+    named_name: str
+    name_problem: str
+    named_timestamp: datetime | None
+    locators: list[dict[str, Any]]
+    child_relative: str
+    child_identity: str
+    child_device: int | None
+    child_inode: int | None
+    child_missing_since: datetime | None
+    root_path: str
+    parent_root_state: str | None
+
+
+_LINK_FIELDS = (
+    "pk", "status", "parent_id", "trace", "reason", "cause", "suggested_id",
+    "parent_written_after", "parent_evidence", "named_identity", "named_name", "name_problem",
+    "named_timestamp", "locators", "child__relative_path", "child__identity", "child__device",
+    "child__inode", "child__missing_since", "child__root__path", "parent__root__state",
+)  # fmt: skip
+
+
+def _links(children: Collection[int]) -> Iterator[list[Link]]:
     ids = sorted(children)
     for start in range(0, len(ids), _CHUNK):
-        yield list(
-            ParentLink.objects.filter(child__in=ids[start : start + _CHUNK]).select_related(
-                "child__root", "parent__root"
-            )
-        )
+        rows = ParentLink.objects.filter(child__in=ids[start : start + _CHUNK])
+        yield [Link(*row) for row in rows.values_list(*_LINK_FIELDS)]
 
 
 @dataclass(slots=True)
@@ -183,35 +213,34 @@ class _CataloguedChild:
     file: _CataloguedFile
 
 
-def _resolve_one(link: ParentLink, places: CatalogPlaces, index: Index) -> int | None:
-    """Fill the link's columns in memory; returns the row before, for the evidence."""
+def _resolve_one(link: Link, places: CatalogPlaces, index: Index) -> int | None:
+    """Fill the link's columns in memory; returns the parent before, for the evidence."""
     before = link.parent_id
-    child = link.child
-    if child.missing_since is not None:
+    if link.child_missing_since is not None:
         return before  # what a file that is gone said stays as it was
-    if link.parent is not None and link.parent.root.state in UNREACHABLE:
+    if link.parent_root_state in UNREACHABLE:
         return before  # the root is offline, not the disk gone (bad-input 67)
     stand_in = _CataloguedChild(
-        child.identity,
+        link.child_identity,
         stored_reference(link),
-        _CataloguedFile(child.device or 0, child.inode or 0),
+        _CataloguedFile(link.child_device or 0, link.child_inode or 0),
     )
-    found = resolve(cast(Image, stand_in), child.path, places)
-    _apply(link, found, index)
+    path = os.path.join(link.root_path, link.child_relative)
+    _apply(link, resolve(cast(Image, stand_in), path, places), index)
     return before
 
 
-def _apply(link: ParentLink, found: Resolution, index: Index) -> None:
+def _apply(link: Link, found: Resolution, index: Index) -> None:
     parent = index.by_path.get(found.path) if found.path else None
     suggested = index.by_path.get(found.suggested) if found.suggested else None
     link.status = str(found.status)
     link.parent_id = parent.pk if parent else None
     link.suggested_id = suggested.pk if suggested else None
     link.trace = readable([step.as_dict() for step in found.trace])
-    link.reason = reason(found, link.child.root.path)
-    link.cause = _cause(link, found)
+    link.reason = reason(found, link.root_path)
+    link.cause = _cause(link.named_identity, found)
     if parent is not None and parent.own_health == Disk.Health.IN_USE:
-        link.status = Status.IN_USE
+        link.status = str(Status.IN_USE)
 
 
 def reason(found: Resolution, root_path: str) -> str:
@@ -223,7 +252,7 @@ def reason(found: Resolution, root_path: str) -> str:
     return f"{title}: {text[0].lower()}{text[1:]}"
 
 
-def _cause(link: ParentLink, found: Resolution) -> str:
+def _cause(identity: str, found: Resolution) -> str:
     """Links that one event broke share it: the same base gone, replaced, copied."""
     kinds = {
         Status.MISSING: "missing",
@@ -234,7 +263,7 @@ def _cause(link: ParentLink, found: Resolution) -> str:
         Status.CYCLE: "cycle",
     }
     kind = kinds.get(Status(str(found.status)))
-    return f"{kind}:{link.named_identity}" if kind else ""
+    return f"{kind}:{identity}" if kind else ""
 
 
 def _cut_circles(graph: Graph) -> Graph:
@@ -274,16 +303,6 @@ def _rings(graph: Graph) -> Iterator[list[int]]:
         if current is not None and current in on_path:
             yield path[on_path[current] :]
         finished.update(path)
-
-
-def new_link(child: int, columns: dict[str, Any]) -> ParentLink:
-    """The row of a child that was read just now; resolved later, when all files are known."""
-    return ParentLink(
-        child_id=child,
-        status=Status.MISSING,
-        first_seen_at=timezone.now(),
-        **columns,
-    )
 
 
 def root_changed_state(root: StorageRoot) -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from disks.engine.check import check_image
 from disks.engine.errors import ImageError, NotAnImage
@@ -15,7 +15,7 @@ from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
 from disks.engine.formats import FORMATS, identify
 from disks.engine.images import Format, Image, Locator, ParentReference
-from disks.models import Disk, ParentLink
+from disks.models import Disk
 from disks.operations.managers import manager_of
 from disks.services import verdicts
 from disks.services.stored_json import readable
@@ -235,7 +235,17 @@ def link_columns(parent: ParentReference) -> dict[str, Any]:
     }
 
 
-def stored_reference(link: ParentLink) -> ParentReference:
+class StoredLink(Protocol):
+    """The header's columns of a ParentLink."""
+
+    named_identity: str
+    named_name: str
+    name_problem: str
+    named_timestamp: datetime | None
+    locators: list[dict[str, Any]]
+
+
+def stored_reference(link: StoredLink) -> ParentReference:
     """The inverse of link_columns, for looking for the parent without opening the child."""
     return ParentReference(
         identity=link.named_identity,

@@ -23,7 +23,7 @@ from disks.engine.errors import ImageError
 from disks.models import Disk, Job, OtherFile, ParentLink, StorageRoot
 from disks.operations.progress import Cancelled, Progress
 from disks.services import jobs, linking, reading, roots, verdicts
-from disks.services.bulk import update_rows
+from disks.services.bulk import insert_rows, update_rows
 from disks.services.linking import Touched
 from disks.services.reading import Reading
 from disks.services.stored_json import readable
@@ -31,6 +31,10 @@ from disks.services.walking import Folder, Walk, open_file
 from disks.services.work import JobContext
 
 _BATCH = 500
+# For files that could not be read at all.
+_BLANK: dict[str, Any] = {
+    field.name: field.get_default() for field in Disk._meta.concrete_fields if field.name != "id"
+}
 _PROBLEMS_SHOWN = 20
 
 # What Disk rows get from a Reading and from being seen; the order of update_rows.
@@ -39,6 +43,10 @@ _FILE_COLUMNS = [
     "allocated_bytes", "block_size_bytes", "blocks_total", "blocks_allocated", "identity",
     "creator", "image_created_at", "managed_by", "device", "inode", "mtime_ns", "ctime_ns",
     "header_hash", "modified_at",
+]  # fmt: skip
+_NEW_COLUMNS = [
+    "root", "relative_path", "name", "first_seen_at", "last_seen_at", "last_read_at",
+    "health", "health_code", "sentence", *_FILE_COLUMNS,
 ]  # fmt: skip
 _LINK_COLUMNS = [
     "named_identity", "named_path", "named_name", "name_problem", "named_timestamp", "locators",
@@ -464,28 +472,41 @@ class Scan:
             self._write_changed(changed)
 
     def _write_new(self, fresh: list[New]) -> None:
-        disks = [
-            Disk(
-                root=new.root,
-                relative_path=new.relative,
-                name=os.path.basename(new.relative),
-                first_seen_at=self.now,
-                last_seen_at=self.now,
-                last_read_at=self.now if new.reading.was_read else None,
-                **new.reading.columns,
-                **_verdict(new.reading),
-            )
-            for new in fresh
-        ]
-        created = Disk.objects.bulk_create(disks)
+        if not fresh:
+            return
+        insert_rows(
+            Disk,
+            _NEW_COLUMNS,
+            [
+                (
+                    new.root.pk,
+                    new.relative,
+                    os.path.basename(new.relative),
+                    self.now,
+                    self.now,
+                    self.now if new.reading.was_read else None,
+                    *_verdict(new.reading),
+                    *(new.reading.columns.get(name, _BLANK[name]) for name in _FILE_COLUMNS),
+                )
+                for new in fresh
+            ],
+        )
+        pks: dict[tuple[int, str], int] = {}
+        for root in {new.root.pk for new in fresh}:
+            paths = [new.relative for new in fresh if new.root.pk == root]
+            for pk, relative in Disk.objects.filter(root=root, relative_path__in=paths).values_list(
+                "pk", "relative_path"
+            ):
+                pks[root, relative] = pk
         links = []
-        for disk, new in zip(created, fresh, strict=True):
-            self.seen.add(disk.pk)
-            self.touched.add(disk.pk, disk.identity)
+        for new in fresh:
+            pk = pks[new.root.pk, new.relative]
+            self.seen.add(pk)
+            self.touched.add(pk, new.reading.identity)
             if new.reading.link is not None:
-                links.append(linking.new_link(disk.pk, new.reading.link))
-        ParentLink.objects.bulk_create(links)
-        self.outcome.new += len(created)
+                links.append((pk, new.reading.link))
+        add_links(links)
+        self.outcome.new += len(fresh)
 
     def _write_changed(self, changed: list[tuple[Known, Reading]]) -> None:
         read = [(known, found) for known, found in changed if found.was_read]
@@ -665,12 +686,9 @@ def write_links(read: Sequence[tuple[int, Reading]]) -> None:
     existing = dict(
         ParentLink.objects.filter(child__in=[pk for pk, _ in read]).values_list("child_id", "pk")
     )
-    new = [
-        linking.new_link(pk, found.link)
-        for pk, found in read
-        if found.link is not None and pk not in existing
-    ]
-    ParentLink.objects.bulk_create(new)
+    add_links(
+        [(pk, found.link) for pk, found in read if found.link is not None and pk not in existing]
+    )
     update_rows(
         ParentLink,
         _LINK_COLUMNS,
@@ -688,6 +706,19 @@ def write_links(read: Sequence[tuple[int, Reading]]) -> None:
     ]
     if no_child:
         ParentLink.objects.filter(pk__in=no_child).delete()
+
+
+def add_links(links: Sequence[tuple[int, dict[str, Any]]]) -> None:
+    """Rows of children that have none; what they lead to is found when all files are known."""
+    now = timezone.now()
+    insert_rows(
+        ParentLink,
+        ["child", "status", "first_seen_at", *_LINK_COLUMNS],
+        [
+            (child, str(ParentLink.Status.MISSING), now, *(link[name] for name in _LINK_COLUMNS))
+            for child, link in links
+        ],
+    )
 
 
 def sentence(result: dict[str, Any]) -> str:
@@ -721,13 +752,9 @@ def _column(found: Reading, name: str) -> Any:
     return found.columns[name]
 
 
-def _verdict(found: Reading) -> dict[str, Any]:
+def _verdict(found: Reading) -> tuple[str, str, str]:
     verdict = verdicts.own_verdict(found.columns["own_health"], found.columns["findings"])
-    return {
-        "health": verdict.health,
-        "health_code": verdict.code,
-        "sentence": verdict.sentence,
-    }
+    return str(verdict.health), verdict.code, verdict.sentence
 
 
 def _other(root: StorageRoot, relative: str, status: os.stat_result) -> OtherFile:
