@@ -22,7 +22,7 @@ from django.utils import timezone
 from disks.engine.errors import ImageError
 from disks.models import Disk, DiskLock, Job, JobLogLine, StorageRoot
 from disks.operations.progress import Cancelled
-from disks.services import audit, leases, processes
+from disks.services import audit, leases, processes, sidecars
 from disks.services.errors import Refusal
 from disks.services.leases import Lease, LeaseLost
 from disks.services.stored_json import readable, restored, storable
@@ -230,7 +230,7 @@ def _perform(claimed: Claim, lease: Lease) -> None:
     job, token = claimed.job, claimed.token
     work = WORK[job.kind]
     context = JobContext(job, token)
-    progress = JobProgress(lease)
+    progress = JobProgress(lease, lambda: {sidecars.DRAFTS: sidecars.drafts(job, context)})
     try:
         result = function(work.run)(restored(job.parameters), progress, context)
         progress.flush()
@@ -284,9 +284,7 @@ def note_finished(job: Job, result: dict[str, Any]) -> None:
 
 def fail(job: Job, token: int, error: dict[str, Any]) -> None:
     """End the job with its error; or leave it to recovery, when it left something half done."""
-    from disks.services import reconciling
-
-    if reconciling.left_unfinished(job):
+    if _left_something(job, token):
         Job.objects.filter(pk=job.pk, token=token).update(error=error)
         lose(
             job,
@@ -303,6 +301,15 @@ def fail(job: Job, token: int, error: dict[str, Any]) -> None:
         str(error["message"]),
         error=error,
     )
+
+
+def _left_something(job: Job, token: int) -> bool:
+    try:
+        return sidecars.left_unfinished(job, JobContext(job, token))
+    except ImageError as error:
+        # storage that is away now is a reason for recovery to look, as often as it takes
+        logger.warning("job %s: sidecars could not be looked for: %s", job.pk, error)
+        return error.code in ("E_IO", "E_ROOT_CHANGED", "E_ROOT_OFFLINE")
 
 
 def succeed(
@@ -331,7 +338,7 @@ def end(job: Job, token: int, seen: str, status: str, sentence: str, **columns: 
             lease_until=None,
             waits_for=None,
             cancellable=False,
-            **columns,
+            **({"result": {}} | columns),
         )
         if not changed:
             logger.warning("job %s: token %s no longer owns it", job.pk, token)

@@ -23,9 +23,9 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from disks.engine.errors import ImageError
-from disks.models import Disk, DiskLock, Job, JobLogLine, StorageRoot
-from disks.operations import journal, paths
-from disks.services import jobs, leases, processes
+from disks.models import AuditEntry, Disk, DiskLock, Job, JobLogLine, StorageRoot
+from disks.operations import copying, journal, recover
+from disks.services import audit, jobs, leases, processes
 from disks.services import roots as root_services
 from disks.services.leases import Lease, LeaseLost
 from disks.services.stored_json import readable
@@ -34,8 +34,17 @@ from disks.services.work import WORK, JobContext, Recovery, function
 logger = logging.getLogger(__name__)
 
 _OWNED = (Job.Status.RUNNING, Job.Status.RECOVERING)
+_WAITS = "Recovery waits: "
 _KEEPING = (*Job.ACTIVE, Job.Status.PAUSED, Job.Status.NEEDS_ATTENTION)
-_WAIT_CODES = ("E_LOCKED", "E_IN_USE")  # somebody still has the files: not a failed try
+# Somebody still has the files, or the storage is away: no failed try, it is tried again.
+_WAIT_CODES = (
+    "E_LOCKED",
+    "E_IN_USE",
+    "E_OUTSIDE_ROOTS",
+    "E_ROOT_CHANGED",
+    "E_ROOT_OFFLINE",
+    "E_READ_ONLY",
+)
 
 
 @dataclass
@@ -128,6 +137,7 @@ def recover_job(job_id: int) -> None:
             _needs_attention(job, seen)
             return
         token = job.token + 1
+        waited = job.sentence.startswith(_WAITS)
         if not seen.update(
             status=Job.Status.RECOVERING,
             token=token,
@@ -135,13 +145,18 @@ def recover_job(job_id: int) -> None:
             worker=processes.this_process(),
             heartbeat_at=Now(),
             lease_until=leases.from_now(settings.JOB_LEASE_SECONDS),
-            sentence="Finding out what the worker left, and putting it right.",
+            sentence=job.sentence
+            if waited
+            else "Finding out what the worker left, and putting it right.",
         ):
             return
         DiskLock.objects.filter(job=job).update(
             token=token, lease_until=leases.from_now(settings.JOB_LEASE_SECONDS)
         )
-        jobs.audit_state(job, Job.Status.LOST, Job.Status.RECOVERING, "recovery began.", user=None)
+        if not waited:  # of many tries that only wait, the first is told
+            jobs.audit_state(
+                job, Job.Status.LOST, Job.Status.RECOVERING, "recovery began.", user=None
+            )
         job.refresh_from_db()
     with Lease(job.pk, token, Job.Status.RECOVERING, began) as lease:
         _recover(job, token, lease)
@@ -178,11 +193,18 @@ def _recover(job: Job, token: int, lease: Lease) -> None:
 
 def _wait(job: Job, token: int, error: ImageError) -> None:
     """The old worker is paused, not dead, or a machine runs: a try that does not count."""
-    sentence = f"Recovery waits: {error.message}"
-    Job.objects.filter(pk=job.pk, token=token, status=Job.Status.RECOVERING).update(
-        recoveries=F("recoveries") - 1
-    )
-    jobs.lose(job, token, Job.Status.RECOVERING, sentence)
+    sentence = readable(f"{_WAITS}{error.message}")
+    with transaction.atomic():
+        mine = Job.objects.filter(pk=job.pk, token=token, status=Job.Status.RECOVERING)
+        changed = mine.update(
+            status=Job.Status.LOST,
+            recoveries=F("recoveries") - 1,
+            sentence=sentence,
+            lease_until=None,
+            worker={},
+        )
+        if changed and job.sentence != sentence:
+            jobs.audit_state(job, Job.Status.RECOVERING, Job.Status.LOST, sentence, user=None)
 
 
 def _failed_try(job: Job, token: int, why: str) -> None:
@@ -236,46 +258,12 @@ def _requeue(job: Job, token: int) -> None:
             worker={},
             cancellable=True,
             recoveries=0,
+            result={},
         )
         if changed:
             jobs.audit_state(job, Job.Status.RECOVERING, Job.Status.QUEUED, sentence, user=None)
             jobs.release(job)
             jobs.hand_over(job.pk)
-
-
-def folders_of(job: Job) -> list[str]:
-    """The folders where the job may have left something, from its locks."""
-    return sorted({os.path.dirname(path) for path, _ in leases.wanted_locks(job)})
-
-
-def left_unfinished(job: Job) -> bool:
-    """Does an unfinished sidecar of this job lie beside one of its disks?"""
-    wanted = [path for path, _ in leases.wanted_locks(job)]
-    if not wanted:
-        return False
-    try:
-        found = journal.pending(JobContext(job, job.token).roots(), wanted)
-    except ImageError as error:
-        # a folder that cannot be read now may hold one: recovery looks until it can
-        logger.warning("job %s: sidecars could not be looked for: %s", job.pk, error)
-        return error.code == "E_SIDECAR"
-    return any(sidecar.job == str(job.pk) for sidecar in found)
-
-
-def recover_by_sidecars(job: Job, context: JobContext) -> Recovery:
-    """The usual recovery: what the sidecars beside the job's disks say (operations.recover).
-
-    Raises E_LOCKED or E_IN_USE while the old worker or a machine still holds a disk.
-    """
-    from disks.operations import recover
-
-    roots = context.roots()
-    mine: list[dict[str, Any]] = []
-    for folder in folders_of(job):
-        for row in recover.recover(folder, roots):
-            if str(row.get("job", "")) == context.name:
-                mine.append(row)
-    return Recovery("nothing")
 
 
 # --- messages that got lost --------------------------------------------------------------
@@ -325,20 +313,39 @@ def sweep_locks() -> int:
 def recover_orphans() -> list[dict[str, Any]]:
     """Unfinished sidecars of no job of ours: of a command line that died, of another database.
 
-    What `disk recover` would do is done, holding the locks on the storage, and audited. Looked
-    for beside the catalogued disks of roots that may be written.
+    bad-input E91. What `disk recover` would do is done, holding the locks on the storage, and
+    audited. Looked for beside the catalogued disks of roots that may be written.
     """
-    from disks.operations import recover
-
     roots = root_services.operation_roots()
+    numbers = Job.objects.filter(status__in=_KEEPING).values_list("pk", flat=True)
+    ours = {name for pk in numbers for name in (str(pk), copying.job_word(str(pk)))}
     done: list[dict[str, Any]] = []
     for folder in _catalogued_folders():
         try:
-            if _has_orphan(roots, folder):
-                done.extend(recover.recover(folder, roots))
+            for _, sidecar in list(journal.sidecars_in(roots, folder)):
+                if isinstance(sidecar, ImageError) or not sidecar.unfinished:
+                    continue
+                if sidecar.job not in ours:
+                    done += recover.recover_disk(sidecar.disk, roots)
         except ImageError as error:
             logger.warning("sidecars in %r: %s", folder, error)
+    for row in done:
+        if row["action"] != recover.BUSY:
+            _audit_orphan(row)
     return done
+
+
+def _audit_orphan(row: dict[str, Any]) -> None:
+    """Once: what needs attention is found again every time."""
+    last = AuditEntry.objects.filter(path=row["path"], action="orphan-recovery").first()
+    if last is None or last.sentence != readable(row["sentence"]):
+        audit.record(
+            user=None,
+            action="orphan-recovery",
+            sentence=row["sentence"],
+            path=row["path"],
+            after={"action": row["action"], "code": row["code"]},
+        )
 
 
 def _catalogued_folders() -> list[str]:
@@ -348,13 +355,3 @@ def _catalogued_folders() -> list[str]:
         .values_list("root__path", "relative_path")
     )
     return sorted({os.path.dirname(os.path.join(*row)) for row in rows.iterator()})
-
-
-def _has_orphan(roots: paths.Roots, folder: str) -> bool:
-    unfinished = [
-        sidecar
-        for _, sidecar in journal.sidecars_in(roots, folder)
-        if not isinstance(sidecar, ImageError) and sidecar.unfinished
-    ]
-    ours = {str(pk) for pk in Job.objects.filter(status__in=_KEEPING).values_list("pk", flat=True)}
-    return any(sidecar.job not in ours for sidecar in unfinished)

@@ -38,7 +38,7 @@ class Work:
 
     run: str
     finished: str = ""
-    recover: str = "disks.services.reconciling.recover_by_sidecars"
+    recover: str = "disks.services.sidecars.recover_by_sidecars"
     requeue_when_lost: bool = False
     cancelled: str = "Cancelled. Every file is as it was."
     lost: str = "The worker stopped before the work was complete; nothing was changed. Try again."
@@ -90,7 +90,7 @@ WORK: dict[str, Work] = {
     Job.Kind.MERGE: Work("disks.services.merging.run_merge"),
     Job.Kind.COMPACT: Work("disks.services.compacting.run_compact"),
     Job.Kind.CREATE: Work("disks.services.creating.run_create"),
-    Job.Kind.RESTORE: Work("disks.services.trash.run_restore"),
+    Job.Kind.RESTORE: Work("disks.services.trash.run_restore", requeue_when_lost=True),
     Job.Kind.EMPTY_TRASH: Work(
         "disks.services.trash.run_empty",
         requeue_when_lost=True,

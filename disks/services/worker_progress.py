@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
+from typing import Any
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
@@ -28,8 +30,12 @@ class JobProgress(Progress):
     LeaseLost when not. The cancel flag is read whenever progress is stored.
     """
 
-    def __init__(self, lease: Lease) -> None:
+    def __init__(
+        self, lease: Lease, about_to_commit: Callable[[], dict[str, Any]] | None = None
+    ) -> None:
+        """about_to_commit: what recovery must know of the commit step, kept in the row."""
         self.lease = lease
+        self._about_to_commit = about_to_commit
         self._step = ""
         self._sentence = ""
         self._step_started_at = timezone.now()
@@ -71,11 +77,15 @@ class JobProgress(Progress):
 
         Raises JobCancelled when it came first, LeaseLost when the job is not ours.
         """
+        self.lease.check()
+        noted = self._about_to_commit() if self._about_to_commit is not None else {}
         deadline = clock() + settings.JOB_STOP_WRITING_SECONDS
         while True:
             self.lease.check()
             try:
-                won = self.lease.ours.filter(cancel_requested_at=None).update(cancellable=False)
+                won = self.lease.ours.filter(cancel_requested_at=None).update(
+                    cancellable=False, result=readable(noted)
+                )
                 if not won and not self._is_ours():
                     self.lease.give_up()
                 break
