@@ -226,6 +226,8 @@ CODES: dict[str, Code] = {
     "E_NOT_OFFLINE": Code(
         "Not declared offline", "Shut the machines down and declare that nobody has it open."
     ),
+    "E_FIXED": Code("A fixed disk", "Copy it into a dynamic disk if it shall take less room."),
+    "E_NOT_OFFERED": Code("Not offered yet", "Use the way that the message names."),
     "E_SIBLINGS": Code(
         "Other disks would be ruined", "Merge to a new disk; the parent then stays as it is."
     ),

@@ -193,7 +193,7 @@ def apply(
     progress = progress or Progress()
     if plan.refused is not None:
         raise plan.refused
-    job = copying.job_word(job)
+    job = copying.job_name(job)
     with locks.hold(roots, plan.exclusive, plan.shared, job=job, token=token):
         fresh = CompactPlan(plan.path)
         progress.step("check", f"Looking at {os.path.basename(plan.path)} once more")
@@ -202,7 +202,7 @@ def apply(
             for path in (*plan.exclusive, *plan.shared):
                 if plan.fingerprints.get(path) != fresh.fingerprints.get(path):
                     raise copying.changed(path, "was changed")
-            guards.require_offline(roots, [plan.path], offline=offline)
+            guards.require_offline(fresh.managers, offline=offline)
             fresh.children = _children(fresh, chain.images[0], roots, children_of, progress)
             return _rewrite(fresh, chain, roots, job, token, progress)
 
@@ -224,7 +224,7 @@ def _describe(result: CompactPlan, chain: Chain, roots: Roots) -> None:
         path: Fingerprint.of(each.file)
         for path, each in zip(chain.paths, chain.images, strict=True)
     }
-    result.managers = guards.managers(roots, [result.path])
+    result.managers = guards.managers(roots, [(result.path, image)])
     if image.disk_type is DiskType.FIXED:
         raise ImageError(
             "E_FIXED",
@@ -445,7 +445,7 @@ def _rewrite(
     image = chain.images[0]
     manifest = trash.planned(
         roots,
-        job=trash.free_job(roots, [result.path], job),
+        job=trash.free_job(roots, [result.path], copying.job_word(job)),
         kind="compact",
         summary=f"Compacted {result.path}",
         replacement=result.path,

@@ -39,7 +39,7 @@ from disks.operations.streaming import (
 )
 
 _LONGEST_NAME_BYTES = 255
-_JOB_CHARACTERS = re.compile(r"[^A-Za-z0-9_.]+")
+_JOB_CHARACTERS = re.compile(r"[^A-Za-z0-9_]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +95,15 @@ def require_unchanged(roots: Roots, path: str, seen: Fingerprint) -> None:
         raise changed(path, "was written, or its rights were changed,")
 
 
+def job_name(job: str) -> str:
+    """The job's name in locks and sidecars; a fresh one for the command line, which has none."""
+    return job or f"cli-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+
+
 def job_word(job: str) -> str:
-    """The job's name as it stands in file names; a fresh one for the command line."""
-    word = _JOB_CHARACTERS.sub("-", job).strip("-.")[:40]
-    if word.isdigit():
-        return f"job-{word}"
-    return word or f"cli-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+    """A job's name as it stands in the names of temporary files and trash folders."""
+    word = _JOB_CHARACTERS.sub("-", job).strip("-")[:40]
+    return f"job-{word}" if word.isdigit() else word
 
 
 def temp_name(name: str, job: str, token: int) -> str:
@@ -121,7 +124,7 @@ class Draft:
         self._roots = roots
         self.path = path
         self.folder, self.name = os.path.split(path)
-        self.temp_path = os.path.join(self.folder, temp_name(self.name, job, token))
+        self.temp_path = os.path.join(self.folder, temp_name(self.name, job_word(job), token))
         self._file: ImageFile | None = None
         self._ours = True
 

@@ -134,7 +134,7 @@ def apply(
     progress = progress or Progress()
     if plan.refused is not None:
         raise plan.refused
-    job = copying.job_word(job)
+    job = copying.job_name(job)
     started = time.monotonic()
     shared = [plan.parent_path] if plan.parent_path else []
     with locks.hold(roots, [plan.path], shared, job=job, token=token):
@@ -175,7 +175,7 @@ def _child_of(
         image = open_image(file)
         if image.format_name != format.name:
             raise ImageError(
-                "E_FORMAT",
+                "E_PARENT_FORMAT",
                 f"The parent is a {image.format_name.upper()} disk, and its children must be, too.",
                 file=path,
                 field="format",

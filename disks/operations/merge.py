@@ -14,7 +14,8 @@ from typing import Any
 
 from disks.engine.chain import Chain, open_chain
 from disks.engine.errors import ImageError
-from disks.engine.formats import by_name
+from disks.engine.files import ImageFile
+from disks.engine.formats import by_name, open_image
 from disks.engine.images import DiskType, Image, NewImage
 from disks.operations import (
     copying,
@@ -250,7 +251,7 @@ def apply(
     if plan.refused is not None:
         raise plan.refused
     request = plan.request
-    job = copying.job_word(job)
+    job = copying.job_name(job)
     with locks.hold(roots, plan.exclusive, plan.shared, job=job, token=token):
         journal.require_settled(roots, [*plan.exclusive, *plan.shared])
         fresh = MergePlan(request, plan.output)
@@ -259,9 +260,7 @@ def apply(
             _fill(fresh, chain, roots, children_of, True, progress)
             _compare(plan, fresh)
             if request.into_parent:
-                guards.require_offline(
-                    roots, [level.path for level in fresh.levels], offline=offline
-                )
+                guards.require_offline(fresh.managers, offline=offline)
                 return _into_parent(fresh, chain, roots, job, token, progress)
             return _to_new(fresh, chain, roots, job, token, progress)
 
@@ -288,7 +287,8 @@ def _fill(
     }
     if request.into_parent:
         result.output = chain.paths[last if request.keep_name == PARENT else 0]
-    result.managers = guards.managers(roots, [level.path for level in result.levels])
+    merged = zip(chain.paths[: last + 1], chain.images, strict=False)
+    result.managers = guards.managers(roots, merged)
     refusals = _refusals(result, chain, last, roots, children_of, scan, progress)
     result.refused = next(refusals, None)
 
@@ -408,7 +408,31 @@ def _find_family(
     for path in result.grandchildren:
         with roots.open(path) as file:
             result.fingerprints[path] = Fingerprint.of(file)
+            if path in result.relink:
+                _require_relinkable(file, path, result.output, roots)
     result.warnings += _unread(found)
+
+
+def _require_relinkable(file: ImageFile, path: str, output: str, roots: Roots) -> None:
+    """Raises now what would keep a child's parent link from being rewritten later."""
+    roots.require_writable(path)
+    refusal = open_image(file).write_refusal
+    if refusal is not None:
+        raise refusal
+    if file.stat().st_nlink > 1:
+        raise ImageError(
+            "E_HARD_LINKS",
+            f"{path} needs a new parent path, but it has another name too (hard link), under "
+            "which it would change unseen. Make a copy of its own first, or keep the child's name.",
+            file=path,
+        )
+    if roots.windows_path(output) is None and roots.relative_windows_path(path, output) is None:
+        raise ImageError(
+            "E_NO_WINDOWS_PATH",
+            f"Windows would not find {output} from {path}: it is not known how Windows names the "
+            "folder. Give its storage root a Windows view, or keep the child's name.",
+            file=path,
+        )
 
 
 def _unread(found: Family) -> list[str]:
@@ -516,7 +540,7 @@ def _into_parent(
     names = " + ".join(os.path.basename(level.path) for level in reversed(plan.levels))
     manifest = trash.planned(
         roots,
-        job=trash.free_job(roots, plan.trash, job),
+        job=trash.free_job(roots, plan.trash, copying.job_word(job)),
         kind="merge",
         summary=f"Merged {names} into {plan.output}",
         replacement=plan.output,

@@ -259,24 +259,21 @@ def _set_mtime(roots: Roots, path: str, mtime_ns: int) -> None:
 def recover(sidecar: Sidecar, roots: Roots) -> dict[str, Any]:
     """Finish or undo what a sidecar of a dead job says. {path, action, sentence, result}
 
-    action is `undone`, `finished` or `nothing`. The caller may hold the disks' locks
-    already; they are taken here otherwise. Raises E_LOCKED while the job lives,
-    E_NEEDS_ATTENTION when the files are not as any of our steps leaves them.
+    action is `undone` or `finished`. The caller holds the locks of all disks that the
+    sidecar names. Raises E_NEEDS_ATTENTION when the files are not as any of our steps
+    leaves them, and E_LOCKED while disks in another folder are in other hands.
     """
     if sidecar.state == ELSEWHERE:
         return _recover_pointer(sidecar, roots)
     work = Replacement.from_sidecar(sidecar)
-    with locks.hold(roots, [work.surviving, *work.others], job=work.job, token=work.token + 1):
-        again = journal.of(roots, work.surviving, journal.JOB)
-        if again is None or again.state != sidecar.state or again.token != sidecar.token:
-            return _told(work.surviving, "nothing", "The job was finished meanwhile.")
-        work = replace(work, token=work.token + 1)
-        journal.write(roots, work.sidecar(sidecar.state))
-        if sidecar.state == COMMIT and _may_roll_forward(roots, work):
-            result = roll_forward(roots, work)
-            sentence = f"The {work.kind} was past its commit step and was finished."
-            return _told(work.surviving, "finished", sentence) | {"result": result}
-        undo(roots, work)
+    # Taking over: the sidecar says so first, so that its old owner is known to be dead.
+    work = replace(work, token=work.token + 1)
+    journal.write(roots, work.sidecar(sidecar.state))
+    if sidecar.state == COMMIT and _may_roll_forward(roots, work):
+        result = roll_forward(roots, work)
+        sentence = f"The {work.kind} was past its commit step and was finished."
+        return _told(work.surviving, "finished", sentence) | {"result": result}
+    undo(roots, work)
     sentence = f"The {work.kind} was stopped before its commit step; nothing was changed."
     return _told(work.surviving, "undone", sentence)
 
@@ -306,9 +303,11 @@ def _recover_pointer(sidecar: Sidecar, roots: Roots) -> dict[str, Any]:
     primary = os.path.normpath(os.path.join(folder, str(sidecar.record["primary"])))
     there = journal.of(roots, primary, journal.JOB)
     if there is not None and there.job == sidecar.job and there.unfinished:
-        return recover(there, roots)
+        disks = [there.disk, *there.neighbours]
+        with locks.hold(roots, disks, job=there.job, token=there.token + 1):
+            return recover(there, roots)
     journal.remove(roots, sidecar)
-    return _told(sidecar.disk, "nothing", "The job that this disk took part in is over.")
+    return _told(sidecar.disk, "finished", "The job that this disk took part in is over.")
 
 
 def _told(path: str, action: str, sentence: str) -> dict[str, Any]:

@@ -20,8 +20,9 @@ from typing import Any
 
 from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
-from disks.operations import durable, guards, locks
+from disks.operations import durable, locks, relink
 from disks.operations.copying import Fingerprint
+from disks.operations.inspection import managed_by
 from disks.operations.paths import TRASH_FOLDER, Roots
 from disks.operations.progress import Progress
 
@@ -384,8 +385,10 @@ def restore(
     if not manifest.is_primary:
         manifest = read(roots, manifest.primary)
     paths = {entry.original for entry in manifest.entries} | set(manifest.relinked)
-    guards.require_offline(roots, sorted(paths), offline=offline)
-    for path in paths:
+    for path in sorted(paths):
+        manager = managed_by(path, roots)
+        if manager is not None and not offline:
+            raise relink.managed(path, manager)
         roots.require_writable(path)
     existing = sorted(path for path in paths if roots.exists(path))
     with locks.hold(roots, existing, job=job, token=token):
@@ -509,8 +512,6 @@ def _links_back(
     roots: Roots, manifest: Manifest, *, offline: bool, job: str, token: int
 ) -> list[str]:
     """Take the job's link changes back; what somebody changed since stays, with a warning."""
-    from disks.operations import relink
-
     warnings = []
     for path in manifest.relinked:
         try:
