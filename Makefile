@@ -5,26 +5,24 @@ PYTHON ?= python3
 PORT ?= 8000
 HOST ?= 127.0.0.1
 
-.PHONY: help run test lint lock demo
+.PHONY: help run test lint lock
 
 help:
 	@echo "make run    start the console on http://$(HOST):$(PORT)  (PORT=8080 for another port)"
 	@echo "make test   install what the tests need, then lint, types and all tests"
 	@echo "make lint   only the checks that start nothing"
-	@echo "make demo   put a fresh demo root into var/demo (the old one is kept beside it)"
 	@echo "make lock   write the requirements files anew from the .in files (needs uv)"
 
+run: export VDADMIN_HOST = $(HOST)
+run: export VDADMIN_PORT = $(PORT)
 run: python
-	@VDADMIN_HOST=$(HOST) VDADMIN_PORT=$(PORT) $(PYTHON) scripts/bootstrap.py run
+	@$(PYTHON) scripts/bootstrap.py run
 
 test: python
 	@$(PYTHON) scripts/bootstrap.py test
 
 lint: python
 	@$(PYTHON) scripts/bootstrap.py lint
-
-demo: python
-	@$(PYTHON) scripts/bootstrap.py demo
 
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \

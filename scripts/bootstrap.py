@@ -48,9 +48,6 @@ def main(arguments: list) -> None:
         refuse_unwritable(os.environ.get("VDADMIN_STATE_DIR") or os.path.join(ROOT, "var"))
         install(RUN, "run")
         become([VENV_PYTHON, "-m", "vdadmin.start"])
-    elif command == "demo":
-        install(RUN, "run")
-        become([VENV_PYTHON, "manage.py", "demo", "--renew"])
     elif command == "test":
         install_test_tools()
         install(DEVELOP, "develop")

@@ -73,7 +73,7 @@ def _main() -> int:
             print(
                 f"vdadmin is up at {address}  (after {seconds:.1f} s; Ctrl-C ends it)", flush=True
             )
-            supervisor.wait()
+            supervisor.wait(until=_make_watcher(), poll_seconds=1.0)
     finally:
         supervisor.stop()
     print("vdadmin has ended.", flush=True)
