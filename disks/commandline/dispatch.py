@@ -15,7 +15,6 @@ import argparse
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 
 from disks.commandline.console import Console
@@ -66,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         if os.environ.get("VD_DEBUG") == "1":
+            import traceback
+
             traceback.print_exc()
         console.error(_internal(error))
     return REFUSED

@@ -106,6 +106,24 @@ def lock_name(path: str) -> str:
     return hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
 
 
+def sweep(roots: Roots, folder: str) -> None:
+    """Take away the lock files in a folder that dead owners left; living ones keep theirs."""
+    try:
+        names = [entry.name for entry in roots.list(os.path.join(folder, LOCK_FOLDER))]
+        folder_fd = roots.open_folder(folder)
+    except ImageError:
+        return
+    try:
+        for name in names:
+            with contextlib.suppress(OSError):
+                fd = open_beneath(folder_fd, f"{LOCK_FOLDER}/{name}", os.O_RDWR)
+                _release(roots, _LockFile(folder, name, fd, exclusive=False))
+        with contextlib.suppress(OSError):
+            os.rmdir(LOCK_FOLDER, dir_fd=folder_fd)
+    finally:
+        os.close(folder_fd)
+
+
 def _holder(job: str, token: int, installation: str) -> bytes:
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     host = socket.gethostname()

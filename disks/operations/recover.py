@@ -41,6 +41,7 @@ def recover(folder: str, roots: Roots, *, assume_dead: bool = False) -> list[dic
             elif sidecar.unfinished:
                 rows.append(_recover_one(sidecar, roots, assume_dead=assume_dead))
         rows += _sweep(current, roots, assume_dead=assume_dead)
+        locks.sweep(roots, current)
     return rows
 
 

@@ -1,0 +1,222 @@
+"""Breaking the world around an operation: deaths, errors and power cuts at every point.
+
+A forked child does the work and dies at the n-th fault point; the parent looks at what
+the storage holds then. A power cut is the same death, after which every 4 KiB page and
+every name that was not yet made durable is kept, lost or garbled, as a seed decides.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from disks.engine import faults
+from disks.engine.errors import ImageError
+
+PAGE = 4096
+DONE, REFUSED = 0, 7
+
+
+def in_fork(work: Callable[[], object]) -> int:
+    """Run work in a forked process: DONE, REFUSED (ImageError), or -SIGKILL when it died."""
+    pid = os.fork()
+    if pid == 0:
+        code = 99
+        try:
+            work()
+            code = DONE
+        except ImageError:
+            code = REFUSED
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def with_fault(text: str, work: Callable[[], object]) -> Callable[[], object]:
+    """work, broken as VD_FAULT would break it."""
+
+    def broken() -> None:
+        faults.install(faults.parse(text))
+        try:
+            work()
+        finally:
+            faults.install(None)
+
+    return broken
+
+
+def failing_from(number: int, work: Callable[[], object]) -> Callable[[], object]:
+    """work on a storage that answers every change with an error from the n-th on."""
+
+    def broken() -> None:
+        count = 0
+
+        def fail(event: faults.Event) -> None:
+            nonlocal count
+            count += 1
+            if count >= number:
+                raise OSError(5, os.strerror(5), event.path)
+
+        faults.watch(fail)
+        try:
+            work()
+        finally:
+            faults.watch(None)
+
+    return broken
+
+
+@dataclass
+class Storage:
+    """What was changed since it was last made durable: enough to take any of it back.
+
+    pages    path -> page offset -> durable content (shorter at the end of the file)
+    sizes    path -> durable size
+    names    changes of names, oldest first: (folder, function that takes it back)
+    """
+
+    pages: dict[str, dict[int, bytes]] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    names: list[tuple[str, str, str, bytes | None]] = field(default_factory=list)
+
+    def event(self, event: faults.Event) -> None:
+        """Look at the storage just before the event happens."""
+        path = event.path
+        if event.operation == "write" and event.data is not None:
+            self.sizes.setdefault(path, os.path.getsize(path))
+            pages = self.pages.setdefault(path, {})
+            with open(path, "rb") as file:
+                first = event.offset // PAGE * PAGE
+                for offset in range(first, event.offset + len(event.data), PAGE):
+                    if offset not in pages:
+                        file.seek(offset)
+                        pages[offset] = file.read(PAGE)
+        elif event.operation == "truncate":
+            self.sizes.setdefault(path, os.path.getsize(path))
+            pages = self.pages.setdefault(path, {})
+            with open(path, "rb") as file:
+                for offset in range(event.offset // PAGE * PAGE, self.sizes[path], PAGE):
+                    if offset not in pages:
+                        file.seek(offset)
+                        pages[offset] = file.read(PAGE)
+        elif event.operation == "fsync":
+            self.pages.pop(path, None)
+            self.sizes.pop(path, None)
+        elif event.operation == "rename":
+            replaced = _content(event.target)
+            self.names.append(("rename", path, event.target, replaced))
+            for known in (self.pages, self.sizes):
+                known.pop(event.target, None)
+                if path in known:
+                    known[event.target] = known.pop(path)
+        elif event.operation == "unlink":
+            self.names.append(("unlink", path, "", _content(path)))
+        elif event.operation == "create":
+            self.names.append(("create", path, "", None))
+        elif event.operation == "fsync-folder":
+            self.names = [change for change in self.names if os.path.dirname(change[1]) != path]
+
+    def cut(self, chance: random.Random) -> None:
+        """The power fails: what is not durable survives by chance."""
+        for path, pages in self.pages.items():
+            if not os.path.exists(path):
+                continue
+            with open(path, "r+b") as file:
+                for offset, durable in pages.items():
+                    _garble(file, offset, durable, chance)
+                size = self.sizes[path]
+                now = os.path.getsize(path)
+                if now != size and chance.random() < 0.5:
+                    file.truncate(size)
+        # Names are lost from the last one backwards: file systems keep their order.
+        for kind, path, target, content in reversed(self.names):
+            if chance.random() < 0.5:
+                break
+            if kind == "rename" and os.path.exists(target):
+                os.rename(target, path)
+                if content is not None:
+                    _put(target, content)
+            elif kind == "unlink" and content is not None and not os.path.exists(path):
+                _put(path, content)
+            elif kind == "create" and os.path.exists(path):
+                os.unlink(path)
+
+
+def power_cut(number: int, work: Callable[[], object], seed: int) -> int:
+    """Run work until its number-th fault point, cut the power there; the fork's exit code."""
+    read_end, write_end = os.pipe()
+    storage = Storage()
+
+    def watched() -> None:
+        os.close(read_end)
+        count = 0
+
+        def see(event: faults.Event) -> None:
+            nonlocal count
+            count += 1
+            if count == number:
+                with os.fdopen(write_end, "wb") as out:
+                    pickle.dump(storage, out)
+                os.kill(os.getpid(), signal.SIGKILL)
+            storage.event(event)
+
+        faults.watch(see)
+        work()
+
+    # The pipe is drained while the child runs, so that it never waits for room.
+    pid = os.fork()
+    if pid == 0:
+        code = 99
+        try:
+            watched()
+            code = DONE
+        except ImageError:
+            code = REFUSED
+        finally:
+            os._exit(code)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as source:
+        data = source.read()
+    _, status = os.waitpid(pid, 0)
+    if data:
+        pickle.loads(data).cut(random.Random(seed))
+    return os.waitstatus_to_exitcode(status)
+
+
+def _garble(file: object, offset: int, durable: bytes, chance: random.Random) -> None:
+    fate = chance.choice(["kept", "lost", "garbage", "torn"])
+    file.seek(offset)  # type: ignore[attr-defined]
+    now = file.read(PAGE)  # type: ignore[attr-defined]
+    if fate == "kept":
+        return
+    if fate == "lost":
+        # Past the durable end of the file a lost page reads as zeros.
+        data = durable + bytes(max(0, len(now) - len(durable)))
+    elif fate == "garbage":
+        data = chance.randbytes(len(now))
+    else:
+        lost = durable + bytes(max(0, len(now) - len(durable)))
+        data = b"".join(
+            (now if chance.random() < 0.5 else lost)[at : at + 512]
+            for at in range(0, len(now), 512)
+        )
+    file.seek(offset)  # type: ignore[attr-defined]
+    file.write(data)  # type: ignore[attr-defined]
+
+
+def _content(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def _put(path: str, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)

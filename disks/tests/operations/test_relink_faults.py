@@ -1,0 +1,297 @@
+"""Updating a parent link survives death, errors and power cuts at every point of it."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from disks.engine.chain import open_chain
+from disks.engine.check import check_image
+from disks.engine.errors import ImageError
+from disks.engine.findings import Level
+from disks.engine.formats import open_image
+from disks.operations import journal, relink
+from disks.operations.paths import Root, Roots
+from disks.operations.recover import recover
+from disks.tests.builders import Built, build_differencing, build_fixed
+from disks.tests.operations.crashing import (
+    DONE,
+    REFUSED,
+    failing_from,
+    in_fork,
+    power_cut,
+    with_fault,
+)
+
+SIZE = 128 * 1024
+BLOCK = 64 * 1024
+DIED = -9
+MOST_POINTS = 200
+# `make prove` raises it; each cut is one run of the real code.
+CUTS = int(os.environ.get("VD_PROVE", "60"))
+
+
+@dataclass
+class Scene:
+    """A child that finds its parent beside it, and a copy of the parent elsewhere."""
+
+    folder: Path
+    child: str
+    parent: str
+    sha256: str
+    original: bytes
+    old_link: object
+
+    def roots(self) -> Roots:
+        return Roots([Root(str(self.folder), windows_views=("D:\\VMs",))])
+
+    def update(self) -> None:
+        roots = self.roots()
+        relink.apply(relink.plan(self.child, self.parent, roots), roots, offline=True)
+
+    def undo(self) -> None:
+        relink.undo(self.child, self.roots(), offline=True)
+
+    def recover(self) -> list[dict[str, object]]:
+        return recover(str(self.folder), self.roots())
+
+    def link(self) -> object:
+        with self.roots().open(self.child) as file:
+            return open_image(file).recorded_link()
+
+
+def make(folder: Path, layout: str) -> Scene:
+    """gap: room for new strings before the first block; end: none, the file must grow."""
+    folder.mkdir()
+    content = [(sector, bytes([sector % 251 + 1]) * 512) for sector in range(0, 250, 3)]
+    parent = build_fixed(folder, "base.vhd", size=SIZE, content=content)
+    elsewhere = folder / ("moved" if layout == "gap" else "m" * 120) / "deeper"
+    elsewhere.mkdir(parents=True)
+    shutil.copy(parent.path, elsewhere / "base.vhd")
+    child: Built = build_differencing(
+        folder,
+        "child.vhd",
+        parent,
+        block_size=BLOCK,
+        layout="windows" if layout == "gap" else "packed",
+        content=[(5, b"\xaa" * 1024), (200, b"\xbb" * 512)],
+    )
+    with Roots([Root(str(folder))]).open(str(child.path)) as file:
+        old_link = open_image(file).recorded_link()
+    return Scene(
+        folder,
+        str(child.path),
+        str(elsewhere / "base.vhd"),
+        child.sha256,
+        child.path.read_bytes(),
+        old_link,
+    )
+
+
+@pytest.fixture(params=["gap", "end"])
+def scene_of(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Scene]:
+    """A fresh scene at every call: a copy of one that was built once, in the same place."""
+    template = make(tmp_path / "template", request.param)
+    made = make(tmp_path / "scene", request.param)
+
+    def fresh() -> Scene:
+        for stray in made.folder.glob(".*"):
+            shutil.rmtree(stray) if stray.is_dir() else stray.unlink()
+        Path(made.child).write_bytes(made.original)
+        return made
+
+    assert template.sha256 == made.sha256
+    return fresh
+
+
+def assert_sound(scene: Scene, *, mended: bool = True) -> str:
+    """Content as ever, no errors, nothing left lying about; says which link is there."""
+    roots = scene.roots()
+    with roots.open(scene.child) as file:
+        errors = [one for one in check_image(file, deep=True) if one.level is Level.ERROR]
+    assert errors == []
+    with open_chain(scene.child, roots) as chain:
+        assert chain.sha256() == scene.sha256
+        found = chain.paths[1]
+    link = scene.link()
+    if link == scene.old_link:
+        assert found == os.path.join(scene.folder, "base.vhd")
+        assert Path(scene.child).read_bytes() == scene.original
+    else:
+        assert found == scene.parent
+    if mended:
+        names = {entry.name for entry in scene.folder.iterdir() if entry.name.startswith(".")}
+        expected = set() if link == scene.old_link else {".child.vhd.vdundo"}
+        assert names == expected
+        assert journal.pending(roots, [scene.child]) == []
+    return "old" if link == scene.old_link else "new"
+
+
+@pytest.mark.parametrize("kind", ["kill", "torn"])
+def test_update_killed_at_every_point_is_finished_or_undone(
+    scene_of: Callable[[], Scene], kind: str
+) -> None:
+    """bad-input F85: kill at every fault point; 0 damage after recovery."""
+    seen = set()
+    for number in range(1, MOST_POINTS):
+        scene = scene_of()
+        code = in_fork(with_fault(f"*:{number}:{kind}", scene.update))
+        if code == DONE:
+            break
+        assert code == DIED
+        rows = scene.recover()
+        assert [row for row in rows if row["action"] in ("busy", "needs-attention")] == []
+        seen.add(assert_sound(scene))
+        assert scene.recover() == []
+    assert number > 10
+    assert seen == {"old", "new"}
+    assert assert_sound(scene) == "new"
+
+
+@pytest.mark.parametrize("kind", ["enospc", "eio"])
+def test_update_that_meets_an_error_leaves_the_disk_as_it_was(
+    scene_of: Callable[[], Scene], kind: str
+) -> None:
+    """bad-input F81, F84: an error at each write, fsync and rename ends the attempt."""
+    for number in range(1, MOST_POINTS):
+        scene = scene_of()
+        code = in_fork(with_fault(f"*:{number}:{kind}", scene.update))
+        if code == DONE:
+            break
+        assert code == REFUSED
+        scene.recover()
+        assert_sound(scene)
+    assert number > 10
+    assert assert_sound(scene) == "new"
+
+
+def test_update_on_storage_that_fails_for_good_is_mended_once_it_works_again(
+    scene_of: Callable[[], Scene],
+) -> None:
+    """bad-input F84: even putting the old pages back fails; the sidecar keeps them."""
+    for number in range(1, MOST_POINTS):
+        scene = scene_of()
+        code = in_fork(failing_from(number, scene.update))
+        if code == DONE:
+            break
+        assert code == REFUSED
+        scene.recover()
+        assert_sound(scene)
+    assert number > 10
+
+
+def test_short_writes_are_continued(scene_of: Callable[[], Scene]) -> None:
+    """bad-input F84: short writes are looped."""
+    for number in range(1, MOST_POINTS):
+        scene = scene_of()
+        assert in_fork(with_fault(f"write:{number}:short", scene.update)) == DONE
+        assert assert_sound(scene) == "new"
+        if number > 12:
+            break
+
+
+def test_undo_killed_at_every_point_is_finished_or_undone(scene_of: Callable[[], Scene]) -> None:
+    """bad-input F85, for the way back."""
+    seen = set()
+    for number in range(1, MOST_POINTS):
+        scene = scene_of()
+        scene.update()
+        code = in_fork(with_fault(f"*:{number}:kill", scene.undo))
+        scene.recover()
+        roots = scene.roots()
+        with open_chain(scene.child, roots) as chain:
+            assert chain.sha256() == scene.sha256
+            seen.add(chain.paths[1])
+        with roots.open(scene.child) as file:
+            assert [one for one in check_image(file) if one.level is Level.ERROR] == []
+        if code == DONE:
+            break
+        assert code == DIED
+    assert number > 10
+    assert seen == {scene.parent, str(scene.folder / "base.vhd")}
+
+
+def test_recovery_killed_three_times_in_a_row_still_mends(scene_of: Callable[[], Scene]) -> None:
+    """bad-input F87: recovery is idempotent, wherever it was stopped before."""
+    for start in (7, 9, 11):
+        for number in range(1, 13):
+            scene = scene_of()
+            assert in_fork(with_fault(f"*:{start}:torn", scene.update)) == DIED
+            for attempt in range(3):
+                in_fork(with_fault(f"*:{number + attempt}:kill", scene.recover))
+            scene.recover()
+            assert_sound(scene)
+
+
+def test_power_cuts_leave_the_old_link_or_the_new_one(scene_of: Callable[[], Scene]) -> None:
+    """bad-input F86: unsynced pages kept, lost or garbled, names lost; also in recovery."""
+    chance = random.Random(20241122)
+    for _ in range(CUTS):
+        scene = scene_of()
+        seed = chance.randrange(2**32)
+        number = chance.randrange(1, 32)
+        context = f"cut at {number}, seed {seed}"
+        if power_cut(number, scene.update, seed) == DIED and chance.random() < 0.5:
+            power_cut(chance.randrange(1, 16), scene.recover, seed + 1)
+        rows = scene.recover()
+        assert [row for row in rows if row["action"] in ("busy", "needs-attention")] == [], context
+        assert_sound(scene)
+
+
+def test_everything_else_is_refused_until_recovery(scene_of: Callable[[], Scene]) -> None:
+    """R10: an unfinished sidecar stands before every other operation."""
+    scene = scene_of()
+    assert in_fork(with_fault("relink.header.fsync:1:kill", scene.update)) == DIED
+    with pytest.raises(ImageError) as refused:
+        scene.update()
+    assert refused.value.code == "E_UNFINISHED"
+    assert "recover" in refused.value.message
+    with pytest.raises(ImageError) as refused:
+        relink.plan_undo(scene.child, scene.roots())
+    assert refused.value.code == "E_UNFINISHED"
+
+
+def test_a_disk_written_by_others_since_is_left_untouched(scene_of: Callable[[], Scene]) -> None:
+    """bad-input F88: recovery that cannot be sure writes nothing and says so."""
+    scene = scene_of()
+    assert in_fork(with_fault("relink.header.fsync:1:kill", scene.update)) == DIED
+    with open(scene.child, "ab") as file:
+        file.write(b"x" * 2 * 1024 * 1024)
+    before = Path(scene.child).read_bytes()
+    sidecar = Path(scene.folder, ".child.vhd.vdundo").read_bytes()
+    rows = scene.recover()
+    assert [(row["action"], row["code"]) for row in rows] == [
+        ("needs-attention", "E_NEEDS_ATTENTION")
+    ]
+    assert Path(scene.child).read_bytes() == before
+    assert Path(scene.folder, ".child.vhd.vdundo").read_bytes() == sidecar
+    assert scene.recover() == rows
+
+
+def test_the_sidecar_explains_how_to_undo_by_hand(scene_of: Callable[[], Scene]) -> None:
+    """bad-input H122: the command in the sidecar's plain text puts the old header back."""
+    import subprocess
+
+    scene = scene_of()
+    assert in_fork(with_fault("relink.header.fsync:2:kill", scene.update)) == DIED
+    text = Path(scene.folder, ".child.vhd.vdundo").read_text()
+    command = next(line for line in text.splitlines() if line.startswith("  python3 -c"))
+    subprocess.run(
+        command.replace("SIDECAR", ".child.vhd.vdundo"), shell=True, check=True, cwd=scene.folder
+    )
+    assert Path(scene.child).read_bytes() == scene.original
+
+
+def test_the_scenes_cover_both_ways_of_placing_strings(tmp_path: Path) -> None:
+    """Into a gap the file keeps its size; without one it grows, the footer moved first."""
+    for layout, grows in (("gap", False), ("end", True)):
+        scene = make(tmp_path / layout, layout)
+        scene.update()
+        assert (os.path.getsize(scene.child) > len(scene.original)) is grows
+        assert_sound(scene)
