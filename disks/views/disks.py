@@ -15,7 +15,7 @@ from django.views.decorators.http import require_GET
 
 from disks.models import Disk, StorageRoot
 from disks.services.access import Role, allows
-from disks.views import errors, listing
+from disks.views import listing
 from disks.views.actions import Action, actions_for
 from disks.views.drawing.from_catalog import role_in_chain
 from disks.views.rendering import render_page
@@ -62,16 +62,7 @@ class Row:
 
 @require_GET
 def disks(request: HttpRequest) -> HttpResponse:
-    try:
-        context = _context(request)
-    except listing.BadAddress as error:
-        return errors.problem(
-            request,
-            400,
-            "This address asks for something that the list does not have",
-            str(error),
-            advice="Choose filters and sorting on the page itself.",
-        )
+    context = _context(request)
     return render_page(request, "disks/disks.html", context, fragment="disks/_disks_list.html")
 
 

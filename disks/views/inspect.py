@@ -17,7 +17,7 @@ from disks.models import Disk, LinkUndo, ParentLink
 from disks.services import blockmap, chains, inspection
 from disks.services.access import Role, allows
 from disks.services.errors import Refusal
-from disks.views import errors, listing
+from disks.views import listing
 from disks.views.actions import action, actions_for
 from disks.views.drawing.blockmap import describe, draw_block_map
 from disks.views.drawing.from_catalog import drawn_chain, role_in_chain
@@ -58,11 +58,8 @@ class Mend:
 def disk(request: HttpRequest, disk_id: int) -> HttpResponse:
     """The page of a disk, whatever state its file is in."""
     found = get_object_or_404(Disk.objects.select_related("root", "parent_link"), pk=disk_id)
-    try:
-        tab = listing.chosen(request.GET, "tab", TABS) or _first_tab(found)
-        context = _context(request, found, tab)
-    except listing.BadAddress as error:
-        return errors.problem(request, 400, "There is no such tab", str(error))
+    tab = listing.chosen(request.GET, "tab", TABS) or _first_tab(found)
+    context = _context(request, found, tab)
     return render_page(request, "disks/inspect.html", context, fragment="disks/_inspect_tab.html")
 
 

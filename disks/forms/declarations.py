@@ -1,0 +1,71 @@
+"""What a person must say before anything is written, the same on every form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.core import signing
+
+from disks.models import Disk, StorageRoot
+
+_SALT = "disks.plan"
+
+
+class DeclarationForm(forms.Form):
+    """The declarations of one plan, its fingerprint and its key.
+
+    seen  the plan's fingerprint as the page was drawn, signed: whoever sends another one
+          has not seen what will be done
+    key   makes a form that is sent twice one job
+    """
+
+    offline = forms.BooleanField(required=False)
+    unmanaged = forms.BooleanField(required=False)
+    seen = forms.CharField(max_length=100_000)
+    key = forms.RegexField(r"^[0-9a-f]{32}$")
+
+    def __init__(
+        self, data: Any = None, *, needs_offline: bool = True, needs_unmanaged: bool = False
+    ) -> None:
+        super().__init__(data)
+        self.needs_offline = needs_offline
+        self.needs_unmanaged = needs_unmanaged
+
+    def clean_offline(self) -> bool:
+        said = bool(self.cleaned_data["offline"])
+        if self.needs_offline and not said:
+            raise forms.ValidationError(
+                "Say that nobody has these disks open: a disk that is written while a machine "
+                "runs on it is damaged, and Windows does not see our locks."
+            )
+        return said
+
+    def clean_unmanaged(self) -> bool:
+        said = bool(self.cleaned_data["unmanaged"])
+        if self.needs_unmanaged and not said:
+            raise forms.ValidationError(
+                "Say that the manager is stopped, or does not know this disk any more."
+            )
+        return said
+
+    @property
+    def declared(self) -> bool:
+        """True when somebody took the responsibility, by either of the two declarations."""
+        return bool(self.cleaned_data["offline"] or self.cleaned_data["unmanaged"])
+
+    def clean_seen(self) -> Any:
+        try:
+            return signing.loads(self.cleaned_data["seen"], salt=_SALT)
+        except signing.BadSignature as error:
+            raise forms.ValidationError("This form does not come from the console.") from error
+
+
+def sealed(fingerprint: Any) -> str:
+    """A fingerprint as the form carries it."""
+    return signing.dumps(fingerprint, salt=_SALT, compress=True)
+
+
+def needs_offline(disks: list[Disk]) -> bool:
+    """True unless every root says that nobody else opens its disks."""
+    return any(disk.root.opened_by != StorageRoot.OpenedBy.NOBODY for disk in disks)

@@ -1,0 +1,106 @@
+"""Which levels are merged, and into what."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from django import forms
+
+from disks.forms.new_file import (
+    RootChoice,
+    checked_folder,
+    checked_name,
+    folder_field,
+    host_path,
+    name_field,
+)
+from disks.models import Disk
+
+PARENT, NEW = "parent", "new"
+
+
+class MergeForm(forms.Form):
+    """chain: base first, the disk itself last."""
+
+    into = forms.ChoiceField(choices=[(PARENT, "Into the parent"), (NEW, "To a new disk")])
+    base = forms.ChoiceField()
+    keep_name = forms.ChoiceField(
+        choices=[("parent", "the parent's name"), ("child", "this disk's name")], required=False
+    )
+    disk_type = forms.ChoiceField(
+        choices=[("dynamic", "Dynamic"), ("fixed", "Fixed")], required=False
+    )
+    root = RootChoice(required=False)
+    folder = folder_field()
+    name = name_field(required=False)
+
+    def __init__(self, data: Any, *, chain: Sequence[Disk]) -> None:
+        self.leaf = chain[-1]
+        self.ancestors = {str(disk.pk): disk for disk in chain[:-1]}
+        super().__init__(self._completed(data, chain))
+        choices = [(pk, disk.name) for pk, disk in self.ancestors.items()]
+        self.fields["base"].choices = choices  # type: ignore[attr-defined]
+
+    def _completed(self, data: Any, chain: Sequence[Disk]) -> dict[str, Any]:
+        """What was sent, with what a person would most likely choose where nothing was."""
+        leaf = chain[-1]
+        into = data.get("into") or PARENT
+        usual = chain[-2] if into == PARENT else chain[0]
+        stem, extension = os.path.splitext(leaf.name)
+        folder = os.path.dirname(leaf.relative_path)
+        values = {
+            "into": into,
+            "base": str(usual.pk),
+            "keep_name": "parent",
+            "disk_type": "dynamic",
+            "root": str(leaf.root_id),
+            "folder": folder,
+            "name": f"{stem}-merged{'.vhd' if extension.lower() != '.avhd' else extension}",
+        }
+        # A base that was only the other target's default follows the target.
+        given = {key: data.get(key) for key in values if data.get(key) not in (None, "")}
+        if "folder" in data:
+            given["folder"] = data.get("folder", "")
+        return values | given
+
+    def clean_folder(self) -> str:
+        return checked_folder(self.cleaned_data["folder"])
+
+    def clean_name(self) -> str:
+        name = self.cleaned_data["name"]
+        return checked_name(name) if name else ""
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or {}
+        if cleaned.get("into") == NEW:
+            if "root" in cleaned and not cleaned.get("root"):
+                self.add_error("root", "Choose a storage root that may be written to.")
+            if "name" in cleaned and not cleaned.get("name"):
+                self.add_error("name", "Give the new disk a name.")
+        else:
+            self.errors.pop("root", None)
+            self.errors.pop("name", None)
+            self.errors.pop("folder", None)
+        return cleaned
+
+    @property
+    def into_parent(self) -> bool:
+        return bool(self.cleaned_data["into"] == PARENT)
+
+    def options(self) -> dict[str, Any]:
+        """Keywords of services.merging.plan and request."""
+        cleaned = self.cleaned_data
+        base = self.ancestors[cleaned["base"]].path
+        if self.into_parent:
+            return {
+                "into_parent": True,
+                "base": base,
+                "keep_name": cleaned.get("keep_name") or "parent",
+            }
+        return {
+            "to": host_path(cleaned["root"], cleaned["folder"], cleaned["name"]),
+            "base": base,
+            "disk_type": cleaned.get("disk_type") or "dynamic",
+        }

@@ -1,0 +1,80 @@
+"""Where a new disk goes: a writable storage root, a folder in it, a name."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from django import forms
+
+from disks.models import StorageRoot
+
+LONGEST_PATH = 4_096
+_INPUT = {"class": "form-control", "autocomplete": "off", "spellcheck": "false"}
+
+
+class RootChoice(forms.ModelChoiceField):
+    """Roots that may be written to now."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            queryset=StorageRoot.objects.filter(
+                read_only=False, state=StorageRoot.State.ONLINE
+            ).order_by("name"),
+            empty_label=None,
+            widget=forms.Select(attrs={"class": "form-select"}),
+            error_messages={
+                "required": "Choose a storage root that may be written to.",
+                "invalid_choice": "This storage root is read-only, offline or gone.",
+            },
+            **options,
+        )
+
+    def label_from_instance(self, root: Any) -> str:
+        return str(root.name)
+
+
+def folder_field(**options: Any) -> forms.CharField:
+    return forms.CharField(
+        label="Folder in the root",
+        required=False,
+        max_length=LONGEST_PATH,
+        strip=False,
+        widget=forms.TextInput(attrs=_INPUT | {"placeholder": "the root itself"}),
+        **options,
+    )
+
+
+def name_field(**options: Any) -> forms.CharField:
+    return forms.CharField(
+        label="File name", max_length=255, widget=forms.TextInput(attrs=_INPUT), **options
+    )
+
+
+def checked_folder(text: str) -> str:
+    """A folder below a root as typed, either slash; what would leave the root is refused.
+
+    The storage itself is asked only later, below the root and without following links.
+    """
+    _refuse_controls(text)
+    parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise forms.ValidationError("The folder must lie in the storage root.")
+    return "/".join(parts)
+
+
+def checked_name(text: str, extensions: tuple[str, ...] = (".vhd", ".avhd")) -> str:
+    """A file name without a folder; an extension is added where none is given."""
+    _refuse_controls(text)
+    if "/" in text or "\\" in text or text in (".", ".."):
+        raise forms.ValidationError("Give a name without a folder.")
+    return text if text.lower().endswith(extensions) else f"{text}{extensions[0]}"
+
+
+def _refuse_controls(text: str) -> None:
+    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+        raise forms.ValidationError("This holds characters that no name may have.")
+
+
+def host_path(root: StorageRoot, folder: str, name: str) -> str:
+    return os.path.join(root.path, folder, name)

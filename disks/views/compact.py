@@ -1,0 +1,78 @@
+"""Compact: what can be given back, why the rest stays in, then the job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
+from django.urls import reverse
+from django.views.decorators.http import require_http_methods
+
+from disks import tasks
+from disks.engine.errors import ImageError
+from disks.forms.declarations import DeclarationForm, needs_offline, sealed
+from disks.models import Disk, Job
+from disks.services import compacting
+from disks.services.errors import Refusal
+from disks.views import plans
+from disks.views.guard import client_address
+from disks.views.rendering import render_page
+
+FRAGMENT = "disks/_compact_plan.html"
+
+
+@require_http_methods(["GET", "POST"])
+def compact(request: HttpRequest, disk_id: int) -> HttpResponse:
+    """GET reads the disk and shows the dry run; POST starts the job."""
+    disk = get_object_or_404(Disk.objects.select_related("root"), pk=disk_id)
+    sent = request.POST if request.method == "POST" else None
+    context = _context(disk, sent)
+    if request.method == "GET":
+        return render_page(request, "disks/compact.html", context, fragment=FRAGMENT)
+    declaration: DeclarationForm | None = context.get("declaration")
+    if declaration is None or context["refused"] or not declaration.is_valid():
+        return render_page(request, "disks/compact.html", context, fragment=FRAGMENT, status=422)
+    if declaration.cleaned_data["seen"] != context["plan"]["fingerprint"]:
+        context["stale"] = True
+        return render_page(request, "disks/compact.html", context, fragment=FRAGMENT, status=409)
+    try:
+        with transaction.atomic():
+            job = compacting.request(
+                disk,
+                user=request.user,
+                declared_offline=declaration.declared,
+                idempotency_key=declaration.cleaned_data["key"],
+                address=client_address(request),
+            )
+            tasks.enqueue(job)
+    except (ImageError, Refusal) as error:
+        context["refused"] = plans.as_error(error)
+        return render_page(request, "disks/compact.html", context, fragment=FRAGMENT, status=409)
+    return HttpResponseRedirect(reverse("job", args=[job.pk]))
+
+
+def _context(disk: Disk, sent: Any) -> dict[str, Any]:
+    context: dict[str, Any] = {"disk": disk, "plan": None, "refused": None, "stale": False}
+    try:
+        plan = compacting.plan(disk)
+    except (ImageError, Refusal) as error:
+        return context | {"refused": plans.as_error(error)}
+    document = plan.as_dict()
+    return context | {
+        "plan": document,
+        "refused": plans.as_error(document["refused"]),
+        "gain": max(0, document["file_size_before_bytes"] - document["file_size_after_bytes"]),
+        "seconds": plans.seconds_guessed(
+            document["bytes_written"], (Job.Kind.COMPACT, Job.Kind.MERGE)
+        ),
+        "managers": document.get("managers", []),
+        "declaration": DeclarationForm(
+            sent,
+            needs_offline=needs_offline([disk]),
+            needs_unmanaged=bool(document.get("managers")),
+        ),
+        "key": sent.get("key") if sent is not None else plans.new_key(),
+        "seen": sealed(document["fingerprint"]),
+    }

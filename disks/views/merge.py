@@ -1,0 +1,156 @@
+"""Merge: choose the levels and the target, see what will happen, then start the job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
+from django.urls import reverse
+from django.utils.http import urlencode
+from django.views.decorators.http import require_http_methods
+
+from disks import tasks
+from disks.engine.errors import ImageError
+from disks.forms.declarations import DeclarationForm, needs_offline, sealed
+from disks.forms.merge import NEW, MergeForm
+from disks.models import Disk, Job
+from disks.services import chains, merging
+from disks.services.errors import Refusal
+from disks.views import errors, plans
+from disks.views.actions import action
+from disks.views.drawing.from_catalog import drawn_chain, role_in_chain, sizes
+from disks.views.guard import client_address
+from disks.views.rendering import render_page
+
+FRAGMENT = "disks/_merge_plan.html"
+
+
+@require_http_methods(["GET", "POST"])
+def merge(request: HttpRequest, disk_id: int) -> HttpResponse:
+    """GET shows the dry run for what the address says; POST starts the job."""
+    leaf = get_object_or_404(Disk.objects.select_related("root", "parent_link"), pk=disk_id)
+    chain = chains.chain_of(leaf)
+    if len(chain) < 2:
+        return _nothing_to_merge(request, leaf)
+    sent = request.POST if request.method == "POST" else request.GET
+    form = MergeForm(sent, chain=chain)
+    if request.method == "POST":
+        return _start(request, leaf, chain, form)
+    context = _context(leaf, chain, form)
+    return render_page(request, "disks/merge.html", context, fragment=FRAGMENT)
+
+
+def _nothing_to_merge(request: HttpRequest, leaf: Disk) -> HttpResponse:
+    why = action(leaf, "merge", may_operate=True).reason
+    return errors.problem(
+        request,
+        409,
+        "There is nothing to merge",
+        why or "This disk's parent is not known, so there is nothing to merge it into.",
+        advice="A merge needs a differencing disk whose chain is complete.",
+        links=[(reverse("disk", args=[leaf.pk]), "Back to the disk")],
+    )
+
+
+def _start(request: HttpRequest, leaf: Disk, chain: list[Disk], form: MergeForm) -> HttpResponse:
+    context = _context(leaf, chain, form, sent=request.POST)
+    declaration: DeclarationForm | None = context.get("declaration")
+    if declaration is None or context["refused"] or not declaration.is_valid():
+        return render_page(request, "disks/merge.html", context, fragment=FRAGMENT, status=422)
+    if declaration.cleaned_data["seen"] != context["plan"]["fingerprint"]:
+        context["stale"] = True
+        return render_page(request, "disks/merge.html", context, fragment=FRAGMENT, status=409)
+    try:
+        with transaction.atomic():
+            job = merging.request(
+                leaf,
+                **form.options(),
+                user=request.user,
+                declared_offline=declaration.declared,
+                idempotency_key=declaration.cleaned_data["key"],
+                address=client_address(request),
+            )
+            tasks.enqueue(job)
+    except (ImageError, Refusal) as error:
+        context["refused"] = plans.as_error(error)
+        return render_page(request, "disks/merge.html", context, fragment=FRAGMENT, status=409)
+    return HttpResponseRedirect(reverse("job", args=[job.pk]))
+
+
+def _context(leaf: Disk, chain: list[Disk], form: MergeForm, sent: Any = None) -> dict[str, Any]:
+    context: dict[str, Any] = {
+        "disk": leaf,
+        "form": form,
+        "chain": drawn_chain(chain, leaf),
+        "levels": _levels(chain, form),
+        "into": form.data.get("into"),
+        "plan": None,
+        "refused": None,
+        "stale": False,
+    }
+    if not form.is_valid():
+        return context
+    try:
+        plan = merging.plan(leaf, **form.options())
+    except (ImageError, Refusal) as error:
+        return context | {"refused": plans.as_error(error)}
+    document = plan.as_dict()
+    refused = plans.as_error(document["refused"])
+    merged = len(document["levels"])
+    seconds = plans.seconds_guessed(document["bytes_to_copy"], (Job.Kind.MERGE, Job.Kind.COMPACT))
+    touched = [disk for disk in chain if disk.path in {row["path"] for row in document["levels"]}]
+    return context | {
+        "plan": document,
+        "refused": refused,
+        "commands_text": "\n".join(document["commands"]),
+        "verb": _verb(leaf, chain, form, document),
+        "merged": merged,
+        "seconds": seconds,
+        "siblings": plans.known(document["siblings"]),
+        "grandchildren": plans.known(document["grandchildren"]),
+        "way_out": _way_out(leaf, form) if document["siblings"] else None,
+        "managers": document["managers"],
+        "declaration": DeclarationForm(
+            sent,
+            needs_offline=form.into_parent and needs_offline(touched),
+            needs_unmanaged=form.into_parent and bool(document["managers"]),
+        ),
+        "key": sent.get("key") if sent is not None else plans.new_key(),
+        "seen": sealed(document["fingerprint"]),
+    }
+
+
+def _levels(chain: list[Disk], form: MergeForm) -> list[dict[str, Any]]:
+    """The ancestors to choose from, base first, and which of them the choice covers."""
+    base = form.data.get("base")
+    position = next((i for i, disk in enumerate(chain) if str(disk.pk) == base), 0)
+    return [
+        {
+            "disk": disk,
+            "value": str(disk.pk),
+            "chosen": str(disk.pk) == base,
+            "covered": index >= position,
+            "role": role_in_chain(disk),
+            "sizes": sizes(disk),
+            "below": len(chain) - 1 - index,
+        }
+        for index, disk in enumerate(chain)
+    ]
+
+
+def _verb(leaf: Disk, chain: list[Disk], form: MergeForm, document: dict[str, Any]) -> str:
+    """What the button says: "Merge 3 disks into base.vhd"."""
+    count = len(document["levels"])
+    if form.into_parent:
+        base = form.ancestors[form.cleaned_data["base"]].name
+        what = leaf.name if count <= 2 else f"{count - 1} disks"
+        return f"Merge {what} into {base}"
+    return f"Merge {count} disks into {form.cleaned_data['name']}"
+
+
+def _way_out(leaf: Disk, form: MergeForm) -> str:
+    """The same levels into a new disk: nothing that exists is touched."""
+    query = urlencode({"into": NEW, "base": form.cleaned_data["base"]})
+    return f"{reverse('merge', args=[leaf.pk])}?{query}"

@@ -1,0 +1,54 @@
+"""What the pages with a dry run have in common: keys, guesses of time, stale forms."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from disks.engine.codes import CODES
+from disks.engine.errors import ImageError
+from disks.models import Disk, Job
+from disks.services.errors import Refusal
+
+JOBS_ASKED = 5
+
+
+def new_key() -> str:
+    """The idempotency key of one form as it is drawn."""
+    return uuid.uuid4().hex
+
+
+def as_error(error: ImageError | Refusal | Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A refusal as the error panel shows it, with the advice for its code."""
+    if error is None:
+        return None
+    row = dict(error) if isinstance(error, Mapping) else error.as_dict()
+    code = CODES.get(str(row.get("code", "")))
+    if not row.get("advice") and code is not None:
+        row["advice"] = code.advice
+    return row
+
+
+def seconds_guessed(count_bytes: int, kinds: tuple[str, ...]) -> float | None:
+    """How long that many bytes took in this machine's last jobs of these kinds; None: none ran."""
+    rows = Job.objects.filter(status=Job.Status.SUCCEEDED, kind__in=kinds).order_by("-pk")
+    moved = spent = 0.0
+    for result in rows.values_list("result", flat=True)[:JOBS_ASKED]:
+        seconds = result.get("seconds") if isinstance(result, dict) else None
+        if isinstance(seconds, int | float) and seconds > 0:
+            moved += float(result.get("bytes_written") or 0)
+            spent += float(seconds)
+    if moved <= 0 or spent <= 0:
+        return None
+    return count_bytes * spent / moved
+
+
+def known(paths: list[str]) -> list[dict[str, Any]]:
+    """Host paths with their catalog rows, so that a page can link to them; two queries."""
+    located: dict[str, Disk] = {}
+    names = {path.rsplit("/", 1)[-1] for path in paths}
+    if names:
+        for disk in Disk.objects.select_related("root").filter(name__in=names):
+            located[disk.path] = disk
+    return [{"path": path, "disk": located.get(path)} for path in paths]
