@@ -18,4 +18,4 @@ class ConsoleAdminConfig(admin_apps.AdminConfig):
     """Django's admin, for users and roles only, behind the console's own sign-in."""
 
     default = False  # "disks" in INSTALLED_APPS means the other one
-    default_site = "disks.admin.ConsoleAdminSite"
+    default_site = "disks.views.admin_site.ConsoleAdminSite"

@@ -10,7 +10,7 @@ from django.contrib import admin
 from django.urls import URLPattern, URLResolver, path
 
 from disks.services.access import Role
-from disks.views import audit, jobs, roots, session
+from disks.views import audit, jobs, roots, session, trash
 from disks.views.guard import View, guarded
 
 
@@ -44,9 +44,19 @@ urlpatterns: list[URLPattern | URLResolver] = [
     page("roots/<int:root_id>/probe", roots.probe, name="root-probe", role=OPERATOR),
     page("roots/<int:root_id>/accept", roots.accept, name="root-accept", role=ADMINISTRATOR),
     page("roots/<int:root_id>/remove", roots.remove, name="root-remove", role=ADMINISTRATOR),
+    # --- trash
+    page("trash", trash.trash_list, name="trash", role=VIEWER),
+    page("trash/<int:trash_id>/restore", trash.restore, name="trash-restore", role=OPERATOR),
+    page("trash/<int:trash_id>/empty", trash.empty, name="trash-empty", role=ADMINISTRATOR),
+    page(
+        "trash/roots/<int:root_id>/empty",
+        trash.empty_root,
+        name="trash-empty-root",
+        role=ADMINISTRATOR,
+    ),
     # --- audit
     page("audit", audit.audit_list, name="audit", role=VIEWER),
     page("audit.csv", audit.audit_csv, name="audit-csv", role=VIEWER),
-    # --- users and roles: each of its addresses asks for ADMINISTRATOR, see disks/admin.py
+    # --- users and roles: each of its addresses asks for ADMINISTRATOR, see views/admin_site.py
     path("admin/", admin.site.urls),
 ]

@@ -9,6 +9,7 @@ from django import forms
 
 from disks.models import StorageRoot
 from disks.services.roots import Declaration
+from disks.templatetags.console import odd_character
 
 SCHEDULES = (
     (15, "Every 15 minutes"),
@@ -95,6 +96,12 @@ class RootForm(forms.Form):
         field = self.fields["scan_every_minutes"]
         if isinstance(every, int) and every not in dict(SCHEDULES):
             field.choices = [(every, f"Every {every} minutes"), *SCHEDULES]  # type: ignore[attr-defined]
+
+    def clean_name(self) -> str:
+        name: str = self.cleaned_data["name"]
+        if any(odd_character(character) for character in name):
+            raise forms.ValidationError("Hidden characters cannot be used in a name.")
+        return name
 
     def declaration(self) -> Declaration:
         said = self.cleaned_data

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, Group
+from django.db.models import Q
 from django.db.models.signals import m2m_changed
 
 
@@ -35,7 +36,7 @@ def role_of(user: Any) -> Role:
         return Role.ANYONE
     known = getattr(user, "_console_role", None)
     if known is None:
-        names = user.groups.values_list("name", flat=True)
+        names = [group.name for group in user.groups.all()]
         known = max((_BY_GROUP[name] for name in names if name in _BY_GROUP), default=None)
         if user.is_superuser:
             known = Role.ADMINISTRATOR
@@ -52,6 +53,15 @@ def grant(user: AbstractBaseUser, role: Role) -> None:
     groups = [Group.objects.get_or_create(name=role.group)[0]] if role in GRANTED else []
     others = user.groups.exclude(name__in=_BY_GROUP)  # type: ignore[attr-defined]
     user.groups.set([*others, *groups])  # type: ignore[attr-defined]
+
+
+def is_last_administrator(user: AbstractBaseUser) -> bool:
+    """Nobody else could give out roles any more without this user."""
+    if role_of(user) < Role.ADMINISTRATOR:
+        return False
+    others = get_user_model()._default_manager.filter(is_active=True).exclude(pk=user.pk)
+    administrators = Q(is_superuser=True) | Q(groups__name=Role.ADMINISTRATOR.group)
+    return not others.filter(administrators).exists()
 
 
 def connect() -> None:

@@ -190,17 +190,22 @@ def plain_text(text: Any) -> str:
 
 
 def _html(text: str, breaks: bool) -> SafeString:
-    parts = []
-    for character in text:
-        odd = odd_character(character)
-        if odd is not None:
-            parts.append(f'<span class="odd" title="hidden character">{odd}</span>')
-        else:
-            parts.append(escape(character))
-            if breaks and character in "\\/":
-                parts.append("<wbr>")
+    """Escaped; each name of a path in a box of its own, which goes to the next line whole."""
+    parts: list[str] = []
+    for piece in re.split(r"(?<=[\\/])", text) if breaks else [text]:
+        shown = "".join(map(_character, piece))
+        if shown:
+            parts.append(f'<span class="part">{shown}</span>' if breaks else shown)
     # dir=ltr isolates the name: letters of right-to-left scripts cannot reorder its neighbours
-    return mark_safe(f'<bdi dir="ltr" class="path">{"".join(parts)}</bdi>')  # noqa: S308
+    joined = "<wbr>".join(parts)
+    return mark_safe(f'<bdi dir="ltr" class="path">{joined}</bdi>')  # noqa: S308  escaped above
+
+
+def _character(character: str) -> str:
+    odd = odd_character(character)
+    if odd is None:
+        return str(escape(character))
+    return f'<span class="odd" title="hidden character">{odd}</span>'
 
 
 @register.filter

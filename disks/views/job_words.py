@@ -12,9 +12,13 @@ from disks.templatetags.console import bytes_, duration_text, winpath
 _READS_ONLY = "It only reads. Everything may be used meanwhile."
 _BY_COPY = (
     "The disks are only read until the result is put in place at the end. Leave machines that "
-    "use them switched off: a disk that changes meanwhile ends the job, and its copy is thrown away."
+    "use them switched off: a disk that changes meanwhile ends the job, and its copy is thrown "
+    "away."
 )
-_HEADER = "Only headers are rewritten, each in a moment. Leave machines that use these disks switched off."
+_HEADER = (
+    "Only headers are rewritten, each in a moment. Leave machines that use these disks "
+    "switched off."
+)
 
 _MEANWHILE: dict[str, str] = {
     Job.Kind.SCAN: _READS_ONLY,

@@ -1,0 +1,396 @@
+"""Forms, headers, names from disks, odd addresses: what the web must survive."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+from django.contrib.staticfiles import finders
+from django.db import DatabaseError
+from django.template.loader import render_to_string
+from django.test import Client, RequestFactory
+from django.urls import reverse
+
+from disks.models import AuditEntry, Job
+from disks.services.access import Role, grant
+from disks.tests.factories import (
+    make_audit,
+    make_disk,
+    make_job,
+    make_link,
+    make_root,
+    make_trashed_job,
+    make_user,
+)
+from disks.tests.web.test_roles import EVERY
+from disks.views.audit import cell
+
+pytestmark = pytest.mark.django_db
+
+HOSTILE = "<img src=x onerror=alert(1)>\"'><script>alert(2)</script>\u202egpj.\x07"
+GETS = [
+    address
+    for address, _ in EVERY
+    if not address.startswith(("/admin", "/login", "/logout", "/health", "/theme"))
+]
+
+
+# --- forms -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("htmx", [False, True], ids=["plain", "htmx"])
+@pytest.mark.parametrize("address", [address for address, _ in EVERY if "jsi18n" not in address])
+def test_post_without_csrf_token_is_refused(address, htmx):
+    """bad-input G100."""
+    client = Client(enforce_csrf_checks=True)
+    user = make_user()
+    grant(user, Role.ADMINISTRATOR)
+    client.force_login(user)
+    headers = {"HX-Request": "true"} if htmx else {}
+    answer = client.post(address, {"csrfmiddlewaretoken": "wrong"}, headers=headers)
+    assert answer.status_code == 403
+    assert "This form was open too long" in answer.content.decode()
+
+
+def test_get_changes_nothing(administrator):
+    """bad-input G100: every address by GET, then all rows are as they were."""
+    root = make_root()
+    disk = make_disk(root=root)
+    job = make_job(root=root, disk=disk)
+    make_trashed_job(root, job)
+    before = _everything()
+    for address, _ in EVERY:
+        if "logout" not in address:
+            administrator.get(address.replace("99999999", "1"))
+    assert _everything() == before
+
+
+def _everything() -> dict[str, list[dict]]:
+    from django.apps import apps
+
+    return {
+        model._meta.label: list(model._default_manager.order_by("pk").values())
+        for model in apps.get_models()
+        if model._meta.label not in ("sessions.Session", "axes.AccessLog", "axes.AccessAttempt")
+    }
+
+
+# --- ids, filters, pages -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", ["0", "99999999", str(2**63), str(10**40)])
+@pytest.mark.parametrize("name", ["job", "root"])
+def test_ids_of_nothing_are_404(viewer, name, number):
+    """bad-input G101."""
+    assert viewer.get(f"/{name}s/{number}").status_code == 404
+
+
+@pytest.mark.parametrize("text", ["-1", "abc", "1.5", "1%00", "%2e%2e", "1;drop"])
+def test_ids_that_are_no_numbers_are_404(viewer, text):
+    """bad-input G101."""
+    assert viewer.get(f"/jobs/{text}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "page=0x10",
+        "page=-1",
+        "page=9999999999999999999999",
+        "page=%00",
+        "state=password",
+        "kind=1%20OR%201=1",
+        "q=%00",
+        "q=" + "x" * 5000,
+    ],
+)
+def test_odd_filters_of_a_list_are_400(viewer, query):
+    """bad-input G111."""
+    answer = viewer.get(f"/jobs?{query}")
+    assert answer.status_code == 400
+    assert "This address cannot be used" in answer.content.decode()
+
+
+@pytest.mark.parametrize(
+    "query", ["since=yesterday", "since=0000-00-00", "until=99999-01-01", "action=none", "job=a"]
+)
+def test_odd_filters_of_the_audit_are_400(viewer, query):
+    """bad-input G111."""
+    assert viewer.get(f"/audit?{query}").status_code == 400
+    assert viewer.get(f"/audit.csv?{query}").status_code == 400
+
+
+def test_search_words_are_words_not_patterns(viewer):
+    """bad-input G111: no regular expression and no LIKE pattern reaches the database."""
+    make_job(summary="Merge a_b.vhd")
+    make_job(summary="Merge axb.vhd")
+    page = viewer.get("/jobs", {"q": "a_b"}).content.decode()
+    assert "a_b.vhd" in page
+    assert "axb.vhd" not in page
+    assert viewer.get("/jobs", {"q": "(((["}).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["jobs", "audit"])
+def test_huge_page_number_is_the_last_page(viewer, name):
+    """bad-input G111."""
+    assert viewer.get(reverse(name), {"page": "999999"}).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["jobs", "roots", "audit", "jobs-running"])
+def test_one_and_many_rows_take_the_same_number_of_queries(
+    viewer, django_assert_max_num_queries, name
+):
+    """bad-input G110."""
+    from django.db import connection
+    from django.test.utils import CaptureQueriesContext
+
+    def rows(count: int) -> None:
+        for _ in range(count):
+            root = make_root(views=("C:\\VMs",))
+            disk = make_disk(root=root)
+            job = make_job(root=root, disk=disk, requested_by=viewer.user)
+            make_audit(job=job, disk=disk)
+
+    rows(1)
+    viewer.get(reverse(name))
+    with CaptureQueriesContext(connection) as one:
+        viewer.get(reverse(name))
+    rows(3)
+    with CaptureQueriesContext(connection) as four:
+        viewer.get(reverse(name))
+    assert len(four) == len(one)
+
+
+def test_running_badge_answers_204_while_nothing_changed(viewer):
+    """bad-input G110."""
+    make_job(status=Job.Status.RUNNING)
+    changed = viewer.get(reverse("jobs-running"), {"seen": "0"})
+    assert changed.status_code == 200
+    assert "seen=1" in changed.content.decode()
+    assert viewer.get(reverse("jobs-running"), {"seen": "1"}).status_code == 204
+
+
+# --- what comes from disks and people ----------------------------------------------------
+
+
+def test_hostile_names_are_text_on_every_page(administrator):
+    """bad-input G104."""
+    root = make_root("/srv/" + HOSTILE.replace("/", ""), name=HOSTILE[:80], state_reason=HOSTILE)
+    root.state = root.State.OFFLINE
+    root.excluded_folders = [HOSTILE]
+    root.probe = {"readable": True, "problems": [HOSTILE], "file_system": HOSTILE}
+    root.last_scan_result = {"output": HOSTILE}
+    root.save()
+    disk = make_disk(HOSTILE.replace("/", "") + ".vhd", root=root, creator=HOSTILE)
+    child = make_disk("child.vhd", root=root)
+    make_link(child, None, named_path=HOSTILE, reason=HOSTILE)
+    error = {"code": "E_X", "message": HOSTILE, "file": HOSTILE, "field": HOSTILE, "value": HOSTILE}
+    job = make_job(
+        status=Job.Status.FAILED,
+        kind=Job.Kind.REPAIR_PLAN,
+        summary=HOSTILE,
+        sentence=HOSTILE,
+        error=error,
+        disk=disk,
+        root=root,
+        result={"output": HOSTILE, "rows": [{"path": HOSTILE, "error": {"message": HOSTILE}}]},
+    )
+    job.log.create(at=job.requested_at, text=HOSTILE)
+    make_trashed_job(root, job, items=[{"path": HOSTILE, "size_bytes": 1}])
+    make_audit(
+        HOSTILE, username=HOSTILE[:150], path=HOSTILE, disk=disk, before=HOSTILE, after=[HOSTILE]
+    )
+    addresses = {address.replace("99999999", str(job.pk)) for address in GETS}
+    addresses |= {address.replace("99999999", str(root.pk)) for address in GETS}
+    addresses |= {address.replace("99999999", str(disk.pk)) for address in GETS}
+    addresses |= {address.replace("99999999", str(child.pk)) for address in GETS}
+    shown = 0
+    for address in sorted(addresses):
+        if address == "/audit.csv":
+            continue
+        answer = administrator.get(address, follow=True)
+        assert answer.status_code in (200, 204, 404, 405, 409, 422), address
+        text = b"".join(answer).decode() if answer.streaming else answer.content.decode()
+        assert "<img" not in text, address
+        assert "<script>alert" not in text, address
+        if not address.endswith("/edit"):  # a form's field keeps what it has to send back
+            assert "\u202e" not in text, address
+        shown += "&lt;img src=x" in text
+    assert shown >= 5
+
+
+def test_bytes_that_are_not_utf8_do_not_break_a_page(viewer):
+    """bad-input D65 on pages: a name that is not UTF-8 is spelt out."""
+    root = make_root("/srv/caf\udce9")
+    page = viewer.get(reverse("root", args=[root.pk])).content.decode()
+    assert "/srv/" in page
+    assert "\\xe9" in page
+
+
+def test_audit_csv_cells_cannot_be_formulas(administrator):
+    """bad-input G105."""
+    texts = ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "\t=1", " =1", "%0A", "fine"]
+    for text in texts:
+        make_audit(text, username=text, path=text)
+    answer = administrator.get(reverse("audit-csv"))
+    assert answer["Content-Type"] == "text/csv; charset=utf-8"
+    assert answer["Content-Disposition"].startswith('attachment; filename="vdadmin-audit-')
+    rows = list(csv.DictReader(io.StringIO(b"".join(answer).decode("utf-8-sig"))))
+    assert len(rows) == len(texts)
+    for row in rows:
+        for value in row.values():
+            assert not value.lstrip().startswith(("=", "+", "-", "@", "%", "\t"))
+    assert rows[0]["sentence"] == "fine"
+
+
+def test_csv_cell_shows_hidden_characters():
+    assert cell("a\u202eb\r\nc") == "a\\u202eb\\u000d\\u000ac"
+
+
+def test_uploads_are_cut_off(administrator):
+    """bad-input G107."""
+    from django.core.files.uploadedfile import SimpleUploadedFile
+
+    file = SimpleUploadedFile("disk.vhd", b"x" * 4096)
+    answer = administrator.post(reverse("password-change"), {"old_password": file})
+    assert answer.status_code in (400, 403, 422)
+
+
+def test_more_form_than_fits_is_400(administrator):
+    """bad-input G107."""
+    answer = administrator.post(reverse("password-change"), {"old_password": "x" * 2_000_000})
+    assert answer.status_code == 400
+    fields = {f"f{number}": "" for number in range(20_001)}
+    assert administrator.post(reverse("password-change"), fields).status_code == 400
+    assert "cannot be understood" in answer.content.decode()
+
+
+# --- headers -----------------------------------------------------------------------------
+
+
+def test_forged_host_is_400(client):
+    """bad-input G108."""
+    answer = client.get("/login", headers={"Host": "evil.example"})
+    assert answer.status_code == 400
+    assert "evil.example" not in answer.content.decode()
+
+
+@pytest.mark.parametrize("address", ["/login", "/jobs", "/nothing"])
+def test_headers_of_every_page(administrator, address):
+    """bad-input G109."""
+    answer = administrator.get(address)
+    policy = dict(
+        part.strip().split(" ", 1) for part in answer["Content-Security-Policy"].split(";")
+    )
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == "'self'"
+    assert policy["style-src"] == "'self'"
+    assert policy["frame-ancestors"] == "'none'"
+    assert "unsafe" not in answer["Content-Security-Policy"]
+    assert answer["X-Frame-Options"] == "DENY"
+    assert answer["X-Content-Type-Options"] == "nosniff"
+    assert answer["Referrer-Policy"] == "same-origin"
+    assert answer["Cross-Origin-Opener-Policy"] == "same-origin"
+    assert answer["Cache-Control"]
+    assert "camera=()" in answer["Permissions-Policy"]
+
+
+def test_session_cookie_is_out_of_reach_of_scripts_and_other_sites(client):
+    """bad-input G109."""
+    user = make_user()
+    client.post(reverse("login"), {"username": user.username, "password": "quiet-harbour-42"})
+    cookie = client.cookies["vdadmin-session"]
+    assert (cookie["httponly"], cookie["samesite"]) == (True, "Lax")
+
+
+def test_no_page_holds_inline_script_or_style(administrator):
+    """What the policy would block anyway, and silently."""
+    make_job(status=Job.Status.RUNNING, total_bytes=10, done_bytes=5)
+    root = make_root()
+    for address in [*GETS, reverse("job", args=[Job.objects.get().pk]), f"/roots/{root.pk}"]:
+        answer = administrator.get(address)
+        if answer.streaming or answer.status_code == 204:
+            continue
+        text = answer.content.decode()
+        assert " style=" not in text, address
+        assert " onclick=" not in text, address
+        assert "<style" not in text, address
+        assert "<script>" not in text, address
+
+
+# --- failures ----------------------------------------------------------------------------
+
+
+def test_page_for_500_needs_no_database(rf: RequestFactory, monkeypatch):
+    from django.db import connection
+
+    from disks.views.errors import internal_error
+
+    def broken(*_, **__):
+        raise DatabaseError("gone")
+
+    monkeypatch.setattr(connection, "cursor", broken)
+    answer = internal_error(rf.get("/jobs"))
+    assert answer.status_code == 500
+    assert "Something went wrong here" in answer.content.decode()
+
+
+def test_database_that_is_away_is_a_500_page_and_503_health(client, monkeypatch):
+    """bad-input G113: no traceback, no setting, no local variable on the page."""
+    user = make_user()
+    client.force_login(user)
+    client.raise_request_exception = False
+    from django.db import connection
+
+    def broken(*_, **__):
+        raise DatabaseError("password=secret-of-the-database")
+
+    monkeypatch.setattr(connection, "cursor", broken)
+    answer = client.get("/jobs")
+    health = client.get("/health")
+    monkeypatch.undo()
+    assert answer.status_code == 500
+    assert "secret-of-the-database" not in answer.content.decode()
+    assert (health.status_code, health.json()) == (503, {"status": "no database"})
+
+
+def test_404_has_the_design_and_a_way_on(viewer):
+    page = viewer.get("/nothing/here").content.decode()
+    assert "There is nothing here" in page
+    assert "To the overview" in page
+
+
+def test_csrf_failure_page_says_that_nothing_was_changed():
+    client = Client(enforce_csrf_checks=True)
+    answer = client.post("/login", {})
+    assert "Nothing was changed." in answer.content.decode()
+
+
+def test_every_icon_in_use_is_in_the_sprite():
+    import re
+    from pathlib import Path
+
+    from django.conf import settings
+
+    sprite = Path(finders.find("vendor/tabler-icons/icons.svg")).read_text()
+    known = set(re.findall(r'<symbol id="([^"]+)"', sprite))
+    used: set[str] = set()
+    for file in (Path(settings.BASE_DIR) / "templates").rglob("*.html"):
+        used |= set(re.findall(r'{% icon "([a-z0-9-]+)"', file.read_text()))
+        used |= set(re.findall(r' symbol="([a-z0-9-]+)"', file.read_text()))
+    assert used - known == set()
+
+
+def test_audit_entry_keeps_its_words_when_the_user_goes():
+    user = make_user("gone")
+    entry = make_audit(user=user, username="gone")
+    user.delete()
+    assert AuditEntry.objects.get(pk=entry.pk).username == "gone"
+
+
+def test_problem_fragment_for_htmx_is_only_the_panel(viewer):
+    answer = viewer.get("/roots/add", headers={"HX-Request": "true"})
+    assert answer.status_code == 403
+    assert "<html" not in answer.content.decode()
+    assert render_to_string("errors/_problem.html", {"title": "x"})
