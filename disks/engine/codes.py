@@ -241,6 +241,41 @@ CODES: dict[str, Code] = {
     "E_ROOT_OFFLINE": Code("Storage offline", "Mount the storage, then scan it."),
     "E_ROOT_CHANGED": Code("Another storage is mounted", "Mount the right one, then scan it."),
     "E_ROOT_BUSY": Code("Storage root in use", "Wait until its jobs have ended."),
+    # Updating a parent path
+    "E_NOTHING_TO_UNDO": Code(
+        "No update on record", "Update the parent path instead; it may have been undone already."
+    ),
+    "E_LINK_CHANGED": Code(
+        "The link was changed since", "Look at the link as it is now, and update it if it is wrong."
+    ),
+    "E_NO_WINDOWS_PATH": Code(
+        "Windows would not find the parent",
+        "Give the parent's storage root a Windows view, or type how Windows names the parent.",
+    ),
+    "E_VERIFY": Code(
+        "The change did not read back",
+        "It was taken back. Check the disk and its parent, then try again.",
+    ),
+    "W_PARENT_IDENTITY": Code(
+        "Another disk as parent", "Go on only if both disks held the same content."
+    ),
+    "W_PARENT_TWIN": Code(
+        "Copies of the parent exist",
+        "Compare when they were last written, and choose the right one.",
+    ),
+    "W_RECENT_WRITE": Code("Written a moment ago", "Make sure that no machine has the disk open."),
+    "W_RELATIVE_ASSUMED": Code(
+        "Relative path assumed",
+        "Give both storage roots their Windows views, so that the path is computed for Windows.",
+    ),
+    "W_CHAIN_BROKEN_ABOVE": Code(
+        "Still broken further up", "Repair the parent's own parent path, too."
+    ),
+    "N_NO_WINDOWS_VIEW": Code(
+        "No Windows view",
+        "Give the storage root a Windows view if Windows shall find it from afar.",
+    ),
+    "N_NO_RELATIVE_PATH": Code("Different drives", _KEEP),
     # Jobs
     "E_CANCELLED": Code("Cancelled", "Nothing was changed; start it again when you like."),
     "E_TOO_LATE": Code("Too late to cancel", "The work is being finished; it can be undone after."),
