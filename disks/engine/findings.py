@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -29,7 +29,14 @@ class Finding:
     value: int | str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"level": str(self.level)}
+        return {
+            "level": str(self.level),
+            "code": self.code,
+            "message": self.message,
+            "field": self.field,
+            "offset": self.offset,
+            "value": self.value,
+        }
 
     @classmethod
     def from_error(cls, error: ImageError, level: Level = Level.ERROR) -> Finding:

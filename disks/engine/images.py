@@ -168,6 +168,10 @@ class Image(Protocol):
         """Format-specific facts for people, label and value (geometry, features…)."""
         ...
 
+    def stored_headers(self) -> bytes:
+        """The metadata as it was read at opening; its hash stands for "unchanged headers"."""
+        ...
+
     def raw_regions(self) -> list[RawRegion]:
         """The structures worth a hex view, with field labels."""
         ...

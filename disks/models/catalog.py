@@ -55,7 +55,7 @@ class Disk(models.Model):
     inode = models.BigIntegerField(null=True)
     mtime_ns = models.BigIntegerField(null=True)
     ctime_ns = models.BigIntegerField(null=True)
-    header_hash = models.CharField(max_length=64, blank=True, db_index=True)
+    header_hash = models.CharField(max_length=64, blank=True)
     modified_at = models.DateTimeField(null=True)
     first_seen_at = models.DateTimeField()
     last_seen_at = models.DateTimeField()
@@ -87,7 +87,6 @@ class Disk(models.Model):
         indexes = [
             models.Index(fields=["health"], name="disk_health"),
             models.Index(fields=["name"], name="disk_name"),
-            models.Index(fields=["device", "inode"], name="disk_inode"),
             models.Index(fields=["root", "missing_since"], name="disk_root_missing"),
         ]
 

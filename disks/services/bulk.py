@@ -51,7 +51,8 @@ def insert_rows(
 ) -> int:
     """Add rows, a value for each of fields; the model's defaults fill the other columns.
 
-    Their primary keys are not told: ask for the rows by what makes them unique.
+    A row that breaks a unique constraint is left out: somebody else was first. Primary keys
+    are not told: ask for the rows by what makes them unique.
     """
     given = set(fields)
     columns = [model._meta.get_field(name) for name in fields]

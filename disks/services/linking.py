@@ -12,14 +12,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple, cast
 
+from django.db import transaction
+from django.utils import timezone
+
 from disks.engine.images import Image, ParentReference
 from disks.engine.resolution import Resolution, resolve
 from disks.models import Disk, ParentLink, StorageRoot
 from disks.services import chains, evidence, roots, twins, verdicts
-from disks.services.bulk import update_rows
+from disks.services.bulk import insert_rows, update_rows
 from disks.services.chains import Graph
 from disks.services.places import CatalogPlaces, Index
-from disks.services.reading import stored_reference
+from disks.services.reading import clean, stored_reference
 from disks.services.stored_json import readable
 
 Status = ParentLink.Status
@@ -35,6 +38,10 @@ _TITLES = {
     Status.CYCLE: "The chain is a circle",
 }
 UNREACHABLE = (StorageRoot.State.OFFLINE, StorageRoot.State.CHANGED)
+# What a child's header says; the order in which Link has them.
+LINK_COLUMNS = [
+    "named_identity", "named_path", "named_name", "name_problem", "named_timestamp", "locators",
+]  # fmt: skip
 _COLUMNS = [
     "status",
     "parent",
@@ -55,6 +62,8 @@ class Touched:
     identities: set[str] = field(default_factory=set)
     # Our own job rewrote these; their content is proven to be unchanged.
     rewritten: set[int] = field(default_factory=set)
+    # Children that have no link row yet: what their headers say (LINK_COLUMNS).
+    new_links: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def add(self, pk: int, *identities: str) -> None:
         self.disks.add(pk)
@@ -89,6 +98,7 @@ def renew(
     wanted = [key.child for key in keys if everything or _is_touched(key, touched)]
     before = {key.parent for key in keys if key.parent is not None and key.child in touched.disks}
     resolved = _resolve(wanted, touched, report)
+    touched.new_links.clear()
     twins.renew(touched.identities, everything=everything)
     graph = Graph.load()
     graph = _cut_circles(graph)
@@ -116,46 +126,59 @@ def _is_touched(key: _LinkKey, touched: Touched) -> bool:
 def _resolve(
     children: Collection[int], touched: Touched, report: Callable[[int, int], None] | None
 ) -> int:
-    if not children:
+    if not children and not touched.new_links:
         return 0
     index = Index.load()
     places = CatalogPlaces(roots.operation_roots().roots, index)
+    total = len(children) + len(touched.new_links)
     done = 0
     try:
-        for links in _links(children):
+        for links in (*_new(touched), *_stored(children)):
             before = [_resolve_one(link, places, index) for link in links]
             evidence.renew(links, before, touched.rewritten)
-            update_rows(
-                ParentLink,
-                _COLUMNS,
-                [
-                    (
-                        link.pk,
-                        link.status,
-                        link.parent_id,
-                        link.trace,
-                        link.reason,
-                        link.cause,
-                        link.suggested_id,
-                        link.parent_written_after,
-                        link.parent_evidence,
-                    )
-                    for link in links
-                ],
-            )
+            with transaction.atomic():
+                _write(links)
             done += len(links)
             if report is not None:
-                report(done, len(children))
+                report(done, total)
     finally:
         places.close()
     return done
+
+
+def _write(links: list[Link]) -> None:
+    now = timezone.now()
+    insert_rows(
+        ParentLink,
+        ["child", "first_seen_at", *LINK_COLUMNS, *_COLUMNS],
+        [
+            (link.child_id, now, *(getattr(link, name) for name in LINK_COLUMNS), *_values(link))
+            for link in links
+            if not link.pk
+        ],
+    )
+    update_rows(ParentLink, _COLUMNS, [(link.pk, *_values(link)) for link in links if link.pk])
+
+
+def _values(link: Link) -> tuple[Any, ...]:
+    return (
+        link.status,
+        link.parent_id,
+        link.trace,
+        link.reason,
+        link.cause,
+        link.suggested_id,
+        link.parent_written_after,
+        link.parent_evidence,
+    )
 
 
 @dataclass(slots=True)
 class Link:
     """A row of ParentLink with what resolving needs of its child."""
 
-    pk: int
+    pk: int  # 0: not stored yet
+    child_id: int
     status: str
     parent_id: int | None
     trace: list[dict[str, Any]]
@@ -165,6 +188,7 @@ class Link:
     parent_written_after: bool
     parent_evidence: dict[str, Any]
     named_identity: str
+    named_path: str
     named_name: str
     name_problem: str
     named_timestamp: datetime | None
@@ -179,18 +203,37 @@ class Link:
 
 
 _LINK_FIELDS = (
-    "pk", "status", "parent_id", "trace", "reason", "cause", "suggested_id",
-    "parent_written_after", "parent_evidence", "named_identity", "named_name", "name_problem",
-    "named_timestamp", "locators", "child__relative_path", "child__identity", "child__device",
-    "child__inode", "child__missing_since", "child__root__path", "parent__root__state",
+    "pk", "child_id", "status", "parent_id", "trace", "reason", "cause", "suggested_id",
+    "parent_written_after", "parent_evidence", "named_identity", "named_path", "named_name",
+    "name_problem", "named_timestamp", "locators", "child__relative_path", "child__identity",
+    "child__device", "child__inode", "child__missing_since", "child__root__path",
+    "parent__root__state",
 )  # fmt: skip
 
 
-def _links(children: Collection[int]) -> Iterator[list[Link]]:
+def _stored(children: Collection[int]) -> Iterator[list[Link]]:
+    """Links that have rows, in portions."""
     ids = sorted(children)
     for start in range(0, len(ids), _CHUNK):
         rows = ParentLink.objects.filter(child__in=ids[start : start + _CHUNK])
         yield [Link(*row) for row in rows.values_list(*_LINK_FIELDS)]
+
+
+def _new(touched: Touched) -> Iterator[list[Link]]:
+    """Links that have no rows yet, in portions."""
+    ids = sorted(touched.new_links)
+    for start in range(0, len(ids), _CHUNK):
+        rows = Disk.objects.filter(pk__in=ids[start : start + _CHUNK]).values_list(
+            "pk", "relative_path", "identity", "device", "inode", "missing_since", "root__path"
+        )
+        links = []
+        for pk, *child in rows:
+            said = touched.new_links[pk]
+            links.append(
+                Link(0, pk, str(Status.MISSING), None, [], "", "", None, False, {},
+                     *(said[name] for name in LINK_COLUMNS), *child, None)
+            )  # fmt: skip
+        yield links
 
 
 @dataclass(slots=True)
@@ -236,7 +279,7 @@ def _apply(link: Link, found: Resolution, index: Index) -> None:
     link.status = str(found.status)
     link.parent_id = parent.pk if parent else None
     link.suggested_id = suggested.pk if suggested else None
-    link.trace = readable([step.as_dict() for step in found.trace])
+    link.trace = clean([step.as_dict() for step in found.trace])
     link.reason = reason(found, link.root_path)
     link.cause = _cause(link.named_identity, found)
     if parent is not None and parent.own_health == Disk.Health.IN_USE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -120,6 +121,15 @@ def refused(error: ImageError, name: str, status: os.stat_result | None = None) 
     )
 
 
+def clean(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """JSON rows as a database takes them: what it refuses is escaped; nearly always nothing."""
+    text = json.dumps(rows)
+    if "\\ud" not in text and "\\u0000" not in text:
+        return rows
+    cleaned: list[dict[str, Any]] = readable(rows)
+    return cleaned
+
+
 def _file_columns(status: os.stat_result) -> dict[str, Any]:
     return {
         "file_size_bytes": status.st_size,
@@ -162,7 +172,7 @@ def _not_a_disk(status: os.stat_result, name: str, error: ImageError) -> Reading
 def _damaged(
     status: os.stat_result, findings: list[Finding], name: str, telling: Collection[str]
 ) -> Reading:
-    rows = [readable(finding.as_dict()) for finding in findings]
+    rows = clean([finding.as_dict() for finding in findings])
     columns = {
         **_BLANK,
         **_file_columns(status),
@@ -177,10 +187,9 @@ def _sound(
     form: Format, image: Image, status: os.stat_result, name: str, telling: Collection[str]
 ) -> Reading:
     findings = form.check_opened(image)
-    header = form.header_bytes(image.file)
     if status.st_nlink > 1:
         findings.append(_hard_links(status.st_nlink))
-    rows = [readable(finding.as_dict()) for finding in findings]
+    rows = clean([finding.as_dict() for finding in findings])
     has_blocks = image.block_size_bytes > 0
     columns = {
         **_file_columns(status),
@@ -195,7 +204,7 @@ def _sound(
         "identity": image.identity,
         "creator": readable(image.creator)[:60],
         "image_created_at": image.created,
-        "header_hash": hashlib.blake2b(header, digest_size=16).hexdigest(),
+        "header_hash": hashlib.blake2b(image.stored_headers(), digest_size=16).hexdigest(),
         "managed_by": managed_by(telling, name, hidden=bool(getattr(image, "hidden", False))),
     }
     link = link_columns(image.parent) if image.parent is not None else None
@@ -223,15 +232,17 @@ def link_columns(parent: ParentReference) -> dict[str, Any]:
         "named_name": readable(parent.name or ""),
         "name_problem": readable(parent.name_problem or ""),
         "named_timestamp": parent.timestamp,
-        "locators": [
-            {
-                "code": readable(locator.code),
-                "path": readable(locator.path),
-                "problem": readable(locator.problem),
-                "offset": locator.offset,
-            }
-            for locator in parent.locators
-        ],
+        "locators": clean(
+            [
+                {
+                    "code": locator.code,
+                    "path": locator.path,
+                    "problem": locator.problem,
+                    "offset": locator.offset,
+                }
+                for locator in parent.locators
+            ]
+        ),
     }
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import Q
 from django.utils import timezone
 
@@ -24,7 +24,7 @@ from disks.models import Disk, Job, OtherFile, ParentLink, StorageRoot
 from disks.operations.progress import Cancelled, Progress
 from disks.services import jobs, linking, reading, roots, verdicts
 from disks.services.bulk import insert_rows, update_rows
-from disks.services.linking import Touched
+from disks.services.linking import LINK_COLUMNS, Touched
 from disks.services.reading import Reading
 from disks.services.stored_json import readable
 from disks.services.walking import Folder, Walk, open_file
@@ -36,6 +36,8 @@ _BLANK: dict[str, Any] = {
     field.name: field.get_default() for field in Disk._meta.concrete_fields if field.name != "id"
 }
 _PROBLEMS_SHOWN = 20
+# Links of new children wait in memory until they are resolved, about 2 KiB each.
+_LINKS_KEPT = 20_000
 
 # What Disk rows get from a Reading and from being seen; the order of update_rows.
 _FILE_COLUMNS = [
@@ -47,9 +49,6 @@ _FILE_COLUMNS = [
 _NEW_COLUMNS = [
     "root", "relative_path", "name", "first_seen_at", "last_seen_at", "last_read_at",
     "health", "health_code", "sentence", *_FILE_COLUMNS,
-]  # fmt: skip
-_LINK_COLUMNS = [
-    "named_identity", "named_path", "named_name", "name_problem", "named_timestamp", "locators",
 ]  # fmt: skip
 
 
@@ -175,6 +174,7 @@ class Scan:
         self.by_inode: dict[int, list[Known]] = {}
         self.by_content: dict[tuple[str, int, str], list[Known]] = {}
         self.seen: set[int] = set()
+        self.unlinked: set[int] = set()
         self.waiting: list[New] = []  # may be known files at a new place
         self.fresh: list[New] = []
         self.changed: list[tuple[Known, Reading]] = []
@@ -184,6 +184,7 @@ class Scan:
 
     def run(self) -> dict[str, Any]:
         online = self._online()
+        _widen_cache()
         self._load(online)
         scope = roots.operation_roots(online)
         walks = [
@@ -252,6 +253,13 @@ class Scan:
                 key = (known.identity, known.size, known.header_hash)
                 self.by_content.setdefault(key, []).append(known)
         self.expected = len(self.by_path)
+        # Left by a scan that was killed between writing disks and writing their links.
+        linked = set(ParentLink.objects.values_list("child_id", flat=True))
+        self.unlinked = {
+            known.pk
+            for known in self.by_path.values()
+            if known.disk_type == "differencing" and known.pk not in linked
+        }
 
     # --- walking
 
@@ -269,7 +277,11 @@ class Scan:
                 self.outcome.files += 1
                 relative = folder.path_of(name)
                 known = self.by_path.get((root.pk, relative))
-                if known is not None and known.is_unchanged(status):
+                if (
+                    known is not None
+                    and known.is_unchanged(status)
+                    and known.pk not in self.unlinked
+                ):
                     self._unchanged(known, name, telling)
                     continue
                 was = others.get(relative)
@@ -498,14 +510,15 @@ class Scan:
                 "pk", "relative_path"
             ):
                 pks[root, relative] = pk
-        links = []
         for new in fresh:
             pk = pks[new.root.pk, new.relative]
             self.seen.add(pk)
             self.touched.add(pk, new.reading.identity)
             if new.reading.link is not None:
-                links.append((pk, new.reading.link))
-        add_links(links)
+                self.touched.new_links[pk] = new.reading.link
+        if len(self.touched.new_links) > _LINKS_KEPT:
+            add_links([*self.touched.new_links.items()])
+            self.touched.new_links.clear()
         self.outcome.new += len(fresh)
 
     def _write_changed(self, changed: list[tuple[Known, Reading]]) -> None:
@@ -681,6 +694,13 @@ class _Gone:
         return False
 
 
+def _widen_cache() -> None:
+    """SQLite's 2 MiB of cache would be read and written over and over for each index."""
+    if connection.vendor == "sqlite":
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA cache_size = -32768")
+
+
 def write_links(read: Sequence[tuple[int, Reading]]) -> None:
     """Bring the header's side of parent links up to date: new, changed, or no child any more."""
     existing = dict(
@@ -691,9 +711,9 @@ def write_links(read: Sequence[tuple[int, Reading]]) -> None:
     )
     update_rows(
         ParentLink,
-        _LINK_COLUMNS,
+        LINK_COLUMNS,
         [
-            (existing[pk], *(found.link[name] for name in _LINK_COLUMNS))
+            (existing[pk], *(found.link[name] for name in LINK_COLUMNS))
             for pk, found in read
             if found.link is not None and pk in existing
         ],
@@ -713,9 +733,9 @@ def add_links(links: Sequence[tuple[int, dict[str, Any]]]) -> None:
     now = timezone.now()
     insert_rows(
         ParentLink,
-        ["child", "status", "first_seen_at", *_LINK_COLUMNS],
+        ["child", "status", "first_seen_at", *LINK_COLUMNS],
         [
-            (child, str(ParentLink.Status.MISSING), now, *(link[name] for name in _LINK_COLUMNS))
+            (child, str(ParentLink.Status.MISSING), now, *(link[name] for name in LINK_COLUMNS))
             for child, link in links
         ],
     )

@@ -99,6 +99,7 @@ class VhdImage:
         self._parent: ParentReference | None = None
         self._locators: list[ReadLocator] | None = None
         self._usage: Usage | None = None
+        self.is_truncated = False  # blocks reach past the end of the file
         self._runs: OrderedDict[int, list[Run]] = OrderedDict()
         self._runs_kept = 0
         if self.disk_type is DiskType.FIXED:
@@ -210,6 +211,7 @@ class VhdImage:
                 lost = self._first_lost_sector(block, entry)
                 break
         if lost is not None:
+            self.is_truncated = True
             self.findings.append(
                 Finding(
                     Level.ERROR,
@@ -307,6 +309,14 @@ class VhdImage:
                     break
         return found
 
+    def stored_headers(self) -> bytes:
+        """Footers, header and locator data as opened: what a change of metadata changes."""
+        pieces = [self.footers.end.raw]
+        if self.header is not None:
+            pieces += [self.footers.front.raw, self.header_bytes]
+            pieces += [one.locator.raw for one in self.read_locators()]
+        return b"".join(pieces)
+
     def plan_parent_link(self, parent: NewParent) -> HeaderRewrite:
         """See `Image`. Raises the write refusal, `E_NAME`, `E_NOT_DIFFERENCING`."""
         return link.plan_parent_link(self, parent)
@@ -325,7 +335,7 @@ class VhdImage:
         """Counts over the BAT, taken once."""
         if self._usage is None:
             if self.disk_type is DiskType.FIXED:
-                self._usage = Usage(0, None, None)
+                self._usage = Usage(0, None)
             else:
                 self._usage = self.bat.usage()
         return self._usage
@@ -399,6 +409,12 @@ class VhdImage:
                     continue
                 if start > absent_from:
                     yield Extent(absent_from, start - absent_from, absent)
+                if self.is_truncated and data + stop * SECTOR_BYTES > self.data_end:
+                    left = (self.data_end - data) // SECTOR_BYTES - start
+                    if left > 0:
+                        offset = data + start * SECTOR_BYTES
+                        yield Extent(start, left, Source.DATA, offset)
+                    raise self._lost(start + max(0, left))
                 yield Extent(start, stop - start, Source.DATA, data + start * SECTOR_BYTES)
                 absent_from = stop
             position = block_end
@@ -450,6 +466,9 @@ class VhdImage:
             )
         if end > self.data_end:
             if not self.end_is_footer:
+                # Of a file that was cut off, the sectors before the cut can be read.
+                if offset + self.bitmap_bytes <= self.data_end:
+                    return offset
                 raise self._lost(self._first_lost_sector(block, entry))
             raise ImageError(
                 "E_BAT_PAST_EOF",
