@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+from django.contrib.auth.models import AnonymousUser
+from django.contrib.auth.models import User as Account
 from django.utils import timezone
 
 from disks.models import AuditEntry, Disk, Job
@@ -15,7 +16,7 @@ SYSTEM = "system"
 
 def record(
     *,
-    user: AbstractBaseUser | AnonymousUser | None,
+    user: Account | AnonymousUser | None,
     action: str,
     sentence: str,
     disk: Disk | None = None,
@@ -30,7 +31,7 @@ def record(
     user None (or nobody signed in) is the console itself: schedule, worker, reconciler.
     before, after: anything JSON can hold; text that no database takes is shown escaped.
     """
-    known = user if user is not None and user.is_authenticated else None
+    known = user if isinstance(user, Account) else None
     return AuditEntry.objects.create(
         at=timezone.now(),
         user=known,

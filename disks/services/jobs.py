@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from django.conf import settings
-from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
-from django.db import IntegrityError, transaction
+from django.contrib.auth.models import AnonymousUser
+from django.contrib.auth.models import User as Account
+from django.db import (
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    connection,
+    transaction,
+)
 from django.db.models import F
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -31,10 +40,11 @@ from disks.services.worker_progress import JobProgress
 
 logger = logging.getLogger(__name__)
 
-User = AbstractBaseUser | AnonymousUser | None
+User = Account | AnonymousUser | None
 
 PARAMETERS_VERSION = 1
 WAITING = "Waiting for a worker."
+STORING_TRIES = 10
 
 
 class Sender:
@@ -80,7 +90,7 @@ def request(
     if len(idempotency_key) > 64:
         idempotency_key = hashlib.sha256(idempotency_key.encode()).hexdigest()
     locks = {"exclusive": sorted(set(exclusive or [])), "shared": sorted(set(shared or []))}
-    known = user if user is not None and user.is_authenticated else None
+    known = user if isinstance(user, Account) else None
     try:
         with transaction.atomic():
             job = Job.objects.create(
@@ -227,31 +237,47 @@ def run_now(job: Job) -> Job:
 
 
 def _perform(claimed: Claim, lease: Lease) -> None:
+    """Do the work, then store how it ended: with patience, for it may have taken hours."""
+    store_end = _work(claimed, lease)
+    for _ in range(STORING_TRIES):
+        try:
+            store_end()
+        except (OperationalError, InterfaceError) as error:
+            # the database is locked or away; if it stays so, recovery finds out what was done
+            logger.warning("job %s: its end is not stored yet: %s", claimed.job.pk, error)
+            connection.close()
+            time.sleep(settings.JOB_PROGRESS_SECONDS)
+        else:
+            return
+    logger.error("job %s: its end could not be stored", claimed.job.pk)
+
+
+def _work(claimed: Claim, lease: Lease) -> Callable[[], object]:
+    """Do the work; what is returned stores its end, and may be called again."""
     job, token = claimed.job, claimed.token
     work = WORK[job.kind]
     context = JobContext(job, token)
     progress = JobProgress(lease, lambda: {sidecars.DRAFTS: sidecars.drafts(job, context)})
+    seen = Job.Status.RUNNING
     try:
         result = function(work.run)(restored(job.parameters), progress, context)
         progress.flush()
-        note_finished(job, result)
-        succeed(job, token, Job.Status.RUNNING, result)
     except Cancelled:
-        end(
-            job,
-            token,
-            Job.Status.RUNNING,
-            Job.Status.CANCELLED,
-            work.cancelled,
-        )
+        return partial(end, job, token, seen, Job.Status.CANCELLED, work.cancelled)
     except LeaseLost as error:
         logger.warning("%s", error)
-        lose(job, token, Job.Status.RUNNING, "The worker was away too long and lost its lease.")
+        return partial(lose, job, token, seen, "The worker was away too long and lost its lease.")
     except (ImageError, Refusal) as error:
-        fail(job, token, readable(error.as_dict()))
+        return partial(fail, job, token, readable(error.as_dict()))
     except Exception:
         logger.exception("job %s (%s) failed", job.pk, job.kind)
-        fail(job, token, INTERNAL_ERROR)
+        return partial(fail, job, token, INTERNAL_ERROR)
+
+    def done() -> None:
+        note_finished(job, result)
+        succeed(job, token, seen, result)
+
+    return done
 
 
 INTERNAL_ERROR: dict[str, Any] = {
@@ -271,7 +297,7 @@ def note_finished(job: Job, result: dict[str, Any]) -> None:
         return
     try:
         function(work.finished)(job, result)
-    except LeaseLost:
+    except (OperationalError, InterfaceError):
         raise
     except Exception:
         logger.exception("job %s: the catalog was not brought up to date", job.pk)

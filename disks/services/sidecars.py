@@ -7,6 +7,7 @@ disks, says that the work was complete when its worker died.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from typing import Any
@@ -105,15 +106,16 @@ def drafts(job: Job, context: JobContext) -> list[tuple[str, int]]:
 
 
 def _drafts(roots: Roots, paths: list[str], context: JobContext) -> list[tuple[str, int]]:
-    """Those of this job, of all its tokens."""
+    """Those of this job, of all its tokens; a folder that is away now holds none to speak of."""
     words = "|".join(map(re.escape, (context.name, copying.job_word(context.name))))
     ours = re.compile(rf"\..+\.(?:{words})-\d+\.vdtmp", re.DOTALL)
     found = []
     for folder in sorted({os.path.dirname(path) for path in paths}):
-        for entry in roots.list(folder):
-            if entry.is_file and ours.fullmatch(entry.name):
-                path = os.path.join(folder, entry.name)
-                found.append((path, roots.stat(path).st_ino))
+        with contextlib.suppress(ImageError):
+            for entry in roots.list(folder):
+                if entry.is_file and ours.fullmatch(entry.name):
+                    path = os.path.join(folder, entry.name)
+                    found.append((path, roots.stat(path).st_ino))
     return found
 
 

@@ -23,9 +23,10 @@ from django.core.management import call_command  # noqa: E402 - Django has to be
 from django.db import connection, transaction  # noqa: E402
 
 from disks import tasks  # noqa: E402
-from disks.models import AuditEntry, DiskLock, Job  # noqa: E402
+from disks.models import AuditEntry, DiskLock, Job, StorageRoot  # noqa: E402
 from disks.services import jobs  # noqa: E402
 from disks.services.errors import Refusal  # noqa: E402
+from disks.tests.factories import make_root  # noqa: E402
 from disks.tests.services import rehearsal  # noqa: E402
 from vdadmin.celery import WORKER_ARGUMENTS, app  # noqa: E402
 from vdadmin.supervisor import die_with_parent  # noqa: E402
@@ -96,6 +97,8 @@ def request(
     key: str | None = None,
 ) -> int:
     with transaction.atomic():
+        if not StorageRoot.objects.filter(path=folder).exists():
+            make_root(folder, name=folder[-80:], scan_every_minutes=0)
         job = jobs.request(
             kind=kind,
             parameters={"folder": folder, "name": name},

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import AnonymousUser
 from django.core.management import call_command
-from django.db import DatabaseError
+from django.db import DatabaseError, OperationalError
 
 from disks import tasks
 from disks.engine.errors import ImageError
@@ -510,6 +510,24 @@ def test_a_busy_database_does_not_stop_the_work(monkeypatch, settings):
 
     monkeypatch.setattr(Lease, "ours", property(lambda self: Busy()))
     JobProgress(lease).report(1, 2)
+
+
+def test_the_end_is_stored_as_soon_as_the_database_answers(monkeypatch, settings):
+    """bad-input E90: hours of work are not thrown away for a locked database."""
+    settings.JOB_PROGRESS_SECONDS = 0
+    monkeypatch.setattr(jobs.connection, "close", lambda: None)  # the test's own transaction
+    errors = [OperationalError("database is locked"), OperationalError("server closed")]
+    end = jobs.end
+
+    def fails_twice(*args, **columns):
+        if errors:
+            raise errors.pop()
+        return end(*args, **columns)
+
+    monkeypatch.setattr(jobs, "end", fails_twice)
+    job = jobs.run_now(ask())
+    assert job.status == Job.Status.SUCCEEDED
+    assert states(job) == ["running", "succeeded"]
 
 
 def test_one_of_many_parts_stays_cancellable_between_the_parts(settings):

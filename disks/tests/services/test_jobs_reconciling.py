@@ -541,12 +541,3 @@ def test_jobs_are_forgotten_long_after_their_end_and_the_audit_is_not():
     assert schedule.forget_old_jobs() == 2
     assert list(Job.objects.all()) == [recent]
     assert AuditEntry.objects.count() == lines
-
-
-def test_every_kind_has_its_work_and_every_name_of_the_table_is_there():
-    from disks.services.work import function
-
-    assert set(WORK) >= set(Job.Kind)
-    for kind, work in WORK.items():
-        for name in (work.run, work.recover, work.finished):
-            assert not name or callable(function(name)), kind
