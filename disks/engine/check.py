@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from disks.engine import formats
-from disks.engine.errors import ImageError
+from disks.engine.errors import ImageError, NotAnImage
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
 from disks.engine.images import Image
@@ -16,6 +16,13 @@ def check_image(file: ImageFile, *, deep: bool = False) -> list[Finding]:
     """
     try:
         return formats.identify(file).check(file, deep=deep)
+    except NotAnImage as error:
+        findings = [Finding.from_error(error)]
+        if error.value is None:
+            # Neither a format nor a known stranger: perhaps a disk with something behind it.
+            for one in formats.FORMATS:
+                findings += [f for f in one.check(file) if f.code != error.code]
+        return findings
     except ImageError as error:
         return [Finding.from_error(error)]
 

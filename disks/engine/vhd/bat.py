@@ -20,11 +20,10 @@ assert array("I").itemsize == 4  # noqa: S101 - the layout itself, at import
 
 
 class Usage(NamedTuple):
-    """allocated: entries in use; lowest and highest: of those, as sector numbers (or None)."""
+    """allocated: entries in use; lowest: the smallest of those, a sector number (or None)."""
 
     allocated: int
     lowest: int | None
-    highest: int | None
 
 
 def to_entries(data: bytes) -> array[int]:
@@ -107,10 +106,9 @@ class BlockAllocationTable:
                         yield first + index, entry
 
     def usage(self) -> Usage:
-        """Count the entries in use, and the lowest and highest of them."""
+        """Count the entries in use, and find the lowest of them."""
         used = 0
         lowest: int | None = None
-        highest: int | None = None
         for piece in range(-(-self.entries // PIECE_ENTRIES)):
             entries = self.piece(piece)
             if entries is None:
@@ -120,7 +118,5 @@ class BlockAllocationTable:
                 continue
             used += len(entries) - absent
             low = min(entries)
-            high = max(entries) if not absent else max(e for e in entries if e != ABSENT)
             lowest = low if lowest is None else min(low, lowest)
-            highest = high if highest is None else max(high, highest)
-        return Usage(used, lowest, highest)
+        return Usage(used, lowest)

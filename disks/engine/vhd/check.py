@@ -11,7 +11,7 @@ import itertools
 from array import array
 from collections.abc import Iterable, Iterator
 
-from disks.engine.errors import ImageError
+from disks.engine.errors import ImageError, NotAnImage
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
 from disks.engine.images import DiskType
@@ -107,7 +107,13 @@ def _size_findings(file: ImageFile) -> Iterator[Finding]:
 
 
 def _check(file: ImageFile, deep: bool) -> Iterator[Finding]:
-    footers = footer.read_footers(file)
+    try:
+        footers = footer.read_footers(file)
+    except NotAnImage as error:
+        yield Finding.from_error(error)
+        if error.code == "E_NO_FOOTER":
+            yield from _lost_footer(file)
+        return
     yield from _size_findings(file)
     chosen = footers.chosen
     if chosen is None or chosen.footer is None:
@@ -195,35 +201,35 @@ def _bat_findings(image: VhdImage, header: DynamicHeader, kept: array[int]) -> I
     # More blocks than this must overlap somewhere, which the sorted ones then show.
     most = image.data_end // (image.bitmap_bytes + image.block_size_bytes) + 2
     total = min(header.max_table_entries, (image.data_end - header.table_offset) // 4)
-    beyond = 0
+    # Entries within these bounds are sound whatever block they belong to.
+    low = -(-max(image.metadata_end, image.table_end) // SECTOR_BYTES)
+    high = image.data_end // SECTOR_BYTES - block_sectors
     for first in range(0, total, PIECE_ENTRIES):
         count = min(PIECE_ENTRIES, total - first)
         entries = to_entries(image.file.read_at(header.table_offset + first * 4, count * 4))
         if entries.count(ABSENT) == count:
             continue
-        for index, entry in enumerate(entries):
-            if entry == ABSENT:
-                continue
-            block = first + index
-            if block >= image.blocks_total:
-                beyond += 1
-                if beyond == 1:
-                    yield Finding(
-                        Level.WARNING,
-                        "W_BAT_BEYOND_SIZE",
-                        f"Block {block:,} lies beyond the virtual size but is allocated; what "
-                        "it holds is never read.",
-                        "block_allocation_table",
-                        header.table_offset + block * 4,
-                        entry,
-                    )
-                continue
+        inside = entries[: max(0, image.blocks_total - first)]
+        room = max(0, most - len(kept))
+        kept.extend(
+            [
+                entry << 32 | block
+                for block, entry in enumerate(inside, first)
+                if low <= entry <= high
+            ][:room]
+        )
+        odd = [
+            (block, entry)
+            for block, entry in enumerate(inside, first)
+            if not low <= entry <= high and entry != ABSENT
+        ]
+        for block, entry in odd:
             try:
                 image.check_entry(block, entry)
             except ImageError as error:
                 yield Finding.from_error(error)
                 continue
-            if (entry + block_sectors) * SECTOR_BYTES > image.data_end:
+            if (entry + block_sectors) * SECTOR_BYTES > image.data_end and image.end_is_footer:
                 yield Finding(
                     Level.WARNING,
                     "W_SHORT_BLOCK",
@@ -232,46 +238,59 @@ def _bat_findings(image: VhdImage, header: DynamicHeader, kept: array[int]) -> I
                     header.table_offset + block * 4,
                     entry,
                 )
-            if len(kept) <= most:
+            if len(kept) < most:
                 kept.append(entry << 32 | block)
+        beyond = [entry for entry in entries[len(inside) :] if entry != ABSENT]
+        if beyond:
+            yield Finding(
+                Level.WARNING,
+                "W_BAT_BEYOND_SIZE",
+                f"{len(beyond):,} blocks beyond the virtual size are allocated; what they hold "
+                "is never read.",
+                "block_allocation_table",
+                header.table_offset + (first + len(inside)) * 4,
+                beyond[0],
+            )
 
 
-def sorted_blocks(packed: array[int]) -> array[int]:
-    """Packed (sector << 32 | block) numbers in ascending order; a million takes well below 1 s."""
-    if len(packed) < 100_000:
-        return array("Q", sorted(packed))
+def sorted_blocks(packed: array[int], span: int) -> tuple[array[int], list[int]]:
+    """Packed (sector << 32 | block) numbers in ascending order, and the clashes among them.
+
+    A clash is the index of a block that starts less than span sectors behind the one before.
+    A million blocks take well below a second.
+    """
+    if len(packed) < 50_000:
+        ordered = sorted(packed)
+        sectors = [number >> 32 for number in ordered]
+        clashes = [
+            index
+            for index, (before, after) in enumerate(itertools.pairwise(sectors), 1)
+            if after - before < span
+        ]
+        return array("Q", ordered), clashes[: MAX_ALIKE + 1]
     import numpy as np  # slow to import, so only where it pays
 
     numbers = np.frombuffer(packed, dtype=np.uint64).copy()
     numbers.sort()
-    return array("Q", numbers.tobytes())
+    found = np.flatnonzero(np.diff(numbers >> np.uint64(32)) < span) + 1
+    return array("Q", numbers.tobytes()), found[: MAX_ALIKE + 1].tolist()
 
 
 def _overlap_findings(
-    image: VhdImage, header: DynamicHeader, ordered: array[int]
+    header: DynamicHeader, ordered: array[int], clashes: list[int]
 ) -> Iterator[Finding]:
     """Blocks that share sectors with each other: neighbours after sorting."""
-    span = (image.bitmap_bytes + image.block_size_bytes) // SECTOR_BYTES << 32
-    mask = 0xFFFFFFFF
-    before = -span - 1
-    found = 0
-    for packed in ordered:
-        if (packed & ~mask) - (before & ~mask) < span and before >= 0:
-            one, other = before & mask, packed & mask
-            sector = packed >> 32
-            yield Finding(
-                Level.ERROR,
-                "E_BAT_OVERLAP",
-                f"Blocks {one:,} and {other:,} share the same place in the file (sector "
-                f"{sector:,}).",
-                "block_allocation_table",
-                header.table_offset + other * 4,
-                sector,
-            )
-            found += 1
-            if found > MAX_ALIKE:
-                return
-        before = packed
+    for index in clashes:
+        one, other = ordered[index - 1] & 0xFFFFFFFF, ordered[index] & 0xFFFFFFFF
+        sector = ordered[index] >> 32
+        yield Finding(
+            Level.ERROR,
+            "E_BAT_OVERLAP",
+            f"Blocks {one:,} and {other:,} share the same place in the file (sector {sector:,}).",
+            "block_allocation_table",
+            header.table_offset + other * 4,
+            sector,
+        )
 
 
 def _region_findings(
@@ -337,8 +356,9 @@ def _between(ordered: array[int], first: int, last: int) -> Iterator[int]:
 def _block_findings(image: VhdImage, header: DynamicHeader, deep: bool) -> Iterator[Finding]:
     kept: array[int] = array("Q")
     yield from _bat_findings(image, header, kept)
-    ordered = sorted_blocks(kept)
-    yield from _overlap_findings(image, header, ordered)
+    block_sectors = (image.bitmap_bytes + image.block_size_bytes) // SECTOR_BYTES
+    ordered, clashes = sorted_blocks(kept, block_sectors)
+    yield from _overlap_findings(header, ordered, clashes)
     batmap = find_batmap(image)
     yield from _region_findings(image, header, ordered, image.read_locators(), batmap)
     yield from _end_findings(image, ordered)

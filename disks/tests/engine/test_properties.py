@@ -32,7 +32,7 @@ DETERMINISTIC = settings(
     deadline=None,
     derandomize=os.environ.get("CI", "").lower() == "true",
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-    max_examples=120,
+    max_examples=60,
     database=None,
 )
 
