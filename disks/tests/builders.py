@@ -108,10 +108,7 @@ class Built:
 
 
 def checksum(data: bytes) -> int:
-    total = 0
-    for byte in data:
-        total += byte
-    return ~total & 0xFFFFFFFF
+    return ~sum(data) & 0xFFFFFFFF
 
 
 def _pack(layout: str, names: list[str], fields: Mapping[str, Any], changes: Mapping[str, Any],

@@ -24,6 +24,7 @@ from disks.engine.vhd.footer import Footer
 from disks.engine.vhd.image import VhdImage, now_timestamp
 from disks.engine.vhd.parent_locator import (
     KNOWN_CODES,
+    MAX_LENGTH_BYTES,
     ReadLocator,
     decode_name,
     parse_entries,
@@ -312,7 +313,7 @@ def _region_findings(
     for one in locators:
         start = one.entry.platform_data_offset
         length = one.entry.platform_data_length
-        if 0 < length <= image.file.size_bytes and start < image.file.size_bytes:
+        if 0 < length <= MAX_LENGTH_BYTES and start < image.file.size_bytes:
             name = f"the data of parent locator {one.locator.code}"
             regions.append((start, start + length, name))
     regions = [region for region in regions if region[0] < region[1]]

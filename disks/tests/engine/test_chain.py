@@ -1,0 +1,259 @@
+"""Rings, depth, and storage that fails while a chain is read."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from disks.engine import chain
+from disks.engine.check import check_link
+from disks.engine.errors import ImageError
+from disks.engine.files import ImageFile
+from disks.tests.builders import MIB, Built, build_differencing, build_dynamic, build_fixed
+from disks.tests.engine.world import World, open_file
+
+SMALL = {"block_size": 4096, "layout": "packed"}
+
+
+def ring_of(folder: Path, count: int) -> list[Built]:
+    """count differencing disks, each the parent of the one before, the last of the first."""
+    disks = []
+    above = build_dynamic(folder, "start.vhd", size=8192, block_size=4096)
+    first_id = os.urandom(16)
+    above.unique_id = first_id
+    above.path = folder / "disk0.vhd"
+    for index in range(count - 1, -1, -1):
+        unique_id = first_id if index == 0 else os.urandom(16)
+        above = build_differencing(folder, f"disk{index}.vhd", above, unique_id=unique_id, **SMALL)
+        disks.append(above)
+    (folder / "start.vhd").unlink()
+    return disks[::-1]
+
+
+def test_d51_a_disk_that_is_its_own_parent(tmp_path: Path) -> None:
+    """bad-input D51: seen in the header, without opening anything else."""
+    (disk,) = ring_of(tmp_path, 1)
+    world = World(tmp_path)
+    with pytest.raises(ImageError) as caught:
+        chain.open_chain(str(disk.path), world)
+    assert caught.value.code == "E_CYCLE"
+    assert world.opened == [str(disk.path)]
+    links = list(chain.walk(str(disk.path), World(tmp_path)))
+    assert [str(link.resolution.status) for link in links if link.resolution] == ["cycle"]
+
+
+def test_d51_a_link_that_leads_back_to_the_file_itself(tmp_path: Path) -> None:
+    """bad-input D51: another identity, but the path of the child."""
+    base = build_fixed(tmp_path, "base.vhd", size=MIB)
+    child = build_differencing(
+        tmp_path, "child.vhd", base, locators={"W2ru": ".\\child.vhd"}, parent_name=""
+    )
+    with pytest.raises(ImageError) as caught:
+        chain.open_chain(str(child.path), World(tmp_path))
+    assert caught.value.code == "E_CYCLE"
+
+
+@pytest.mark.parametrize("count", [2, 100])
+def test_d52_rings_are_listed(tmp_path: Path, count: int) -> None:
+    """bad-input D52."""
+    disks = ring_of(tmp_path, count)
+    with pytest.raises(ImageError) as caught:
+        chain.open_chain(str(disks[0].path), World(tmp_path))
+    assert caught.value.code == "E_CYCLE"
+    ring = [str(disk.path) for disk in disks] + [str(disks[0].path)]
+    assert caught.value.value == " → ".join(ring)
+    links = list(chain.walk(str(disks[0].path), World(tmp_path)))
+    assert len(links) == count + 1
+    assert links[-1].error is not None
+    assert links[-1].error.code == "E_CYCLE"
+
+
+def test_d52_a_ring_that_does_not_contain_the_leaf(tmp_path: Path) -> None:
+    """bad-input D52."""
+    disks = ring_of(tmp_path, 3)
+    leaf = build_differencing(tmp_path, "leaf.vhd", disks[0], **SMALL)
+    with pytest.raises(ImageError) as caught:
+        chain.open_chain(str(leaf.path), World(tmp_path))
+    assert caught.value.code == "E_CYCLE"
+    ring = [str(disk.path) for disk in disks] + [str(disks[0].path)]
+    assert caught.value.value == " → ".join(ring)
+
+
+@pytest.fixture(scope="module")
+def long_chain(tmp_path_factory: pytest.TempPathFactory) -> list[Built]:
+    """5,000 disks above one base."""
+    folder = tmp_path_factory.mktemp("long")
+    disks = [build_dynamic(folder, "0.vhd", size=4096, block_size=4096, content=[(0, b"\1" * 512)])]
+    for index in range(1, 5001):
+        content = [(index % 8, bytes([index % 256]) * 512)]
+        disks.append(
+            build_differencing(folder, f"{index}.vhd", disks[-1], content=content, **SMALL)
+        )
+    return disks
+
+
+@pytest.mark.parametrize("depth", [31, 256])
+def test_d53_long_chains_read_right(long_chain: list[Built], depth: int) -> None:
+    """bad-input D53."""
+    leaf = long_chain[depth - 1]
+    with chain.open_chain(str(leaf.path), World(leaf.path.parent)) as opened:
+        assert len(opened.images) == depth
+        assert opened.sha256() == leaf.sha256
+        assert [finding.code for finding in opened.findings] == ["W_CHAIN_DEPTH"]
+
+
+def test_d53_five_thousand_levels_end_at_the_limit(long_chain: list[Built]) -> None:
+    """bad-input D53: no recursion, no end of file descriptors."""
+    leaf = long_chain[5000]
+    world = World(leaf.path.parent)
+    with pytest.raises(ImageError) as caught:
+        chain.open_chain(str(leaf.path), world)
+    assert (caught.value.code, caught.value.value) == ("E_CHAIN_DEPTH", 256)
+    links = list(chain.walk(str(leaf.path), world))
+    assert len(links) == 257
+    assert links[-1].error is not None
+    assert links[-1].error.code == "E_CHAIN_DEPTH"
+
+
+def test_d54_a_missing_parent_is_never_zeros(tmp_path: Path) -> None:
+    """bad-input D54: qemu reads zeros."""
+    base = build_fixed(tmp_path, "base.vhd", size=MIB, content=[(0, b"\1" * MIB)])
+    middle = build_differencing(tmp_path, "middle.vhd", base)
+    leaf = build_differencing(tmp_path, "leaf.vhd", middle, content=[(0, b"\2" * MIB)])
+    base.path.unlink()
+    # Even though the leaf holds every sector: what the chain is cannot be told without it.
+    with pytest.raises(ImageError) as caught:
+        chain.open_chain(str(leaf.path), World(tmp_path))
+    assert caught.value.code == "E_PARENT_MISSING"
+    assert caught.value.file == str(middle.path)
+    links = list(chain.walk(str(leaf.path), World(tmp_path)))
+    assert [link.path for link in links] == [str(leaf.path), str(middle.path)]
+    assert links[1].resolution is not None
+    assert str(links[1].resolution.status) == "missing"
+
+
+@pytest.mark.parametrize(
+    ("size", "codes"), [(MIB // 2, {"E_PARENT_SIZE"}), (2 * MIB, {"W_PARENT_SIZE"}), (MIB, set())]
+)
+def test_d57_sizes_of_child_and_parent(tmp_path: Path, size: int, codes: set[str]) -> None:
+    """bad-input D57: reading works with any size; block sizes may differ."""
+    base = build_dynamic(tmp_path, "base.vhd", size=MIB, content=[(1, b"\1" * 1024)])
+    child = build_differencing(tmp_path, "child.vhd", base, size=size, block_size=4096)
+    with chain.open_chain(str(child.path), World(tmp_path)) as opened:
+        assert opened.sha256() == child.sha256
+        assert {f.code for f in check_link(opened.images[0], opened.images[1])} == codes
+
+
+def test_d58_a_recorded_time_that_differs_is_a_note(tmp_path: Path) -> None:
+    """bad-input D58, the engine's part: a timestamp never blocks."""
+    base = build_fixed(tmp_path, "base.vhd", size=MIB)
+    child = build_differencing(tmp_path, "child.vhd", base, parent_timestamp=12345)
+    with chain.open_chain(str(child.path), World(tmp_path)) as opened:
+        (finding,) = check_link(opened.images[0], opened.images[1])
+        assert (str(finding.level), finding.code) == ("note", "N_PARENT_TIMESTAMP")
+
+
+def test_d59_a_fixed_parent_is_fine(tmp_path: Path) -> None:
+    """bad-input D59; raw parents are refused in test_bad_fields (A8)."""
+    base = build_fixed(tmp_path, "base.vhd", size=MIB, content=[(5, b"\1" * 512)])
+    child = build_differencing(tmp_path, "child.vhd", base, content=[(6, b"\2" * 512)])
+    with chain.open_chain(str(child.path), World(tmp_path)) as opened:
+        assert opened.sha256() == child.sha256
+
+
+@pytest.mark.parametrize("name", ["vhdx", "raw"])
+def test_d59_a_parent_of_another_format_is_unreadable(tmp_path: Path, name: str) -> None:
+    """bad-input D59."""
+    base = build_fixed(tmp_path, "base.vhd", size=MIB)
+    child = build_differencing(tmp_path, "child.vhd", base)
+    base.path.write_bytes(b"vhdxfile" * 100 if name == "vhdx" else bytes(MIB))
+    with pytest.raises(ImageError) as caught:
+        chain.open_chain(str(child.path), World(tmp_path))
+    assert caught.value.code == "E_PARENT_UNREADABLE"
+    assert ("VHDX" in caught.value.message) == (name == "vhdx")
+
+
+def test_a_storage_error_names_the_sector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bad-input F83, the engine's part: the LBA is named, nothing is filled with zeros."""
+    base = build_fixed(tmp_path, "base.vhd", size=4 * MIB, content=[(0, b"\1" * 4 * MIB)])
+    child = build_differencing(tmp_path, "child.vhd", base, content=[(10, b"\2" * 512)])
+    original = ImageFile.read_into
+    bad = 1_500_000 // 512
+
+    def failing(self: ImageFile, offset: int, buffer: memoryview) -> None:
+        if self.path == str(base.path) and offset <= bad * 512 < offset + len(buffer):
+            failure = OSError(errno.EIO, "Input/output error")
+            raise self._failed(failure, bad * 512, "read") from failure
+        original(self, offset, buffer)
+
+    monkeypatch.setattr(ImageFile, "read_into", failing)
+    with chain.open_chain(str(child.path), World(tmp_path)) as opened:
+        for read in (opened.sha256, lambda: opened.read(11, 5000)):
+            with pytest.raises(ImageError) as caught:
+                read()
+            assert (caught.value.code, caught.value.value) == ("E_IO", bad)
+            assert f"Sector (LBA) {bad:,}" in caught.value.message
+            assert caught.value.file == str(base.path)
+
+
+def test_a_bitmap_that_cannot_be_read_names_the_sector(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bad-input F83, the engine's part."""
+    built = build_dynamic(tmp_path, "a.vhd", content=[(4096, b"\2" * 512)])
+    original = ImageFile.read_at
+
+    def failing(self: ImageFile, offset: int, length: int) -> bytes:
+        if offset == built.blocks[1]:
+            failure = OSError(errno.EIO, "Input/output error")
+            raise self._failed(failure, offset, "read") from failure
+        return original(self, offset, length)
+
+    with chain.open_chain(str(built.path), World(tmp_path)) as opened:
+        monkeypatch.setattr(ImageFile, "read_at", failing)
+        with pytest.raises(ImageError) as caught:
+            opened.sha256()
+    assert (caught.value.code, caught.value.value) == ("E_IO", 4096)
+
+
+def test_files_are_closed_after_a_failure(tmp_path: Path) -> None:
+    base = build_fixed(tmp_path, "base.vhd", size=MIB)
+    middle = build_differencing(tmp_path, "middle.vhd", base)
+    leaf = build_differencing(tmp_path, "leaf.vhd", middle)
+    base.path.unlink()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(ImageError):
+            chain.open_chain(str(leaf.path), World(tmp_path))
+        list(chain.walk(str(leaf.path), World(tmp_path)))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_stopping_report_stops_the_hash(tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    built = build_fixed(tmp_path, "a.vhd", size=32 * MIB)
+    calls = []
+
+    def report(done: int, total: int) -> None:
+        calls.append((done, total))
+        if done >= 8 * MIB:
+            raise Stop
+
+    with (
+        chain.open_chain(str(built.path), World(tmp_path)) as opened,
+        pytest.raises(Stop),
+    ):
+        opened.sha256(report)
+    assert calls == [(4 * MIB, 32 * MIB), (8 * MIB, 32 * MIB)]
+
+
+def test_open_file_is_used_by_tests_only_for_reading(tmp_path: Path) -> None:
+    built = build_fixed(tmp_path, "a.vhd", size=MIB)
+    with open_file(built.path) as file, pytest.raises(ImageError) as caught:
+        file.write_at(0, b"x")
+    assert caught.value.code == "E_IO"

@@ -1,0 +1,224 @@
+"""Where the parent is: order, verdicts, and one sentence for a person."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from disks.engine import chain, formats
+from disks.engine.errors import ImageError, ParentMissing
+from disks.engine.resolution import Resolution, Shape, Status, resolve, shape_of
+from disks.tests.builders import MIB, Built, build_differencing, build_fixed
+from disks.tests.engine.world import World, open_file
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Built:
+    return build_fixed(tmp_path, "base.vhd", size=MIB, content=[(0, b"\1" * 512)])
+
+
+def found_by(child: Built, world: World) -> Resolution:
+    with open_file(child.path) as file:
+        return resolve(formats.open_image(file), str(child.path), world)
+
+
+def steps(resolution: Resolution) -> list[tuple[str, str]]:
+    return [(step.source, str(step.verdict)) for step in resolution.trace]
+
+
+def move(built: Built, folder: Path) -> Built:
+    folder.mkdir(parents=True, exist_ok=True)
+    built.path = built.path.rename(folder / built.path.name)
+    return built
+
+
+def test_the_order_of_looking(tmp_path: Path, base: Built) -> None:
+    child = build_differencing(
+        tmp_path,
+        "child.vhd",
+        base,
+        locators={"W2ku": "C:\\VMs\\ku.vhd", "MacX": "file://./mac.vhd", "W2ru": ".\\ru.vhd"},
+        parent_name="name.vhd",
+    )
+    world = World(tmp_path, {"C:\\VMs": str(tmp_path)}, {base.identity: [str(base.path)]})
+    result = found_by(child, world)
+    assert steps(result) == [
+        ("W2ru", "not-found"),
+        ("name", "not-found"),
+        ("W2ku", "not-found"),
+        ("MacX", "not-found"),
+        ("identity", "match"),
+    ]
+    assert result.status is Status.MISSING
+    assert result.suggested == str(base.path)
+    assert result.reason == (
+        "This disk names C:\\VMs\\ku.vhd, which is not there. "
+        f"A disk with the right identity lies at {base.path}."
+    )
+
+
+def test_what_only_a_search_finds_is_a_suggestion(tmp_path: Path, base: Built) -> None:
+    """bad-input D54: Windows would not find it either, so nothing is read through it."""
+    child = build_differencing(tmp_path, "child.vhd", base)
+    move(base, tmp_path / "elsewhere")
+    world = World(tmp_path, identities={base.identity: [str(base.path), str(child.path)]})
+    with pytest.raises(ParentMissing) as caught:
+        chain.open_chain(str(child.path), world)
+    assert caught.value.code == "E_PARENT_MISSING"
+    assert caught.value.file == str(child.path)
+    assert caught.value.value == str(base.path)
+    assert str(base.path) in caught.value.message
+
+
+def test_a_same_named_file_beside_the_child_is_a_suggestion(tmp_path: Path, base: Built) -> None:
+    """Only absolute paths in the header: Windows would not look beside the child."""
+    child = build_differencing(tmp_path, "child.vhd", base, locators={"W2ku": "D:\\x\\base.vhd"})
+    result = found_by(child, World(tmp_path))
+    assert steps(result) == [("W2ku", "unmapped"), ("name", "unmapped"), ("beside", "match")]
+    assert (result.status, result.suggested) == (Status.MISSING, str(base.path))
+    assert "no storage root covers" in result.reason
+
+
+def test_absolute_paths_go_through_the_windows_views(tmp_path: Path, base: Built) -> None:
+    folder = tmp_path / "bases"
+    child = build_differencing(tmp_path, "child.vhd", base)
+    move(base, folder)
+    result = found_by(child, World(tmp_path, {"C:\\VMs": str(folder)}))
+    assert steps(result)[:3] == [("W2ru", "not-found"), ("W2ku", "match"), ("name", "match")]
+    assert (result.status, result.path) == (Status.FOUND, str(base.path))
+    assert result.twins == []
+
+
+@pytest.mark.parametrize("text", [".\\base.vhd", "./base.vhd", "base.vhd", "..\\{}\\base.vhd"])
+def test_relative_texts_under_any_code(tmp_path: Path, base: Built, text: str) -> None:
+    """blktap writes relative paths into W2ku; VirtualBox leaves the dot out of W2ru."""
+    text = text.format(tmp_path.name)
+    world = World(tmp_path)
+    for code in ("W2ku", "W2ru"):
+        child = build_differencing(
+            tmp_path, f"{code}.vhd", base, locators={code: text}, parent_name=""
+        )
+        result = found_by(child, world)
+        assert (result.status, result.path) == (Status.FOUND, str(base.path))
+
+
+def test_posix_paths_lead_to_places_in_the_roots_only(tmp_path: Path, base: Built) -> None:
+    """bad-input D61: VirtualBox on Linux writes them; outside the roots nothing is opened."""
+    world = World(tmp_path)
+    child = build_differencing(
+        tmp_path, "a.vhd", base, locators={"W2ku": str(base.path)}, parent_name=""
+    )
+    assert found_by(child, world).path == str(base.path)
+    for text in ("/etc/shadow", "\\\\host\\share\\x.vhd", "//host/x", "\\\\?\\C:\\x.vhd"):
+        world.opened.clear()
+        child = build_differencing(tmp_path, "b.vhd", base, locators={"W2ru": text}, parent_name="")
+        result = found_by(child, world)
+        assert result.status in (Status.OUTSIDE_ROOTS, Status.MISSING)
+        assert all(os.path.dirname(path) == str(tmp_path) for path in world.opened)
+    for text in ("http://host/x.vhd", "json:{}", "nbd:host"):
+        child = build_differencing(tmp_path, "c.vhd", base, locators={"W2ru": text}, parent_name="")
+        assert ("W2ru", "invalid") in steps(found_by(child, world))
+
+
+def test_another_disk_in_the_place_of_the_parent(tmp_path: Path, base: Built) -> None:
+    """bad-input D55."""
+    child = build_differencing(tmp_path, "child.vhd", base)
+    base.path.unlink()
+    other = build_fixed(tmp_path, "base.vhd", size=MIB)
+    result = found_by(child, World(tmp_path))
+    assert result.status is Status.IDENTITY_MISMATCH
+    assert other.identity in result.trace[0].detail
+    with pytest.raises(ImageError) as caught:
+        chain.open_chain(str(child.path), World(tmp_path))
+    assert caught.value.code == "E_PARENT_IDENTITY"
+
+
+def test_twins_are_a_note_when_the_header_leads_to_a_match(tmp_path: Path, base: Built) -> None:
+    """bad-input D56."""
+    child = build_differencing(tmp_path, "child.vhd", base)
+    backup = build_fixed(tmp_path, "copy.vhd", size=MIB, unique_id=base.unique_id)
+    os.link(base.path, tmp_path / "second-name.vhd")
+    known = [str(base.path), str(backup.path), str(tmp_path / "second-name.vhd")]
+    result = found_by(child, World(tmp_path, identities={base.identity: known}))
+    assert (result.status, result.path) == (Status.FOUND, str(base.path))
+    assert result.twins == [str(backup.path)]
+    assert "same identity" in result.reason
+    with chain.open_chain(str(child.path), World(tmp_path)) as opened:
+        assert opened.sha256() == child.sha256
+
+
+def test_two_copies_and_no_header_path_are_ambiguous(tmp_path: Path, base: Built) -> None:
+    """bad-input D56."""
+    child = build_differencing(tmp_path, "child.vhd", base)
+    move(base, tmp_path / "one")
+    (tmp_path / "two").mkdir()
+    copy = build_fixed(tmp_path / "two", "base.vhd", size=MIB, unique_id=base.unique_id)
+    world = World(tmp_path, identities={base.identity: [str(base.path), str(copy.path)]})
+    result = found_by(child, world)
+    assert result.status is Status.AMBIGUOUS
+    assert result.candidates == [str(base.path), str(copy.path)]
+    assert result.suggested is None
+    with pytest.raises(ImageError) as caught:
+        chain.open_chain(str(child.path), world)
+    assert caught.value.code == "E_PARENT_AMBIGUOUS"
+
+
+def test_a_stale_catalog_is_not_believed(tmp_path: Path, base: Built) -> None:
+    child = build_differencing(tmp_path, "child.vhd", base)
+    base.path.unlink()
+    other = build_fixed(tmp_path, "other.vhd", size=MIB)
+    gone = str(tmp_path / "gone.vhd")
+    result = found_by(child, World(tmp_path, identities={base.identity: [str(other.path), gone]}))
+    assert (result.status, result.suggested) == (Status.MISSING, None)
+    assert steps(result)[-2:] == [("identity", "identity-mismatch"), ("identity", "not-found")]
+
+
+def test_an_unreadable_parent(tmp_path: Path, base: Built) -> None:
+    child = build_differencing(tmp_path, "child.vhd", base)
+    base.path.write_text("no disk")
+    result = found_by(child, World(tmp_path))
+    assert (result.status, result.code) == (Status.UNREADABLE, "E_PARENT_UNREADABLE")
+
+
+def test_a_parent_in_use(tmp_path: Path, base: Built) -> None:
+    class Busy(World):
+        def open(self, path: str) -> formats.ImageFile:
+            if path == str(base.path):
+                raise ImageError("E_IN_USE", "A machine has it open.", file=path)
+            return super().open(path)
+
+    child = build_differencing(tmp_path, "child.vhd", base)
+    result = found_by(child, Busy(tmp_path))
+    assert (result.status, result.code) == (Status.IN_USE, "E_IN_USE")
+
+
+def test_a_folder_where_the_parent_should_be(tmp_path: Path, base: Built) -> None:
+    child = build_differencing(tmp_path, "child.vhd", base)
+    base.path.unlink()
+    base.path.mkdir()
+    result = found_by(child, World(tmp_path))
+    assert ("W2ru", "invalid") in steps(result)
+    assert result.status is Status.MISSING
+
+
+@pytest.mark.parametrize(
+    ("text", "shape", "plain"),
+    [
+        ("C:\\VMs\\a.vhd", Shape.WINDOWS, "C:\\VMs\\a.vhd"),
+        ("c:/VMs/a.vhd", Shape.WINDOWS, "c:/VMs/a.vhd"),
+        ("\\\\nas\\vhd\\a.vhd", Shape.WINDOWS, "\\\\nas\\vhd\\a.vhd"),
+        ("\\\\?\\C:\\a.vhd", Shape.WINDOWS, "C:\\a.vhd"),
+        ("\\\\?\\UNC\\nas\\vhd\\a.vhd", Shape.WINDOWS, "\\\\nas\\vhd\\a.vhd"),
+        ("//host/x", Shape.WINDOWS, "//host/x"),
+        ("/srv/a.vhd", Shape.POSIX, "/srv/a.vhd"),
+        ("\\VMs\\a.vhd", Shape.ROOTED, "\\VMs\\a.vhd"),
+        ("C:a.vhd", Shape.RELATIVE, "a.vhd"),
+        ("C:sub\\a.vhd", Shape.RELATIVE, "a.vhd"),
+        (".\\a.vhd", Shape.RELATIVE, ".\\a.vhd"),
+        ("", Shape.RELATIVE, ""),
+    ],
+)
+def test_shapes(text: str, shape: Shape, plain: str) -> None:
+    assert shape_of(text) == (shape, plain)
