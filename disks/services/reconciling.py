@@ -219,7 +219,8 @@ def _failed_try(job: Job, token: int, why: str) -> None:
 def _conclude(job: Job, token: int, recovery: Recovery) -> None:
     """Recovery is through: into the state that tells the truth."""
     work = WORK[job.kind]
-    if recovery.action == "finished":
+    # Of work that is repeated, a finished part says nothing of the whole.
+    if recovery.action == "finished" and not work.requeue_when_lost:
         jobs.note_finished(job, recovery.result)
         jobs.succeed(
             job,

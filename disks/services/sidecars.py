@@ -49,10 +49,8 @@ def recover_by_sidecars(job: Job, context: JobContext) -> Recovery:
         return Recovery("nothing")
     roots = context.roots()
     mine = _unfinished(roots, [path for path, _ in wanted], context)
-    # links first: a copy job's own record then finds its children settled
-    mine.sort(key=lambda sidecar: sidecar.kind == journal.JOB)
     if mine:
-        return [_one(sidecar, roots) for sidecar in mine][-1]
+        return _with_sidecars(mine, roots)
     return _without_sidecar(job, context, roots, wanted)
 
 
@@ -66,15 +64,25 @@ def _is_ours(sidecar: Sidecar, context: JobContext) -> bool:
     return sidecar.job in (context.name, copying.job_word(context.name))
 
 
-def _one(sidecar: Sidecar, roots: Roots) -> Recovery:
-    result: dict[str, Any] = dict(sidecar.record.get("result") or {})
-    recovery = Recovery("nothing")
-    for row in recover.recover_disk(sidecar.disk, roots):
-        if row["action"] in (recover.BUSY, recover.ATTENTION):
-            raise ImageError(row["code"] or "E_NEEDS_ATTENTION", row["sentence"], file=row["path"])
-        action = recover.FINISHED if row["action"] == recover.FINISHED else recover.UNDONE
-        recovery = Recovery(action, row["sentence"], dict(row.get("result") or result))
-    return recovery
+def _with_sidecars(mine: list[Sidecar], roots: Roots) -> Recovery:
+    """Have each finished or undone, links first: a copy job then finds its children settled.
+
+    The record of a copy job decides what became of it; without one the links' do.
+    """
+    result = next((dict(each.record["result"]) for each in mine if each.record.get("result")), {})
+    told: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
+    for sidecar in sorted(mine, key=lambda each: each.kind == journal.JOB):
+        for row in recover.recover_disk(sidecar.disk, roots):
+            if row["action"] in (recover.BUSY, recover.ATTENTION):
+                code = row["code"] or "E_NEEDS_ATTENTION"
+                raise ImageError(code, row["sentence"], file=row["path"])
+            told[sidecar.kind == journal.JOB].append(row)
+    rows = told[True] or told[False]
+    for action in (recover.FINISHED, recover.UNDONE):
+        for row in rows:
+            if row["action"] == action:
+                return Recovery(action, row["sentence"], result)
+    return Recovery("nothing")
 
 
 def _without_sidecar(

@@ -73,6 +73,7 @@ class Recovery:
 
 
 _SOME_STAY = "Cancelled. What was done before that stays, and can be undone."
+_TRY_ON = "What was done before that stays. Try again: the rest is done then."
 
 WORK: dict[str, Work] = {
     Job.Kind.SCAN: Work("disks.services.scanning.run_scan", requeue_when_lost=True),
@@ -80,21 +81,28 @@ WORK: dict[str, Work] = {
     Job.Kind.UPDATE_PARENT: Work("disks.services.parent_paths.run_update"),
     Job.Kind.UNDO_UPDATE: Work("disks.services.parent_paths.run_undo"),
     Job.Kind.REPAIR_PLAN: Work(
-        "disks.services.parent_paths.run_repair", requeue_when_lost=True, cancelled=_SOME_STAY
+        "disks.services.parent_paths.run_repair",
+        requeue_when_lost=True,
+        cancelled=_SOME_STAY,
+        lost=_TRY_ON,
     ),
     Job.Kind.UNDO_PLAN: Work(
         "disks.services.parent_paths.run_undo_plan",
         requeue_when_lost=True,
         cancelled="Cancelled. What was taken back before that stays so.",
+        lost=_TRY_ON,
     ),
     Job.Kind.MERGE: Work("disks.services.merging.run_merge"),
     Job.Kind.COMPACT: Work("disks.services.compacting.run_compact"),
     Job.Kind.CREATE: Work("disks.services.creating.run_create"),
-    Job.Kind.RESTORE: Work("disks.services.trash.run_restore", requeue_when_lost=True),
+    Job.Kind.RESTORE: Work(
+        "disks.services.trash.run_restore", requeue_when_lost=True, lost=_TRY_ON
+    ),
     Job.Kind.EMPTY_TRASH: Work(
         "disks.services.trash.run_empty",
         requeue_when_lost=True,
         cancelled="Cancelled. What was deleted before that is gone; the rest is still there.",
+        lost=_TRY_ON,
     ),
 }
 
