@@ -118,7 +118,8 @@ def _plan_update(
         findings = _refuse_mismatch(image, target, child, ignore_identity=ignore_identity)
         ancestors, broken = _ancestors(parent, child_file, image, roots)
         new = _new_parent(image, target, child, parent, roots, windows_path)
-        rewrite = image.plan_parent_link(new)
+        written = _is_like_that(image, new)
+        changes = () if written else image.plan_parent_link(new).changes
         looks = _windows_will_look_at(child, new, roots)
         if image.parent is not None and image.parent.identity != target.identity:
             findings.append(_other_identity(image.parent.identity, target.identity))
@@ -130,7 +131,7 @@ def _plan_update(
             child=child,
             parent=parent,
             is_undo=False,
-            changes=rewrite.changes,
+            changes=changes,
             warnings=tuple(findings),
             windows_will_look_at=tuple(looks),
             fingerprint=_fingerprint(child_file, image, [new, parent_file.path, target.identity]),
@@ -174,6 +175,8 @@ def apply(
         if fresh.manager is not None and not offline:
             raise managed(plan.child, fresh.manager)
         before = _link(roots, plan.child)
+        if not fresh.changes:
+            return _document(fresh, before, before)
         progress.commit_starts()
         rewriting.rewrite(
             roots,
@@ -190,6 +193,10 @@ def apply(
             token=token,
         )
         after = _link(roots, plan.child)
+    return _document(plan, before, after)
+
+
+def _document(plan: LinkPlan, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     return {
         "child": plan.child,
         "parent": plan.parent or None,
@@ -226,7 +233,7 @@ def plan_undo(child: str, roots: Roots) -> LinkPlan:
                 f"The record beside {shown(child)} belongs to another disk that had this name.",
                 file=child,
             )
-        if record.get("link_after") != image.recorded_link():
+        if not rewriting.same_link(record.get("link_after"), image.recorded_link()):
             raise ImageError(
                 "E_LINK_CHANGED",
                 f"The parent link of {shown(child)} is not the one that the last update wrote: "
@@ -240,7 +247,7 @@ def plan_undo(child: str, roots: Roots) -> LinkPlan:
             child=child,
             parent="",
             is_undo=True,
-            changes=rewrite.changes,
+            changes=tuple(row for row in rewrite.changes if row.now or row.after),
             warnings=tuple(_recent(file)),
             windows_will_look_at=(),
             fingerprint=_fingerprint(file, image, [restored]),
@@ -457,6 +464,21 @@ def _new_parent(
     return NewParent(parent.identity, name, relative, absolute, timestamp)
 
 
+def _is_like_that(image: Image, new: NewParent) -> bool:
+    """True if the header says all of this already, and nothing else."""
+    link = image.parent
+    if link is None:
+        return False
+    wanted = {"W2ru": new.relative_path, "W2ku": new.windows_path}
+    return (
+        (link.identity, link.name, link.timestamp) == (new.identity, new.name, new.timestamp)
+        and all(locator.problem is None for locator in link.locators)
+        and len(link.locators) == len({locator.code for locator in link.locators})
+        and {locator.code: locator.path for locator in link.locators}
+        == {code: path for code, path in wanted.items() if path is not None}
+    )
+
+
 def _given_path(text: str) -> str:
     parsed = windows.parse_absolute(text)
     if parsed is None or not parsed.parts:
@@ -604,7 +626,7 @@ def _verify(plan: LinkPlan, image: Image, roots: Roots) -> None:
     if image.parent is None:
         raise _unverified(plan.child, "it is no differencing disk any more")
     if plan.new_parent is None:
-        if image.recorded_link() != plan.restored:
+        if not rewriting.same_link(image.recorded_link(), plan.restored):
             raise _unverified(plan.child, "its link is not the recorded one")
         return
     if image.parent.identity != plan.new_parent.identity:

@@ -24,6 +24,7 @@ from disks.operations.paths import Roots
 from disks.operations.windows import shown
 
 PREPARED = "prepared"
+_MOST_EARLIER = 8
 
 _HELP = """\
 The header of the disk {disk} was being changed by vdadmin when this was written, or the
@@ -130,15 +131,18 @@ def rewrite(
 def finished(roots: Roots, sidecar: Sidecar, link_after: dict[str, Any]) -> None:
     """The header is as planned and checked: keep what an undo needs, forget the pages.
 
-    After an undo the record of the update before it comes back, if it is still the one
-    that made the link; else nothing is left to take back.
+    After an undo the record of the update before the undone one comes back, if that is
+    what made the link as it is again; else nothing is left to take back.
     """
-    previous = sidecar.record.get("previous")
     if not sidecar.record["is_undo"]:
         record = sidecar.record | {"link_after": link_after, "pages": []}
         journal.write(roots, replace(sidecar, state=DONE, record=record))
-    elif previous and previous["record"].get("link_after") == link_after:
-        _restore(roots, sidecar, previous)
+        return
+    undone = sidecar.record.get("previous")
+    earlier = undone["record"].get("previous") if undone else None
+    if earlier and same_link(earlier["record"].get("link_after"), link_after):
+        record = earlier["record"] | {"link_after": link_after}
+        _restore(roots, sidecar, earlier | {"record": record})
     else:
         journal.remove(roots, sidecar)
 
@@ -198,6 +202,20 @@ def recover(roots: Roots, sidecar: Sidecar, *, token: int) -> tuple[str, str]:
     return "undone", "The interrupted change of its parent link was taken back."
 
 
+def same_link(one: Any, other: Any) -> bool:
+    """Whether two recorded links say the same, wherever in the file their strings lie."""
+    return bool(one) and _without_places(one) == _without_places(other)
+
+
+def _without_places(value: Any) -> Any:
+    if isinstance(value, dict):
+        kept = {key for key in value if not key.endswith(("_offset", "_space"))}
+        return {key: _without_places(value[key]) for key in kept}
+    if isinstance(value, list):
+        return [_without_places(one) for one in value]
+    return value
+
+
 def set_mtime(file: ImageFile, mtime_ns: int) -> None:
     """Durably; the access time becomes now."""
     now = os.stat(file.fd).st_atime_ns
@@ -249,10 +267,16 @@ def _previous(roots: Roots, path: str) -> Sidecar | None:
 
 
 def _without_pages(sidecar: Sidecar | None) -> dict[str, Any] | None:
-    """An earlier, finished record inside the next one; one level deep."""
+    """An earlier, finished record inside the next one; the oldest of many are forgotten."""
     if sidecar is None:
         return None
-    record = {**sidecar.record, "pages": [], "previous": None}
+    record = {**sidecar.record, "pages": []}
+    level = record
+    for _ in range(_MOST_EARLIER):
+        if not level.get("previous"):
+            break
+        level = level["previous"]["record"]
+    level["previous"] = None
     return {"job": sidecar.job, "token": sidecar.token, "record": record}
 
 
