@@ -62,6 +62,13 @@ class Disk(models.Model):
     last_read_at = models.DateTimeField(null=True)
     missing_since = models.DateTimeField(null=True)
     moved_from = PathField(blank=True)
+    put_away_by = models.ForeignKey(
+        "disks.Job",
+        null=True,
+        on_delete=models.SET_NULL,
+        related_name="+",
+        help_text="the job that put the file into the trash, while it is gone",
+    )
 
     # kept by the scan, so that lists need no tree query
     chain_position = models.PositiveIntegerField(

@@ -478,7 +478,9 @@ class Scan:
         if not (fresh or changed or returned or managers):
             return
         with transaction.atomic():
-            update_rows(Disk, ["missing_since"], [(pk, None) for pk in returned])
+            update_rows(
+                Disk, ["missing_since", "put_away_by"], [(pk, None, None) for pk in returned]
+            )
             update_rows(Disk, ["managed_by"], managers)
             self._write_new(fresh)
             self._write_changed(changed)
@@ -525,13 +527,14 @@ class Scan:
         read = [(known, found) for known, found in changed if found.was_read]
         update_rows(
             Disk,
-            [*_FILE_COLUMNS, "last_seen_at", "last_read_at", "missing_since"],
+            [*_FILE_COLUMNS, "last_seen_at", "last_read_at", "missing_since", "put_away_by"],
             [
                 (
                     known.pk,
                     *(_column(found, name) for name in _FILE_COLUMNS),
                     self.now,
                     self.now,
+                    None,
                     None,
                 )
                 for known, found in read

@@ -66,7 +66,14 @@ def own_verdict(health: str, findings: Sequence[dict[str, Any]]) -> Verdict:
     return Verdict(health, "", Health(health).label + ".")
 
 
-def missing_verdict(since: datetime) -> Verdict:
+def missing_verdict(since: datetime, put_away_by: int | None = None) -> Verdict:
+    if put_away_by is not None:
+        return Verdict(
+            Health.MISSING,
+            "N_PUT_AWAY",
+            f"Job {put_away_by} merged this disk away on {since:%Y-%m-%d %H:%M} UTC; the file "
+            "is in the trash until that is emptied.",
+        )
     return Verdict(
         Health.MISSING,
         "E_NOT_FOUND",
@@ -89,6 +96,7 @@ class _Row:
     position: int
     root: str
     root_state: str
+    put_away_by: int | None
 
 
 @dataclass(slots=True)
@@ -144,6 +152,7 @@ def _rows(wanted: set[int]) -> dict[int, _Row]:
             "chain_position",
             "root__name",
             "root__state",
+            "put_away_by",
         ):
             rows[values[0]] = _Row(*values)
     return rows
@@ -179,7 +188,7 @@ def _judge(
 ) -> Verdict:
     row = rows[pk]
     if row.missing_since is not None:
-        return missing_verdict(row.missing_since)
+        return missing_verdict(row.missing_since, row.put_away_by)
     own = own_verdict(row.own, row.findings)
     if row.own not in (Health.HEALTHY, Health.NOTICE):
         return own
