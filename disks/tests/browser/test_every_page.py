@@ -1,0 +1,127 @@
+"""Every page, wide and narrow, light and dark: accessible, and silent on the console."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from disks.tests.browser.conftest import Troubles
+
+WIDTHS = {"wide": {"width": 1280, "height": 900}, "narrow": {"width": 390, "height": 844}}
+
+# Addresses of the demo root's pages. `{…}` are disks, found by their paths.
+PAGES = [
+    "/",
+    "/disks",
+    "/disks?view=tree",
+    "/disks?q=no-such-disk",
+    "/disks/{Lab/lab-01.vhd}",
+    "/disks/{Web server/web-today.vhd}?tab=parent",
+    "/disks/{Web server/web-base.vhd}?tab=children",
+    "/disks/{Files/old-scans.vhd}?tab=findings",
+    "/disks/{Files/share.vhd}?tab=layout",
+    "/disks/{Web server/web-today.vhd}?tab=history",
+    "/disks/{Web server/web-today.vhd}?tab=raw",
+    "/disks/{Lab/lab-01.vhd}/parent",
+    "/disks/{Web server/web-today.vhd}/merge",
+    "/disks/{Web server/web-today.vhd}/merge?into=new",
+    "/disks/{Files/share.vhd}/compact",
+    "/create",
+    "/repair",
+    "/jobs",
+    "/roots",
+    "/roots/1",
+    "/roots/1/edit",
+    "/roots/add",
+    "/trash",
+    "/audit",
+    "/password",
+    "/admin/auth/user/",
+    "/no-such-page",
+]
+
+
+@pytest.fixture(scope="module")
+def disk_numbers() -> dict[str, str]:
+    return {}
+
+
+def address(page: Page, pattern: str, known: dict[str, str]) -> str:
+    """Put the number of a disk for its path."""
+    found = re.search(r"\{(.+)\}", pattern)
+    if not found:
+        return pattern
+    path = found[1]
+    if path not in known:
+        page.goto(f"/disks?q={path.rsplit('/', 1)[-1]}")
+        link = page.locator("tbody tr", has_text=path).get_by_role("link").first
+        target = link.get_attribute("href") or ""
+        known[path] = re.search(r"/disks/(\d+)", target)[1]  # type: ignore[index]
+    return pattern.replace(found[0], known[path])
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_page_is_accessible_and_silent(
+    new_page: Callable[..., Page],
+    troubles: Troubles,
+    disk_numbers: dict[str, str],
+    width: str,
+    theme: Any,
+) -> None:
+    troubles.expect("404 (Not Found)")
+    page = new_page(viewport=WIDTHS[width], color_scheme=theme)
+    axe = Axe()
+    wrong = []
+    for pattern in PAGES:
+        target = address(page, pattern, disk_numbers)
+        answer = page.goto(target)
+        assert answer is not None
+        assert answer.status == (404 if pattern == "/no-such-page" else 200), target
+        expect(page.locator("h1").first).to_be_attached()
+        wrong += [f"{target}: {line}" for line in violations(axe, page)]
+        if overflow := sideways(page):
+            wrong.append(f"{target}: {overflow} px wider than the screen")
+    assert wrong == []
+
+
+def violations(axe: Axe, page: Page) -> list[str]:
+    found = axe.run(page).response["violations"]
+    return [
+        f"{one['id']} ({one['impact']}): {one['help']}: "
+        + " | ".join(str(node["target"][0]) for node in one["nodes"][:3])
+        for one in found
+    ]
+
+
+def sideways(page: Page) -> int:
+    """How far the page itself scrolls sideways; tables may, in a region of their own."""
+    return int(
+        page.evaluate(
+            "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
+    )
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_sign_in_page_is_accessible_and_silent(
+    new_page: Callable[..., Page], width: str
+) -> None:
+    page = new_page(viewport=WIDTHS[width], storage_state=None)
+    page.goto("/login")
+    assert violations(Axe(), page) == []
+    assert sideways(page) == 0
+
+
+def test_the_policy_forbids_what_pages_do_not_need(page: Page) -> None:
+    answer = page.goto("/")
+    assert answer is not None
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src 'self'" in policy
+    assert "unsafe" not in policy

@@ -1,0 +1,113 @@
+"""The repair with the keyboard alone, and with JavaScript switched off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from disks.tests import builders
+from disks.tests.browser import steps
+from disks.tests.console import Console
+
+MOST_TABS = 80
+
+
+@pytest.fixture
+def broken(page: Page, console: Console, storage: Path, request: pytest.FixtureRequest) -> str:
+    """A child whose base lies in another folder; its path below its own root."""
+    name = f"desk-{abs(hash(request.node.name)) % 10**8}"
+    folder = storage / name
+    (folder / "moved").mkdir(parents=True)
+    base = builders.build_dynamic(folder / "moved", f"{name}-base.vhd", size=4 * builders.MIB)
+    builders.build_differencing(folder, f"{name}-child.vhd", parent=base)
+    steps.add_root(page, name, windows_view=f"F:\\{name}", name=name)
+    steps.scan(page, name)
+    return f"{name}-child.vhd"
+
+
+def tab_to(page: Page, name: str) -> None:
+    """Press Tab until the focus is on the control of that name; its focus must be visible."""
+    for _ in range(MOST_TABS):
+        page.keyboard.press("Tab")
+        focused = page.locator(":focus")
+        if not focused.count():
+            continue
+        words = focused.evaluate(
+            "element => (element.getAttribute('aria-label') || (element.labels && element.labels[0]"
+            " ? element.labels[0].innerText : element.innerText) || '').trim()"
+        )
+        if words.startswith(name):
+            outline = focused.evaluate(
+                "element => { const style = getComputedStyle(element);"
+                " return style.outlineStyle !== 'none' || style.boxShadow !== 'none'; }"
+            )
+            assert outline, f"the focus on {name!r} cannot be seen"
+            return
+    raise AssertionError(f"{name!r} is not reached by {MOST_TABS} tabs")
+
+
+def test_a_parent_path_is_updated_with_the_keyboard_alone(page: Page, broken: str) -> None:
+    page.goto("/")
+    tab_to(page, "Skip to the content")
+    page.keyboard.press("Enter")
+    tab_to_search_and_find(page, broken)
+    tab_to(page, broken)
+    page.keyboard.press("Enter")
+    expect(page.locator("h1 .badge")).to_contain_text("Chain broken")
+    tab_to(page, "Update parent path")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("region", name="What changes")).to_be_visible()
+    tab_to(page, "From the catalog, best first")
+    tab_to(page, "Update parent path")
+    page.keyboard.press("Enter")
+    expect(page.locator("h1 .badge")).to_contain_text("Healthy")
+
+
+def tab_to_search_and_find(page: Page, name: str) -> None:
+    page.goto("/disks")
+    tab_to(page, "Search disks by name, path or identity")
+    page.keyboard.type(name)
+    page.keyboard.press("Enter")
+    expect(page.locator("tbody tr", has_text=name)).to_have_count(1)
+
+
+@pytest.fixture
+def plain_page(new_page: Callable[..., Page]) -> Page:
+    return new_page(java_script_enabled=False)
+
+
+def test_a_parent_path_is_updated_and_undone_without_javascript(
+    plain_page: Page, broken: str
+) -> None:
+    page = plain_page
+    steps.open_disk(page, broken)
+    assert steps.health(page) == "Chain broken"
+    page.get_by_role("link", name="Parent link").click()
+    expect(page.get_by_role("region", name="Resolution trace")).to_be_visible()
+    page.locator("#tabs").get_by_role("link", name="Update parent path").click()
+    page.get_by_label("From the catalog, best first").select_option(index=1)
+    page.get_by_role("button", name="Show what will change").click()
+    expect(page.get_by_role("region", name="What changes")).to_be_visible()
+    page.get_by_role("button", name="Update parent path").click()
+    expect(page.locator("h1 .badge")).to_contain_text("Healthy")
+    page.get_by_role("link", name="Undo last update").click()
+    page.get_by_role("button", name="Undo the update").click()
+    expect(page.locator("h1 .badge")).to_contain_text("Chain broken")
+
+
+def test_a_long_job_is_started_and_followed_without_javascript(
+    plain_page: Page, broken: str
+) -> None:
+    """Reloading shows what polling would."""
+    page = plain_page
+    page.goto("/roots")
+    page.get_by_role("button", name=f"Scan {broken.removesuffix('-child.vhd')} now").click()
+
+    def is_done() -> bool:
+        page.reload()
+        return "Done" in page.locator("#job-progress .job-state").inner_text()
+
+    steps.until(is_done)
