@@ -21,6 +21,7 @@ from typing import Protocol
 import xxhash
 
 from disks.engine.chain import ChainExtent
+from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.images import Image, ImageWriter, Source
 from disks.engine.units import GIB, MIB, SECTOR_BYTES, sectors
@@ -270,7 +271,10 @@ class _Block:
             if file is None:
                 data[start : start + length] = _ZEROS[:length]
             else:
-                file.read_into(at, data[start : start + length])
+                try:
+                    file.read_into(at, data[start : start + length])
+                except ImageError as error:
+                    raise self._located(error, start, at) from error
             if held and sum(held[-1]) == start:
                 held[-1] = (held[-1][0], held[-1][1] + length)
             else:
@@ -279,6 +283,19 @@ class _Block:
         if position < self.length:
             data[position : self.length] = _ZEROS[: self.length - position]
         return held
+
+    def _located(self, error: ImageError, start: int, at: int) -> ImageError:
+        """The same error with the sector of the virtual disk that it concerns."""
+        inside = max(0, error.offset - at) if error.offset is not None else 0
+        sector = self.first_sector + (start + inside) // SECTOR_BYTES
+        return ImageError(
+            error.code,
+            f"Sector (LBA) {sector:,} cannot be read. {error.message}",
+            file=error.file,
+            field="LBA",
+            offset=error.offset,
+            value=sector,
+        )
 
 
 def _blocks(view: View, block_sectors: int, progress: Progress) -> Iterator[_Block]:

@@ -1,0 +1,136 @@
+"""Small chains in a folder of their own, and what must be true of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from disks.engine.chain import open_chain
+from disks.engine.check import check_image
+from disks.engine.findings import Level
+from disks.operations.paths import Root, Roots
+from disks.tests.builders import SECTOR, Built, build_differencing, build_dynamic, build_fixed
+
+BLOCK = 16 * 1024
+KIB = 1024
+
+
+def noise(seed: int, sectors: int) -> bytes:
+    return random.Random(seed).randbytes(sectors * SECTOR)
+
+
+def zeros(sectors: int) -> bytes:
+    return bytes(sectors * SECTOR)
+
+
+def roots_of(folder: Path, **options: object) -> Roots:
+    return Roots([Root(str(folder), windows_views=("C:\\VMs",), **options)])  # type: ignore[arg-type]
+
+
+@dataclass
+class World:
+    """A chain base ← middle ← leaf and what the leaf must read as."""
+
+    folder: Path
+    base: Built
+    middle: Built
+    leaf: Built
+    grandchild: Built | None = None
+    before: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def roots(self) -> Roots:
+        return roots_of(self.folder)
+
+    def path(self, name: str) -> str:
+        return str(self.folder / name)
+
+
+def chain(
+    folder: Path,
+    *,
+    base_type: str = "dynamic",
+    size: int = 160 * KIB,
+    middle_size: int | None = None,
+    leaf_size: int | None = None,
+    block: int = BLOCK,
+    middle_block: int | None = None,
+    leaf_block: int | None = None,
+    grandchild: bool = False,
+) -> World:
+    """Runs that overlap, hide one another with zeros, and end at odd sectors."""
+    folder.mkdir(exist_ok=True)
+    content = [
+        (0, noise(1, 70)),
+        (96, zeros(32)),
+        (130, noise(2, 7)),
+        (200, noise(3, 40)),
+        (256, zeros(32)),
+    ]
+    if base_type == "fixed":
+        base = build_fixed(folder, "base.vhd", size=size, content=content)
+    else:
+        base = build_dynamic(folder, "base.vhd", size=size, block_size=block, content=content)
+    middle = build_differencing(
+        folder,
+        "middle.vhd",
+        base,
+        size=middle_size or size,
+        block_size=middle_block or block,
+        content=[(3, noise(4, 5)), (31, zeros(3)), (100, noise(5, 1)), (210, zeros(9))],
+    )
+    leaf = build_differencing(
+        folder,
+        "leaf.vhd",
+        middle,
+        size=leaf_size or middle_size or size,
+        block_size=leaf_block or middle_block or block,
+        content=[(5, noise(6, 1)), (101, zeros(1)), (215, noise(7, 30)), (300, noise(8, 20))],
+    )
+    below = None
+    if grandchild:
+        below = build_differencing(folder, "below.vhd", leaf, content=[(8, noise(9, 3))])
+    return World(folder, base, middle, leaf, below)
+
+
+def content_of(path: str | os.PathLike[str], roots: Roots | None = None) -> str:
+    """SHA-256 of the virtual content through the whole chain."""
+    text = os.fspath(path)
+    with open_chain(text, roots or roots_of(Path(text).parent)) as opened:
+        return opened.sha256()
+
+
+def errors_in(path: str | os.PathLike[str]) -> list[str]:
+    text = os.fspath(path)
+    with roots_of(Path(text).parent).open(text) as file:
+        return [
+            str(finding) for finding in check_image(file, deep=True) if finding.level is Level.ERROR
+        ]
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """Every file below folder with the hash of its bytes; lock files left out."""
+    found = {}
+    for current, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name != ".vdlock"]
+        for name in names:
+            path = Path(current) / name
+            found[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def strays(folder: Path) -> list[str]:
+    """Files of ours that should be gone; undo records are meant to stay."""
+    return [
+        name
+        for name in snapshot(folder)
+        if Path(name).name.startswith(".vd") or Path(name).name.endswith((".vdtmp", ".vdjob"))
+    ]
+
+
+def same(found: Iterable[str], wanted: Iterable[str]) -> bool:
+    return sorted(found) == sorted(wanted)
