@@ -1,0 +1,173 @@
+"""Creating disks: fixed, dynamic, differencing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from disks.engine.errors import ImageError
+from disks.engine.formats import open_image
+from disks.operations import create, space
+from disks.operations.progress import Cancelled, Progress
+from disks.tests.builders import build_differencing, build_dynamic, build_fixed
+from disks.tests.operations import worlds
+from disks.tests.operations.worlds import KIB, content_of, errors_in, noise, roots_of
+
+MIB = 1024 * KIB
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "on_disk"),
+    [("dynamic", 64 * MIB, 4096), ("fixed", 3 * MIB, 3 * MIB + 512), ("dynamic", 512, 4096)],
+)
+def test_new_disks_read_as_zeros(tmp_path: Path, kind: str, size: int, on_disk: int) -> None:
+    path = tmp_path / "new.vhd"
+    plan = create.plan(str(path), roots_of(tmp_path), disk_type=kind, size_bytes=size)
+    assert plan.refused is None
+    done = create.apply(plan, roots_of(tmp_path))
+    assert done["file_size_after_bytes"] == path.stat().st_size == plan.predicted_size_bytes
+    assert path.stat().st_size <= on_disk
+    assert errors_in(path) == []
+    with roots_of(tmp_path).open(str(path)) as file:
+        image = open_image(file)
+        assert (str(image.disk_type), image.virtual_size_bytes) == (kind, size)
+    if size <= 4 * MIB:
+        import hashlib
+
+        assert content_of(path) == hashlib.sha256(bytes(size)).hexdigest()
+    assert worlds.strays(tmp_path) == []
+
+
+def test_a_fixed_disk_has_no_holes(tmp_path: Path) -> None:
+    """crash-safety R9: Windows refuses sparse files."""
+    path = tmp_path / "new.vhd"
+    plan = create.plan(str(path), roots_of(tmp_path), disk_type="fixed", size_bytes=2 * MIB)
+    create.apply(plan, roots_of(tmp_path))
+    assert path.stat().st_blocks * 512 >= 2 * MIB
+
+
+@pytest.mark.parametrize("base", ["dynamic", "fixed"])
+def test_a_child_reads_as_its_parent_and_windows_finds_it(tmp_path: Path, base: str) -> None:
+    build = build_fixed if base == "fixed" else build_dynamic
+    parent = build(tmp_path, "base.vhd", size=64 * KIB, content=[(3, noise(1, 20))])
+    path = tmp_path / "sub" / "child.vhd"
+    path.parent.mkdir()
+    plan = create.plan(str(path), roots_of(tmp_path), parent=str(parent.path))
+    assert plan.windows_will_look_at == ["C:\\VMs\\base.vhd"]
+    create.apply(plan, roots_of(tmp_path))
+    with roots_of(tmp_path).open(str(path)) as file:
+        image = open_image(file)
+        assert image.parent is not None
+        assert {one.code: one.path for one in image.parent.locators} == {
+            "W2ru": "..\\base.vhd",
+            "W2ku": "C:\\VMs\\base.vhd",
+        }
+        assert image.parent.name == "base.vhd"
+        assert image.virtual_size_bytes == 64 * KIB
+        assert image.block_size_bytes == (parent.block_size or 2 * MIB)
+    assert content_of(path, roots_of(tmp_path)) == parent.sha256
+
+
+def test_without_a_windows_view_only_the_relative_path_is_written(tmp_path: Path) -> None:
+    from disks.operations.paths import Root, Roots
+
+    parent = build_dynamic(tmp_path, "base.vhd")
+    roots = Roots([Root(str(tmp_path))])
+    create.apply(create.plan(str(tmp_path / "c.vhd"), roots, parent=str(parent.path)), roots)
+    with roots.open(str(tmp_path / "c.vhd")) as file:
+        reference = open_image(file).parent
+        assert reference is not None
+        assert [one.code for one in reference.locators] == ["W2ru"]
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "code"),
+    [
+        ("old.vhd", MIB, "E_EXISTS"),
+        ("new.vhdx", MIB, "E_NAME"),
+        ("nul.vhd", MIB, "E_NAME"),
+        ("a:b.vhd", MIB, "E_NAME"),
+        ("new.vhd ", MIB, "E_NAME"),
+        (".vdtmp.vhd", MIB, "E_NAME"),
+        ("new.vhd", 0, "E_SIZE"),
+        ("new.vhd", 1000, "E_SIZE"),
+        ("new.vhd", 2041 * 1024 * MIB, "E_SIZE"),
+        ("none/new.vhd", MIB, "E_NOT_FOUND"),
+        ("../new.vhd", MIB, "E_OUTSIDE_ROOTS"),
+    ],
+)
+def test_refusals(tmp_path: Path, name: str, size: int, code: str) -> None:
+    """bad-input A11, D62, F82."""
+    root = tmp_path / "root"
+    root.mkdir()
+    build_dynamic(root, "old.vhd")
+    before = worlds.snapshot(tmp_path)
+    plan = create.plan(os.path.join(root, name), roots_of(root), size_bytes=size)
+    assert plan.refused is not None
+    assert plan.refused.code == code
+    with pytest.raises(ImageError):
+        create.apply(plan, roots_of(root))
+    assert worlds.snapshot(tmp_path) == before
+
+
+def test_a_disk_larger_than_the_storage_is_refused_with_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bad-input F81, F96."""
+    monkeypatch.setattr(space, "space_of", lambda fd: space.Space(MIB, 100 * MIB))
+    plan = create.plan(
+        str(tmp_path / "new.vhd"), roots_of(tmp_path), disk_type="fixed", size_bytes=2 * MIB
+    )
+    assert plan.refused is not None
+    assert plan.refused.code == "E_NOSPC"
+    assert "2,097,664 bytes are needed" in plan.refused.message
+
+
+def test_a_name_taken_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    plan = create.plan(str(tmp_path / "new.vhd"), roots_of(tmp_path), size_bytes=MIB)
+
+    class Taker(Progress):
+        def commit_starts(self) -> None:
+            (tmp_path / "new.vhd").write_bytes(b"mine")
+
+    with pytest.raises(ImageError) as caught:
+        create.apply(plan, roots_of(tmp_path), progress=Taker())
+    assert caught.value.code == "E_EXISTS"
+    assert (tmp_path / "new.vhd").read_bytes() == b"mine"
+    assert worlds.strays(tmp_path) == []
+
+
+def test_a_parent_changed_since_the_plan_is_noticed(tmp_path: Path) -> None:
+    """bad-input E76."""
+    parent = build_dynamic(tmp_path, "base.vhd")
+    plan = create.plan(str(tmp_path / "c.vhd"), roots_of(tmp_path), parent=str(parent.path))
+    os.utime(parent.path, ns=(7, 7))
+    with pytest.raises(ImageError) as caught:
+        create.apply(plan, roots_of(tmp_path))
+    assert caught.value.code == "E_CHANGED"
+    assert not (tmp_path / "c.vhd").exists()
+
+
+def test_reserving_a_fixed_disk_can_be_cancelled(tmp_path: Path) -> None:
+    """bad-input E79."""
+
+    class Stop(Progress):
+        def report(self, done: int, total: int, sentence: str | None = None) -> None:
+            raise Cancelled
+
+    plan = create.plan(
+        str(tmp_path / "new.vhd"), roots_of(tmp_path), disk_type="fixed", size_bytes=200 * MIB
+    )
+    with pytest.raises(Cancelled):
+        create.apply(plan, roots_of(tmp_path), progress=Stop())
+    assert worlds.snapshot(tmp_path) == {}
+
+
+def test_a_child_of_a_chain_is_readable(tmp_path: Path) -> None:
+    base = build_dynamic(tmp_path, "base.vhd", size=64 * KIB, content=[(0, noise(1, 9))])
+    middle = build_differencing(tmp_path, "m.vhd", base, content=[(2, noise(2, 1))])
+    roots = roots_of(tmp_path)
+    create.apply(create.plan(str(tmp_path / "c.vhd"), roots, parent=str(middle.path)), roots)
+    assert content_of(tmp_path / "c.vhd") == middle.sha256

@@ -1,0 +1,216 @@
+"""What jobs put away comes back as a whole, or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from disks.engine.errors import ImageError
+from disks.operations import compact, merge, trash
+from disks.tests.builders import build_dynamic
+from disks.tests.operations import worlds
+from disks.tests.operations.worlds import BLOCK, chain, content_of, noise, roots_of, zeros
+
+
+def merged(tmp_path: Path, *, name: str = "parent") -> worlds.World:
+    world = chain(tmp_path, grandchild=True)
+    world.before = worlds.snapshot(tmp_path)
+    plan = merge.plan(world.path("leaf.vhd"), world.roots, into_parent=True, keep_name=name)
+    merge.apply(plan, world.roots, offline=True, job="42", token=1)
+    return world
+
+
+def only(world: worlds.World) -> trash.Manifest:
+    (manifest,) = trash.list_trash(str(world.folder), world.roots)
+    return manifest
+
+
+@pytest.mark.parametrize("name", ["parent", "child"])
+def test_a_whole_job_is_restored(tmp_path: Path, name: str) -> None:
+    world = merged(tmp_path, name=name)
+    assert world.grandchild is not None
+    manifest = only(world)
+    assert manifest.job == "job-42"
+    assert trash.restore_refusal(world.roots, manifest) is None
+    done = trash.restore(manifest.folder, world.roots, offline=True)
+    assert done["warnings"] == []
+    found = worlds.snapshot(tmp_path)
+    wanted = {name: digest for name, digest in world.before.items() if name != "below.vhd"}
+    assert {name: found[name] for name in wanted} == wanted
+    assert not (tmp_path / ".vdtrash").exists()
+    assert content_of(world.leaf.path) == world.leaf.sha256
+    assert content_of(world.path("below.vhd")) == world.grandchild.sha256
+
+
+def test_a_compaction_is_restored(tmp_path: Path) -> None:
+    disk = build_dynamic(
+        tmp_path,
+        "d.vhd",
+        size=4 * BLOCK,
+        block_size=BLOCK,
+        content=[(0, noise(1, 3)), (32, zeros(32))],
+    )
+    before = disk.path.read_bytes()
+    roots = roots_of(tmp_path)
+    done = compact.apply(compact.plan(str(disk.path), roots), roots, offline=True)
+    assert disk.path.read_bytes() != before
+    trash.restore(done["trash"], roots, offline=True)
+    assert disk.path.read_bytes() == before
+    assert not (tmp_path / ".vdtrash").exists()
+
+
+def test_restoring_is_refused_once_the_replacement_was_written(tmp_path: Path) -> None:
+    world = merged(tmp_path)
+    with (tmp_path / "middle.vhd").open("r+b") as file:
+        file.seek(-600, 2)
+        file.write(b"guest data")
+    before = worlds.snapshot(tmp_path)
+    with pytest.raises(ImageError) as caught:
+        trash.restore(only(world).folder, world.roots, offline=True)
+    assert caught.value.code == "E_CHANGED"
+    assert worlds.snapshot(tmp_path) == before
+
+
+def test_restoring_is_refused_while_a_name_is_taken(tmp_path: Path) -> None:
+    """bad-input H118."""
+    world = merged(tmp_path)
+    (tmp_path / "leaf.vhd").write_bytes(b"somebody else's")
+    before = worlds.snapshot(tmp_path)
+    with pytest.raises(ImageError) as caught:
+        trash.restore(only(world).folder, world.roots, offline=True)
+    assert caught.value.code == "E_EXISTS"
+    assert "leaf.vhd" in caught.value.message
+    assert worlds.snapshot(tmp_path) == before
+
+
+def test_what_changed_in_the_trash_is_not_restored(tmp_path: Path) -> None:
+    world = merged(tmp_path)
+    os.utime(Path(only(world).folder) / "leaf.vhd", ns=(1, 1))
+    refusal = trash.restore_refusal(world.roots, only(world))
+    assert refusal is not None
+    assert refusal.code == "E_CHANGED"
+
+
+def test_a_link_that_somebody_changed_since_stays(tmp_path: Path) -> None:
+    from disks.operations import relink
+
+    world = merged(tmp_path)
+    undone = relink.undo(world.path("below.vhd"), world.roots, offline=True)
+    assert undone["undo"]
+    done = trash.restore(only(world).folder, world.roots, offline=True)
+    assert len(done["warnings"]) == 1
+    assert world.grandchild is not None
+    assert content_of(world.path("below.vhd")) == world.grandchild.sha256
+
+
+def test_emptying_frees_what_it_said(tmp_path: Path) -> None:
+    world = merged(tmp_path)
+    manifest = only(world)
+    expected = trash.size(str(tmp_path), world.roots)
+    assert expected == sum(
+        (Path(manifest.folder) / name).stat().st_blocks * 512 for name in ("middle.vhd", "leaf.vhd")
+    )
+    assert trash.empty(manifest.folder, world.roots) == expected
+    assert not (tmp_path / ".vdtrash").exists()
+    assert trash.list_trash(str(tmp_path), world.roots) == []
+    assert content_of(tmp_path / "middle.vhd") == world.leaf.sha256
+
+
+def test_the_help_inside_says_how_to_go_back_by_hand(tmp_path: Path) -> None:
+    """bad-input H122."""
+    world = merged(tmp_path)
+    text = (Path(only(world).folder) / "README.txt").read_text()
+    assert f"move  {only(world).folder}/leaf.vhd" in text
+    assert f"to  {tmp_path}/leaf.vhd" in text
+    assert "below.vhd" in text
+
+
+def test_the_trash_moves_along_with_its_root(tmp_path: Path) -> None:
+    world = merged(tmp_path / "old")
+    (tmp_path / "old").rename(tmp_path / "new")
+    moved = roots_of(tmp_path / "new")
+    (manifest,) = trash.list_trash(str(tmp_path / "new"), moved)
+    trash.restore(manifest.folder, moved, offline=True)
+    assert content_of(tmp_path / "new" / "leaf.vhd") == world.leaf.sha256
+
+
+def test_disks_of_two_roots_go_to_the_trash_of_each(tmp_path: Path) -> None:
+    from disks.operations.paths import Root, Roots
+    from disks.tests.builders import build_differencing
+
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    base = build_dynamic(tmp_path / "one", "base.vhd", size=64 * 1024, block_size=4096,
+                         content=[(0, noise(1, 9))])  # fmt: skip
+    leaf = build_differencing(
+        tmp_path / "two", "leaf.vhd", base, content=[(4, noise(2, 3))],
+        locators={"W2ku": "C:\\one\\base.vhd"}, parent_name="C:\\one\\base.vhd",
+    )  # fmt: skip
+    roots = Roots(
+        [
+            Root(str(tmp_path / "one"), windows_views=("C:\\one",)),
+            Root(str(tmp_path / "two"), windows_views=("C:\\two",)),
+        ]
+    )
+    plan = merge.plan(str(leaf.path), roots, into_parent=True)
+    assert plan.refused is None
+    done = merge.apply(plan, roots, offline=True)
+    assert done["trash"].startswith(str(tmp_path / "one"))
+    assert not leaf.path.exists()
+    (second,) = trash.list_trash(str(tmp_path / "two"), roots)
+    assert second.primary == done["trash"]
+    assert [entry.original for entry in second.entries] == [str(leaf.path)]
+    trash.restore(second.folder, roots, offline=True)
+    assert content_of(leaf.path, roots) == leaf.sha256
+    assert worlds.strays(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"magic": "else"},
+        {"version": 99},
+        {"entries": [{"original": "x"}]},
+        {"folders": ["../.."]},
+        {"primary": "../../base.vhd"},
+    ],
+)
+def test_a_manifest_that_leads_elsewhere_is_not_believed(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    world = merged(tmp_path)
+    folder = only(world).folder
+    path = Path(folder) / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert trash.list_trash(str(tmp_path), world.roots) == []
+    for act in (
+        lambda: trash.restore(folder, world.roots, offline=True),
+        lambda: trash.empty(folder, world.roots),
+    ):
+        with pytest.raises(ImageError) as caught:
+            act()
+        assert caught.value.code == "E_TRASH"
+
+
+def test_an_entry_outside_the_trash_is_not_deleted(tmp_path: Path) -> None:
+    world = merged(tmp_path)
+    folder = only(world).folder
+    path = Path(folder) / "manifest.json"
+    row = json.loads(path.read_text())
+    row["entries"][0]["trash"] = "../../base.vhd"
+    path.write_text(json.dumps(row))
+    with pytest.raises(ImageError):
+        trash.empty(folder, world.roots)
+    assert (tmp_path / "base.vhd").exists()
+
+
+def test_put_takes_disks_away_as_one_job(tmp_path: Path) -> None:
+    world = chain(tmp_path)
+    before = worlds.snapshot(tmp_path)
+    manifest = trash.put(world.roots, [world.path("leaf.vhd"), world.path("middle.vhd")], job="5")
+    assert not world.leaf.path.exists()
+    trash.restore(manifest.folder, world.roots, offline=True)
+    assert worlds.snapshot(tmp_path) == before
