@@ -49,6 +49,7 @@ class RootForm(forms.Form):
     opened_by = forms.ChoiceField(
         label="Who opens its disks",
         choices=StorageRoot.OpenedBy.choices,
+        initial=StorageRoot.OpenedBy.OTHER,  # the careful answer, until somebody knows better
         widget=forms.Select(attrs={"class": "form-select"}),
         help_text=(
             "Windows and hypervisors ignore the console's locks. Unless nobody else opens these "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
 
 from django.conf import settings
 from django.db.models import Q
@@ -45,20 +44,6 @@ def request_due_scans(now: datetime | None = None) -> list[Job]:
             )
         )
     return [job for job in requested if job.status == Job.Status.QUEUED]
-
-
-def request_scan(root: StorageRoot, *, user: Any, idempotency_key: str, address: str = "") -> Job:
-    """“Scan now”: a scan of this root that waits already is the one that was meant."""
-    waiting = Job.objects.filter(kind=Job.Kind.SCAN, root=root, status=Job.Status.QUEUED).first()
-    return waiting or jobs.request(
-        kind=Job.Kind.SCAN,
-        parameters={"root": root.pk},
-        user=user,
-        root=root,
-        summary=f"Scan {root.name}",
-        idempotency_key=idempotency_key,
-        address=address,
-    )
 
 
 def forget_old_jobs(now: datetime | None = None) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 from django.utils.html import format_html
 
 from disks.models import Job
-from disks.templatetags.console import bytes_, duration_text, winpath
+from disks.templatetags.console import bytes_, duration_text, icon, winpath
 
 _READS_ONLY = "It only reads. Everything may be used meanwhile."
 _BY_COPY = (
@@ -81,33 +81,43 @@ _RESULT: tuple[tuple[str, str, str], ...] = (
     ("virtual_size_bytes", "Virtual size", "bytes"),
     ("file_size_before_bytes", "Size before", "bytes"),
     ("file_size_after_bytes", "Size after", "bytes"),
-    ("freed_bytes", "Freed now", "bytes"),
-    ("freed_now_bytes", "Freed now", "bytes"),
-    ("freed_later_bytes", "Freed when the trash is emptied", "bytes"),
-    ("freed_with_trash_bytes", "Freed when the trash is emptied", "bytes"),
+    ("freed_bytes", "Free again", "bytes"),
+    ("space_back_when_trash_emptied_bytes", "Free when the trash is emptied", "bytes"),
     ("bytes_written", "Written", "bytes"),
-    ("copy_seconds", "Copying took", "seconds"),
-    ("proof_seconds", "Proof took", "seconds"),
-    ("digest", "Content proof", "code"),
-    ("proof", "Content proof", "code"),
-    ("content_digest", "Content proof", "code"),
+    ("blocks_written", "Blocks written", "number"),
+    ("blocks_left_out", "Blocks left out", "number"),
+    ("proof", "Content proof", "proof"),
     ("content_sha256", "Content SHA-256", "code"),
     ("files", "Files looked at", "number"),
     ("disks", "Disks", "number"),
-    ("read", "Read anew", "number"),
-    ("unchanged", "Unchanged", "number"),
-    ("added", "New", "number"),
     ("new", "New", "number"),
+    ("changed", "Changed", "number"),
     ("moved", "Moved", "number"),
     ("missing", "Missing now", "number"),
+    ("returned", "Back again", "number"),
+    ("in_use", "In use and not read", "number"),
     ("unreadable", "Could not be read", "number"),
     ("errors", "Errors", "number"),
     ("warnings", "Warnings", "number"),
     ("repaired", "Repaired", "number"),
+    ("undone", "Taken back", "number"),
     ("done", "Done", "number"),
     ("failed", "Failed", "number"),
     ("seconds", "Took", "seconds"),
+    ("copy_seconds", "of that, copying", "seconds"),
+    ("proof_seconds", "of that, the proof", "seconds"),
 )
+
+# lists of a result: key, words, kind
+_LISTS: tuple[tuple[str, str, str], ...] = (
+    ("commands", "To run on the virtual machine's host", "command"),
+    ("warnings", "Worth knowing", "text"),
+    ("levels", "Disks it read", "path"),
+    ("relinked", "Disks whose parent path was rewritten", "path"),
+    ("restored", "Back at their places", "path"),
+    ("offline", "Storage roots that were offline", "path"),
+)
+LONGEST_LIST = 200
 
 
 def result_rows(result: Any) -> list[tuple[str, str]]:
@@ -119,8 +129,27 @@ def result_rows(result: Any) -> list[tuple[str, str]]:
         value = result.get(key)
         if value is None or isinstance(value, dict | list | bool):
             continue
+        if value == 0 and kind == "seconds":
+            continue
         rows.append((words, _drawn(value, kind)))
     return rows
+
+
+def result_lists(result: Any) -> list[dict[str, Any]]:
+    """The result's lists: words, kind (path, text, command), rows, and how many more there are."""
+    found = []
+    for key, words, kind in _LISTS:
+        rows = result.get(key) if isinstance(result, dict) else None
+        if isinstance(rows, list) and rows and all(isinstance(row, str) for row in rows):
+            found.append(
+                {
+                    "words": words,
+                    "kind": kind,
+                    "rows": rows[:LONGEST_LIST],
+                    "more": max(0, len(rows) - LONGEST_LIST),
+                }
+            )
+    return found
 
 
 def _drawn(value: Any, kind: str) -> str:
@@ -132,26 +161,51 @@ def _drawn(value: Any, kind: str) -> str:
         return f"{value:,}"
     if kind == "code":
         return format_html('<code class="text">{}</code>', str(value))
+    if kind == "proof":
+        return format_html(
+            '<span class="text-fine">{} written, read again, and the same</span> '
+            '<code class="text">{}</code>',
+            icon("shield-check"),
+            str(value),
+        )
     return winpath(value)
+
+
+# Where jobs over many disks keep their rows.
+_ROWS = ("rows", "reports", "children", "outcomes", "problems", "disks", "failed")
 
 
 def outcomes(result: Any) -> list[dict[str, Any]]:
     """One row for each disk of a job over many: path, what became of it, and why."""
     if not isinstance(result, dict):
         return []
-    for key in ("rows", "reports", "children", "outcomes"):
+    found: list[dict[str, Any]] = []
+    for key in _ROWS:
         rows = result.get(key)
         if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
-            return [_outcome(row) for row in rows[:2000]]
-    return []
+            found += [_outcome(row, failed=key in ("problems", "failed")) for row in rows[:2000]]
+    return found
 
 
-def _outcome(row: dict[str, Any]) -> dict[str, Any]:
+def _outcome(row: dict[str, Any], *, failed: bool) -> dict[str, Any]:
     error = row.get("error")
     said = error.get("message") if isinstance(error, dict) else error
+    errors, warnings = row.get("errors"), row.get("warnings")
+    if isinstance(errors, int) and isinstance(warnings, int):
+        failed = failed or errors > 0
+        said = said or (
+            f"{_count(errors, 'error')}, {_count(warnings, 'warning')}"
+            if errors or warnings
+            else "Nothing is wrong with it."
+        )
+    disk_id = row.get("disk_id", row.get("disk"))
     return {
-        "path": row.get("path") or row.get("child") or row.get("disk") or "",
-        "disk_id": row.get("disk_id") if isinstance(row.get("disk_id"), int) else None,
-        "failed": bool(error) or row.get("status") in ("failed", "refused"),
+        "path": row.get("path") or row.get("child") or row.get("file") or row.get("folder") or "",
+        "disk_id": disk_id if isinstance(disk_id, int) else None,
+        "failed": failed or bool(error) or row.get("status") in ("failed", "refused"),
         "words": said or row.get("sentence") or row.get("message") or row.get("parent") or "",
     }
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"

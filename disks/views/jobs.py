@@ -135,6 +135,7 @@ def _show(
             "if_cancelled": job_words.if_cancelled(job),
             "what_now": job_words.what_now(job),
             "result_rows": job_words.result_rows(job.result),
+            "result_lists": job_words.result_lists(job.result),
             "outcomes": job_words.outcomes(job.result),
             "trashed": list(trashed) if not job.is_active else [],
             "may_retry": allows(request.user, ROLES.get(job.kind, Role.OPERATOR)),

@@ -17,7 +17,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from disks import tasks
 from disks.forms.roots import NewRootForm, RootForm
 from disks.models import Disk, Job, StorageRoot
-from disks.services import roots, schedule
+from disks.services import roots, scanning
 from disks.services.errors import Refusal
 from disks.views import job_words
 from disks.views.guard import client_address
@@ -113,7 +113,7 @@ def scan(request: HttpRequest, root_id: int) -> HttpResponse:
     root = _root(root_id)
     key = request.POST.get("key", "")[:40] or uuid.uuid4().hex
     with transaction.atomic():
-        job = schedule.request_scan(
+        job = scanning.request(
             root,
             user=request.user,
             idempotency_key=f"scan-{root.pk}-{key}",

@@ -15,6 +15,7 @@ from django.views.decorators.http import require_GET, require_POST
 from disks import tasks
 from disks.engine.errors import ImageError
 from disks.models import Job, StorageRoot, TrashedJob
+from disks.services import trash
 from disks.services.errors import Refusal
 from disks.views import listing
 from disks.views.guard import client_address
@@ -35,8 +36,6 @@ def restore(request: HttpRequest, trash_id: int) -> HttpResponse:
     item = _item(trash_id)
     try:
         with transaction.atomic():
-            from disks.services import trash
-
             job = trash.request_restore(
                 item,
                 user=request.user,
@@ -69,8 +68,6 @@ def empty_root(request: HttpRequest, root_id: int) -> HttpResponse:
 def _empty(request: HttpRequest, items: list[TrashedJob], key: str) -> HttpResponse:
     try:
         with transaction.atomic():
-            from disks.services import trash
-
             job = trash.request_empty(
                 items,
                 user=request.user,
