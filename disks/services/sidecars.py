@@ -49,9 +49,12 @@ def recover_by_sidecars(job: Job, context: JobContext) -> Recovery:
         return Recovery("nothing")
     roots = context.roots()
     mine = _unfinished(roots, [path for path, _ in wanted], context)
-    if mine:
-        return _with_sidecars(mine, roots)
-    return _without_sidecar(job, context, roots, wanted)
+    recovery = _with_sidecars(mine, roots) if mine else None
+    changed = [path for path, mode in wanted if mode == DiskLock.Mode.EXCLUSIVE]
+    # With the locks on the storage, the old worker is gone for good.
+    with locks.hold(roots, changed, job=context.name, token=context.token):
+        _sweep(roots, changed, context)
+        return recovery or _by_traces(job, context, roots, changed)
 
 
 def _unfinished(roots: Roots, paths: list[str], context: JobContext) -> list[Sidecar]:
@@ -85,22 +88,27 @@ def _with_sidecars(mine: list[Sidecar], roots: Roots) -> Recovery:
     return Recovery("nothing")
 
 
-def _without_sidecar(
-    job: Job, context: JobContext, roots: Roots, wanted: list[tuple[str, str]]
-) -> Recovery:
-    """No record is open. Holding the storage locks: so the old worker is gone for good."""
-    changed = [path for path, mode in wanted if mode == DiskLock.Mode.EXCLUSIVE]
-    with locks.hold(roots, changed, job=context.name, token=context.token):
-        for name, _ in _drafts(roots, changed, context):
-            durable.unlink(roots, name, missing_ok=True)
-        published = {inode for _, inode in job.result.get(DRAFTS, [])}
-        for path in changed:
-            if published and _inode(roots, path) in published:
-                return Recovery("finished", result={"output": path})
-            record = journal.of(roots, path, journal.UNDO)
-            if record is not None and not record.unfinished and _is_ours(record, context):
-                return Recovery("finished", result=dict(record.record.get("result") or {}))
+def _by_traces(job: Job, context: JobContext, roots: Roots, changed: list[str]) -> Recovery:
+    """No record was open: nothing had begun, or all of it was over."""
+    published = {inode for _, inode in job.result.get(DRAFTS, [])}
+    for path in changed:
+        if published and _inode(roots, path) in published:
+            return Recovery("finished", result={"output": path})
+        record = journal.of(roots, path, journal.UNDO)
+        if record is not None and not record.unfinished and _is_ours(record, context):
+            return Recovery("finished", result=dict(record.record.get("result") or {}))
     return Recovery("nothing")
+
+
+def _sweep(roots: Roots, changed: list[str], context: JobContext) -> None:
+    """Remove what the job did not get to name: its drafts, and records half written."""
+    for path, _ in _drafts(roots, changed, context):
+        durable.unlink(roots, path, missing_ok=True)
+    for disk in changed:
+        for kind in journal.KINDS:
+            half_written = f"{journal.sidecar_path(disk, kind)}.vdtmp"
+            if roots.exists(half_written):
+                durable.unlink(roots, half_written, missing_ok=True)
 
 
 def drafts(job: Job, context: JobContext) -> list[tuple[str, int]]:

@@ -11,8 +11,10 @@ import json
 import os
 import signal
 import sys
+import time
 import traceback
 import uuid
+from pathlib import Path
 from typing import Any
 
 import django
@@ -23,8 +25,9 @@ from django.core.management import call_command  # noqa: E402 - Django has to be
 from django.db import connection, transaction  # noqa: E402
 
 from disks import tasks  # noqa: E402
+from disks.engine import faults  # noqa: E402
 from disks.models import AuditEntry, DiskLock, Job, StorageRoot  # noqa: E402
-from disks.services import jobs  # noqa: E402
+from disks.services import jobs, reconciling  # noqa: E402
 from disks.services.errors import Refusal  # noqa: E402
 from disks.tests.factories import make_root  # noqa: E402
 from disks.tests.services import rehearsal  # noqa: E402
@@ -69,6 +72,10 @@ def _be(what: str) -> None:
     try:
         if what == "reconciler":
             call_command("reconciler")
+        elif what.startswith("job "):
+            _, job_id, fault = what.split()
+            faults.install(faults.parse(fault))
+            jobs.run(int(job_id))
         else:
             app.worker_main(
                 ["worker", *WORKER_ARGUMENTS, "--concurrency=1", "-n", what, "-l", "WARNING"]
@@ -113,6 +120,23 @@ def request(
     return job.pk
 
 
+def break_at(job_id: int, fault: str) -> None:
+    """Run a job in a process of its own that breaks there; returns when the process is gone."""
+    pid = nursery.start(f"job {job_id} {fault}")
+    while Path(f"/proc/{pid}").exists():
+        time.sleep(0.002)
+
+
+def reconcile() -> None:
+    reconciling.mark_lost()
+    reconciling.recover_lost()
+
+
+def only_root(folder: str) -> None:
+    StorageRoot.objects.all().delete()
+    make_root(folder, name="root", scan_every_minutes=0)
+
+
 def send(job_id: int, times: int = 1) -> None:
     for _ in range(times):
         tasks.send(job_id)
@@ -144,7 +168,19 @@ def queue_depth() -> int | None:
 
 COMMANDS = {
     function.__name__: function
-    for function in (migrate, start, request, send, send_raw, cancel, show, queue_depth)
+    for function in (
+        migrate,
+        start,
+        request,
+        break_at,
+        reconcile,
+        only_root,
+        send,
+        send_raw,
+        cancel,
+        show,
+        queue_depth,
+    )
 }
 
 

@@ -12,13 +12,14 @@ import time
 from typing import Any
 
 from disks.models import Job
-from disks.operations import locks, paths
+from disks.operations import create as create_operation
+from disks.operations import locks, paths, relink
+from disks.operations import merge as merge_operation
 from disks.operations.progress import Cancelled, Progress
 from disks.services.work import WORK, JobContext, Recovery, Work
 
 KIND = "rehearsal"
 READ_ONLY_KIND = "rehearsal-read"
-POISON_KIND = "rehearsal-poison"
 _PATIENCE_SECONDS = 60.0
 
 
@@ -26,7 +27,8 @@ def register() -> None:
     here = "disks.tests.services.rehearsal"
     WORK[KIND] = Work(f"{here}.run", recover=f"{here}.recover")
     WORK[READ_ONLY_KIND] = Work(f"{here}.run", recover=f"{here}.recover", requeue_when_lost=True)
-    WORK[POISON_KIND] = Work(f"{here}.run", recover=f"{here}.fail_to_recover")
+    for kind in ("create", "merge", "update"):  # the real operations, with their own recovery
+        WORK[f"rehearsal-{kind}"] = Work(f"{here}.{kind}")
 
 
 def run(parameters: dict[str, Any], progress: Progress, context: JobContext) -> dict[str, Any]:
@@ -69,10 +71,32 @@ def recover(job: Job, context: JobContext) -> Recovery:
         return Recovery("undone")
 
 
-def fail_to_recover(job: Job, context: JobContext) -> Recovery:
-    place = os.path.join(job.parameters["folder"], job.parameters["name"])
-    _say(place, f"no recovery {context.token}")
-    raise RuntimeError("poison")
+def create(parameters: dict[str, Any], progress: Progress, context: JobContext) -> Any:
+    roots = context.roots()
+    path = os.path.join(parameters["folder"], "new.vhd")
+    plan = create_operation.plan(path, roots, disk_type="fixed", size_bytes=1024 * 1024)
+    return create_operation.apply(
+        plan, roots, job=context.name, token=context.token, progress=progress
+    )
+
+
+def merge(parameters: dict[str, Any], progress: Progress, context: JobContext) -> Any:
+    roots = context.roots()
+    path = os.path.join(parameters["folder"], "child.vhd")
+    plan = merge_operation.plan(path, roots, into_parent=True)
+    return merge_operation.apply(
+        plan, roots, offline=True, job=context.name, token=context.token, progress=progress
+    )
+
+
+def update(parameters: dict[str, Any], progress: Progress, context: JobContext) -> Any:
+    roots = context.roots()
+    child = os.path.join(parameters["folder"], "child.vhd")
+    parent = os.path.join(parameters["folder"], "moved", "base.vhd")
+    plan = relink.plan(child, parent, roots)
+    return relink.apply(
+        plan, roots, offline=True, job=context.name, token=context.token, progress=progress
+    )
 
 
 def said_at(place: str) -> list[str]:
