@@ -76,7 +76,7 @@ def _context(request: HttpRequest) -> dict[str, Any]:
     key = sort.removeprefix("-")
     if key not in SORTS or sort.startswith("--"):
         raise listing.BadAddress("There is no such column to sort by.")
-    mode = listing.chosen(query, "mode", MODES) or "table"
+    mode = listing.chosen(query, "view", MODES) or "table"
     if mode == "tree":
         page, rows = _tree(matches, query, _order(sort), may_operate=may_operate)
     else:

@@ -14,7 +14,7 @@ from django.views.decorators.http import require_GET
 from disks.engine import codes
 from disks.engine.errors import ImageError
 from disks.models import Disk, LinkUndo, ParentLink
-from disks.services import blockmap, chains, inspection
+from disks.services import blockmap, chains, inspection, raw_link
 from disks.services.access import Role, allows
 from disks.services.errors import Refusal
 from disks.views import listing
@@ -23,6 +23,8 @@ from disks.views.drawing.blockmap import describe, draw_block_map
 from disks.views.drawing.from_catalog import drawn_chain, role_in_chain
 from disks.views.hexview import hex_views
 from disks.views.rendering import render_page
+
+RAW_SHOWN = 1_024  # bytes of a locator
 
 TABS = {
     "parent": "Parent link",
@@ -215,8 +217,13 @@ def _parent_tab(found: Disk, request: HttpRequest) -> dict[str, Any]:
         {**step, "source_words": SOURCES.get(step.get("source", ""), step.get("source", ""))}
         for step in link.trace
     ]
+    raw = _raw_locators(found)
     locators = [
-        {**row, "source_words": SOURCES.get(row.get("code", ""), "Unknown kind")}
+        {
+            **row,
+            "source_words": SOURCES.get(row.get("code", ""), "Unknown kind"),
+            "raw": raw.get((row.get("code"), row.get("offset"))),
+        }
         for row in link.locators
     ]
     undo = LinkUndo.objects.filter(disk=found, state=LinkUndo.State.AVAILABLE).first()
@@ -228,6 +235,15 @@ def _parent_tab(found: Disk, request: HttpRequest) -> dict[str, Any]:
         "twins": twins(found, link),
         "relink": action(found, "parent-path", may_operate=allows(request.user, Role.OPERATOR)),
     }
+
+
+def _raw_locators(found: Disk) -> dict[tuple[str, int | None], str]:
+    """The stored bytes of each locator in hexadecimal, read now; none where this fails."""
+    try:
+        stored = raw_link.locators(found)
+    except ImageError:
+        return {}
+    return {(one.code, one.offset): one.raw[:RAW_SHOWN].hex(" ") for one in stored}
 
 
 def link_words(recorded: dict[str, Any]) -> list[str]:

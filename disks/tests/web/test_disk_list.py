@@ -91,7 +91,7 @@ def test_the_root_filter(viewer: Client) -> None:
         "page=abc",
         "page=99999999999999999999",
         "page=-1",
-        "mode=x",
+        "view=x",
         "q=%00",
         "fold=a",
         "seen=year",
@@ -102,7 +102,7 @@ def test_unknown_filters_are_refused(viewer: Client, query: str) -> None:
     make_disk()
     assert (
         viewer.get(
-            f"/disks?{query}&mode=tree" if "fold" in query else f"/disks?{query}"
+            f"/disks?{query}&view=tree" if "fold" in query else f"/disks?{query}"
         ).status_code
         == 400
     )
@@ -122,7 +122,7 @@ def test_paging_counts_and_moves_on(viewer: Client) -> None:
     assert names(viewer.get("/disks?page=2")) == ["050.vhd", "051.vhd", "052.vhd"]
 
 
-@pytest.mark.parametrize("address", ["/disks", "/disks?mode=tree", "/disks?q=disk&sort=-changed"])
+@pytest.mark.parametrize("address", ["/disks", "/disks?view=tree", "/disks?q=disk&sort=-changed"])
 def test_the_number_of_queries_does_not_grow(
     operator: Client, address: str, django_assert_max_num_queries: Any
 ) -> None:
@@ -149,20 +149,20 @@ def test_the_tree_shows_whole_chains_base_first(viewer: Client) -> None:
     leaf = make_disk("leaf.vhd")
     make_link(leaf, middle)
     make_disk("alone.vhd")
-    response = viewer.get("/disks?mode=tree")
+    response = viewer.get("/disks?view=tree")
     assert [(row.disk.name, row.level) for row in response.context["rows"]] == [
         ("alone.vhd", 0),
         ("base.vhd", 0),
         ("middle.vhd", 1),
         ("leaf.vhd", 2),
     ]
-    folded = viewer.get(f"/disks?mode=tree&fold={base.pk}")
+    folded = viewer.get(f"/disks?view=tree&fold={base.pk}")
     assert names(folded) == ["alone.vhd", "base.vhd"]
-    assert names(viewer.get("/disks?mode=tree&q=leaf")) == ["base.vhd", "middle.vhd", "leaf.vhd"]
+    assert names(viewer.get("/disks?view=tree&q=leaf")) == ["base.vhd", "middle.vhd", "leaf.vhd"]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-@pytest.mark.parametrize("address", ["/disks", "/disks?mode=tree"])
+@pytest.mark.parametrize("address", ["/disks", "/disks?view=tree"])
 def test_hostile_names_stay_text(viewer: Client, name: str, address: str) -> None:
     """bad-input 104: no name of a file becomes markup, reorders or breaks a line."""
     root = make_root(name="<b>root</b>")

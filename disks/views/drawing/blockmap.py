@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from django.utils.safestring import SafeString
 
+from disks.services.blockmap import Cell
 from disks.views.drawing import svg
 
 CELL_PX = 10
 GAP_PX = 1
-SHADES = 4  # 0 is "nothing stored"
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """count blocks from first_block on, allocated of them stored in this file."""
-
-    first_block: int
-    count: int
-    allocated: int
-
-    @property
-    def shade(self) -> int:
-        """0 nothing, 1 to 3 part, 4 every block."""
-        if self.allocated <= 0 or self.count <= 0:
-            return 0
-        if self.allocated >= self.count:
-            return SHADES
-        return 1 + min(SHADES - 2, (SHADES - 1) * self.allocated // self.count)
 
 
 def draw_block_map(

@@ -59,6 +59,8 @@ class DrawnChain:
 
 def role_in_chain(disk: Disk) -> str:
     """base · 2 of 4 · leaf; a disk without parent and children stands alone."""
+    if disk.disk_type == "differencing" and disk.chain_position <= 1:
+        return "parent not reached"
     if disk.chain_depth <= 1 and not disk.child_count:
         return "alone"
     if disk.chain_position <= 1:

@@ -1,0 +1,235 @@
+"""The page of one disk: whatever state its file is in, and whatever its header says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+from disks.models import Disk, ParentLink
+from disks.services import scanning
+from disks.tests import builders
+from disks.tests.factories import (
+    make_audit,
+    make_disk,
+    make_job,
+    make_link,
+    make_link_undo,
+    make_root,
+)
+
+HOSTILE = [
+    "<img src=x onerror=alert(1)>",
+    '"><script>alert(1)</script>',
+    "\u202edhv.exe",
+    "two\nlines",
+    b"caf\xe9".decode("utf-8", "surrogateescape"),
+]
+TABS = ("parent", "children", "findings", "layout", "history", "raw")
+pytestmark = pytest.mark.django_db
+
+
+def page_of(client: Client, disk: Disk, tab: str = "") -> str:
+    response = client.get(f"/disks/{disk.pk}" + (f"?tab={tab}" if tab else ""))
+    assert response.status_code == 200
+    return response.content.decode()
+
+
+def harmless(page: str) -> None:
+    assert "<img src=x" not in page
+    assert "<script>alert" not in page
+    assert "\u202e" not in page
+    assert "two\nlines" not in page
+
+
+@pytest.mark.parametrize("tab", TABS)
+@pytest.mark.parametrize("health", Disk.Health.values)
+def test_every_disk_has_its_page(viewer: Client, health: str, tab: str) -> None:
+    """A missing, unreadable or damaged file still has all its tabs; nothing ends in a 500."""
+    disk = make_disk(health=health, sentence="The verdict stands here.", format="", disk_type="")
+    assert "The verdict stands here." in page_of(viewer, disk, tab)
+
+
+def test_the_button_beside_the_verdict_mends_it(operator: Client) -> None:
+    right = make_disk("archive/base.vhd")
+    child = make_disk("child.vhd")
+    make_link(child, suggested=right)
+    page = page_of(operator, child)
+    assert f'href="/disks/{child.pk}/parent?parent={right.pk}"' in page
+    assert "Update parent path" in page
+
+
+def test_a_child_of_a_broken_child_is_not_mended_here(operator: Client) -> None:
+    middle = make_disk("middle.vhd")
+    make_link(middle)
+    leaf = make_disk("leaf.vhd")
+    make_link(leaf, middle)
+    Disk.objects.filter(pk=leaf.pk).update(health="broken")
+    response = operator.get(f"/disks/{leaf.pk}")
+    assert response.context["mend"] is None
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+@pytest.mark.parametrize("tab", TABS)
+def test_hostile_text_from_disks_stays_text(viewer: Client, value: str, tab: str) -> None:
+    """bad-input 104: file, folder, parent name, creator, findings, logs, root label."""
+    safe = value.encode("utf-8", "replace").decode()
+    root = make_root(name=f"root {safe}"[:80])
+    base = make_disk(f"{value}/base.vhd", root=root)
+    child = make_disk(
+        f"{value}/{value}.vhd",
+        root=root,
+        name=f"{value}.vhd",
+        creator=safe[:60],
+        sentence=safe,
+        managed_by=safe[:40],
+        moved_from=value,
+        findings=[
+            {"level": "warning", "code": safe, "message": safe, "field": safe, "value": safe}
+        ],
+    )
+    make_link(
+        child,
+        base,
+        named_path=safe,
+        reason=safe,
+        locators=[{"code": safe, "path": safe, "problem": safe, "offset": 1}],
+        trace=[
+            {
+                "source": safe,
+                "raw": safe,
+                "candidate": safe,
+                "verdict": "match",
+                "detail": safe,
+            }
+        ],
+        parent_written_after=True,
+        parent_evidence={"sentence": safe},
+    )
+    sibling = make_disk(f"{value}-2.vhd", root=root, name=f"{value}-2.vhd")
+    make_link(sibling, base)
+    grandchild = make_disk(f"{value}-3.vhd", root=root, name=f"{value}-3.vhd")
+    make_link(grandchild, child, named_path=safe, locators=[], trace=[])
+    make_job(disk=child, summary=safe)
+    make_audit(safe, disk=child)
+    make_link_undo(child, before={"name": safe})
+    harmless(page_of(viewer, child, tab))
+
+
+def test_queries_do_not_grow_with_the_family(viewer: Client) -> None:
+    """bad-input 110: a base with one child and one with many cost the same."""
+    base = make_disk("base.vhd")
+    child = make_disk("child.vhd")
+    make_link(child, base)
+    page_of(viewer, child)
+    with CaptureQueriesContext(connection) as few:
+        page_of(viewer, child)
+    for number in range(12):
+        make_link(make_disk(f"more-{number}.vhd"), base)
+        make_link(make_disk(f"below-{number}.vhd"), child)
+    with CaptureQueriesContext(connection) as many:
+        page_of(viewer, child)
+    assert len(many) == len(few)
+
+
+def test_siblings_and_children_are_drawn_few_and_counted(viewer: Client) -> None:
+    base = make_disk("base.vhd")
+    child = make_disk("child.vhd")
+    make_link(child, base)
+    for number in range(10):
+        make_link(make_disk(f"more-{number}.vhd"), base)
+    response = viewer.get(f"/disks/{child.pk}")
+    drawn = response.context["chain"].parts[-1]
+    assert [branch.name for branch in drawn.siblings] == ["more-0.vhd", "more-1.vhd", "more-2.vhd"]
+    assert drawn.siblings_more == 7
+
+
+def test_a_long_chain_is_folded_around_the_disk(viewer: Client) -> None:
+    parent = make_disk("00.vhd")
+    disks = [parent]
+    for number in range(1, 31):
+        disk = make_disk(f"{number:02}.vhd")
+        make_link(disk, parent)
+        disks.append(disk)
+        parent = disk
+    page = page_of(viewer, disks[-1])
+    assert "more levels" in page
+    assert page.count("vd-chain-here") >= 1
+
+
+def test_the_trace_tells_every_place(viewer: Client) -> None:
+    child = make_disk("child.vhd")
+    make_link(
+        child,
+        trace=[
+            {"source": "W2ru", "raw": ".\\b.vhd", "candidate": "/a/b.vhd", "verdict": "not-found"},
+            {"source": "W2ku", "raw": "D:\\b.vhd", "candidate": None, "verdict": "unmapped"},
+        ],
+    )
+    page = page_of(viewer, child, "parent")
+    assert "Nothing there" in page
+    assert "No root maps it" in page
+    assert "nowhere" in page
+
+
+def test_twins_are_the_same_disk_with_content_not_proven(viewer: Client) -> None:
+    base = make_disk("base.vhd")
+    make_disk("backup/base.vhd", identity=base.identity)
+    child = make_disk("child.vhd")
+    make_link(child, base)
+    page = page_of(viewer, child, "parent")
+    assert "the same disk; its content is not proven" in page
+    assert "backup/" in page
+
+
+def test_differencing_disks_warn_of_qemu_img(viewer: Client) -> None:
+    child = make_disk("child.vhd")
+    make_link(child, make_disk("base.vhd"))
+    assert "qemu-img would read this file wrongly" in page_of(viewer, child)
+    assert "qemu-img" not in page_of(viewer, make_disk("plain.vhd"))
+
+
+@pytest.mark.parametrize("number", ["0", "999999999", "99999999999999999999999"])
+def test_disks_that_do_not_exist_are_not_found(viewer: Client, number: str) -> None:
+    """bad-input 101."""
+    assert viewer.get(f"/disks/{number}").status_code == 404
+
+
+def test_an_unknown_tab_is_refused(viewer: Client) -> None:
+    assert viewer.get(f"/disks/{make_disk().pk}?tab=secrets").status_code == 400
+
+
+def test_real_files_show_layout_raw_bytes_and_locators(operator: Client, tmp_path: Path) -> None:
+    base = builders.build_dynamic(tmp_path, "base.vhd", size=8 * builders.MIB)
+    builders.build_differencing(tmp_path, "child.vhd", parent=base)
+    root = make_root(tmp_path)
+    scanning.scan(root)
+    child = Disk.objects.get(name="child.vhd")
+    assert ParentLink.objects.get(child=child).status == "found"
+    raw = page_of(operator, child, "raw")
+    assert "63 6f 6e 65 63 74 69 78" in raw  # "conectix"
+    assert "63 78 73 70 61 72 73 65" in raw  # "cxsparse"
+    layout = page_of(operator, child, "layout")
+    assert "None of the 4 blocks is stored in this file." in layout
+    parent = page_of(operator, child, "parent")
+    assert "2e 00 5c 00" in parent or "2e 5c" in parent or "bytes at" in parent
+
+
+def test_damaged_files_show_what_is_left(viewer: Client, tmp_path: Path) -> None:
+    (tmp_path / "broken.vhd").write_bytes(b"conectix" + bytes(600))
+    (tmp_path / "text.vhd").write_text("no disk at all")
+    root = make_root(tmp_path)
+    scanning.scan(root)
+    for disk in Disk.objects.filter(root=root):
+        for tab in TABS:
+            page_of(viewer, disk, tab)
+
+
+def test_htmx_gets_the_tab_alone(viewer: Client) -> None:
+    disk = make_disk()
+    part: Any = viewer.get(f"/disks/{disk.pk}?tab=history", headers={"HX-Request": "true"})
+    assert part.content.decode().lstrip().startswith('<div class="card" id="tabs"')
