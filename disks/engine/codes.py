@@ -284,6 +284,9 @@ CODES: dict[str, Code] = {
     "E_NOT_ENDED": Code("Job has not ended", "Wait for its end."),
     "E_NOT_ACTIVE": Code("Job is not running", "Look at its result."),
     "E_IDEMPOTENCY": Code("Form already used", "Open the form again for another job."),
+    "E_NOTHING_CHOSEN": Code("Nothing chosen", "Choose at least one row and send the form again."),
+    "E_NOT_IN_TRASH": Code("Not in the trash any more", "Look whether it was restored already."),
+    "N_PUT_AWAY": Code("Merged away", "Restore the whole job from the trash to get it back."),
     "E_INTERNAL": Code("Internal error", "The log has the details; please report it."),
 }
 

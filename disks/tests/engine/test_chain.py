@@ -82,40 +82,54 @@ def test_d52_a_ring_that_does_not_contain_the_leaf(tmp_path: Path) -> None:
     assert caught.value.value == " → ".join(ring)
 
 
-@pytest.fixture(scope="module")
-def long_chain(tmp_path_factory: pytest.TempPathFactory) -> list[Built]:
-    """5,000 disks above one base."""
-    folder = tmp_path_factory.mktemp("long")
-    disks = [build_dynamic(folder, "0.vhd", size=4096, block_size=4096, content=[(0, b"\1" * 512)])]
-    for index in range(1, 5001):
-        content = [(index % 8, bytes([index % 256]) * 512)]
-        disks.append(
-            build_differencing(folder, f"{index}.vhd", disks[-1], content=content, **SMALL)
+def level(folder: Path, number: int) -> Built:
+    """One disk of a long chain; its parent is number - 1, whether that is there or not."""
+    unique_id = (number + 1).to_bytes(16)
+    content = [(number % 8, bytes([number % 256]) * 512)]
+    name = f"{number}.vhd"
+    if number == 0:
+        return build_dynamic(
+            folder, name, size=4096, block_size=4096, content=content, unique_id=unique_id
         )
-    return disks
+    parent = Built(folder / f"{number - 1}.vhd", number.to_bytes(16), bytearray(4096))
+    return build_differencing(folder, name, parent, content=content, unique_id=unique_id, **SMALL)
+
+
+class Growing(World):
+    """A folder whose chain comes into being, disk by disk, as it is looked at."""
+
+    def open(self, path: str) -> ImageFile:
+        if not os.path.exists(path):
+            level(self.root, int(Path(path).stem))
+        return super().open(path)
 
 
 @pytest.mark.parametrize("depth", [31, 256])
-def test_d53_long_chains_read_right(long_chain: list[Built], depth: int) -> None:
+def test_d53_long_chains_read_right(tmp_path: Path, depth: int) -> None:
     """bad-input D53."""
-    leaf = long_chain[depth - 1]
-    with chain.open_chain(str(leaf.path), World(leaf.path.parent)) as opened:
+    model = bytearray(4096)
+    for number in range(depth):
+        at = number % 8 * 512
+        model[at : at + 512] = bytes([number % 256]) * 512
+    with chain.open_chain(f"{tmp_path}/{depth - 1}.vhd", Growing(tmp_path)) as opened:
         assert len(opened.images) == depth
-        assert opened.sha256() == leaf.sha256
+        assert opened.read(0, 8) == bytes(model)
         assert [finding.code for finding in opened.findings] == ["W_CHAIN_DEPTH"]
 
 
-def test_d53_five_thousand_levels_end_at_the_limit(long_chain: list[Built]) -> None:
+def test_d53_five_thousand_levels_end_at_the_limit(tmp_path: Path) -> None:
     """bad-input D53: no recursion, no end of file descriptors."""
-    leaf = long_chain[5000]
-    world = World(leaf.path.parent)
+    leaf = f"{tmp_path}/5000.vhd"
+    world = Growing(tmp_path)
     with pytest.raises(ImageError) as caught:
-        chain.open_chain(str(leaf.path), world)
+        chain.open_chain(leaf, world)
     assert (caught.value.code, caught.value.value) == ("E_CHAIN_DEPTH", 256)
-    links = list(chain.walk(str(leaf.path), world))
+    links = list(chain.walk(leaf, world))
     assert len(links) == 257
     assert links[-1].error is not None
     assert links[-1].error.code == "E_CHAIN_DEPTH"
+    with pytest.raises(ImageError, match="E_CHAIN_DEPTH"):
+        chain.open_chain(leaf, world, limit=300)
 
 
 def test_d54_a_missing_parent_is_never_zeros(tmp_path: Path) -> None:
