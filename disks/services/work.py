@@ -27,7 +27,7 @@ class Work:
               ends like any other; it has cleaned up when it raises.
     recover   (job: Job, context: JobContext) -> Recovery
               Finishes or undoes what a dead worker left; repeatable. The usual one asks the
-              sidecars in the folders of the job's locks.
+              sidecars in the folders of the job's locks. Empty: such work leaves nothing.
     finished  (job: Job, result: dict) -> None
               Brings the catalog up to date after success, also after a recovery that
               finished the work. Must be repeatable.
@@ -76,10 +76,14 @@ _SOME_STAY = "Cancelled. What was done before that stays, and can be undone."
 _TRY_ON = "What was done before that stays. Try again: the rest is done then."
 
 WORK: dict[str, Work] = {
-    Job.Kind.SCAN: Work("disks.services.scanning.run_scan", requeue_when_lost=True),
-    Job.Kind.CHECK: Work("disks.services.inspection.run_check", requeue_when_lost=True),
-    Job.Kind.UPDATE_PARENT: Work("disks.services.parent_paths.run_update"),
-    Job.Kind.UNDO_UPDATE: Work("disks.services.parent_paths.run_undo"),
+    Job.Kind.SCAN: Work("disks.services.scanning.run_scan", recover="", requeue_when_lost=True),
+    Job.Kind.CHECK: Work("disks.services.inspection.run_check", recover="", requeue_when_lost=True),
+    Job.Kind.UPDATE_PARENT: Work(
+        "disks.services.parent_paths.run_update", "disks.services.parent_paths.finished_update"
+    ),
+    Job.Kind.UNDO_UPDATE: Work(
+        "disks.services.parent_paths.run_undo", "disks.services.parent_paths.finished_update"
+    ),
     Job.Kind.REPAIR_PLAN: Work(
         "disks.services.parent_paths.run_repair",
         requeue_when_lost=True,
@@ -88,18 +92,29 @@ WORK: dict[str, Work] = {
     ),
     Job.Kind.UNDO_PLAN: Work(
         "disks.services.parent_paths.run_undo_plan",
+        "disks.services.parent_paths.finished_update",
         requeue_when_lost=True,
         cancelled="Cancelled. What was taken back before that stays so.",
         lost=_TRY_ON,
     ),
-    Job.Kind.MERGE: Work("disks.services.merging.run_merge"),
-    Job.Kind.COMPACT: Work("disks.services.compacting.run_compact"),
-    Job.Kind.CREATE: Work("disks.services.creating.run_create"),
+    Job.Kind.MERGE: Work(
+        "disks.services.merging.run_merge", "disks.services.merging.finished_merge"
+    ),
+    Job.Kind.COMPACT: Work(
+        "disks.services.compacting.run_compact", "disks.services.compacting.finished_compact"
+    ),
+    Job.Kind.CREATE: Work(
+        "disks.services.creating.run_create", "disks.services.creating.finished_create"
+    ),
     Job.Kind.RESTORE: Work(
-        "disks.services.trash.run_restore", requeue_when_lost=True, lost=_TRY_ON
+        "disks.services.trash.run_restore",
+        "disks.services.trash.finished_restore",
+        requeue_when_lost=True,
+        lost=_TRY_ON,
     ),
     Job.Kind.EMPTY_TRASH: Work(
         "disks.services.trash.run_empty",
+        recover="",
         requeue_when_lost=True,
         cancelled="Cancelled. What was deleted before that is gone; the rest is still there.",
         lost=_TRY_ON,

@@ -1,0 +1,89 @@
+"""Compact: the dry run for the form, the job, and the catalog afterwards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from disks.models import Disk, Job
+from disks.operations import compact, copying
+from disks.operations.compact import CompactPlan
+from disks.operations.progress import Progress
+from disks.services import declarations, inspection, jobs, roots, trash
+from disks.services.stored_json import readable, restored
+from disks.services.work import JobContext
+
+# A page does not wait for a terabyte to be read: then the figures are estimates.
+PLAN_SECONDS = 1.5
+
+
+def plan(disk: Disk, *, time_budget_seconds: float | None = PLAN_SECONDS) -> CompactPlan:
+    """The dry run. Raises Refusal where the chain is broken; the rest is in `refused`."""
+    declarations.require_chain(disk)
+    scope = roots.operation_roots()
+    try:
+        return compact.plan(disk.path, scope, time_budget_seconds=time_budget_seconds)
+    finally:
+        scope.close()
+
+
+def request(
+    disk: Disk,
+    *,
+    user: Any,
+    idempotency_key: str,
+    declared_offline: bool = False,
+    address: str = "",
+) -> Job:
+    """Ask for the compaction; the caller enqueues the job. Raises what the plan refuses."""
+    planned = plan(disk, time_budget_seconds=0.2)
+    if planned.refused is not None:
+        raise planned.refused
+    declarations.require(planned.exclusive, declared_offline=declared_offline)
+    return jobs.request(
+        kind=Job.Kind.COMPACT,
+        parameters={"path": disk.path, "fingerprint": [*planned.fingerprint.items()]},
+        user=user,
+        disk=disk,
+        root=disk.root,
+        summary=f"Compact {readable(disk.name)}",
+        exclusive=list(planned.exclusive),
+        shared=list(planned.shared),
+        declared_offline=declared_offline,
+        idempotency_key=idempotency_key,
+        address=address,
+    )
+
+
+def run_compact(
+    parameters: dict[str, Any], progress: Progress, context: JobContext
+) -> dict[str, Any]:
+    """The work: plan again, compare with what was shown, carry out."""
+    scope = context.roots()
+    try:
+        planned = compact.plan(parameters["path"], scope, progress=progress)
+        if planned.refused is not None:
+            raise planned.refused
+        for path, seen in parameters["fingerprint"]:
+            if planned.fingerprint.get(path) != seen:
+                raise copying.changed(path, "was changed since the compaction was asked for")
+        result = compact.apply(
+            planned,
+            scope,
+            offline=context.job.declared_offline,
+            job=context.name,
+            token=context.token,
+            progress=progress,
+            children_of=declarations.catalog_children,
+        )
+    finally:
+        scope.close()
+    return result | {"changed": [parameters["path"]]}
+
+
+def finished_compact(job: Job, result: dict[str, Any]) -> None:
+    """The catalog after a compaction: the content is the same, so children are not warned."""
+    changed = result.get("changed") or restored(job.parameters).get("locks", {}).get(
+        "exclusive", []
+    )
+    inspection.refresh_paths([], rewritten=changed, job=job)
+    trash.sync_for(changed, job)

@@ -1,0 +1,158 @@
+"""Merge: the dry run for the form, the job, and the catalog afterwards."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from disks.engine.images import DiskType
+from disks.models import Disk, Job
+from disks.operations import copying, merge
+from disks.operations.merge import MergePlan
+from disks.operations.progress import Progress
+from disks.services import chains, declarations, inspection, jobs, roots, trash
+from disks.services.stored_json import readable, restored
+from disks.services.work import JobContext
+
+
+def plan(
+    leaf: Disk,
+    *,
+    into_parent: bool = False,
+    to: str | None = None,
+    base: str | None = None,
+    keep_name: str = merge.PARENT,
+    disk_type: DiskType | str | None = None,
+) -> MergePlan:
+    """The dry run, from the files as they are; other children as the catalog knows them.
+
+    Raises Refusal where the chain is broken or a child lies in an offline root. What else
+    stands in the way is in the plan's `refused`. The job looks for other children again,
+    in all headers below all roots and under lock.
+    """
+    declarations.require_chain(leaf)
+    if into_parent:
+        declarations.require_no_hidden_children(chains.chain_of(leaf)[:-1])
+    scope = roots.operation_roots()
+    try:
+        return merge.plan(
+            leaf.path,
+            scope,
+            into_parent=into_parent,
+            to=to,
+            base=base,
+            keep_name=keep_name,
+            disk_type=disk_type,
+            children_of=declarations.catalog_children,
+            scan=False,
+        )
+    finally:
+        scope.close()
+
+
+def request(
+    leaf: Disk,
+    *,
+    user: Any,
+    idempotency_key: str,
+    declared_offline: bool = False,
+    into_parent: bool = False,
+    to: str | None = None,
+    base: str | None = None,
+    keep_name: str = merge.PARENT,
+    disk_type: DiskType | str | None = None,
+    address: str = "",
+) -> Job:
+    """Ask for the merge as it is planned now; the caller enqueues the job.
+
+    Raises what the plan refuses, and Refusal E_NOT_OFFLINE, E_READ_ONLY, E_ROOT_OFFLINE.
+    """
+    options = {
+        "into_parent": into_parent,
+        "to": to,
+        "base": base,
+        "keep_name": keep_name,
+        "disk_type": str(disk_type) if disk_type else None,
+    }
+    planned = plan(leaf, **options)
+    if planned.refused is not None:
+        raise planned.refused
+    declarations.require(planned.exclusive, declared_offline=declared_offline or not into_parent)
+    return jobs.request(
+        kind=Job.Kind.MERGE,
+        parameters=options | {"leaf": leaf.path, "fingerprint": [*planned.fingerprint.items()]},
+        user=user,
+        disk=leaf,
+        root=leaf.root,
+        summary=_summary(planned),
+        exclusive=list(planned.exclusive),
+        shared=list(planned.shared),
+        declared_offline=declared_offline,
+        idempotency_key=idempotency_key,
+        address=address,
+    )
+
+
+def _summary(planned: MergePlan) -> str:
+    names = [readable(os.path.basename(level.path)) for level in planned.levels]
+    target = readable(os.path.basename(planned.output))
+    if planned.request.into_parent:
+        above = names[:-1]
+        what = above[0] if len(above) == 1 else f"{len(above)} disks"
+        return f"Merge {what} into {names[-1]}"
+    what = names[0] if len(names) == 1 else f"{len(names)} disks from {names[0]}"
+    return f"Merge {what} to {target}"
+
+
+def run_merge(
+    parameters: dict[str, Any], progress: Progress, context: JobContext
+) -> dict[str, Any]:
+    """The work: plan again, compare with what was shown, carry out."""
+    scope = context.roots()
+    try:
+        planned = merge.plan(
+            parameters["leaf"],
+            scope,
+            into_parent=parameters["into_parent"],
+            to=parameters["to"],
+            base=parameters["base"],
+            keep_name=parameters["keep_name"],
+            disk_type=parameters["disk_type"],
+            children_of=declarations.catalog_children,
+            scan=False,
+        )
+        if planned.refused is not None:
+            raise planned.refused
+        for path, seen in parameters["fingerprint"]:
+            if planned.fingerprint.get(path) != seen:
+                raise copying.changed(path, "was changed since the merge was asked for")
+        result = merge.apply(
+            planned,
+            scope,
+            offline=context.job.declared_offline,
+            job=context.name,
+            token=context.token,
+            progress=progress,
+            children_of=declarations.catalog_children,
+        )
+    finally:
+        scope.close()
+    return result | {
+        "changed": [*planned.exclusive, planned.output],
+        "relinked": list(planned.relink),
+        "put_away": [path for path in planned.trash if path != planned.output],
+        "read": list(planned.shared),
+    }
+
+
+def finished_merge(job: Job, result: dict[str, Any]) -> None:
+    """The catalog after a merge, also after one that recovery finished (result is bare then)."""
+    locks = restored(job.parameters).get("locks", {})
+    changed = result.get("changed") or locks.get("exclusive", [])
+    inspection.refresh_paths(
+        [*changed, *([result["output"]] if result.get("output") else [])],
+        rewritten=result.get("relinked", []),
+        put_away=result.get("put_away", []),
+        job=job,
+    )
+    trash.sync_for(changed, job)

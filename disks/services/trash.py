@@ -1,0 +1,245 @@
+"""The trash: an index of what lies in each root's `.vdtrash`, restored or emptied by jobs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+
+from disks.engine.errors import ImageError
+from disks.models import Job, StorageRoot, TrashedJob
+from disks.operations import trash
+from disks.operations.progress import Progress
+from disks.operations.trash import Manifest
+from disks.services import declarations, inspection, jobs, roots
+from disks.services.errors import Refusal
+from disks.services.stored_json import readable, restored
+from disks.services.work import JobContext
+
+State = TrashedJob.State
+
+
+def sync(root: StorageRoot) -> int:
+    """Bring the rows of one root in step with its trash folders. Returns rows in the trash.
+
+    A folder that is gone was emptied, or brought back, outside of this console.
+    """
+    scope = roots.operation_roots([root])
+    try:
+        manifests = [one for one in trash.list_trash(root.path, scope) if one.is_primary]
+    except ImageError:
+        return 0  # offline: what was known stays
+    finally:
+        scope.close()
+    present = set()
+    with transaction.atomic():
+        for manifest in manifests:
+            if manifest.state == trash.PLANNED:
+                continue  # the job is not over
+            folder = os.path.relpath(manifest.folder, root.path)
+            present.add(folder)
+            _keep(root, folder, manifest)
+        for row in TrashedJob.objects.filter(root=root, state=State.IN_TRASH):
+            if row.folder not in present:
+                row.state = State.EMPTIED
+                row.save(update_fields=["state"])
+    return len(present)
+
+
+def _keep(root: StorageRoot, folder: str, manifest: Manifest) -> None:
+    job = int(manifest.job) if manifest.job.isdigit() else None
+    TrashedJob.objects.update_or_create(
+        root=root,
+        folder=folder,
+        defaults={
+            "job": Job.objects.filter(pk=job).first() if job else None,
+            "operation": manifest.kind[:20],
+            "items": readable(
+                [
+                    {
+                        "path": os.path.relpath(entry.original, root.path),
+                        "stored": os.path.basename(entry.trash),
+                        "size_bytes": entry.file.size_bytes,
+                        "role": entry.role,
+                    }
+                    for entry in manifest.entries
+                ]
+            ),
+            "size_bytes": manifest.size_bytes,
+            "trashed_at": _moment(manifest.created),
+            "state": State.IN_TRASH,
+        },
+    )
+
+
+def sync_for(host_paths: Iterable[str], job: Job | None = None) -> None:
+    """The same for the roots that hold these paths."""
+    for root in declarations.roots_of(host_paths):
+        sync(root)
+
+
+def restore_refusal(item: TrashedJob) -> ImageError | None:
+    """Why this job cannot be brought back now; None if it can."""
+    scope = roots.operation_roots()
+    try:
+        return trash.restore_refusal(scope, trash.read(scope, _folder(item)))
+    except ImageError as error:
+        return error
+    finally:
+        scope.close()
+
+
+def request_restore(
+    item: TrashedJob,
+    *,
+    user: Any,
+    idempotency_key: str,
+    declared_offline: bool = False,
+    address: str = "",
+) -> Job:
+    """Ask for everything back that one job put away; the caller enqueues.
+
+    Raises what stands in the way (E_CHANGED: the result was written since), E_NOT_OFFLINE.
+    """
+    manifest = _manifest(item)
+    scope = roots.operation_roots()
+    try:
+        refusal = trash.restore_refusal(scope, manifest)
+    finally:
+        scope.close()
+    if refusal is not None:
+        raise refusal
+    paths = sorted({entry.original for entry in manifest.entries} | set(manifest.relinked))
+    declarations.require(paths, declared_offline=declared_offline)
+    return jobs.request(
+        kind=Job.Kind.RESTORE,
+        parameters={"trash": item.pk, "folder": manifest.folder},
+        user=user,
+        root=item.root,
+        disk=item.job.disk if item.job else None,
+        summary=f"Restore what job {item.job_id or manifest.job} replaced",
+        exclusive=paths,
+        declared_offline=declared_offline,
+        idempotency_key=idempotency_key,
+        address=address,
+    )
+
+
+def run_restore(
+    parameters: dict[str, Any], progress: Progress, context: JobContext
+) -> dict[str, Any]:
+    """The work; asked again after an interruption it goes on."""
+    scope = context.roots()
+    try:
+        try:
+            trash.read(scope, parameters["folder"])
+        except ImageError as error:
+            if error.code == "E_NOT_FOUND" and context.job.attempts > 1:
+                # The attempt before this one had come to its end.
+                return {"restored": [], "sentence": "Everything is back at its place."}
+            raise
+        result = trash.restore(
+            parameters["folder"],
+            scope,
+            offline=context.job.declared_offline,
+            job=context.name,
+            token=context.token,
+            progress=progress,
+        )
+    finally:
+        scope.close()
+    count = len(result["restored"])
+    return result | {"sentence": f"{count:,} files are back at their places."}
+
+
+def finished_restore(job: Job, result: dict[str, Any]) -> None:
+    locks = restored(job.parameters)["locks"]["exclusive"]
+    inspection.refresh_paths([*result.get("restored", []), *locks], job=job)
+    TrashedJob.objects.filter(pk=job.parameters["trash"], state=State.IN_TRASH).update(
+        state=State.RESTORED
+    )
+    sync_for(locks, job)
+
+
+def request_empty(
+    items: Sequence[TrashedJob], *, user: Any, idempotency_key: str, address: str = ""
+) -> Job:
+    """Ask for these to be deleted for good; the caller enqueues."""
+    if not items:
+        raise Refusal("E_NOTHING_CHOSEN", "There is nothing to delete.")
+    size = sum(item.size_bytes for item in items)
+    folders = [_folder(item) for item in items]
+    declarations.require(folders, declared_offline=True)
+    what = f"job {items[0].job_id}" if len(items) == 1 else f"{len(items):,} jobs"
+    return jobs.request(
+        kind=Job.Kind.EMPTY_TRASH,
+        parameters={"trash": [item.pk for item in items], "size_bytes": size},
+        user=user,
+        root=items[0].root,
+        summary=f"Delete what {what} left in the trash",
+        exclusive=folders,
+        idempotency_key=idempotency_key,
+        address=address,
+    )
+
+
+def run_empty(
+    parameters: dict[str, Any], progress: Progress, context: JobContext
+) -> dict[str, Any]:
+    """The work: one job's folder after the other; what is gone already is passed over."""
+    scope = context.roots()
+    freed = done = 0
+    failed: list[dict[str, Any]] = []
+    total = int(parameters["size_bytes"])
+    progress.step("empty", "Deleting")
+    try:
+        for item in TrashedJob.objects.filter(pk__in=parameters["trash"]).select_related("root"):
+            progress.report(done, total, f"deleting {readable(item.folder)}")
+            try:
+                freed += trash.empty(_folder(item), scope)
+            except ImageError as error:
+                if error.code != "E_NOT_FOUND":
+                    failed.append({"folder": item.folder, **error.as_dict()})
+                    progress.log(error.message)
+                    continue
+            TrashedJob.objects.filter(pk=item.pk).update(state=State.EMPTIED)
+            done += item.size_bytes
+    finally:
+        scope.close()
+    if failed and not freed:
+        raise ImageError(failed[0]["code"], failed[0]["message"], file=failed[0]["file"])
+    return {
+        "freed_bytes": freed,
+        "failed": failed,
+        "sentence": f"{freed:,} bytes are free again."
+        + (f" {len(failed):,} folders could not be emptied." if failed else ""),
+    }
+
+
+def _folder(item: TrashedJob) -> str:
+    return os.path.join(item.root.path, item.folder)
+
+
+def _manifest(item: TrashedJob) -> Manifest:
+    if item.state != State.IN_TRASH:
+        raise Refusal(
+            "E_NOT_IN_TRASH",
+            f"This is not in the trash any more: it is “{item.get_state_display()}”.",
+        )
+    scope = roots.operation_roots()
+    try:
+        manifest = trash.read(scope, _folder(item))
+        return manifest if manifest.is_primary else trash.read(scope, manifest.primary)
+    finally:
+        scope.close()
+
+
+def _moment(text: str) -> datetime:
+    try:
+        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        return timezone.now()
