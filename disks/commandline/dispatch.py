@@ -54,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with console.interruptible():
             return int(args.run(args, console) or DONE)
+    except SystemExit as left:  # a verb found the usage wrong
+        return left.code if isinstance(left.code, int) else USAGE
     except ImageError as error:
         console.error(error)
     except Cancelled:
