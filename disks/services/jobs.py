@@ -330,6 +330,8 @@ def fail(job: Job, token: int, error: dict[str, Any]) -> None:
 
 
 def _left_something(job: Job, token: int) -> bool:
+    if not WORK[job.kind].recover:
+        return False
     try:
         return sidecars.left_unfinished(job, JobContext(job, token))
     except ImageError as error:

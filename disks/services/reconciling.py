@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -176,7 +177,9 @@ def _recover(job: Job, token: int, lease: Lease) -> None:
     work = WORK[job.kind]
     context = JobContext(job, token)
     try:
-        recovery: Recovery = function(work.recover)(job, context)
+        recovery = Recovery("nothing")
+        if work.recover:
+            recovery = function(work.recover)(job, context)
         lease.check()
         _conclude(job, token, recovery)
     except LeaseLost:
@@ -317,19 +320,19 @@ def recover_orphans() -> list[dict[str, Any]]:
     bad-input E91. What `disk recover` would do is done, holding the locks on the storage, and
     audited. Looked for beside the catalogued disks of roots that may be written.
     """
-    roots = root_services.operation_roots()
     numbers = Job.objects.filter(status__in=_KEEPING).values_list("pk", flat=True)
     ours = {name for pk in numbers for name in (str(pk), copying.job_word(str(pk)))}
     done: list[dict[str, Any]] = []
-    for folder in _catalogued_folders():
-        try:
-            for _, sidecar in list(journal.sidecars_in(roots, folder)):
-                if isinstance(sidecar, ImageError) or not sidecar.unfinished:
-                    continue
-                if sidecar.job not in ours:
-                    done += recover.recover_disk(sidecar.disk, roots)
-        except ImageError as error:
-            logger.warning("sidecars in %r: %s", folder, error)
+    with closing(root_services.operation_roots()) as roots:
+        for folder in _catalogued_folders():
+            try:
+                for _, sidecar in list(journal.sidecars_in(roots, folder)):
+                    if isinstance(sidecar, ImageError) or not sidecar.unfinished:
+                        continue
+                    if sidecar.job not in ours:
+                        done += recover.recover_disk(sidecar.disk, roots)
+            except ImageError as error:
+                logger.warning("sidecars in %r: %s", folder, error)
     for row in done:
         if row["action"] != recover.BUSY:
             _audit_orphan(row)

@@ -7,9 +7,9 @@ disks, says that the work was complete when its worker died.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
+from contextlib import closing, suppress
 from typing import Any
 
 from disks.engine.errors import ImageError
@@ -31,7 +31,8 @@ def left_unfinished(job: Job, context: JobContext) -> bool:
     """
     wanted = [path for path, _ in leases.wanted_locks(job)]
     try:
-        return bool(_unfinished(context.roots(), wanted, context))
+        with closing(context.roots()) as roots:
+            return bool(_unfinished(roots, wanted, context))
     except ImageError as error:
         if error.code == "E_SIDECAR":
             return True
@@ -47,14 +48,14 @@ def recover_by_sidecars(job: Job, context: JobContext) -> Recovery:
     wanted = leases.wanted_locks(job)
     if not wanted:
         return Recovery("nothing")
-    roots = context.roots()
-    mine = _unfinished(roots, [path for path, _ in wanted], context)
-    recovery = _with_sidecars(mine, roots) if mine else None
-    changed = [path for path, mode in wanted if mode == DiskLock.Mode.EXCLUSIVE]
-    # With the locks on the storage, the old worker is gone for good.
-    with locks.hold(roots, changed, job=context.name, token=context.token):
-        _sweep(roots, changed, context)
-        return recovery or _by_traces(job, context, roots, changed)
+    with closing(context.roots()) as roots:
+        mine = _unfinished(roots, [path for path, _ in wanted], context)
+        recovery = _with_sidecars(mine, roots) if mine else None
+        changed = [path for path, mode in wanted if mode == DiskLock.Mode.EXCLUSIVE]
+        # With the locks on the storage, the old worker is gone for good.
+        with locks.hold(roots, changed, job=context.name, token=context.token):
+            _sweep(roots, changed, context)
+            return recovery or _by_traces(job, context, roots, changed)
 
 
 def _unfinished(roots: Roots, paths: list[str], context: JobContext) -> list[Sidecar]:
@@ -118,7 +119,10 @@ def drafts(job: Job, context: JobContext) -> list[tuple[str, int]]:
     """
     wanted = leases.wanted_locks(job)
     changed = [path for path, mode in wanted if mode == DiskLock.Mode.EXCLUSIVE]
-    return _drafts(context.roots(), changed, context) if changed else []
+    if not changed:
+        return []
+    with closing(context.roots()) as roots:
+        return _drafts(roots, changed, context)
 
 
 def _drafts(roots: Roots, paths: list[str], context: JobContext) -> list[tuple[str, int]]:
@@ -127,7 +131,7 @@ def _drafts(roots: Roots, paths: list[str], context: JobContext) -> list[tuple[s
     ours = re.compile(rf"\..+\.(?:{words})-\d+\.vdtmp", re.DOTALL)
     found = []
     for folder in sorted({os.path.dirname(path) for path in paths}):
-        with contextlib.suppress(ImageError):
+        with suppress(ImageError):
             for entry in roots.list(folder):
                 if entry.is_file and ours.fullmatch(entry.name):
                     path = os.path.join(folder, entry.name)
