@@ -79,10 +79,7 @@ def candidates_for(child: Disk) -> list[Candidate]:
         scope.close()
     rows = {disk.path: disk for disk in chosen}
     return [
-        Candidate(
-            one.path, one.identity, one.verdict, (*one.reasons, *_more(rows.get(one.path), child))
-        )
-        for one in found
+        replace(one, reasons=(*one.reasons, *_more(rows.get(one.path), child))) for one in found
     ]
 
 
