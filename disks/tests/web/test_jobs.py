@@ -1,0 +1,230 @@
+"""The list of jobs, one job's page, cancel and try again."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from django.urls import reverse
+from django.utils import timezone
+
+from disks.models import AuditEntry, Job
+from disks.tests.factories import make_disk, make_job, make_root, make_trashed_job
+from disks.views.jobs import pace
+
+pytestmark = pytest.mark.django_db
+GIB = 1024**3
+
+
+def text(answer) -> str:
+    return answer.content.decode()
+
+
+def test_list_filters_by_state_kind_and_words(viewer):
+    make_job(Job.Kind.MERGE, summary="Merge alpha.vhd", status=Job.Status.RUNNING)
+    make_job(Job.Kind.COMPACT, summary="Compact beta.vhd", status=Job.Status.FAILED)
+    make_job(Job.Kind.COMPACT, summary="Compact gamma.vhd", status=Job.Status.SUCCEEDED)
+    active = text(viewer.get(reverse("jobs"), {"state": "active"}))
+    assert "alpha.vhd" in active
+    assert "beta.vhd" not in active
+    trouble = text(viewer.get(reverse("jobs"), {"state": "trouble", "kind": "compact"}))
+    assert "beta.vhd" in trouble
+    assert "gamma.vhd" not in trouble
+    words = text(viewer.get(reverse("jobs"), {"q": "GAMMA"}))
+    assert "gamma.vhd" in words
+    assert "alpha.vhd" not in words
+
+
+def test_list_is_found_by_number(viewer):
+    wanted = make_job(summary="Merge wanted.vhd")
+    make_job(summary="Merge other.vhd")
+    page = text(viewer.get(reverse("jobs"), {"q": str(wanted.pk)}))
+    assert "wanted.vhd" in page
+    assert "other.vhd" not in page
+
+
+def test_empty_list_says_what_to_do(viewer):
+    assert "No jobs yet" in text(viewer.get(reverse("jobs")))
+    assert "No job fits" in text(viewer.get(reverse("jobs"), {"state": "failed"}))
+
+
+def test_list_answers_htmx_with_its_fragment_only(viewer):
+    answer = viewer.get(reverse("jobs"), headers={"HX-Request": "true"})
+    assert text(answer).lstrip().startswith('<div class="card" id="jobs-table"')
+    assert "HX-Request" in answer["Vary"]
+    restored = viewer.get(
+        reverse("jobs"),
+        headers={"HX-Request": "true", "HX-History-Restore-Request": "true"},
+    )
+    assert "<!doctype html>" in text(restored)
+
+
+def test_list_polls_only_while_a_job_is_active(viewer):
+    job = make_job(status=Job.Status.RUNNING)
+    assert 'hx-trigger="every 5s"' in text(
+        viewer.get(reverse("jobs"), headers={"HX-Request": "true"})
+    )
+    Job.objects.filter(pk=job.pk).update(status=Job.Status.SUCCEEDED)
+    assert "hx-trigger" not in text(viewer.get(reverse("jobs"), headers={"HX-Request": "true"}))
+
+
+def test_running_job_shows_progress_rate_and_time_left(viewer):
+    now = timezone.now()
+    job = make_job(
+        Job.Kind.MERGE,
+        status=Job.Status.RUNNING,
+        sentence="copying block 812 of 1,252",
+        started_at=now - timedelta(seconds=100),
+        step_started_at=now - timedelta(seconds=100),
+        done_bytes=GIB,
+        total_bytes=4 * GIB,
+    )
+    page = text(viewer.get(reverse("job", args=[job.pk])))
+    assert f'<progress class="bar" max="{4 * GIB}" value="{GIB}"' in page
+    assert "<strong>25 %</strong>" in page
+    assert "copying block 812 of 1,252" in page
+    assert "5 min" in page
+    assert 'hx-trigger="every 2s"' in page
+
+
+def test_pace_is_that_of_the_present_step():
+    now = timezone.now()
+    job = Job(
+        status=Job.Status.RUNNING,
+        started_at=now - timedelta(hours=1),
+        step_started_at=now - timedelta(seconds=10),
+        done_bytes=100,
+        total_bytes=300,
+    )
+    told = pace(job, now)
+    assert (told.percent, told.bytes_per_second, told.seconds_left) == (33, 10.0, 20.0)
+    job.step_started_at = now
+    assert pace(job, now).seconds_left is None
+    job.total_bytes = 0
+    assert pace(job, now).percent is None
+
+
+def test_last_answer_of_the_progress_has_no_trigger(viewer):
+    job = make_job(status=Job.Status.SUCCEEDED, sentence="Done.")
+    fragment = text(viewer.get(reverse("job", args=[job.pk]), headers={"HX-Request": "true"}))
+    assert fragment.lstrip().startswith('<div id="job-progress"')
+    assert "hx-trigger" not in fragment
+
+
+def test_waiting_job_says_for_whom(viewer):
+    first = make_job(summary="Merge a.vhd", status=Job.Status.RUNNING)
+    job = make_job(waits_for=first)
+    page = text(viewer.get(reverse("job", args=[job.pk])))
+    assert f'Waits for <a href="/jobs/{first.pk}">job {first.pk}</a>' in page
+
+
+def test_viewer_sees_no_buttons_that_change_something(viewer, operator):
+    job = make_job(status=Job.Status.RUNNING)
+    address = reverse("job-cancel", args=[job.pk])
+    assert address not in text(viewer.get(reverse("job", args=[job.pk])))
+    assert address in text(operator.get(reverse("job", args=[job.pk])))
+
+
+def test_cancel_stops_a_waiting_job_and_is_audited(operator):
+    job = make_job()
+    answer = operator.post(reverse("job-cancel", args=[job.pk]), REMOTE_ADDR="192.0.2.9")
+    assert (answer.status_code, answer["Location"]) == (302, f"/jobs/{job.pk}")
+    job.refresh_from_db()
+    assert job.status == Job.Status.CANCELLED
+    entry = AuditEntry.objects.get(job=job)
+    assert (entry.username, entry.address) == (operator.user.username, "192.0.2.9")
+
+
+def test_cancel_too_late_is_409_with_the_reason(operator):
+    job = make_job(status=Job.Status.RUNNING, cancellable=False)
+    answer = operator.post(reverse("job-cancel", args=[job.pk]))
+    assert answer.status_code == 409
+    assert "it can no longer be stopped" in text(answer)
+
+
+def test_failed_job_shows_its_error_and_can_be_tried_again_once(operator):
+    error = {
+        "code": "E_CHANGED",
+        "message": "The parent was written while it was copied.",
+        "file": "/srv/vms/base.vhd",
+        "field": "mtime_ns",
+        "offset": None,
+        "value": 17,
+    }
+    job = make_job(status=Job.Status.FAILED, error=error, parameters={"disk": 1})
+    page = text(operator.get(reverse("job", args=[job.pk])))
+    assert "The parent was written while it was copied." in page
+    assert "E_CHANGED" in page
+    first = operator.post(reverse("job-retry", args=[job.pk]))
+    second = operator.post(reverse("job-retry", args=[job.pk]))
+    again = Job.objects.get(repeats=job)
+    assert first["Location"] == second["Location"] == f"/jobs/{again.pk}"
+
+
+def test_running_job_cannot_be_tried_again(operator):
+    job = make_job(status=Job.Status.RUNNING)
+    answer = operator.post(reverse("job-retry", args=[job.pk]))
+    assert answer.status_code == 409
+
+
+def test_operator_cannot_repeat_the_emptying_of_the_trash(operator, administrator):
+    job = make_job(Job.Kind.EMPTY_TRASH, status=Job.Status.FAILED)
+    assert operator.post(reverse("job-retry", args=[job.pk])).status_code == 403
+    assert administrator.post(reverse("job-retry", args=[job.pk])).status_code == 302
+
+
+def test_finished_job_shows_result_proof_and_what_comes_back(operator):
+    root = make_root()
+    disk = make_disk(root=root)
+    job = make_job(
+        Job.Kind.COMPACT,
+        status=Job.Status.SUCCEEDED,
+        disk=disk,
+        started_at=timezone.now() - timedelta(seconds=61),
+        finished_at=timezone.now(),
+        result={
+            "output": "/srv/x.vhd",
+            "file_size_before_bytes": 41 * GIB,
+            "file_size_after_bytes": 12 * GIB,
+            "proof": "9e1f0c8d4b1a77aa",
+            "commands": ["Set-VMHardDiskDrive -Path C:\\VMs\\x.vhd"],
+        },
+    )
+    item = make_trashed_job(root, job, size_bytes=41 * GIB)
+    page = text(operator.get(reverse("job", args=[job.pk])))
+    assert f'title="{41 * GIB:,} bytes">41 GB' in page
+    assert "9e1f0c8d4b1a77aa" in page
+    assert "written, read again, and the same" in page
+    assert "Set-VMHardDiskDrive" in page
+    assert reverse("trash-restore", args=[item.pk]) in page
+    assert "1 min 1 s" in page
+
+
+def test_job_over_many_disks_tells_each(viewer):
+    job = make_job(
+        Job.Kind.REPAIR_PLAN,
+        status=Job.Status.SUCCEEDED,
+        result={
+            "rows": [
+                {"path": "/srv/a.vhd", "sentence": "Names C:\\VMs\\base.vhd now."},
+                {"path": "/srv/b.vhd", "error": {"code": "E_IN_USE", "message": "It is open."}},
+            ]
+        },
+    )
+    page = text(viewer.get(reverse("job", args=[job.pk])))
+    assert page.count("</svg>Failed") == 1
+    assert "It is open." in page
+
+
+def test_job_that_needs_attention_says_what_to_do(operator):
+    job = make_job(status=Job.Status.NEEDS_ATTENTION)
+    page = text(operator.get(reverse("job", args=[job.pk])))
+    assert "Recovery failed several times." in page
+    assert "Try recovery again" in page
+
+
+def test_badge_in_the_navigation_counts_what_is_active(viewer):
+    make_job(status=Job.Status.RUNNING)
+    make_job()
+    make_job(status=Job.Status.SUCCEEDED)
+    assert "seen=2" in text(viewer.get(reverse("jobs")))
