@@ -101,7 +101,7 @@ class ConsoleUserAdmin(UserAdmin):
         role = next((each for each in access.GRANTED if group and each.group == group.name), None)
         access.grant(user, role or Role.SIGNED_IN)
         audit.record(
-            user=request.user,  # type: ignore[arg-type]
+            user=request.user,
             action="user-change" if change else "user-add",
             sentence=f"{'Changed' if change else 'Added'} the user {user.get_username()}.",
             before={"role": before.group} if before is not None else None,
@@ -114,7 +114,7 @@ class ConsoleUserAdmin(UserAdmin):
         if request.method == "POST" and response.status_code == 302:
             user = self.get_object(request, unquote(id))
             audit.record(
-                user=request.user,  # type: ignore[arg-type]
+                user=request.user,
                 action="user-password",
                 sentence=f"Set a new password for {user}.",
                 address=client_address(request),
@@ -123,7 +123,7 @@ class ConsoleUserAdmin(UserAdmin):
 
     def delete_model(self, request: HttpRequest, obj: Any) -> None:
         audit.record(
-            user=request.user,  # type: ignore[arg-type]
+            user=request.user,
             action="user-delete",
             sentence=f"Deleted the user {obj.get_username()}.",
             before={"role": role_of(obj).group},

@@ -84,7 +84,7 @@ def duration_text(seconds: float | int | timedelta | None) -> str:
     rest = max(0, round(seconds))
     if rest == 0 and seconds > 0:
         return "less than 1 s"
-    parts = []
+    parts: list[str] = []
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         count, rest = divmod(rest, length)
         if count or (unit == "s" and not parts):

@@ -9,20 +9,21 @@ from urllib.parse import urlencode, urlsplit
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
 from django.shortcuts import resolve_url
 
 from disks.services.access import Role, role_of
 from disks.views import errors
 from disks.views.listing import BadAddress
 
-View = Callable[..., HttpResponse]
+View = Callable[..., HttpResponseBase]
 
 
 def guarded(view: View, role: Role) -> View:
     """The view behind its role: strangers are sent to sign in, the others learn why not."""
 
     @wraps(view)
-    def guard(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+    def guard(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         has = role_of(getattr(request, "user", None)) if role > Role.ANYONE else role
         if has >= role:
             try:

@@ -18,7 +18,9 @@ from disks.services.access import Role, role_of
 def wants_fragment(request: HttpRequest) -> bool:
     """True when htmx asks for a part: not for boosted links, not when Back restores a page."""
     htmx = getattr(request, "htmx", None)
-    return bool(htmx) and not htmx.boosted and not htmx.history_restore_request
+    if not htmx:
+        return False
+    return not htmx.boosted and not htmx.history_restore_request
 
 
 def render_page(
