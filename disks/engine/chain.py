@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -89,6 +88,8 @@ class ChainView:
         """Depth first with a stack of our own: a chain of any depth needs no recursion."""
         images = self.images
         depth = len(images)
+        sizes = [image.virtual_size_bytes // SECTOR_BYTES for image in images]
+        data, zero, parent = Source.DATA, Source.ZERO, Source.PARENT
         stack: list[Iterator[Extent]] = []
         todo: tuple[int, int] | None = (first, count)
         while True:
@@ -98,38 +99,37 @@ class ChainView:
                 todo = None
                 level = len(stack)
                 if level == depth:
-                    yield ChainExtent(start, length, None, None, Source.PARENT)
-                else:
-                    held = min(length, images[level].virtual_size_bytes // SECTOR_BYTES - start)
-                    if held < length:
-                        # Past the end of this ancestor: zeros, whatever lies below it.
-                        if held <= 0:
-                            yield ChainExtent(start, length, None, None, Source.ZERO)
-                            continue
-                        tail = Extent(start + held, length - held, Source.ZERO)
-                        stack.append(_followed_by(images[level].extents(start, held), tail))
-                    else:
-                        stack.append(images[level].extents(start, length))
+                    yield ChainExtent(start, length, None, None, parent)
                     continue
+                held = min(length, sizes[level] - start)
+                if held <= 0:
+                    # Past the end of this ancestor: zeros, whatever lies below it.
+                    yield ChainExtent(start, length, None, None, zero)
+                    continue
+                extents = images[level].extents(start, held)
+                if held < length:
+                    extents = _followed_by(extents, Extent(start + held, length - held, zero))
+                stack.append(extents)
             if not stack:
                 return
-            extent = next(stack[-1], None)
-            if extent is None:
-                stack.pop()
-                continue
-            source = extent.source
-            if source is Source.DATA:
-                yield ChainExtent(
-                    extent.first_sector,
-                    extent.count_sectors,
-                    len(stack) - 1,
-                    extent.file_offset,
-                    source,
-                )
-            elif source is Source.ZERO:
-                yield ChainExtent(extent.first_sector, extent.count_sectors, None, None, source)
+            level = len(stack) - 1
+            for extent in stack[-1]:  # goes on where it was left
+                source = extent.source
+                if source is data:
+                    yield ChainExtent(
+                        extent.first_sector,
+                        extent.count_sectors,
+                        level,
+                        extent.file_offset,
+                        source,
+                    )
+                elif source is zero:
+                    yield ChainExtent(extent.first_sector, extent.count_sectors, None, None, source)
+                else:
+                    todo = (extent.first_sector, extent.count_sectors)
+                    break
             else:
-                todo = (extent.first_sector, extent.count_sectors)
+                stack.pop()
 
     def read_into(self, extent: ChainExtent, buffer: memoryview, done_sectors: int = 0) -> None:
         """Fill buffer with an extent's bytes, done_sectors into it. Errors name the LBA."""
@@ -167,6 +167,8 @@ class ChainView:
 
         report(done_bytes, total_bytes) is called every few MiB and may raise to stop.
         """
+        import hashlib  # brings OpenSSL with it, which inspecting does not need
+
         digest = hashlib.sha256()
         total = self.virtual_size_bytes
         buffer = memoryview(bytearray(_PIECE_BYTES))

@@ -6,7 +6,6 @@ import sys
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from disks.engine.files import ImageFile
 
@@ -17,13 +16,6 @@ _ALL_ABSENT = b"\xff" * _PIECE_BYTES
 _CACHED_PIECES = 64  # 4 MiB
 
 assert array("I").itemsize == 4  # noqa: S101 - the layout itself, at import
-
-
-class Usage(NamedTuple):
-    """allocated: entries in use; lowest: the smallest of those, a sector number (or None)."""
-
-    allocated: int
-    lowest: int | None
 
 
 def to_entries(data: bytes) -> array[int]:
@@ -40,6 +32,29 @@ def to_stored(entries: array[int]) -> bytes:
         entries = array("I", entries)
         entries.byteswap()
     return entries.tobytes()
+
+
+def _column(stored: bytes, index: int) -> int:
+    """One byte of every entry, as a long number: & and | then work on all of them at once."""
+    return int.from_bytes(stored[index::4])
+
+
+def count_absent(stored: bytes) -> int:
+    """How many entries of stored bytes are ABSENT; several times faster than a loop.
+
+    An entry is absent when all of its four bytes are 0xFF.
+    """
+    all_set = _column(stored, 0) & _column(stored, 1) & _column(stored, 2) & _column(stored, 3)
+    return all_set.to_bytes(len(stored) // 4).count(0xFF)
+
+
+def positions_below_65536(stored: bytes) -> Iterator[int]:
+    """Indexes of the entries below 65,536: those whose upper two bytes are zero."""
+    upper = (_column(stored, 0) | _column(stored, 1)).to_bytes(len(stored) // 4)
+    index = upper.find(0)
+    while index >= 0:
+        yield index
+        index = upper.find(0, index + 1)
 
 
 class BlockAllocationTable:
@@ -105,18 +120,30 @@ class BlockAllocationTable:
                     if entry != ABSENT:
                         yield first + index, entry
 
-    def usage(self) -> Usage:
-        """Count the entries in use, and find the lowest of them."""
-        used = 0
-        lowest: int | None = None
+    def _stored_pieces(self) -> Iterator[tuple[int, array[int], bytes]]:
+        """(first block, entries, the same as stored) of the pieces that hold anything."""
         for piece in range(-(-self.entries // PIECE_ENTRIES)):
             entries = self.piece(piece)
-            if entries is None:
-                continue
-            absent = entries.count(ABSENT)
-            if absent == len(entries):
-                continue
-            used += len(entries) - absent
-            low = min(entries)
-            lowest = low if lowest is None else min(low, lowest)
-        return Usage(used, lowest)
+            if entries is not None:
+                yield piece * PIECE_ENTRIES, entries, to_stored(entries)
+
+    def count_allocated(self) -> int:
+        """How many entries are in use."""
+        return sum(
+            len(entries) - count_absent(stored) for _, entries, stored in self._stored_pieces()
+        )
+
+    def below(self, sector: int) -> Iterator[tuple[int, int]]:
+        """(block, entry) of the blocks whose bitmap starts before a sector."""
+        if sector > 0x10000:
+            yield from ((block, entry) for block, entry in self.allocated() if entry < sector)
+            return
+        for first, entries, stored in self._stored_pieces():
+            for index in positions_below_65536(stored):
+                if entries[index] < sector:
+                    yield first + index, entries[index]
+
+    def lowest(self) -> int | None:
+        """The smallest entry in use; None without any."""
+        found = min((min(entries) for _, entries, _ in self._stored_pieces()), default=ABSENT)
+        return None if found == ABSENT else found

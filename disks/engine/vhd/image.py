@@ -23,7 +23,7 @@ from disks.engine.images import (
 )
 from disks.engine.units import SECTOR_BYTES
 from disks.engine.vhd import dynamic_header, footer, link, raw_view
-from disks.engine.vhd.bat import ABSENT, BlockAllocationTable, Usage
+from disks.engine.vhd.bat import ABSENT, BlockAllocationTable
 from disks.engine.vhd.dynamic_header import HEADER_BYTES, DynamicHeader
 from disks.engine.vhd.footer import Footer, Footers
 from disks.engine.vhd.parent_locator import ReadLocator, decode_name, parse_entries, read_locators
@@ -98,7 +98,7 @@ class VhdImage:
         self.header: DynamicHeader | None = None
         self._parent: ParentReference | None = None
         self._locators: list[ReadLocator] | None = None
-        self._usage: Usage | None = None
+        self._allocated: int | None = None
         self.is_truncated = False  # blocks reach past the end of the file
         self._runs: OrderedDict[int, list[Run]] = OrderedDict()
         self._runs_kept = 0
@@ -282,17 +282,14 @@ class VhdImage:
         used = [entry for entry in entries if not entry.is_free]
         if not used:
             return []
-        highest = max(entry.platform_data_offset + entry.platform_data_length for entry in used)
         taken = [(header.table_offset, header.table_offset + header.max_table_entries * 4)]
-        lowest = self.usage().lowest
-        if lowest is not None and lowest * SECTOR_BYTES < highest:
-            # Data behind blocks is legal, data inside one is the guest's.
-            taken += self.blocks_over(
-                [
-                    (e.platform_data_offset, e.platform_data_offset + e.platform_data_length)
-                    for e in used
-                ]
-            )
+        # Data behind blocks is legal, data inside one is the guest's.
+        wanted = [
+            (one.platform_data_offset, one.platform_data_offset + one.platform_data_length)
+            for one in used
+            if one.platform_data_offset < self.data_end
+        ]
+        taken += self.blocks_over(wanted)
         return read_locators(
             self.file, entries, self.footers.head, self.metadata_end, self.data_end, taken
         )
@@ -301,7 +298,8 @@ class VhdImage:
         """Allocated blocks, as byte ranges, that overlap one of a few ranges of the file."""
         found: list[tuple[int, int]] = []
         stride = self.bitmap_bytes + self.block_size_bytes
-        for _block, entry in self.bat.allocated():
+        highest = min(max((stop for _, stop in ranges), default=0), self.data_end)
+        for _block, entry in self.bat.below(-(-highest // SECTOR_BYTES)):
             start = entry * SECTOR_BYTES
             if any(start < stop and begin < start + stride for begin, stop in ranges):
                 found.append((start, start + stride))
@@ -331,18 +329,12 @@ class VhdImage:
 
     # The blocks
 
-    def usage(self) -> Usage:
-        """Counts over the BAT, taken once."""
-        if self._usage is None:
-            if self.disk_type is DiskType.FIXED:
-                self._usage = Usage(0, None)
-            else:
-                self._usage = self.bat.usage()
-        return self._usage
-
     def blocks_allocated(self) -> int:
-        """Blocks of the disk that are in the file; 0 for a fixed disk."""
-        return self.usage().allocated
+        """Blocks of the disk that are in the file, counted once; 0 for a fixed disk."""
+        if self._allocated is None:
+            fixed = self.disk_type is DiskType.FIXED
+            self._allocated = 0 if fixed else self.bat.count_allocated()
+        return self._allocated
 
     def extents(self, first_sector: int, count_sectors: int) -> Iterator[Extent]:
         """See `Image`: the one loop that cuts requests at block boundaries.

@@ -96,7 +96,7 @@ def _place(image: VhdImage, header: DynamicHeader, strings: Sequence[_String]) -
         if string.entry is not None:
             start = string.entry.platform_data_offset
             taken.append((start, round_up(start + len(string.data), SECTOR_BYTES)))
-    lowest = image.usage().lowest
+    lowest = image.bat.lowest()
     limit = image.data_end if lowest is None else min(image.data_end, lowest * SECTOR_BYTES)
     limit -= limit % SECTOR_BYTES
     entries: list[LocatorEntry] = []

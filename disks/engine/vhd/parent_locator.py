@@ -8,14 +8,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from typing import NamedTuple
-from urllib.parse import unquote_to_bytes
 
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.images import Locator
 from disks.engine.units import SECTOR_BYTES
 from disks.engine.vhd.dynamic_header import LOCATOR_BYTES, LOCATOR_SLOTS, NAME_BYTES
-from disks.engine.vhd.text import ascii_label, escape_surrogates
+from disks.engine.vhd.text import ascii_label, escape_surrogates, has_surrogates
 
 W2RU = b"W2ru"  # UTF-16LE, relative to the child
 W2KU = b"W2ku"  # UTF-16LE, absolute (blktap: relative too)
@@ -97,7 +96,7 @@ def _utf16(data: bytes) -> tuple[str, str | None, str | None]:
     text = data.decode("utf-16-le", "surrogatepass").rstrip("\0")
     if text[:1] in ("\ufeff", "\ufffe"):
         return text, "its UTF-16 text starts with a byte order mark", "E_LOCATOR_ENCODING"
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if has_surrogates(text):
         return text, "its UTF-16 text has unpaired surrogates", "E_LOCATOR_ENCODING"
     if text and not any(data[0::2]) and all(0x20 <= byte < 0x7F for byte in data[1::2]):
         turned = data.decode("utf-16-be")
@@ -107,6 +106,8 @@ def _utf16(data: bytes) -> tuple[str, str | None, str | None]:
 
 def _mac_url(data: bytes) -> tuple[str, str | None, str | None]:
     """A file URL as a path. Percent signs are decoded once, never again."""
+    from urllib.parse import unquote_to_bytes  # slow to import, and rarely needed
+
     try:
         url = data.rstrip(b"\0").decode()
     except UnicodeDecodeError:
@@ -201,7 +202,7 @@ def decode_name(field: bytes) -> tuple[str | None, str | None]:
     problem = None
     if rest.strip("\0"):
         problem = "The parent name has a NUL in the middle."
-    elif any("\ud800" <= character <= "\udfff" for character in name):
+    elif has_surrogates(name):
         problem = "The parent name has unpaired surrogates."
     return (escape_surrogates(name) or None), problem
 

@@ -40,9 +40,16 @@ def timestamp_of(when: datetime | None) -> int:
     return seconds if 0 <= seconds <= 0xFFFFFFFF else 0
 
 
+def has_surrogates(text: str) -> bool:
+    """Whether a text holds unpaired surrogates, which no encoding can carry."""
+    if text.isascii():  # nearly all are; and this is asked for every disk of a scan
+        return False
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def escape_surrogates(text: str) -> str:
     r"""Unpaired surrogates as \udXXX, so that the text can be stored and shown."""
-    if not any("\ud800" <= character <= "\udfff" for character in text):
+    if not has_surrogates(text):
         return text
     return "".join(
         f"\\u{ord(character):04x}" if "\ud800" <= character <= "\udfff" else character
@@ -52,6 +59,7 @@ def escape_surrogates(text: str) -> str:
 
 def ascii_label(data: bytes) -> str:
     r"""A four-byte code as text: printable characters as they are, others as \xNN."""
-    return "".join(
-        chr(byte) if 0x20 <= byte < 0x7F else f"\\x{byte:02x}" for byte in data.rstrip(b"\0")
-    )
+    plain = data.rstrip(b"\0")
+    if plain.isalnum():
+        return plain.decode("ascii")
+    return "".join(chr(byte) if 0x20 <= byte < 0x7F else f"\\x{byte:02x}" for byte in plain)
