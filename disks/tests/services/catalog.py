@@ -1,0 +1,60 @@
+"""Real files below real roots, for tests of the catalog."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+from disks.models import Disk, StorageRoot
+from disks.services import roots, scanning
+from disks.tests.builders import Built, build_differencing, build_dynamic
+
+KIB = 1024
+SIZE = 2 * 1024 * KIB
+SMALL: dict[str, Any] = {"size": SIZE, "block_size": 512 * KIB}
+
+
+def declare(folder: Path, *views: str, **says: Any) -> StorageRoot:
+    """A writable root that nobody else opens."""
+    folder.mkdir(exist_ok=True)
+    return roots.declare(
+        path=str(folder),
+        declared_by=StorageRoot.DeclaredBy.COMMAND_LINE,
+        says=roots.Declaration(
+            **{"opened_by": "nobody", "read_only": False, "windows_views": views} | says
+        ),
+    )
+
+
+def base(folder: Path, name: str = "base.vhd", **options: Any) -> Built:
+    folder.mkdir(parents=True, exist_ok=True)
+    return build_dynamic(folder, name, **(SMALL | {"content": [(0, b"base" * 128)]} | options))
+
+
+def child(folder: Path, name: str, parent: Built, **options: Any) -> Built:
+    folder.mkdir(parents=True, exist_ok=True)
+    return build_differencing(
+        folder, name, parent, **({"content": [(8, name.encode().ljust(512, b"."))]} | options)
+    )
+
+
+def disk(name: str) -> Disk:
+    return Disk.objects.select_related("root", "parent_link").get(name=name)
+
+
+def scan(*chosen: StorageRoot) -> dict[str, Any]:
+    for root in chosen:
+        root.refresh_from_db()
+    return scanning.scan_roots(chosen)
+
+
+def key() -> str:
+    return uuid.uuid4().hex
+
+
+def touch(path: Path) -> None:
+    """Another modification time, a minute later."""
+    status = os.stat(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 60 * 10**9))

@@ -1,0 +1,496 @@
+"""A scan: what it finds, what it leaves alone, and what it says about it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from disks.engine.errors import ImageError
+from disks.models import Disk, OtherFile, ParentLink, StorageRoot
+from disks.operations.progress import Cancelled, Progress
+from disks.services import chains, roots, scanning
+from disks.tests.builders import build_fixed
+from disks.tests.services.catalog import base, child, declare, disk, scan, touch
+
+pytestmark = pytest.mark.django_db
+
+
+def opened_files() -> tuple[list[str], Any]:
+    """Names that are opened from now on, by Python's own announcements."""
+    names: list[str] = []
+    state = {"on": True}
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if state["on"] and event == "open" and isinstance(arguments[0], str):
+            names.append(arguments[0])
+
+    sys.addaudithook(hook)
+
+    def stop() -> list[str]:
+        state["on"] = False
+        return names
+
+    return names, stop
+
+
+def test_scan_finds_a_chain_and_fills_its_columns(tmp_path: Path) -> None:
+    root = declare(tmp_path / "vms")
+    folder = tmp_path / "vms"
+    bottom = base(folder)
+    middle = child(folder, "middle.vhd", bottom)
+    child(folder, "leaf.vhd", middle)
+    result = scan(root)
+    assert (result["disks"], result["new"], result["links_resolved"]) == (3, 3, 2)
+    rows = [disk(name) for name in ("base.vhd", "middle.vhd", "leaf.vhd")]
+    assert [row.chain_position for row in rows] == [1, 2, 3]
+    assert [row.chain_depth for row in rows] == [3, 3, 3]
+    assert [row.child_count for row in rows] == [1, 1, 0]
+    assert rows[0].chain_base is None
+    assert {row.chain_base_id for row in rows[1:]} == {rows[0].pk}
+    assert {row.health for row in rows} == {Disk.Health.HEALTHY}
+    assert rows[2].sentence == "The chain is complete: 2 disks below this one."
+    assert rows[2].parent_link.named_path == "C:\\VMs\\middle.vhd"
+    assert [row.name for row in chains.chain_of(rows[2])] == ["base.vhd", "middle.vhd", "leaf.vhd"]
+    assert [row.name for row in chains.descendants(rows[0])] == ["middle.vhd", "leaf.vhd"]
+
+
+def test_content_decides_and_not_the_name(tmp_path: Path) -> None:
+    """bad-input A2, A50: text named .vhd is listed as no disk; other texts are not listed."""
+    folder = tmp_path / "vms"
+    root = declare(folder)
+    base(folder, "disk.without-extension")
+    (folder / "letter.vhd").write_text("Dear disk,\n" * 200)
+    (folder / "empty.vhd").write_bytes(b"")
+    (folder / "letter.txt").write_text("Dear disk,\n" * 200)
+    scan(root)
+    assert disk("disk.without-extension").health == Disk.Health.HEALTHY
+    assert disk("letter.vhd").health == Disk.Health.NOT_A_DISK
+    assert disk("letter.vhd").health_code == "E_NO_FOOTER"
+    assert disk("empty.vhd").health_code == "E_TOO_SMALL"
+    assert not Disk.objects.filter(name="letter.txt").exists()
+    assert list(OtherFile.objects.values_list("relative_path", flat=True)) == ["letter.txt"]
+
+
+def test_unchanged_files_are_not_opened_again(tmp_path: Path) -> None:
+    folder = tmp_path / "vms"
+    root = declare(folder)
+    bottom = base(folder)
+    child(folder, "leaf.vhd", bottom)
+    (folder / "notes.txt").write_text("x" * 1000)
+    scan(root)
+    read_at = disk("leaf.vhd").last_read_at
+    touch(folder / "base.vhd")
+    _, stop = opened_files()
+    result = scan(root)
+    names = stop()
+    assert "leaf.vhd" not in names
+    assert "notes.txt" not in names
+    assert names.count("base.vhd") == 1
+    assert result["changed"] == 1
+    assert disk("leaf.vhd").last_read_at == read_at
+    assert disk("leaf.vhd").last_seen_at > read_at
+
+
+def test_nothing_outside_the_roots_is_opened(tmp_path: Path) -> None:
+    """bad-input D61, D62: what locators say is text, unless it lies in a root."""
+    folder = tmp_path / "vms"
+    root = declare(folder, "C:\\VMs")
+    outside = tmp_path / "outside"
+    bottom = base(outside)
+    texts = ["/etc/shadow", f"{outside}/base.vhd", "\\\\evil\\share\\x.vhd", "json:{}", "nbd:x"]
+    for number, text in enumerate(texts):
+        child(folder, f"leaf-{number}.vhd", bottom, locators={"W2ku": text}, parent_name="none.vhd")
+    climbing = child(
+        folder,
+        "climber.vhd",
+        bottom,
+        locators={"W2ru": "..\\outside\\base.vhd"},
+        parent_name="none",
+    )
+    assert climbing.path.exists()
+    _, stop = opened_files()
+    scan(root)
+    names = stop()
+    assert not [
+        name
+        for name in names
+        if name.startswith((str(outside), "/etc")) or "shadow" in name or "evil" in name
+    ]
+    link = disk("climber.vhd").parent_link
+    assert link.trace[0]["verdict"] == "outside-roots"
+    assert {row.health for row in Disk.objects.all()} == {Disk.Health.BROKEN}
+
+
+def test_links_and_mounts_are_not_followed_and_pipes_do_not_hang(tmp_path: Path) -> None:
+    """bad-input D63, D64."""
+    folder = tmp_path / "vms"
+    root = declare(folder)
+    outside = tmp_path / "outside"
+    base(outside, "hidden.vhd")
+    (folder / "linked.vhd").symlink_to(outside / "hidden.vhd")
+    (folder / "linked-folder").symlink_to(outside)
+    (folder / "loop").symlink_to(folder)
+    os.mkfifo(folder / "pipe.vhd")
+    (folder / "folder.vhd").mkdir()
+    os.link(base(folder, "two-names.vhd").path, outside / "second-name.vhd")
+    result = scan(root)
+    assert list(Disk.objects.values_list("name", flat=True)) == ["two-names.vhd"]
+    assert result["files"] == 1
+    row = disk("two-names.vhd")
+    assert row.health_code == "W_HARD_LINKS"
+    assert row.health == Disk.Health.NOTICE
+
+
+def test_excluded_folders_and_own_files_are_left_out(tmp_path: Path) -> None:
+    """bad-input D56: snapshots, recycle folders and the trash are never scanned."""
+    folder = tmp_path / "vms"
+    root = declare(folder, excluded_folders=["Old"])
+    for name in (".snapshot", "#recycle", ".vdtrash", "$Recycle.Bin", "Old", "old/deeper", "kept"):
+        base(folder / name, "copy.vhd")
+    base(folder, ".base.vhd.7-1.vdtmp")
+    scan(root)
+    assert list(Disk.objects.values_list("relative_path", flat=True)) == ["kept/copy.vhd"]
+
+
+def test_a_root_below_a_root_is_scanned_once(tmp_path: Path) -> None:
+    outer, inner = declare(tmp_path / "vms"), declare(tmp_path / "vms" / "inner")
+    base(tmp_path / "vms" / "inner", "in.vhd")
+    base(tmp_path / "vms", "out.vhd")
+    scan(outer, inner)
+    assert {row.name: row.root_id for row in Disk.objects.all()} == {
+        "in.vhd": inner.pk,
+        "out.vhd": outer.pk,
+    }
+
+
+def test_moved_files_keep_their_history_and_copies_are_new(tmp_path: Path) -> None:
+    folder = tmp_path / "vms"
+    root = declare(folder)
+    base(folder, "one.vhd")
+    base(folder, "two.vhd")
+    base(folder, "three.vhd")
+    scan(root)
+    before = {row.name: row.pk for row in Disk.objects.all()}
+    (folder / "archive").mkdir()
+    os.rename(folder / "one.vhd", folder / "archive" / "renamed.vhd")
+    shutil.copy2(folder / "two.vhd", folder / "archive" / "two.vhd")  # another inode
+    os.unlink(folder / "two.vhd")
+    shutil.copy2(folder / "three.vhd", folder / "copy.vhd")
+    result = scan(root)
+    assert (result["moved"], result["new"], result["missing"]) == (2, 1, 0)
+    renamed = disk("renamed.vhd")
+    assert renamed.pk == before["one.vhd"]
+    assert renamed.moved_from == str(folder / "one.vhd")
+    assert disk("two.vhd").pk == before["two.vhd"]
+    assert disk("two.vhd").relative_path == "archive/two.vhd"
+    assert disk("copy.vhd").pk not in before.values()
+    assert "N_TWINS" in {row["code"] for row in disk("copy.vhd").findings}
+
+
+def test_two_files_that_change_places_keep_their_histories(tmp_path: Path) -> None:
+    folder = tmp_path / "vms"
+    root = declare(folder)
+    base(folder, "a.vhd")
+    base(folder, "b.vhd")
+    scan(root)
+    before = {row.name: (row.pk, row.identity) for row in Disk.objects.all()}
+    os.rename(folder / "a.vhd", folder / "x")
+    os.rename(folder / "b.vhd", folder / "a.vhd")
+    os.rename(folder / "x", folder / "b.vhd")
+    scan(root)
+    assert (disk("a.vhd").pk, disk("a.vhd").identity) == before["b.vhd"]
+    assert (disk("b.vhd").pk, disk("b.vhd").identity) == before["a.vhd"]
+
+
+def test_a_file_moved_to_another_root_keeps_its_history(tmp_path: Path) -> None:
+    one, two = declare(tmp_path / "one"), declare(tmp_path / "two")
+    base(tmp_path / "one", "disk.vhd")
+    scan(one, two)
+    before = disk("disk.vhd").pk
+    os.rename(tmp_path / "one" / "disk.vhd", tmp_path / "two" / "disk.vhd")
+    scan(two)
+    assert (disk("disk.vhd").pk, disk("disk.vhd").root_id) == (before, two.pk)
+    result = scan(one)
+    assert result["missing"] == 0
+
+
+def test_missing_files_are_marked_and_come_back(tmp_path: Path) -> None:
+    folder = tmp_path / "vms"
+    root = declare(folder)
+    bottom = base(folder)
+    child(folder, "leaf.vhd", bottom)
+    scan(root)
+    os.rename(folder / "base.vhd", tmp_path / "away.vhd")
+    result = scan(root)
+    assert result["missing"] == 1
+    assert disk("base.vhd").health == Disk.Health.MISSING
+    leaf = disk("leaf.vhd")
+    assert (leaf.health, leaf.health_code) == (Disk.Health.BROKEN, "E_PARENT_MISSING")
+    assert leaf.sentence.startswith(
+        "The parent is missing: this disk names C:\\VMs\\base.vhd, which is not there."
+    )
+    os.rename(tmp_path / "away.vhd", folder / "base.vhd")
+    scan(root)
+    assert disk("base.vhd").missing_since is None
+    assert disk("leaf.vhd").health == Disk.Health.HEALTHY
+
+
+def test_a_base_found_elsewhere_is_suggested_and_groups_its_children(tmp_path: Path) -> None:
+    """bad-input D54: the parent is named, and where the right disk lies."""
+    folder = tmp_path / "vms"
+    root = declare(folder)
+    bottom = base(folder / "archive")
+    for number in range(3):
+        child(folder, f"leaf-{number}.vhd", bottom)
+    scan(root)
+    links = ParentLink.objects.all()
+    assert {link.status for link in links} == {ParentLink.Status.MISSING}
+    assert len({link.cause for link in links}) == 1
+    assert {link.suggested_id for link in links} == {disk("base.vhd").pk}
+    assert "lies at archive/base.vhd" in disk("leaf-0.vhd").sentence
+
+
+def test_a_disk_above_a_broken_one_is_broken_too(tmp_path: Path) -> None:
+    folder = tmp_path / "vms"
+    root = declare(folder)
+    bottom = base(tmp_path / "elsewhere")
+    middle = child(folder, "middle.vhd", bottom)
+    child(folder, "leaf.vhd", middle)
+    scan(root)
+    leaf = disk("leaf.vhd")
+    assert leaf.parent_link.status == ParentLink.Status.FOUND
+    assert leaf.health == Disk.Health.BROKEN
+    assert leaf.sentence.startswith("The chain is broken further down, at middle.vhd:")
+    assert leaf.parent_link.cause == disk("middle.vhd").parent_link.cause
+
+
+def test_another_disk_in_the_parents_place_is_said(tmp_path: Path) -> None:
+    """bad-input D55."""
+    folder = tmp_path / "vms"
+    root = declare(folder)
+    bottom = base(tmp_path / "elsewhere")
+    child(folder, "leaf.vhd", bottom)
+    base(folder, "base.vhd")
+    scan(root)
+    leaf = disk("leaf.vhd")
+    assert leaf.health_code == "E_PARENT_IDENTITY"
+    assert leaf.sentence.startswith("Another disk is in the parent's place")
+
+
+def test_rings_of_any_length_are_marked(tmp_path: Path) -> None:
+    """bad-input D51, D52: itself, two, and many; nothing runs away."""
+    folder = tmp_path / "vms"
+    root = declare(folder)
+    identities = [bytes([number]) * 16 for number in range(1, 41)]
+    bottom = base(tmp_path / "elsewhere")
+    for number in range(40):
+        built = child(
+            folder, f"ring-{number}.vhd", bottom, unique_id=identities[number],
+            locators={"W2ru": f".\\ring-{(number + 1) % 40}.vhd"},
+        )  # fmt: skip
+        built.patch_header(parent_unique_id=identities[(number + 1) % 40])
+    itself = child(folder, "self.vhd", bottom, unique_id=b"s" * 16, locators={"W2ru": "self.vhd"})
+    itself.patch_header(parent_unique_id=b"s" * 16)
+    scan(root)
+    rows = Disk.objects.filter(name__startswith="ring-").select_related("parent_link")
+    assert {row.health_code for row in rows} == {"E_CYCLE"}
+    assert len({row.parent_link.cause for row in rows}) == 1
+    assert "(40 disks)" in rows[0].sentence
+    assert disk("self.vhd").health_code == "E_CYCLE"
+
+
+def test_deep_chains_need_no_recursion(tmp_path: Path) -> None:
+    """bad-input D53."""
+    from disks.tests.factories import make_disk, make_root
+
+    root = make_root(tmp_path)
+    below: Disk | None = None
+    rows = []
+    for number in range(1_500):
+        row = make_disk(
+            f"d{number}.vhd", root=root, disk_type="differencing" if below else "dynamic"
+        )
+        if below is not None:
+            ParentLink.objects.create(
+                child=row, parent=below, status="found", first_seen_at=row.first_seen_at
+            )
+        rows.append(row)
+        below = row
+    chains.renew_columns([rows[700].pk])
+    rows[-1].refresh_from_db()
+    assert (rows[-1].chain_position, rows[-1].chain_depth) == (1_500, 1_500)
+    assert len(chains.chain_of(rows[-1])) == 1_500
+
+
+def test_a_parent_written_after_its_child_is_flagged_with_evidence(tmp_path: Path) -> None:
+    """bad-input D58: the catalog saw the parent before and after."""
+    folder = tmp_path / "vms"
+    root = declare(folder)
+    bottom = base(folder)
+    middle = child(folder, "middle.vhd", bottom)
+    child(folder, "leaf.vhd", middle)
+    scan(root)
+    touch(folder / "base.vhd")
+    scan(root)
+    link = disk("middle.vhd").parent_link
+    assert link.parent_written_after
+    assert disk("middle.vhd").health == Disk.Health.SUSPECT
+    assert "was last written" in disk("middle.vhd").sentence
+    assert disk("leaf.vhd").health == Disk.Health.SUSPECT
+    assert disk("base.vhd").health == Disk.Health.HEALTHY
+
+
+def test_a_twin_of_the_parent_is_a_note(tmp_path: Path) -> None:
+    """bad-input D56: a header path that leads to a match wins; twins are told."""
+    folder = tmp_path / "vms"
+    root = declare(folder)
+    bottom = base(folder)
+    child(folder, "leaf.vhd", bottom)
+    (folder / "backup").mkdir()
+    shutil.copy2(bottom.path, folder / "backup" / "base.vhd")
+    scan(root)
+    assert disk("leaf.vhd").health == Disk.Health.HEALTHY
+    assert "backup/base.vhd" in disk("leaf.vhd").parent_link.reason
+
+
+def test_names_that_are_not_utf8_survive(tmp_path: Path) -> None:
+    """bad-input D65."""
+    folder = tmp_path / "vms"
+    root = declare(folder)
+    names = [b"caf\xe9.vhd", "new\nline.vhd".encode(), "\u202ertl.vhd".encode(), b"back\\slash.vhd"]
+    for name in names:
+        build_fixed(folder, os.fsdecode(name), size=64 * 1024)
+    scan(root)
+    found = {os.fsencode(path) for path in Disk.objects.values_list("relative_path", flat=True)}
+    assert found == set(names)
+    assert scan(root)["missing"] == 0
+
+
+def test_an_emptied_mount_point_is_offline_and_keeps_its_rows(tmp_path: Path) -> None:
+    """bad-input D67."""
+    folder = tmp_path / "vms"
+    root = declare(folder)
+    other = declare(tmp_path / "other", "C:\\VMs")
+    bottom = base(tmp_path / "other")
+    child(folder, "leaf.vhd", bottom, locators={"W2ku": "C:\\VMs\\base.vhd"})
+    scan(root, other)
+    assert disk("leaf.vhd").health == Disk.Health.HEALTHY
+    os.rename(tmp_path / "other", tmp_path / "unmounted")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ImageError) as refused:
+        scan(other)
+    assert refused.value.code == "E_ROOT_OFFLINE"
+    other.refresh_from_db()
+    assert other.state == StorageRoot.State.OFFLINE
+    assert disk("base.vhd").missing_since is None
+    scan(root)
+    leaf = disk("leaf.vhd")
+    assert leaf.parent_link.parent_id == disk("base.vhd").pk
+    assert leaf.health_code == "E_ROOT_OFFLINE"
+    (tmp_path / "other").rmdir()
+    os.rename(tmp_path / "unmounted", tmp_path / "other")
+    scan(other)
+    assert disk("leaf.vhd").health == Disk.Health.HEALTHY
+
+
+def test_another_volume_in_the_roots_place_is_refused_until_accepted(tmp_path: Path) -> None:
+    """bad-input E75."""
+    root = declare(tmp_path / "vms")
+    base(tmp_path / "vms")
+    scan(root)
+    os.rename(tmp_path / "vms", tmp_path / "first")
+    base(tmp_path / "vms", "other.vhd")
+    with pytest.raises(ImageError) as refused:
+        scan(root)
+    assert refused.value.code == "E_ROOT_CHANGED"
+    assert disk("base.vhd").missing_since is None
+    root.refresh_from_db()
+    roots.accept(root)
+    scan(root)
+    assert disk("base.vhd").missing_since is not None
+    assert disk("other.vhd").health == Disk.Health.HEALTHY
+
+
+def test_a_cancelled_scan_keeps_what_it_saw(tmp_path: Path) -> None:
+    folder = tmp_path / "vms"
+    root = declare(folder)
+    bottom = base(folder / "a")
+    child(folder / "a", "leaf.vhd", bottom)
+    base(folder / "b", "later.vhd")
+
+    class Stopping(Progress):
+        def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
+            if "b" in (sentence or "").split():
+                raise Cancelled
+
+    with pytest.raises(Cancelled):
+        scanning.scan(root, Stopping())
+    assert disk("leaf.vhd").health == Disk.Health.HEALTHY
+    root.refresh_from_db()
+    assert root.last_scan_at is None
+
+
+def test_an_unreadable_folder_makes_nothing_missing(tmp_path: Path, monkeypatch: Any) -> None:
+    folder = tmp_path / "vms"
+    root = declare(folder)
+    base(folder / "locked", "kept.vhd")
+    scan(root)
+    from disks.operations.paths import Roots
+
+    original = Roots.open_folder
+
+    def refuse(self: Roots, path: str) -> int:
+        if path.endswith("locked"):
+            raise ImageError("E_ACCESS", "no permission", file=path)
+        return original(self, path)
+
+    monkeypatch.setattr(Roots, "open_folder", refuse)
+    result = scan(root)
+    assert result["missing"] == 0
+    assert result["problem_count"] == 1
+    assert disk("kept.vhd").missing_since is None
+
+
+def test_whoever_manages_a_disk_is_found_beside_it(tmp_path: Path) -> None:
+    folder = tmp_path / "vms"
+    root = declare(folder)
+    base(folder, "vm.vhd")
+    scan(root)
+    assert disk("vm.vhd").managed_by == ""
+    (folder / "vm.vhd.rct").write_bytes(b"")
+    scan(root)
+    assert disk("vm.vhd").managed_by == "change-tracking"
+    os.unlink(folder / "vm.vhd.rct")
+    scan(root)
+    assert disk("vm.vhd").managed_by == ""
+
+
+def test_new_windows_views_resolve_old_links(tmp_path: Path) -> None:
+    one, two = declare(tmp_path / "one"), declare(tmp_path / "two")
+    bottom = base(tmp_path / "two")
+    child(tmp_path / "one", "leaf.vhd", bottom, locators={"W2ku": "V:\\bases\\base.vhd"})
+    scan(one, two)
+    assert disk("leaf.vhd").health == Disk.Health.BROKEN
+    roots.change(two, says=roots.Declaration(windows_views=["V:\\bases"]))
+    scan(one)
+    assert disk("leaf.vhd").health == Disk.Health.HEALTHY
+
+
+def test_queries_do_not_grow_with_the_number_of_disks(
+    tmp_path: Path, django_assert_max_num_queries: Any
+) -> None:
+    folder = tmp_path / "vms"
+    root = declare(folder)
+    for number in range(30):
+        bottom = base(folder, f"base-{number}.vhd")
+        child(folder, f"leaf-{number}.vhd", bottom)
+    root.refresh_from_db()
+    with django_assert_max_num_queries(60):
+        scanning.scan(root)
+    with django_assert_max_num_queries(25):
+        scanning.scan(root)
