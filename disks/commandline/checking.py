@@ -7,7 +7,7 @@ from typing import Any
 
 from disks.commandline.console import Console
 from disks.commandline.options import build_roots, file_path
-from disks.engine.chain import open_chain, walk
+from disks.engine.chain import LONG_CHAIN, open_chain, walk
 from disks.engine.check import check_image, check_link
 from disks.engine.errors import ImageError
 from disks.engine.findings import Finding, Level
@@ -69,7 +69,9 @@ def check_ancestors(path: str, roots: Roots, *, deep: bool) -> list[tuple[str, F
     """Findings about each ancestor, and about each child and parent as a pair."""
     found: list[tuple[str, Finding]] = []
     previous: str | None = None
+    levels = 0
     for link in walk(path, roots):
+        levels += 1
         if link.error is not None:
             if link.path != path or link.error.code in ("E_CYCLE", "E_CHAIN_DEPTH"):
                 found.append((link.path, Finding.from_error(link.error)))
@@ -80,6 +82,9 @@ def check_ancestors(path: str, roots: Roots, *, deep: bool) -> list[tuple[str, F
         if link.resolution is not None and link.resolution.path is None:
             found.append((link.path, Finding.from_error(link.resolution.error(link.path))))
         previous = link.path
+    if levels > LONG_CHAIN:
+        message = f"The chain has {levels} levels or more; every read may look through them all."
+        found.append((path, Finding(Level.WARNING, "W_CHAIN_DEPTH", message, value=levels)))
     return found
 
 

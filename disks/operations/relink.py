@@ -169,6 +169,7 @@ def apply(
     progress = progress or Progress()
     progress.step("update", f"rewriting the parent link of {plan.child}")
     with locks.hold(roots, [plan.child], plan.ancestors, job=job, token=token):
+        _require_same_file(plan, roots)
         fresh = _again(plan, roots, job)
         if fresh.fingerprint != plan.fingerprint:
             raise rewriting.changed_meanwhile(plan.child)
@@ -600,6 +601,17 @@ def _other_identity(expected: str, actual: str) -> Finding:
 
 
 # ---------------------------------------------------------------------- applying
+
+
+def _require_same_file(plan: LinkPlan, roots: Roots) -> None:
+    """E_CHANGED if the child was written, cut, replaced or taken away since the plan."""
+    try:
+        with roots.open(plan.child) as file:
+            same = file.identity() == plan.file
+    except ImageError as error:
+        raise rewriting.changed_meanwhile(plan.child) from error
+    if not same:
+        raise rewriting.changed_meanwhile(plan.child)
 
 
 def _again(plan: LinkPlan, roots: Roots, job: str) -> LinkPlan:

@@ -178,6 +178,61 @@ def test_a_ring_ends_with_status_cycle(disk: Disk, tmp_path: Path, base: Built) 
     assert disk.json("hash", one.path).document["error"]["code"] == "E_CYCLE"
 
 
+def test_long_chains_are_followed_to_a_limit(disk: Disk, tmp_path: Path) -> None:
+    """bad-input D53: 31 levels warn, 300 end at 256, no recursion."""
+    built = build_fixed(tmp_path, "l0.vhd", size=8192)
+    for level in range(1, 300):
+        built = build_differencing(tmp_path, f"l{level}.vhd", built, block_size=4096)
+        if level == 31:
+            checked = disk.json("check", built.path, "--chain").document
+            assert "W_CHAIN_DEPTH" in {row["code"] for row in checked["findings"]}
+            assert disk("hash", built.path).code == 0
+    document = disk.json("chain", built.path).document
+    assert (document["status"], len(document["links"])) == ("broken", 256)
+    assert disk.json("hash", built.path).document["error"]["code"] == "E_CHAIN_DEPTH"
+
+
+def test_a_stored_parent_time_that_differs_is_a_note(
+    disk: Disk, tmp_path: Path, base: Built
+) -> None:
+    """bad-input D58: it never blocks; Windows writes 0."""
+    child = build_differencing(
+        tmp_path, "child.vhd", base, block_size=BLOCK, parent_timestamp=12345
+    )
+    outcome = disk.json("check", child.path, "--chain")
+    assert outcome.code == 0
+    levels = {row["code"]: row["level"] for row in outcome.document["findings"]}
+    assert levels["N_PARENT_TIMESTAMP"] == "note"
+    assert disk("hash", child.path).code == 0
+
+
+@pytest.mark.skipif(shutil.which("qemu-io") is None, reason="qemu-utils is missing")
+def test_a_disk_that_qemu_has_open_is_not_written(
+    disk: Disk, tmp_path: Path, base: Built, child: Built
+) -> None:
+    """bad-input E72."""
+    target = moved(tmp_path, base)
+    machine = subprocess.Popen(
+        ["qemu-io", "-f", "vpc", str(child.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert machine.stdin is not None
+        assert machine.stdout is not None
+        machine.stdin.write("read 0 512\n")
+        machine.stdin.flush()
+        assert "read 512/512" in machine.stdout.readline()
+        before = child.path.read_bytes()
+        command = ("update-parent", child.path, "--parent", target, "--offline")
+        assert disk.json(*command).document["error"]["code"] == "E_IN_USE"
+        assert child.path.read_bytes() == before
+    finally:
+        machine.communicate("quit\n", timeout=20)
+    assert disk(*command).code == 0
+
+
 def test_check_exits_with_3_for_errors(disk: Disk, tmp_path: Path, child: Built) -> None:
     sound = disk.json("check", child.path, "--deep", "--chain")
     assert (sound.code, sound.document["errors"]) == (0, 0)

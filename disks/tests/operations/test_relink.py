@@ -202,6 +202,26 @@ def test_a_smaller_parent_is_a_warning_and_a_larger_one_is_refused(
     assert code_of(relink.plan, str(child.path), str(large.path), roots) == "E_PARENT_SIZE"
 
 
+def test_only_a_disk_of_the_same_format_can_be_a_parent(vms: Path, child: Built) -> None:
+    """bad-input D59: a raw file, a VHDX, a text named .vhd."""
+    for name, content in (
+        ("raw.vhd", bytes(SIZE)),
+        ("other.vhd", b"vhdxfile" + bytes(SIZE)),
+        ("text.vhd", b"hello\n" * 1000),
+    ):
+        (vms / name).write_bytes(content)
+        plan = (str(child.path), str(vms / name), roots_of(vms))
+        assert code_of(relink.plan, *plan, ignore_identity=True) == "E_NO_FOOTER"
+
+
+def test_a_disk_without_identity_cannot_be_a_parent(vms: Path, child: Built) -> None:
+    """bad-input A14."""
+    for number in (0, 0xFF):
+        nobody = build_fixed(vms, f"{number}.vhd", size=SIZE, unique_id=bytes([number]) * 16)
+        plan = (str(child.path), str(nobody.path), roots_of(vms))
+        assert code_of(relink.plan, *plan, ignore_identity=True) == "E_IDENTITY"
+
+
 def test_no_ring_can_be_made(vms: Path, parent: Built, child: Built) -> None:
     """bad-input D51, D52, D60: itself, a copy of it, a child, a grandchild."""
     roots = roots_of(vms)
@@ -234,7 +254,7 @@ def test_a_ring_made_after_the_plan_is_refused_under_the_lock(
     assert child.path.read_bytes() == before
 
 
-@pytest.mark.parametrize("change", ["written", "replaced", "relinked", "touched"])
+@pytest.mark.parametrize("change", ["written", "replaced", "relinked", "touched", "cut", "deleted"])
 def test_a_disk_that_changed_since_the_plan_is_not_written(
     vms: Path, parent: Built, child: Built, change: str
 ) -> None:
@@ -249,12 +269,15 @@ def test_a_disk_that_changed_since_the_plan_is_not_written(
     elif change == "relinked":
         child.patch_header(parent_timestamp=1)
         os.utime(child.path, (OLD, OLD))
-    else:
+    elif change == "touched":
         os.utime(child.path)
-    before = child.path.read_bytes()
+    elif change == "cut":
+        os.truncate(child.path, 5000)
+    else:
+        child.path.unlink()
+    before = [(path.name, path.read_bytes()) for path in child.path.parent.iterdir()]
     assert code_of(relink.apply, plan, roots, offline=True) == "E_CHANGED"
-    assert child.path.read_bytes() == before
-    assert sorted(os.listdir(child.path.parent)) == ["child.vhd"]
+    assert [(path.name, path.read_bytes()) for path in child.path.parent.iterdir()] == before
 
 
 def test_a_locked_disk_is_refused_with_the_holder(vms: Path, parent: Built, child: Built) -> None:

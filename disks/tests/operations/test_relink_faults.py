@@ -250,6 +250,45 @@ def test_power_cuts_leave_the_old_link_or_the_new_one(scene_of: Callable[[], Sce
         assert_sound(scene)
 
 
+def test_a_file_system_that_refuses_growth_leaves_the_disk_as_it_was(tmp_path: Path) -> None:
+    """bad-input F82: the kernel itself says EFBIG when the file would grow."""
+    import resource
+
+    scene = make(tmp_path / "scene", "end")
+
+    def limited() -> None:
+        size = len(scene.original)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        with pytest.raises(ImageError) as refused:
+            scene.update()
+        assert refused.value.code == "E_TOO_LARGE"
+
+    assert in_fork(limited) == DONE
+    assert assert_sound(scene) == "old"
+
+
+def test_of_updates_at_the_same_time_one_wins(scene_of: Callable[[], Scene]) -> None:
+    """bad-input E68: the others are refused (E_LOCKED, E_CHANGED), nothing is mixed."""
+    scene = scene_of()
+    children = []
+    for _ in range(6):
+        pid = os.fork()
+        if pid == 0:
+            code = 99
+            try:
+                scene.update()
+                code = DONE
+            except ImageError as error:
+                code = REFUSED if error.code in ("E_LOCKED", "E_CHANGED", "E_UNFINISHED") else 98
+            finally:
+                os._exit(code)
+        children.append(pid)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+    assert set(codes) <= {DONE, REFUSED}
+    assert DONE in codes
+    assert assert_sound(scene) == "new"
+
+
 def test_everything_else_is_refused_until_recovery(scene_of: Callable[[], Scene]) -> None:
     """R10: an unfinished sidecar stands before every other operation."""
     scene = scene_of()
