@@ -60,7 +60,10 @@ def run_compact(
     """The work: plan again, compare with what was shown, carry out."""
     scope = context.roots()
     try:
-        planned = compact.plan(parameters["path"], scope, progress=progress)
+        # The rewriting itself looks at every block: no need to read all of it twice.
+        planned = compact.plan(
+            parameters["path"], scope, time_budget_seconds=0.0, progress=progress
+        )
         if planned.refused is not None:
             raise planned.refused
         for path, seen in parameters["fingerprint"]:
