@@ -586,7 +586,7 @@ def run_repair(
     def one(row: dict[str, Any], scope: paths.Roots, quiet: Progress) -> dict[str, Any] | None:
         planned = relink.plan(row["child"], row["parent"], scope)
         if planned.leads_here and _is_child_of(row["child"], row["parent"], scope):
-            return None
+            return sidecars.written_link(scope, row["child"], context)
         return _apply(planned, None, scope, quiet, context)
 
     return _many(parameters["rows"], one, progress, context, "updated")
@@ -602,7 +602,7 @@ def run_undo_plan(
             planned = relink.plan_undo(row["child"], scope)
         except ImageError as error:
             if error.code == "E_NOTHING_TO_UNDO" and context.job.attempts > 1:
-                return None
+                return sidecars.taken_back_link(scope, row["child"])
             raise
         return _apply(planned, None, scope, quiet, context)
 
@@ -666,7 +666,8 @@ def _many(
             finished_update(context.job, {"links": links, "sentence": "stopped"})
     failed = [row for row in report if not row["ok"]]
     sentence = f"{len(report) - len(failed):,} of {len(rows):,} parent paths {done_word}"
-    sentence += f"; {len(failed):,} were not, see the list." if failed else "."
+    verb = "was" if len(failed) == 1 else "were"
+    sentence += f"; {len(failed):,} {verb} not, see the list." if failed else "."
     return {"links": links, "rows": report, "failed": len(failed), "sentence": sentence}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -51,7 +52,9 @@ def sync(root: StorageRoot) -> int:
 
 
 def _keep(root: StorageRoot, folder: str, manifest: Manifest) -> None:
-    job = int(manifest.job) if manifest.job.isdigit() else None
+    # The word in the folder's name begins with the job's number; the command line has none.
+    number = re.match(r"(?:job-?)?(\d+)(?:[-~]|$)", manifest.job)
+    job = int(number[1]) if number else None
     TrashedJob.objects.update_or_create(
         root=root,
         folder=folder,

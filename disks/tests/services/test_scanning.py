@@ -362,7 +362,7 @@ def test_names_that_are_not_utf8_survive(tmp_path: Path) -> None:
     """bad-input D65."""
     folder = tmp_path / "vms"
     root = declare(folder)
-    names = [b"caf\xe9.vhd", "new\nline.vhd".encode(), "\u202ertl.vhd".encode(), b"back\\slash.vhd"]
+    names = [b"caf\xe9.vhd", b"new\nline.vhd", "\u202ertl.vhd".encode(), b"back\\slash.vhd"]
     for name in names:
         build_fixed(folder, os.fsdecode(name), size=64 * 1024)
     scan(root)

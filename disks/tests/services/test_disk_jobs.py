@@ -1,0 +1,241 @@
+"""Merge, compact, create, check and trash from the catalog: the rows are right afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from disks.engine.chain import open_chain
+from disks.engine.errors import ImageError
+from disks.models import Disk, Job, StorageRoot, TrashedJob
+from disks.services import (
+    blockmap,
+    compacting,
+    creating,
+    inspection,
+    jobs,
+    merging,
+    overview,
+    roots,
+    trash,
+)
+from disks.services.errors import Refusal
+from disks.tests.factories import make_user
+from disks.tests.services.catalog import base, child, declare, disk, key, scan
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def content(path: str) -> str:
+    with open_chain(path, roots.operation_roots()) as chain:
+        return hashlib.sha256(chain.read(0, chain.virtual_size_bytes // 512)).hexdigest()
+
+
+@pytest.fixture
+def chained(tmp_path: Path) -> StorageRoot:
+    """base ← middle ← leaf."""
+    root = declare(tmp_path / "vms", "C:\\VMs")
+    bottom = base(tmp_path / "vms")
+    middle = child(tmp_path / "vms", "middle.vhd", bottom)
+    child(tmp_path / "vms", "leaf.vhd", middle)
+    scan(root)
+    return root
+
+
+def done(job: Job) -> Job:
+    job = jobs.run_now(job)
+    assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
+    return job
+
+
+def test_merge_into_the_parent_and_restore_keep_the_catalog_right(chained: StorageRoot) -> None:
+    middle = disk("middle.vhd")
+    before = content(disk("leaf.vhd").path)
+    planned = merging.plan(middle, into_parent=True).as_dict()
+    assert planned["refused"] is None
+    assert planned["grandchildren"] == [disk("leaf.vhd").path]
+    user = make_user()
+    job = done(merging.request(middle, into_parent=True, user=user, idempotency_key=key()))
+    leaf, bottom = disk("leaf.vhd"), disk("base.vhd")
+    assert leaf.parent_link.parent_id == bottom.pk
+    assert (leaf.chain_position, leaf.health) == (2, Disk.Health.HEALTHY)
+    assert bottom.identity == middle.identity
+    assert disk("middle.vhd").health_code == "N_PUT_AWAY"
+    assert overview.totals().missing == 0
+    assert content(leaf.path) == before
+    item = TrashedJob.objects.get()
+    assert (item.job_id, item.state) == (job.pk, TrashedJob.State.IN_TRASH)
+    scan(chained)
+    assert disk("middle.vhd").health_code == "N_PUT_AWAY"
+
+    done(trash.request_restore(item, user=user, idempotency_key=key()))
+    item.refresh_from_db()
+    assert item.state == TrashedJob.State.RESTORED
+    assert disk("middle.vhd").health == Disk.Health.HEALTHY
+    assert disk("leaf.vhd").chain_position == 3
+    assert disk("leaf.vhd").parent_link.parent_id == disk("middle.vhd").pk
+    assert content(disk("leaf.vhd").path) == before
+
+
+def test_merge_with_a_sibling_is_refused_also_when_it_came_after_the_scan(
+    chained: StorageRoot, tmp_path: Path
+) -> None:
+    """bad-input D66: the other child is in another root, and no scan has seen it."""
+    other = declare(tmp_path / "other")
+    leaf = disk("leaf.vhd")
+    job = merging.request(leaf, into_parent=True, user=make_user(), idempotency_key=key())
+    built = base(tmp_path / "scratch")  # a stand-in for sizes; the header decides
+    late = child(tmp_path / "other", "late.vhd", built, locators={"W2ru": "..\\vms\\middle.vhd"})
+    late.patch_header(parent_unique_id=bytes.fromhex(disk("middle.vhd").identity.replace("-", "")))
+    job = jobs.run_now(job)
+    assert job.status == Job.Status.FAILED
+    assert job.error["code"] == "E_SIBLINGS"
+    assert "late.vhd" in job.error["message"]
+    scan(other)
+    assert merging.plan(leaf, into_parent=True).refused.code == "E_SIBLINGS"
+
+
+def test_no_merge_of_a_disk_whose_child_is_in_an_offline_root(
+    chained: StorageRoot, tmp_path: Path
+) -> None:
+    """bad-input D67."""
+    other = declare(tmp_path / "other")
+    built = base(tmp_path / "scratch")
+    late = child(tmp_path / "other", "late.vhd", built)
+    late.patch_header(parent_unique_id=bytes.fromhex(disk("middle.vhd").identity.replace("-", "")))
+    scan(other)
+    os.rename(tmp_path / "other", tmp_path / "unmounted")
+    with pytest.raises(ImageError):
+        scan(other)
+    with pytest.raises(Refusal) as refused:
+        merging.plan(disk("leaf.vhd"), into_parent=True)
+    assert refused.value.code == "E_ROOT_OFFLINE"
+    to_new = merging.plan(disk("leaf.vhd"), to=str(tmp_path / "vms" / "new.vhd"))
+    assert to_new.refused is None
+
+
+def test_merge_to_a_new_disk_adds_it_to_the_catalog(chained: StorageRoot, tmp_path: Path) -> None:
+    target = str(tmp_path / "vms" / "new.vhd")
+    before = content(disk("leaf.vhd").path)
+    done(merging.request(disk("leaf.vhd"), to=target, user=make_user(), idempotency_key=key()))
+    new = disk("new.vhd")
+    assert (new.disk_type, new.health) == ("dynamic", Disk.Health.HEALTHY)
+    assert content(new.path) == before
+    assert disk("leaf.vhd").health == Disk.Health.HEALTHY
+    assert not TrashedJob.objects.exists()
+
+
+def test_a_broken_chain_is_not_merged(chained: StorageRoot, tmp_path: Path) -> None:
+    os.rename(tmp_path / "vms" / "base.vhd", tmp_path / "away.vhd")
+    scan(chained)
+    with pytest.raises(Refusal) as refused:
+        merging.plan(disk("leaf.vhd"), into_parent=True)
+    assert refused.value.code == "E_PARENT_MISSING"
+    assert "parent path" in refused.value.advice
+
+
+def test_a_job_whose_disk_changed_meanwhile_fails_untouched(chained: StorageRoot) -> None:
+    """bad-input E73, E76."""
+    leaf = disk("leaf.vhd")
+    job = merging.request(leaf, into_parent=True, user=make_user(), idempotency_key=key())
+    with open(leaf.path, "r+b") as file:
+        file.seek(-700, os.SEEK_END)
+        file.write(b"changed")
+    changed = Path(leaf.path).read_bytes()
+    job = jobs.run_now(job)
+    assert (job.status, job.error["code"]) == (Job.Status.FAILED, "E_CHANGED")
+    assert Path(leaf.path).read_bytes() == changed
+
+
+def test_compact_frees_zero_blocks_and_warns_no_child(tmp_path: Path) -> None:
+    root = declare(tmp_path / "vms")
+    bottom = base(tmp_path / "vms", allocate=[1, 2])
+    child(tmp_path / "vms", "leaf.vhd", bottom)
+    scan(root)
+    row = disk("base.vhd")
+    assert row.blocks_allocated == 3
+    before = content(disk("leaf.vhd").path)
+    assert compacting.plan(row).as_dict()["refused"] is None
+    done(compacting.request(row, user=make_user(), idempotency_key=key()))
+    assert disk("base.vhd").blocks_allocated == 1
+    assert disk("base.vhd").pk == row.pk
+    assert disk("leaf.vhd").health == Disk.Health.HEALTHY
+    assert content(disk("leaf.vhd").path) == before
+    scan(root)
+    assert disk("leaf.vhd").health == Disk.Health.HEALTHY
+    item = TrashedJob.objects.get()
+    job = done(trash.request_empty([item], user=make_user(), idempotency_key=key()))
+    assert job.result["freed_bytes"] > 0
+    item.refresh_from_db()
+    assert item.state == TrashedJob.State.EMPTIED
+    assert overview.trash_bytes() == 0
+
+
+def test_create_makes_a_row_and_a_child_joins_its_chain(
+    chained: StorageRoot, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "vms" / "fresh.vhd")
+    user = make_user()
+    job = done(
+        creating.request(path=path, size_bytes=4 * 1024**2, user=user, idempotency_key=key())
+    )
+    assert disk("fresh.vhd").virtual_size_bytes == 4 * 1024**2
+    job.refresh_from_db()
+    assert job.disk_id == disk("fresh.vhd").pk
+    with pytest.raises(ImageError) as refused:
+        creating.request(path=path, size_bytes=4 * 1024**2, user=user, idempotency_key=key())
+    assert refused.value.code == "E_EXISTS"
+    done(
+        creating.request(
+            path=str(tmp_path / "vms" / "new-leaf.vhd"),
+            disk_type="differencing",
+            parent=disk("leaf.vhd").path,
+            user=user,
+            idempotency_key=key(),
+        )
+    )
+    assert disk("new-leaf.vhd").chain_position == 4
+    assert disk("leaf.vhd").child_count == 1
+
+
+def test_check_finds_what_a_scan_did_not(chained: StorageRoot) -> None:
+    job = done(
+        inspection.request_check(
+            list(Disk.objects.select_related("root")), user=None, idempotency_key=key()
+        )
+    )
+    assert job.sentence == "3 disks checked: no errors."
+    with open(disk("base.vhd").path, "r+b") as file:
+        file.seek(-200, os.SEEK_END)
+        file.write(b"torn")
+    job = done(inspection.request_check([disk("base.vhd")], user=None, idempotency_key=key()))
+    assert job.result["errors"] >= 0
+    assert len(job.result["disks"]) == 1
+
+
+def test_block_map_shows_where_data_lies(tmp_path: Path) -> None:
+    root = declare(tmp_path / "vms")
+    base(tmp_path / "vms", allocate=[2])
+    scan(root)
+    cells = blockmap.block_map(disk("base.vhd"))
+    assert [cell.state for cell in cells] == ["allocated", "empty", "allocated", "empty"]
+    coarse = blockmap.block_map(disk("base.vhd"), most=2)
+    assert [(cell.count, cell.allocated, cell.shade) for cell in coarse] == [(2, 1, 2), (2, 1, 2)]
+
+
+def test_the_overview_says_when_and_what_was_not_read(chained: StorageRoot) -> None:
+    sentence = overview.complete_sentence()
+    assert sentence.startswith("All 1 chain is complete, as of 20")
+    declare(Path(chained.path).parent / "never", name="never")
+    assert overview.complete_sentence().endswith("; 1 storage roots never scanned.")
+
+
+def test_the_page_of_a_disk_reads_it_now(chained: StorageRoot, tmp_path: Path) -> None:
+    document: dict[str, Any] = inspection.document(disk("leaf.vhd"))
+    assert document["parent"]["status"] == "found"
+    names = [region.name for region in inspection.raw_regions(disk("leaf.vhd"))]
+    assert names[:3] == ["Footer", "Footer copy", "Dynamic disk header"]
