@@ -180,10 +180,16 @@ def outcomes(result: Any) -> list[dict[str, Any]]:
     if not isinstance(result, dict):
         return []
     found: list[dict[str, Any]] = []
+    links = [row for row in result.get("links") or [] if isinstance(row, dict)]
+    if "rows" not in result:
+        found += [_outcome(row, failed=False) for row in links[:2000]]
+    now_named = {row.get("child"): row for row in links}
     for key in _ROWS:
         rows = result.get(key)
         if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
-            found += [_outcome(row, failed=key in ("problems", "failed")) for row in rows[:2000]]
+            for row in rows[:2000]:
+                link = now_named.get(row.get("child")) or {}
+                found.append(_outcome(link | row, failed=key in ("problems", "failed")))
     return found
 
 
@@ -202,9 +208,21 @@ def _outcome(row: dict[str, Any], *, failed: bool) -> dict[str, Any]:
     return {
         "path": row.get("path") or row.get("child") or row.get("file") or row.get("folder") or "",
         "disk_id": disk_id if isinstance(disk_id, int) else None,
-        "failed": failed or bool(error) or row.get("status") in ("failed", "refused"),
-        "words": said or row.get("sentence") or row.get("message") or row.get("parent") or "",
+        "failed": failed or bool(error) or row.get("ok") is False,
+        "words": said or row.get("message") or row.get("sentence") or _link_words(row),
     }
+
+
+def _link_words(row: dict[str, Any]) -> str:
+    """What became of one parent link."""
+    if row.get("was_done"):
+        return "Was right already."
+    after = row.get("after")
+    name = after.get("name") if isinstance(after, dict) else None
+    parent = row.get("parent")
+    if name and parent:
+        return f"Names {name} now: {parent}"
+    return f"Names {name or parent} now." if name or parent else ""
 
 
 def _count(number: int, word: str) -> str:

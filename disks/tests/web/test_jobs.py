@@ -206,14 +206,19 @@ def test_job_over_many_disks_tells_each(viewer):
         status=Job.Status.SUCCEEDED,
         result={
             "rows": [
-                {"path": "/srv/a.vhd", "sentence": "Names C:\\VMs\\base.vhd now."},
-                {"path": "/srv/b.vhd", "error": {"code": "E_IN_USE", "message": "It is open."}},
-            ]
+                {"child": "/srv/a.vhd", "ok": True, "was_done": False},
+                {"child": "/srv/b.vhd", "ok": False, "code": "E_IN_USE", "message": "It is open."},
+                {"child": "/srv/c.vhd", "ok": True, "was_done": True},
+            ],
+            "links": [{"child": "/srv/a.vhd", "parent": "/srv/p.vhd", "after": {"name": "p.vhd"}}],
         },
     )
     page = text(viewer.get(reverse("job", args=[job.pk])))
     assert page.count("</svg>Failed") == 1
+    assert page.count("</svg>Done</span>") == 3  # the job's own badge, and two disks
     assert "It is open." in page
+    assert "Names p.vhd now: " in page
+    assert "Was right already." in page
 
 
 def test_job_that_needs_attention_says_what_to_do(operator):
