@@ -10,7 +10,23 @@ from django.contrib import admin
 from django.urls import URLPattern, URLResolver, path
 
 from disks.services.access import Role
-from disks.views import audit, jobs, roots, session, trash
+from disks.views import (
+    audit,
+    check,
+    compact,
+    compact_many,
+    create,
+    disks,
+    inspect,
+    jobs,
+    merge,
+    overview,
+    parents,
+    repair,
+    roots,
+    session,
+    trash,
+)
 from disks.views.guard import View, guarded
 
 
@@ -29,6 +45,26 @@ urlpatterns: list[URLPattern | URLResolver] = [
     page("password", session.change_password, name="password-change", role=SIGNED_IN),
     page("theme", session.choose_theme, name="theme", role=ANYONE),
     page("health", session.health, name="health", role=ANYONE),
+    # --- what is broken, and its repair
+    page("", overview.overview, name="overview", role=VIEWER),
+    page("repair", repair.repair, name="repair", role=VIEWER),
+    page("repair/apply", repair.apply, name="repair-apply", role=OPERATOR),
+    page("repair/<int:job_id>/undo", repair.undo, name="repair-undo", role=OPERATOR),
+    # --- disks
+    page("disks", disks.disks, name="disks", role=VIEWER),
+    page("disks/bulk", check.bulk, name="disks-bulk", role=OPERATOR),
+    page("disks/compact", compact_many.compact_many, name="compact-many", role=OPERATOR),
+    page("create", create.create, name="create", role=OPERATOR),
+    page("disks/<int:disk_id>", inspect.disk, name="disk", role=VIEWER),
+    page("disks/<int:disk_id>/check", check.check, name="check", role=OPERATOR),
+    page("disks/<int:disk_id>/parent", parents.parent_path, name="parent-path", role=VIEWER),
+    page(
+        "disks/<int:disk_id>/parent/apply", parents.apply, name="parent-path-apply", role=OPERATOR
+    ),
+    page("disks/<int:disk_id>/parent/undo", parents.undo, name="parent-path-undo", role=OPERATOR),
+    page("disks/<int:disk_id>/parent/trust", parents.trust, name="parent-trust", role=OPERATOR),
+    page("disks/<int:disk_id>/merge", merge.merge, name="merge", role=OPERATOR),
+    page("disks/<int:disk_id>/compact", compact.compact, name="compact", role=OPERATOR),
     # --- jobs
     page("jobs", jobs.job_list, name="jobs", role=VIEWER),
     page("jobs/running", jobs.running, name="jobs-running", role=VIEWER),

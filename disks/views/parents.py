@@ -72,6 +72,17 @@ def apply(request: HttpRequest, disk_id: int) -> HttpResponse:
     return _finished(request, child, job, "The parent path is updated.")
 
 
+@require_POST
+def trust(request: HttpRequest, disk_id: int) -> HttpResponse:
+    """Somebody has looked: the parent that was written is right for this child all the same."""
+    child = _child(disk_id)
+    link = parent_link(child)
+    if link is not None and link.parent_written_after:
+        parent_paths.trust_parent(child, user=request.user, address=client_address(request))
+        messages.success(request, "The parent counts as right, as it is now.")
+    return HttpResponseRedirect(f"{reverse('disk', args=[child.pk])}?tab=parent")
+
+
 @require_http_methods(["GET", "POST"])
 def undo(request: HttpRequest, disk_id: int) -> HttpResponse:
     """The link as it was before the last update: the plan, then the way back."""

@@ -13,7 +13,6 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from disks import tasks
 from disks.engine.errors import ImageError
 from disks.forms.declarations import DeclarationForm, needs_offline, sealed
-from disks.forms.repair import chosen_rows
 from disks.models import Job, LinkUndo
 from disks.services import parent_paths
 from disks.services.errors import Refusal
@@ -23,6 +22,7 @@ from disks.views.rendering import render_page
 
 PAGE = "disks/repair.html"
 REPAIRS_SHOWN = 5
+MOST_ROWS = 5_000
 
 
 @require_GET
@@ -36,7 +36,7 @@ def repair(request: HttpRequest) -> HttpResponse:
 def apply(request: HttpRequest) -> HttpResponse:
     """One job for the chosen rows; each is planned and checked again when its turn comes."""
     cause = listing.words(request.POST, "cause")
-    rows = chosen_rows(request.POST.getlist("row"))
+    rows = parent_paths.chosen_rows(request.POST.getlist("row")[:MOST_ROWS])
     context = _context(cause, sent=request.POST, chosen=set(request.POST.getlist("row")))
     declaration: DeclarationForm = context["declaration"]
     if not rows or not declaration.is_valid():
@@ -62,8 +62,7 @@ def apply(request: HttpRequest) -> HttpResponse:
 def undo(request: HttpRequest, job_id: int) -> HttpResponse:
     """Take back everything that one repair did."""
     job = get_object_or_404(Job, pk=job_id, kind=Job.Kind.REPAIR_PLAN)
-    undos = LinkUndo.objects.filter(job=job, state=LinkUndo.State.AVAILABLE)
-    disks = [row.disk for row in undos.select_related("disk__root")]
+    disks = [row.disk for row in parent_paths.undoable(job)]
     sent = request.POST if request.method == "POST" else None
     declaration = DeclarationForm(
         sent,
@@ -106,28 +105,20 @@ def undo(request: HttpRequest, job_id: int) -> HttpResponse:
 
 
 def _context(cause: str, *, sent: Any = None, chosen: set[str] | None = None) -> dict[str, Any]:
-    groups = []
-    unmatched: list[dict[str, Any]] = []
-    disks = []
-    for group in parent_paths.repair_plan(cause=cause):
-        matched = []
-        for row in group.rows:
-            shown = {
-                "child": row.child,
-                "names": row.names,
-                "parent": row.parent,
-                "certain": row.certain,
-                "reason": row.reason,
-                "why": row.why,
-            }
-            if row.parent is None:
-                unmatched.append(shown)
-                continue
-            value = f"{row.child.pk}:{row.parent.pk}"
-            checked = row.certain if chosen is None else value in chosen
-            matched.append(shown | {"value": value, "checked": checked})
-            disks.append(row.child)
-        groups.append({"sentence": group.sentence, "found": group.found, "matched": matched})
+    found = parent_paths.repair_plan(cause=cause)
+    groups = [
+        {
+            "sentence": group.sentence,
+            "found": group.found,
+            "matched": [
+                {"row": row, "checked": row.certain if chosen is None else row.value in chosen}
+                for row in group.matched
+            ],
+        }
+        for group in found
+    ]
+    disks = [row.child for group in found for row in group.matched]
+    unmatched = [row for group in found for row in group.unmatched]
     return {
         "groups": groups,
         "matched": len(disks),

@@ -1,0 +1,309 @@
+"""Merge, compact and create: what will happen is shown, then one job is asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from disks.models import Disk, Job, StorageRoot
+from disks.services import scanning
+from disks.tests import builders
+from disks.tests.factories import make_disk, make_link, make_root
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+@pytest.fixture
+def chain(storage: Path) -> list[Disk]:
+    """base, middle and leaf on real storage, scanned."""
+    base = builders.build_dynamic(storage, "base.vhd", size=8 * builders.MIB)
+    middle = builders.build_differencing(storage, "middle.vhd", parent=base)
+    builders.build_differencing(storage, "leaf.vhd", parent=middle)
+    root = make_root(storage, views=("C:\\VMs",), name="vms")
+    scanning.scan(root)
+    disks = {disk.name: disk for disk in Disk.objects.all()}
+    return [disks["base.vhd"], disks["middle.vhd"], disks["leaf.vhd"]]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.glob("*.vhd"))
+    }
+
+
+def hidden(page: str) -> dict[str, str]:
+    """The hidden inputs of the page's posting form."""
+    form = re.search(
+        r'<form method="post" action="[^"]*(?:merge|compact|create)".*?</form>', page, re.S
+    )
+    assert form, page
+    pairs = re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', form[0])
+    return {name: value for name, value in pairs if name != "csrfmiddlewaretoken"}
+
+
+def test_merge_shows_levels_bytes_and_the_verb(operator: Client, chain: list[Disk]) -> None:
+    leaf = chain[2]
+    page = operator.get(f"/disks/{leaf.pk}/merge").content.decode()
+    for words in ("Bytes to move", "Room needed", "Free there now", "Size afterwards"):
+        assert words in page
+    assert "Set-VMHardDiskDrive" in page
+    assert "Merge leaf.vhd into middle.vhd" in re.sub(r"<[^>]+>", "", page)
+
+
+def test_merging_several_levels_counts_them(operator: Client, chain: list[Disk]) -> None:
+    base, _, leaf = chain
+    page = operator.get(f"/disks/{leaf.pk}/merge?into=parent&base={base.pk}").content.decode()
+    assert "Merge 2 disks into base.vhd" in re.sub(r"<[^>]+>", "", page)
+
+
+def test_a_merge_becomes_one_job_however_often_it_is_sent(
+    operator: Client, chain: list[Disk], storage: Path
+) -> None:
+    """bad-input E78: double click, replayed POST."""
+    leaf = chain[2]
+    before = digests(storage)
+    form = hidden(operator.get(f"/disks/{leaf.pk}/merge").content.decode())
+    first = operator.post(f"/disks/{leaf.pk}/merge", form)
+    second = operator.post(f"/disks/{leaf.pk}/merge", form)
+    job = Job.objects.get(kind=Job.Kind.MERGE)
+    assert first.status_code == second.status_code == 302
+    assert first["Location"] == second["Location"] == f"/jobs/{job.pk}"
+    assert digests(storage) == before
+
+
+def test_a_disk_that_changed_since_gives_409_and_a_fresh_view(
+    operator: Client, chain: list[Disk], storage: Path
+) -> None:
+    """bad-input E77: the form is about another state of the disk."""
+    leaf = chain[2]
+    form = hidden(operator.get(f"/disks/{leaf.pk}/merge").content.decode())
+    path = storage / "leaf.vhd"
+    path.touch()
+    response = operator.post(f"/disks/{leaf.pk}/merge", form)
+    assert response.status_code == 409
+    page = response.content.decode()
+    assert "This has changed since you looked" in page
+    assert not Job.objects.filter(kind=Job.Kind.MERGE).exists()
+    assert operator.post(f"/disks/{leaf.pk}/merge", hidden(page)).status_code == 302
+
+
+def test_siblings_are_named_and_a_new_disk_is_the_way_out(
+    operator: Client, chain: list[Disk], storage: Path
+) -> None:
+    leaf = chain[2]
+    sibling = storage / "sibling.vhd"
+    sibling.write_bytes((storage / "leaf.vhd").read_bytes())
+    scanning.scan(leaf.root)
+    page = operator.get(f"/disks/{leaf.pk}/merge").content.decode()
+    assert "sibling.vhd" in page
+    assert "Merge to a new disk instead" in page
+    way_out = re.search(r'href="([^"]*into=new[^"]*)"', page)
+    assert way_out
+    new = operator.get(way_out[1].replace("&amp;", "&")).content.decode()
+    form = hidden(new)
+    assert operator.post(f"/disks/{leaf.pk}/merge", form).status_code == 302
+
+
+def test_the_declaration_is_asked_for_where_others_open_the_disks(
+    operator: Client, chain: list[Disk]
+) -> None:
+    StorageRoot.objects.update(opened_by="hyper-v")
+    leaf = chain[2]
+    form = hidden(operator.get(f"/disks/{leaf.pk}/merge").content.decode())
+    refused = operator.post(f"/disks/{leaf.pk}/merge", form)
+    assert refused.status_code == 422
+    assert "Say that nobody has these disks open" in refused.content.decode()
+    assert not Job.objects.filter(kind=Job.Kind.MERGE).exists()
+    assert operator.post(f"/disks/{leaf.pk}/merge", form | {"offline": "on"}).status_code == 302
+    assert Job.objects.get(kind=Job.Kind.MERGE).declared_offline
+
+
+def test_a_made_up_fingerprint_is_refused(operator: Client, chain: list[Disk]) -> None:
+    leaf = chain[2]
+    form = hidden(operator.get(f"/disks/{leaf.pk}/merge").content.decode())
+    assert operator.post(f"/disks/{leaf.pk}/merge", form | {"seen": "{}"}).status_code == 422
+    assert not Job.objects.filter(kind=Job.Kind.MERGE).exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("folder", "../../etc"),
+        ("folder", "a/../../b"),
+        ("folder", "a\x00b"),
+        ("folder", "a\r\nSet-Cookie: x"),
+        ("name", "../x.vhd"),
+        ("name", "a/b.vhd"),
+        ("name", "n" * 300),
+        ("root", "999"),
+        ("root", "abc"),
+        ("base", "999"),
+        ("into", "elsewhere"),
+        ("disk_type", "raw"),
+    ],
+)
+def test_no_path_is_taken_raw(operator: Client, chain: list[Disk], field: str, value: str) -> None:
+    """bad-input 103: root, relative folder and name; what leaves the root is no form."""
+    leaf = chain[2]
+    sent = {"into": "new", field: value}
+    response = operator.get(f"/disks/{leaf.pk}/merge", sent)
+    assert response.status_code == 200
+    assert response.context["plan"] is None
+    assert operator.post(f"/disks/{leaf.pk}/merge", sent).status_code == 422
+    assert not Job.objects.exclude(kind=Job.Kind.SCAN).exists()
+
+
+def test_a_disk_without_a_chain_has_nothing_to_merge(operator: Client) -> None:
+    child = make_disk("child.vhd")
+    make_link(child)
+    response = operator.get(f"/disks/{child.pk}/merge")
+    assert response.status_code == 409
+    assert "update the parent path first" in response.content.decode()
+
+
+def test_compact_tells_gain_and_why_the_rest_stays(operator: Client, storage: Path) -> None:
+    builders.build_dynamic(
+        storage, "zeros.vhd", size=8 * builders.MIB, content=[(0, b"\1" * 512), (4096, bytes(512))]
+    )
+    scanning.scan(make_root(storage))
+    disk = Disk.objects.get()
+    page = operator.get(f"/disks/{disk.pk}/compact").content.decode()
+    assert "can be won back" in page
+    assert "Why the rest stays in" in page
+    response = operator.post(f"/disks/{disk.pk}/compact", hidden(page))
+    job = Job.objects.get(kind=Job.Kind.COMPACT)
+    assert response["Location"] == f"/jobs/{job.pk}"
+
+
+def test_a_fixed_disk_is_not_compacted(operator: Client, storage: Path) -> None:
+    builders.build_fixed(storage, "fixed.vhd", size=builders.MIB)
+    scanning.scan(make_root(storage))
+    disk = Disk.objects.get()
+    response = operator.get(f"/disks/{disk.pk}/compact")
+    assert response.status_code == 200
+    assert response.context["refused"]["code"]
+
+
+def test_several_disks_are_compacted_by_a_job_each(operator: Client, chain: list[Disk]) -> None:
+    query = "&".join(f"disk={disk.pk}" for disk in chain)
+    page = operator.get(f"/disks/compact?{query}").content.decode()
+    form: dict[str, Any] = hidden(page) | {"disk": [disk.pk for disk in chain]}
+    assert operator.post("/disks/compact", form)["Location"] == "/jobs"
+    assert Job.objects.filter(kind=Job.Kind.COMPACT).count() == 3
+
+
+def test_the_bulk_buttons_of_the_list(operator: Client, chain: list[Disk]) -> None:
+    ids = [disk.pk for disk in chain]
+    operator.post("/disks/bulk", {"action": "check", "disk": ids})
+    assert Job.objects.filter(kind=Job.Kind.CHECK).count() == 1
+    operator.post("/disks/bulk", {"action": "scan", "disk": ids})
+    assert Job.objects.filter(kind=Job.Kind.SCAN).count() == 1
+    compact = operator.post("/disks/bulk", {"action": "compact", "disk": ids})
+    assert compact["Location"].startswith("/disks/compact?disk=")
+    assert operator.post("/disks/bulk", {"action": "check"})["Location"] == "/disks"
+    assert operator.post("/disks/bulk", {"action": "drop", "disk": ids}).status_code == 400
+    assert operator.post("/disks/bulk", {"action": "check", "disk": ["x"]}).status_code == 400
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "fixed"])
+def test_create_shows_the_plan_and_asks_for_a_job(
+    operator: Client, storage: Path, kind: str
+) -> None:
+    root = make_root(storage)
+    query = {
+        "show": "1",
+        "disk_type": kind,
+        "root": root.pk,
+        "folder": "",
+        "name": "new",
+        "size": "8",
+        "unit": "MB",
+    }
+    page = operator.get("/create", query).content.decode()
+    assert "new.vhd" in page
+    assert "Takes at once" in page
+    response = operator.post("/create", hidden(page))
+    job = Job.objects.get(kind=Job.Kind.CREATE)
+    assert response["Location"] == f"/jobs/{job.pk}"
+    assert list(storage.glob("*.vhd")) == []
+
+
+def test_create_a_child_of_a_disk(operator: Client, chain: list[Disk]) -> None:
+    base = chain[0]
+    start = operator.get(f"/create?parent={base.pk}").content.decode()
+    assert "base-child.vhd" in start
+    query = {
+        "show": "1",
+        "disk_type": "differencing",
+        "root": base.root_id,
+        "name": "child2.vhd",
+        "parent": base.pk,
+    }
+    page = operator.get("/create", query).content.decode()
+    assert "Windows will look at" in page
+    assert operator.post("/create", hidden(page)).status_code == 302
+
+
+def test_an_existing_name_is_refused(operator: Client, chain: list[Disk]) -> None:
+    query = {
+        "show": "1",
+        "disk_type": "dynamic",
+        "root": chain[0].root_id,
+        "name": "base.vhd",
+        "size": "1",
+        "unit": "GB",
+    }
+    response = operator.get("/create", query)
+    assert response.context["refused"]["code"] == "E_EXISTS"
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "1e9", "abc", "99999999999999999999", ""])
+def test_impossible_sizes_are_refused(operator: Client, storage: Path, size: str) -> None:
+    root = make_root(storage)
+    query = {
+        "show": "1",
+        "disk_type": "dynamic",
+        "root": root.pk,
+        "name": "x.vhd",
+        "size": size,
+        "unit": "TB",
+    }
+    response = operator.get("/create", query)
+    assert response.status_code == 200
+    assert response.context["plan"] is None or response.context["refused"]
+
+
+def test_without_a_writable_root_the_page_says_what_to_do(operator: Client) -> None:
+    make_root(read_only=True)
+    assert "No storage root may be written to" in operator.get("/create").content.decode()
+
+
+@pytest.mark.parametrize("page", ["merge", "compact", "check", "parent/apply"])
+def test_viewers_change_nothing(viewer: Client, chain: list[Disk], page: str) -> None:
+    """bad-input 99: the role is asked for by every address that changes something."""
+    leaf = chain[2]
+    assert viewer.post(f"/disks/{leaf.pk}/{page}").status_code == 403
+    assert not Job.objects.exists()
+
+
+def test_get_changes_nothing(operator: Client, chain: list[Disk], storage: Path) -> None:
+    """bad-input 100: a GET never changes state."""
+    before = digests(storage)
+    for page in ("merge", "compact", "parent", "merge?into=new"):
+        operator.get(f"/disks/{chain[2].pk}/{page}")
+    for page in ("check", "parent/apply"):
+        assert operator.get(f"/disks/{chain[2].pk}/{page}").status_code == 405
+    assert operator.get("/disks/bulk").status_code == 405
+    assert not Job.objects.exists()
+    assert digests(storage) == before

@@ -1,0 +1,193 @@
+"""The first page: what is broken and by what, or that nothing is; then what needs a look."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db.models import F, Sum
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils.http import urlencode
+from django.views.decorators.http import require_GET
+
+from disks.models import Disk, StorageRoot
+from disks.services import overview as service
+from disks.services.overview import BrokenGroup
+from disks.views.rendering import render_page, wants_fragment
+
+GROUPS_SHOWN = 12
+JOBS_SHOWN = 6
+_REPAIRABLE = ("missing", "outside", "replaced", "ambiguous", "unreadable")
+
+
+@require_GET
+def overview(request: HttpRequest) -> HttpResponse:
+    """The part that renews itself is the list of jobs; nothing else is asked for it."""
+    context = _jobs()
+    if not wants_fragment(request):
+        context |= _verdict() | {
+            "notices": _notices(),
+            "roots": list(StorageRoot.objects.order_by("name")),
+            "trash_bytes": service.trash_bytes(),
+        }
+    return render_page(
+        request, "disks/overview.html", context, fragment="disks/_overview_jobs.html"
+    )
+
+
+def _jobs() -> dict[str, Any]:
+    jobs = service.recent_jobs(JOBS_SHOWN)
+    return {"jobs": jobs, "jobs_active": any(job.is_active for job in jobs)}
+
+
+def _verdict() -> dict[str, Any]:
+    known = service.totals()
+    groups = service.broken_groups()
+    return {
+        "totals": known,
+        "broken": known.broken,
+        "groups": [_group(group) for group in groups[:GROUPS_SHOWN]],
+        "groups_left": max(0, len(groups) - GROUPS_SHOWN),
+        "repairable": any(group.found for group in groups),
+        "complete_sentence": service.complete_sentence(known),
+    }
+
+
+def _group(group: BrokenGroup) -> dict[str, Any]:
+    """A cause with the button that mends it, or that leads to the disk to look at."""
+    above = ""
+    if group.above:
+        above = (
+            "1 more disk stands on it and is broken, too."
+            if group.above == 1
+            else f"{group.above:,} more disks stand on them and are broken, too."
+        )
+    repair = f"{reverse('repair')}?{urlencode({'cause': group.cause})}"
+    page = reverse("disk", args=[group.example.pk])
+    if group.kind not in _REPAIRABLE:
+        url, label = page, "Look at it"
+    elif group.count == 1 and group.found:
+        relink = reverse("parent-path", args=[group.example.pk])
+        url, label = f"{relink}?parent={group.found.pk}", "Update parent path…"
+    elif group.count == 1:
+        url, label = page, "See where we looked"
+    elif group.found:
+        url, label = repair, f"Repair all {group.count:,}…"
+    else:
+        url, label = repair, "Repair plan…"
+    return {
+        "sentence": f"{group.sentence}.",
+        "example": group.example if group.count == 1 else None,
+        "found": group.found,
+        "above": above,
+        "icon": "unlink",
+        "url": url,
+        "action": label,
+        "primary": group.found is not None,
+    }
+
+
+def _notices() -> list[dict[str, Any]]:
+    """What is not broken but needs a look, worst first; each with where to go."""
+    notices: list[dict[str, Any]] = []
+    counts = service.totals()
+    for number, health, one, many in (
+        (counts.damaged, "damaged", "1 file is damaged.", "{} files are damaged."),
+        (counts.unreadable, "unreadable", "1 file cannot be read.", "{} files cannot be read."),
+        (counts.missing, "missing", "1 disk is gone.", "{} disks are gone."),
+        (
+            counts.suspect,
+            "suspect",
+            "1 disk's parent was written after the disk was first seen: its content may be "
+            "damaged without a sign.",
+            "{} disks' parents were written after the disks were first seen: their content may "
+            "be damaged without a sign.",
+        ),
+        (
+            counts.in_use,
+            "in-use",
+            "1 disk is in use and not read.",
+            "{} disks are in use and not read.",
+        ),
+        (
+            counts.not_disks,
+            "not-a-disk",
+            "1 file has a disk's name and is none.",
+            "{} files have a disk's name and are none.",
+        ),
+    ):
+        if number:
+            notices.append(
+                {
+                    "colour": {"damaged": "red", "unreadable": "red", "missing": "red"}.get(
+                        health, "yellow" if health == "suspect" else "azure"
+                    ),
+                    "icon": "alert-triangle" if health != "in-use" else "lock",
+                    "sentence": one if number == 1 else many.format(f"{number:,}"),
+                    "url": f"{reverse('disks')}?health={health}",
+                    "action": "Show",
+                }
+            )
+    for root, sentence in service.troubled_roots():
+        offline = root.state in (StorageRoot.State.OFFLINE, StorageRoot.State.CHANGED)
+        notices.append(
+            {
+                "colour": "red" if offline else "yellow",
+                "icon": "cloud-off" if offline else "alert-circle",
+                "sentence": sentence,
+                "url": reverse("root", args=[root.pk]),
+                "action": "Open",
+            }
+        )
+    for folder, number in service.unmapped_paths():
+        disks = "1 broken link names" if number == 1 else f"{number:,} broken links name"
+        notices.append(
+            {
+                "colour": "yellow",
+                "icon": "brand-windows",
+                "sentence": f"{disks} a Windows folder that no storage root maps:",
+                "path": folder,
+                "url": reverse("roots"),
+                "action": "Tell a root",
+            }
+        )
+    trash = service.trash_bytes()
+    if trash:
+        notices.append(
+            {
+                "colour": "",
+                "icon": "trash",
+                "sentence": "Emptying the trash gives back",
+                "bytes": trash,
+                "url": reverse("trash"),
+                "action": "Open the trash",
+            }
+        )
+    lost = _beside_blocks_bytes()
+    if lost:
+        notices.append(
+            {
+                "colour": "",
+                "icon": "arrows-minimize",
+                "sentence": "Compacting gives back at least what lies beside the disks' blocks:",
+                "bytes": lost,
+                "url": f"{reverse('disks')}?type=dynamic&sort=-used",
+                "action": "Largest disks",
+            }
+        )
+    return notices
+
+
+def _beside_blocks_bytes() -> int:
+    """Room in files that no block takes: certainly won back, without reading one block.
+
+    Only files with at least 64 MiB of it count: headers and tables need some, too.
+    """
+    lost = (
+        Disk.objects.filter(missing_since=None, blocks_allocated__isnull=False)
+        .filter(disk_type__in=("dynamic", "differencing"))
+        .annotate(rest=F("file_size_bytes") - F("blocks_allocated") * F("block_size_bytes"))
+        .filter(rest__gt=64 * 1024**2)
+        .aggregate(total=Sum("rest"))["total"]
+    )
+    return int(lost or 0)
