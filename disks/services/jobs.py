@@ -257,7 +257,7 @@ def _work(claimed: Claim, lease: Lease) -> Callable[[], object]:
     job, token = claimed.job, claimed.token
     work = WORK[job.kind]
     context = JobContext(job, token)
-    progress = JobProgress(lease, lambda: {sidecars.DRAFTS: sidecars.drafts(job, context)})
+    progress = JobProgress(lease, lambda: sidecars.traces(job, context))
     seen = Job.Status.RUNNING
     try:
         result = function(work.run)(restored(job.parameters), progress, context)

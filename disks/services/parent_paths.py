@@ -28,6 +28,7 @@ from disks.services import (
     jobs,
     linking,
     roots,
+    sidecars,
 )
 from disks.services.access import Role, allows
 from disks.services.chains import JOINING

@@ -1,8 +1,8 @@
 """What a job left beside its disks, and putting that right (crash-safety §1, §2).
 
 The files decide: unfinished sidecars are finished or undone by the operations. Where none
-is left, a finished one that names the job, or the job's draft under the name of one of its
-disks, says that the work was complete when its worker died.
+is left, the traces that were noted when the commit began tell whether it came to its end: the
+job's draft has got a name, or the record of the last link update is another one.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ from disks.operations import copying, durable, journal, locks, recover
 from disks.operations.journal import Sidecar
 from disks.operations.paths import Roots
 from disks.services import leases
+from disks.services.stored_json import restored
 from disks.services.work import JobContext, Recovery
 
-DRAFTS = "drafts"  # key in Job.result while the commit is under way
+# Keys in Job.result while the commit is under way.
+DRAFTS = "drafts"  # [path, inode] of temporary files
+RECORDS = "records"  # [disk, job, token] of the last link update's record, or nulls
 
 
 def left_unfinished(job: Job, context: JobContext) -> bool:
@@ -55,7 +58,7 @@ def recover_by_sidecars(job: Job, context: JobContext) -> Recovery:
         # With the locks on the storage, the old worker is gone for good.
         with locks.hold(roots, changed, job=context.name, token=context.token):
             _sweep(roots, changed, context)
-            return recovery or _by_traces(job, context, roots, changed)
+            return recovery or _by_traces(job, roots)
 
 
 def _unfinished(roots: Roots, paths: list[str], context: JobContext) -> list[Sidecar]:
@@ -73,32 +76,73 @@ def _with_sidecars(mine: list[Sidecar], roots: Roots) -> Recovery:
 
     The record of a copy job decides what became of it; without one the links' do.
     """
-    result = next((dict(each.record["result"]) for each in mine if each.record.get("result")), {})
-    told: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
+    told: dict[bool, list[tuple[Sidecar, dict[str, Any]]]] = {False: [], True: []}
     for sidecar in sorted(mine, key=lambda each: each.kind == journal.JOB):
         for row in recover.recover_disk(sidecar.disk, roots):
             if row["action"] in (recover.BUSY, recover.ATTENTION):
                 code = row["code"] or "E_NEEDS_ATTENTION"
                 raise ImageError(code, row["sentence"], file=row["path"])
-            told[sidecar.kind == journal.JOB].append(row)
+            told[sidecar.kind == journal.JOB].append((sidecar, row))
     rows = told[True] or told[False]
-    for action in (recover.FINISHED, recover.UNDONE):
-        for row in rows:
-            if row["action"] == action:
-                return Recovery(action, row["sentence"], result)
-    return Recovery("nothing")
+    finished = [(sidecar, row) for sidecar, row in rows if row["action"] == recover.FINISHED]
+    if finished:
+        sidecar, row = finished[0]
+        if sidecar.kind == journal.UNDO:
+            result = {"links": [_link_row(roots, each) for each, _ in finished]}
+        else:
+            results = [dict(each.record.get("result") or {}) for each in mine]
+            result = next(filter(None, results), {})
+        return Recovery(recover.FINISHED, row["sentence"], result)
+    undone = [row for _, row in rows if row["action"] == recover.UNDONE]
+    return Recovery(recover.UNDONE, undone[0]["sentence"]) if undone else Recovery("nothing")
 
 
-def _by_traces(job: Job, context: JobContext, roots: Roots, changed: list[str]) -> Recovery:
+def _by_traces(job: Job, roots: Roots) -> Recovery:
     """No record was open: nothing had begun, or all of it was over."""
-    published = {inode for _, inode in job.result.get(DRAFTS, [])}
-    for path in changed:
+    noted = restored(job.result)
+    published = {inode for _, inode in noted.get(DRAFTS, [])}
+    for path, _ in leases.wanted_locks(job):
         if published and _inode(roots, path) in published:
-            return Recovery("finished", result={"output": path})
-        record = journal.of(roots, path, journal.UNDO)
-        if record is not None and not record.unfinished and _is_ours(record, context):
-            return Recovery("finished", result=dict(record.record.get("result") or {}))
-    return Recovery("nothing")
+            return Recovery(recover.FINISHED, result={"output": path})
+    links = []
+    for disk, writer, token in noted.get(RECORDS, []):
+        record = journal.of(roots, disk, journal.UNDO)
+        if _written_by(record) != (writer, token):
+            links.append(_link_row(roots, record, disk))
+    return Recovery(recover.FINISHED, result={"links": links}) if links else Recovery("nothing")
+
+
+def written_link(roots: Roots, disk: str, context: JobContext) -> dict[str, Any] | None:
+    """The link that an earlier attempt of this very job wrote into a disk; None if it did not."""
+    record = journal.of(roots, disk, journal.UNDO)
+    if record is None or record.unfinished or not _is_ours(record, context):
+        return None
+    return _link_row(roots, record)
+
+
+def taken_back_link(roots: Roots, disk: str) -> dict[str, Any]:
+    """The same for a link that an earlier attempt has brought back."""
+    return _link_row(roots, None, disk)
+
+
+def _link_row(roots: Roots, record: Sidecar | None, disk: str = "") -> dict[str, Any]:
+    """What relink.apply() would have told of this rewrite; of one taken back little is left."""
+    disk = record.disk if record is not None else disk
+    now = journal.of(roots, disk, journal.UNDO)
+    taken_back = now is None or record is None or bool(record.record.get("is_undo"))
+    return {
+        "child": disk,
+        "parent": None,
+        "undo": taken_back,
+        "before": None if record is None else record.record.get("link_before"),
+        "after": None if now is None else now.record.get("link_after"),
+        "windows_will_look_at": [],
+        "warnings": [],
+    }
+
+
+def _written_by(record: Sidecar | None) -> tuple[str | None, int | None]:
+    return (None, None) if record is None else (record.job, record.token)
 
 
 def _sweep(roots: Roots, changed: list[str], context: JobContext) -> None:
@@ -112,17 +156,19 @@ def _sweep(roots: Roots, changed: list[str], context: JobContext) -> None:
                 durable.unlink(roots, half_written, missing_ok=True)
 
 
-def drafts(job: Job, context: JobContext) -> list[tuple[str, int]]:
-    """(path, inode) of the temporary files that are about to get their names.
-
-    Noted in the row when the commit starts: the name's inode tells afterwards whether it did.
-    """
+def traces(job: Job, context: JobContext) -> dict[str, Any]:
+    """What the commit that starts now will change; kept in the row until the job's end."""
     wanted = leases.wanted_locks(job)
     changed = [path for path, mode in wanted if mode == DiskLock.Mode.EXCLUSIVE]
     if not changed:
-        return []
+        return {}
+    records = []
     with closing(context.roots()) as roots:
-        return _drafts(roots, changed, context)
+        for path in changed:
+            with suppress(ImageError):  # a name that is only going to exist, a damaged record
+                record = journal.of(roots, path, journal.UNDO)
+                records.append([path, *_written_by(record)])
+        return {DRAFTS: _drafts(roots, changed, context), RECORDS: records}
 
 
 def _drafts(roots: Roots, paths: list[str], context: JobContext) -> list[tuple[str, int]]:

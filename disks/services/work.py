@@ -86,6 +86,7 @@ WORK: dict[str, Work] = {
     ),
     Job.Kind.REPAIR_PLAN: Work(
         "disks.services.parent_paths.run_repair",
+        "disks.services.parent_paths.finished_update",
         requeue_when_lost=True,
         cancelled=_SOME_STAY,
         lost=_TRY_ON,

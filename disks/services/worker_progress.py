@@ -14,7 +14,7 @@ from django.utils import timezone
 from disks.models import Job, JobLogLine
 from disks.operations.progress import Cancelled, Progress
 from disks.services.leases import Lease, clock
-from disks.services.stored_json import readable
+from disks.services.stored_json import readable, storable
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class JobProgress(Progress):
             self.lease.check()
             try:
                 won = self.lease.ours.filter(cancel_requested_at=None).update(
-                    cancellable=False, result=readable(noted)
+                    cancellable=False, result=storable(noted)
                 )
                 if not won and not self._is_ours():
                     self.lease.give_up()
@@ -127,33 +127,6 @@ class JobProgress(Progress):
             logger.warning("job %s: progress not stored: %s", self.lease.job_id, error)
             _reconnect()
             return False
-
-
-class PartProgress(Progress):
-    """For one of many parts of a job, each with a commit of its own (a repair plan's child).
-
-    The whole stays cancellable between the parts: commit_starts() is a last look at the flag.
-    """
-
-    def __init__(self, whole: Progress, done: int, total: int) -> None:
-        self.whole = whole
-        self.done = done
-        self.total = total
-        self._committing = False
-
-    def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
-        try:
-            self.whole.report(self.done, self.total, sentence)
-        except Cancelled:
-            if not self._committing:
-                raise
-
-    def log(self, sentence: str) -> None:
-        self.whole.log(sentence)
-
-    def commit_starts(self) -> None:
-        self.whole.report(self.done, self.total)
-        self._committing = True
 
 
 def _reconnect() -> None:

@@ -27,7 +27,12 @@ def register() -> None:
     here = "disks.tests.services.rehearsal"
     WORK[KIND] = Work(f"{here}.run", recover=f"{here}.recover")
     WORK[READ_ONLY_KIND] = Work(f"{here}.run", recover=f"{here}.recover", requeue_when_lost=True)
-    for kind in ("create", "merge", "update"):  # the real operations, with their own recovery
+    for kind in (
+        "create",
+        "merge",
+        "update",
+        "undo",
+    ):  # the real operations, with their own recovery
         WORK[f"rehearsal-{kind}"] = Work(f"{here}.{kind}")
 
 
@@ -96,6 +101,14 @@ def update(parameters: dict[str, Any], progress: Progress, context: JobContext) 
     plan = relink.plan(child, parent, roots)
     return relink.apply(
         plan, roots, offline=True, job=context.name, token=context.token, progress=progress
+    )
+
+
+def undo(parameters: dict[str, Any], progress: Progress, context: JobContext) -> Any:
+    roots = context.roots()
+    child = os.path.join(parameters["folder"], "child.vhd")
+    return relink.undo(
+        child, roots, offline=True, job=context.name, token=context.token, progress=progress
     )
 
 

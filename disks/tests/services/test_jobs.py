@@ -21,7 +21,7 @@ from disks.services import audit, jobs, leases, processes
 from disks.services.errors import Refusal
 from disks.services.leases import Lease, LeaseLost
 from disks.services.work import WORK, Work
-from disks.services.worker_progress import JobCancelled, JobProgress, PartProgress
+from disks.services.worker_progress import JobProgress
 from disks.tests.factories import make_user
 
 pytestmark = pytest.mark.django_db
@@ -528,20 +528,6 @@ def test_the_end_is_stored_as_soon_as_the_database_answers(monkeypatch, settings
     job = jobs.run_now(ask())
     assert job.status == Job.Status.SUCCEEDED
     assert states(job) == ["running", "succeeded"]
-
-
-def test_one_of_many_parts_stays_cancellable_between_the_parts(settings):
-    settings.JOB_PROGRESS_SECONDS = 0
-    claimed = hold(ask())
-    whole = JobProgress(lease_of(claimed))
-    part = PartProgress(whole, 3, 10)
-    part.report(1, 2, "child 4 of 10")
-    part.commit_starts()
-    assert (fresh(claimed.job).done_bytes, claimed.job.total_bytes) == (3, 10)
-    jobs.cancel(claimed.job, None)
-    part.report(2, 2)  # this part is being committed
-    with pytest.raises(JobCancelled):
-        PartProgress(whole, 4, 10).commit_starts()
 
 
 # --- audit and the command ---------------------------------------------------------------

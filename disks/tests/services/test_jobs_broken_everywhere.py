@@ -11,7 +11,7 @@ import pytest
 
 from disks.engine.chain import open_chain
 from disks.engine.formats import open_image
-from disks.operations import paths
+from disks.operations import paths, relink
 from disks.tests.builders import build_differencing, build_dynamic
 from disks.tests.services import consoles
 from disks.tests.services.consoles import Console
@@ -70,6 +70,13 @@ def build_broken(folder: Path) -> None:
     (folder / "base.vhd").rename(folder / "moved" / "base.vhd")
 
 
+def build_updated(folder: Path) -> None:
+    build_broken(folder)
+    roots = paths.Roots([paths.Root(str(folder))])
+    plan = relink.plan(str(folder / "child.vhd"), str(folder / "moved" / "base.vhd"), roots)
+    relink.apply(plan, roots, offline=True, job="an earlier one", token=1)
+
+
 def created(folder: Path) -> bool:
     if not (folder / "new.vhd").exists():
         return False
@@ -100,6 +107,14 @@ SCENES = {
     "create": Scene("rehearsal-create", lambda folder: None, created, ("new.vhd",)),
     "merge": Scene("rehearsal-merge", build_pair, merged, ("child.vhd", "base.vhd"), every=3),
     "update": Scene("rehearsal-update", build_broken, updated, ("child.vhd",), ("moved/base.vhd",)),
+    "undo": Scene(
+        "rehearsal-undo",
+        build_updated,
+        lambda folder: not updated(folder),
+        ("child.vhd",),
+        ("moved/base.vhd",),
+        every=2,
+    ),
 }
 
 

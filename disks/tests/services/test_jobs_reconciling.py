@@ -311,9 +311,12 @@ def test_a_draft_that_got_its_name_says_that_the_work_was_complete(root, tmp_pat
     job = lost(exclusive=[str(target)])
     draft = tmp_path / draft_name(job, "new.vhd")
     draft.touch()
-    noted = sidecars.drafts(job, JobContext(job, job.token))
-    assert noted == [(str(draft), draft.stat().st_ino)]
-    Job.objects.filter(pk=job.pk).update(result={sidecars.DRAFTS: noted}, cancellable=False)
+    noted = sidecars.traces(job, JobContext(job, job.token))
+    assert noted == {
+        "drafts": [(str(draft), draft.stat().st_ino)],
+        "records": [[str(target), None, None]],
+    }
+    Job.objects.filter(pk=job.pk).update(result=noted, cancellable=False)
     draft.rename(target)
     assert by_sidecars(fresh(job)) == Recovery("finished", result={"output": str(target)})
 
@@ -324,8 +327,8 @@ def test_a_commit_that_had_begun_without_an_end_has_changed_nothing(root, tmp_pa
     job = lost(exclusive=[str(target)])
     draft = tmp_path / draft_name(job, "new.vhd")
     draft.touch()
-    noted = sidecars.drafts(job, JobContext(job, job.token))
-    Job.objects.filter(pk=job.pk).update(result={sidecars.DRAFTS: noted}, cancellable=False)
+    noted = sidecars.traces(job, JobContext(job, job.token))
+    Job.objects.filter(pk=job.pk).update(result=noted, cancellable=False)
     assert by_sidecars(fresh(job)).action == "nothing"
     assert not draft.exists()
 
@@ -345,15 +348,32 @@ def test_nothing_is_swept_while_the_disk_is_held(root, tmp_path):
     assert draft.exists()
 
 
-def test_a_finished_record_that_names_the_job_says_that_it_was_complete(root, tmp_path):
+def test_a_link_record_that_changed_since_the_commit_began_says_it_was_complete(root, tmp_path):
+    """Killed after the last write of an update, or of its undo, before the row could say so."""
     disk = str(tmp_path / "child.vhd")
     Path(disk).touch()
     job = lost(exclusive=[disk])
-    record = Sidecar(journal.UNDO, disk, journal.DONE, job=str(job.pk), token=1)
-    journal.write(root, record)
-    assert by_sidecars(job).action == "finished"
-    journal.write(root, Sidecar(journal.UNDO, disk, journal.DONE, job="999999", token=1))
+    context = JobContext(job, job.token)
+    values = {"link_before": {"name": "a"}, "link_after": {"name": "b"}}
+    earlier = Sidecar(journal.UNDO, disk, journal.DONE, job="999999", token=1)
+    ours = Sidecar(journal.UNDO, disk, journal.DONE, str(job.pk), 2, record=values)
+    journal.write(root, earlier)
+    Job.objects.filter(pk=job.pk).update(result=sidecars.traces(job, context))
+    job = fresh(job)
     assert by_sidecars(job).action == "nothing"
+    assert sidecars.written_link(root, disk, context) is None
+
+    journal.write(root, ours)
+    recovery = by_sidecars(job)
+    assert recovery.action == "finished"
+    (row,) = recovery.result["links"]
+    assert (row["child"], row["undo"]) == (disk, False)
+    assert (row["before"], row["after"]) == ({"name": "a"}, {"name": "b"})
+    assert sidecars.written_link(root, disk, context) == row
+
+    journal.remove(root, ours)  # what an undo leaves
+    (row,) = by_sidecars(job).result["links"]
+    assert row["undo"] is True
 
 
 def test_unfinished_records_are_handed_to_recovery(root, tmp_path, monkeypatch):
