@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from django.db import transaction
@@ -23,6 +24,7 @@ from disks.views.rendering import render_page
 PAGE = "disks/repair.html"
 REPAIRS_SHOWN = 5
 MOST_ROWS = 5_000
+_ROW = re.compile(r"[0-9]{1,18}:[0-9]{1,18}")
 
 
 @require_GET
@@ -36,7 +38,7 @@ def repair(request: HttpRequest) -> HttpResponse:
 def apply(request: HttpRequest) -> HttpResponse:
     """One job for the chosen rows; each is planned and checked again when its turn comes."""
     cause = listing.words(request.POST, "cause")
-    rows = parent_paths.chosen_rows(request.POST.getlist("row")[:MOST_ROWS])
+    rows = parent_paths.chosen_rows(_rows_sent(request))
     context = _context(cause, sent=request.POST, chosen=set(request.POST.getlist("row")))
     declaration: DeclarationForm = context["declaration"]
     if not rows or not declaration.is_valid():
@@ -102,6 +104,11 @@ def undo(request: HttpRequest, job_id: int) -> HttpResponse:
         context |= {"refused": plans.as_error(error), "key": plans.new_key()}
         return render_page(request, page, context, status=409)
     return HttpResponseRedirect(reverse("job", args=[undoing.pk]))
+
+
+def _rows_sent(request: HttpRequest) -> list[str]:
+    """What the checkboxes sent, as far as it can be a row at all."""
+    return [value for value in request.POST.getlist("row")[:MOST_ROWS] if _ROW.fullmatch(value)]
 
 
 def _context(cause: str, *, sent: Any = None, chosen: set[str] | None = None) -> dict[str, Any]:

@@ -1,0 +1,107 @@
+"""The first page: the verdict first, each statement with its date, and what to do next."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from disks.tests.factories import make_disk, make_job, make_link, make_root, make_trashed_job
+
+HOSTILE = ["<img src=x onerror=alert(1)>", '"><script>alert(1)</script>', "\u202edhv.exe"]
+pytestmark = pytest.mark.django_db
+
+
+def test_the_first_visit_says_what_to_do(administrator: Client, viewer: Client) -> None:
+    assert "No storage root yet" in viewer.get("/").content.decode()
+    assert "/roots/add" in administrator.get("/").content.decode()
+
+
+def test_all_is_well_has_a_date(viewer: Client) -> None:
+    make_root(last_scan_at=timezone.now())
+    base = make_disk("base.vhd")
+    make_link(make_disk("leaf.vhd"), base)
+    page = viewer.get("/").content.decode()
+    assert "All 1 chain is complete, as of" in page
+
+
+def test_broken_disks_are_grouped_by_cause_with_the_repair(viewer: Client) -> None:
+    make_root(last_scan_at=timezone.now())
+    base = make_disk("archive/base.vhd")
+    for number in range(3):
+        make_link(make_disk(f"c-{number}.vhd"), suggested=base, cause="missing:x")
+    page = viewer.get("/").content.decode()
+    assert "3 disks name one missing base" in page
+    assert "Repair all 3…" in page
+    assert "/repair?cause=missing%3Ax" in page
+    assert "complete, as of" not in page
+
+
+def test_what_needs_a_look_is_listed(viewer: Client) -> None:
+    root = make_root(
+        name="slow store",
+        state="offline",
+        state_reason="Nothing is mounted.",
+        last_scan_at=timezone.now(),
+    )
+    make_disk("bad.vhd", health="damaged")
+    make_disk("gone.vhd", health="missing")
+    make_disk("old.vhd", health="suspect")
+    make_trashed_job(root, size_bytes=5 * 1024**3)
+    page = viewer.get("/").content.decode()
+    for words in (
+        "1 file is damaged.",
+        "1 disk is gone.",
+        "was written after the disk was first seen",
+        "slow store is offline",
+        "Emptying the trash gives back",
+    ):
+        assert words in page
+
+
+def test_running_jobs_renew_themselves_and_finished_ones_do_not(viewer: Client) -> None:
+    make_root()
+    job = make_job(status="running", summary="Merge something", total_bytes=10, done_bytes=5)
+    page = viewer.get("/", headers={"HX-Request": "true"}).content.decode()
+    assert page.lstrip().startswith('<div id="overview-jobs"')
+    assert 'hx-trigger="every' in page
+    job.status = "succeeded"
+    job.save(update_fields=["status"])
+    done = viewer.get("/", headers={"HX-Request": "true"}).content.decode()
+    assert "hx-trigger" not in done
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_names_stay_text(viewer: Client, text: str) -> None:
+    """bad-input 104."""
+    root = make_root(name=text, state="offline", state_reason=text, last_scan_at=timezone.now())
+    child = make_disk(f"{text}.vhd", root=root)
+    make_link(child, named_path=text, suggested=make_disk(f"{text}2.vhd", root=root))
+    make_job(summary=text)
+    page = viewer.get("/").content.decode()
+    assert "<img src=x" not in page
+    assert "<script>alert" not in page
+    assert "\u202e" not in page
+    plan = viewer.get("/repair").content.decode()
+    assert "<img src=x" not in plan
+    assert "<script>alert" not in plan
+    assert "\u202e" not in plan
+
+
+def test_queries_do_not_grow_with_the_groups(viewer: Client) -> None:
+    make_root(last_scan_at=timezone.now())
+    make_link(make_disk("a.vhd"), cause="missing:0", suggested=make_disk("b0.vhd"))
+    viewer.get("/")
+    with CaptureQueriesContext(connection) as one:
+        viewer.get("/")
+    for number in range(1, 6):
+        make_link(
+            make_disk(f"a{number}.vhd"),
+            cause=f"missing:{number}",
+            suggested=make_disk(f"b{number}.vhd"),
+        )
+    with CaptureQueriesContext(connection) as many:
+        viewer.get("/")
+    assert len(many) == len(one)
