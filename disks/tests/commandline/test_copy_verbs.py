@@ -1,0 +1,197 @@
+"""`disk merge`, `compact` and `create`: the contract's keys, exit codes and usage."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from disks.operations.paths import TRASH_FOLDER
+from disks.tests.builders import build_differencing, build_dynamic
+from disks.tests.commandline.running import Disk
+from disks.tests.operations import worlds
+from disks.tests.operations.worlds import BLOCK, chain, content_of, noise, zeros
+
+KEYS = {
+    "output",
+    "virtual_size_bytes",
+    "file_size_before_bytes",
+    "file_size_after_bytes",
+    "bytes_written",
+    "seconds",
+    "copy_seconds",
+    "proof_seconds",
+    "content_sha256",
+}
+DRY_KEYS = {"free_space_needed_bytes", "affected_children", "refused"}
+
+
+# The peak of this process alone: after a fork, rusage counts the parent's memory as well.
+MEASURED = """
+import contextlib, io, sys
+from disks.commandline import main
+with contextlib.redirect_stdout(io.StringIO()):
+    assert main(["merge", sys.argv[1], "--to", sys.argv[2], "--json"]) == 0
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> worlds.World:
+    return chain(tmp_path)
+
+
+def test_merge_to_new_gives_the_keys_of_the_contract(disk: Disk, world: worlds.World) -> None:
+    new = world.path("new.vhd")
+    dry = disk.json("merge", world.path("leaf.vhd"), "--to", new, "--dry-run")
+    assert dry.code == 0
+    assert dry.document.keys() >= KEYS | DRY_KEYS
+    assert not os.path.exists(new)
+    done = disk.json("merge", world.path("leaf.vhd"), "--to", new)
+    assert done.code == 0
+    assert done.document.keys() >= KEYS
+    assert done.document["output"] == new
+    assert done.document["file_size_after_bytes"] == os.path.getsize(new)
+    assert content_of(new) == world.leaf.sha256
+
+
+@pytest.mark.parametrize("options", [["--into-parent"], ["--into-parent", "--copy"]])
+def test_merge_into_the_parent(disk: Disk, world: worlds.World, options: list[str]) -> None:
+    done = disk("merge", world.path("leaf.vhd"), *options, "--offline")
+    assert done.code == 0
+    assert "Test-VHD -Path" in done.out
+    assert content_of(world.path("middle.vhd")) == world.leaf.sha256
+    assert not world.leaf.path.exists()
+
+
+def test_merge_down_to_a_base_under_the_childs_name(disk: Disk, world: worlds.World) -> None:
+    base = world.path("base.vhd")
+    leaf = world.path("leaf.vhd")
+    done = disk.json("merge", leaf, "--into-parent", "--base", base, "--keep-name", "child")
+    assert done.document["output"] == leaf
+    assert content_of(leaf) == world.leaf.sha256
+    assert not world.base.path.exists()
+
+
+def test_a_refused_dry_run_shows_its_document_and_exits_with_1(
+    disk: Disk, world: worlds.World
+) -> None:
+    build_differencing(world.folder, "other.vhd", world.middle)
+    before = worlds.snapshot(world.folder)
+    dry = disk.json("merge", world.path("leaf.vhd"), "--into-parent", "--dry-run")
+    assert dry.code == 1
+    assert dry.document["refused"]["code"] == "E_SIBLINGS"
+    assert dry.document["affected_children"] == [world.path("other.vhd")]
+    assert dry.err.startswith("error: E_SIBLINGS: ")
+    real = disk.json("merge", world.path("leaf.vhd"), "--into-parent")
+    assert real.code == 1
+    assert real.document["error"]["code"] == "E_SIBLINGS"
+    assert worlds.snapshot(world.folder) == before
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--into-parent", "--to", "x.vhd"],
+        ["--to", "x.vhd", "--keep-name", "child"],
+        ["--into-parent", "--type", "fixed"],
+        ["--into-parent", "--copy", "--in-place"],
+    ],
+)
+def test_merge_usage(disk: Disk, world: worlds.World, options: list[str]) -> None:
+    assert disk("merge", world.path("leaf.vhd"), *options).code == 2
+
+
+@pytest.mark.parametrize("verb", [["merge", "--into-parent"], ["compact"]])
+def test_in_place_is_refused_with_the_way_out(
+    disk: Disk, world: worlds.World, verb: list[str]
+) -> None:
+    outcome = disk.json(*verb, world.path("leaf.vhd"), "--in-place")
+    assert outcome.code == 1
+    assert outcome.document["error"]["code"] == "E_NOT_OFFERED"
+
+
+def test_compact_and_its_dry_run(disk: Disk, tmp_path: Path) -> None:
+    built = build_dynamic(
+        tmp_path, "d.vhd", size=4 * BLOCK, block_size=BLOCK, content=[(0, noise(1, 3)),
+        (32, zeros(96))],
+    )  # fmt: skip
+    size = built.path.stat().st_size
+    dry = disk.json("compact", built.path, "--dry-run")
+    assert dry.document.keys() >= KEYS | DRY_KEYS
+    assert dry.document["refused"] is None
+    assert built.path.stat().st_size == size
+    done = disk.json("compact", built.path, "--rewrite")
+    assert done.document.keys() >= KEYS
+    assert done.document["file_size_before_bytes"] == size
+    assert done.document["file_size_after_bytes"] == dry.document["file_size_after_bytes"] < size
+    assert content_of(built.path) == built.sha256
+    again = disk("compact", built.path)
+    assert (again.code, "nothing to gain" in again.out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [("4096", 4096), ("64k", 65536), ("3M", 3 << 20), ("2G", 2 << 30)]
+)
+def test_create_understands_sizes(disk: Disk, tmp_path: Path, size: str, expected: int) -> None:
+    outcome = disk.json("create", tmp_path / "n.vhd", "--size", size, "--type", "dynamic")
+    assert outcome.code == 0
+    assert outcome.document["virtual_size_bytes"] == expected
+    found = disk.json("inspect", tmp_path / "n.vhd").document
+    assert (found["type"], found["virtual_size_bytes"]) == ("dynamic", expected)
+
+
+def test_create_makes_a_child_in_another_folder(disk: Disk, tmp_path: Path) -> None:
+    base = build_dynamic(tmp_path, "base.vhd", size=BLOCK, block_size=BLOCK,
+                         content=[(0, noise(1, 5))])  # fmt: skip
+    (tmp_path / "sub").mkdir()
+    child = tmp_path / "sub" / "child.vhd"
+    assert disk.json("create", child, "--parent", base.path).code == 0
+    found = disk.json("inspect", child, "--root", tmp_path).document["parent"]
+    assert (found["status"], found["path"]) == ("found", str(base.path))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--size", "1M"],
+        ["--size", "much", "--type", "fixed"],
+        ["--parent", "p.vhd", "--type", "fixed"],
+        ["--size", "1M", "--type", "differencing"],
+    ],
+)
+def test_create_usage(disk: Disk, tmp_path: Path, options: list[str]) -> None:
+    assert disk("create", tmp_path / "n.vhd", *options).code == 2
+
+
+def test_create_never_overwrites(disk: Disk, tmp_path: Path) -> None:
+    base = build_dynamic(tmp_path, "base.vhd")
+    before = base.path.read_bytes()
+    outcome = disk.json("create", base.path, "--size", "1M", "--type", "fixed")
+    assert (outcome.code, outcome.document["error"]["code"]) == (1, "E_EXISTS")
+    assert base.path.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_disk(tmp_path: Path) -> None:
+    """64 MiB whatever the size: 160 MiB of data go through a process that stays small."""
+    size, piece = 160 * 1024 * 1024, noise(1, 4096)
+    base = build_dynamic(
+        tmp_path, "base.vhd", size=size,
+        content=[(sector, piece) for sector in range(0, size // 512, 4096)],
+    )  # fmt: skip
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURED, str(base.path), str(tmp_path / "new.vhd")],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[3],
+    )
+    assert int(run.stdout) < 64 * 1024
+    assert content_of(tmp_path / "new.vhd") == base.sha256
+    assert not (tmp_path / TRASH_FOLDER).exists()
