@@ -201,10 +201,15 @@ def _bat_findings(image: VhdImage, header: DynamicHeader, kept: array[int]) -> I
     block_sectors = (image.bitmap_bytes + image.block_size_bytes) // SECTOR_BYTES
     # More blocks than this must overlap somewhere, which the sorted ones then show.
     most = image.data_end // (image.bitmap_bytes + image.block_size_bytes) + 2
-    total = min(header.max_table_entries, (image.data_end - header.table_offset) // 4)
+    total = min(
+        header.max_table_entries,
+        (image.data_end - header.table_offset) // 4,
+        dynamic_header.MAX_ENTRIES,
+    )
     # Entries within these bounds are sound whatever block they belong to.
     low = -(-max(image.metadata_end, image.table_end) // SECTOR_BYTES)
     high = image.data_end // SECTOR_BYTES - block_sectors
+    alike = {True: 0, False: 0}
     for first in range(0, total, PIECE_ENTRIES):
         count = min(PIECE_ENTRIES, total - first)
         entries = to_entries(image.file.read_at(header.table_offset + first * 4, count * 4))
@@ -225,6 +230,10 @@ def _bat_findings(image: VhdImage, header: DynamicHeader, kept: array[int]) -> I
             if not low <= entry <= high and entry != ABSENT
         ]
         for block, entry in odd:
+            kind = entry < low
+            alike[kind] += 1
+            if alike[kind] > MAX_ALIKE + 1:
+                continue  # a table full of nonsense is told in a few findings
             try:
                 image.check_entry(block, entry)
             except ImageError as error:

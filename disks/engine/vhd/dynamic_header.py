@@ -18,6 +18,9 @@ LOCATOR_SLOTS = 8
 LOCATOR_BYTES = 24
 NAME_BYTES = 512
 MAX_BLOCK_BYTES = 256 * MIB
+# 2,040 GiB in blocks of 256 KiB. Larger tables are made by nobody but those who want every
+# look at a disk to cost gigabytes of reading.
+MAX_ENTRIES = 8 * MIB
 USUAL_BLOCK_BYTES = (512 * 1024, 2 * MIB)
 
 _LAYOUT = struct.Struct(">8sQQIIII16sII512s192s256s")
@@ -221,6 +224,17 @@ def _table_findings(
             "E_BAT_SIZE",
             f"The block allocation table has {entries:,} entries, but a disk of this size "
             f"needs {needed:,}.",
+            "max_table_entries",
+            offset,
+            entries,
+        )
+        return
+    if needed > MAX_ENTRIES:
+        yield Finding(
+            Level.ERROR,
+            "E_BAT_SIZE",
+            f"The block allocation table has {entries:,} entries, more than any known tool "
+            f"writes (at most {MAX_ENTRIES:,} are read here).",
             "max_table_entries",
             offset,
             entries,

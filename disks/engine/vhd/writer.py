@@ -84,6 +84,13 @@ def layout_of(new: NewImage) -> Layout:
             value=block,
         )
     entries = -(-new.virtual_size_bytes // block)
+    if entries > dynamic_header.MAX_ENTRIES:
+        raise ImageError(
+            "E_BLOCK_SIZE",
+            f"Blocks of {block:,} bytes are too small for a disk of {new.virtual_size_bytes:,}.",
+            field="block_size",
+            value=block,
+        )
     table_bytes = dynamic_header.table_bytes(entries)
     strings: list[tuple[LocatorEntry, bytes]] = []
     if new.disk_type is DiskType.DIFFERENCING:

@@ -557,3 +557,32 @@ def test_a29_sixteen_exbibytes_cost_nothing(tmp_path: Path) -> None:
         file.write(packed)
     assert examine(built.path).errors == set()
     built.path.unlink()
+
+
+def test_a18_a_table_of_nonsense_costs_little(tmp_path: Path) -> None:
+    """bad-input A18: a million entries that all point at the header, from a sparse file."""
+    built = build_dynamic(tmp_path, "a.vhd", size=2 * MIB)
+    size = 1024 * 1024 * 2 * MIB
+    packed = pack_footer(footer_fields(size - 16 * 1024 * MIB, 3, built.unique_id, 512))
+    built.patch(0, packed)
+    with built.path.open("r+b") as file:
+        file.seek(70 * MIB)
+        file.write(packed)
+    built.patch_header(max_table_entries=1024 * 1024 - 8192, table_offset=MIB)
+    result = examine(built.path)
+    assert result.errors == {"E_BAT_IN_HEADER"}
+    assert len(result.findings) == 22  # and a note about the room behind the table
+
+
+def test_a18_a_table_of_gigabytes_is_refused(tmp_path: Path) -> None:
+    """bad-input A18: its room is there, as a hole; reading it would take minutes."""
+    built = build_dynamic(tmp_path, "a.vhd", size=MIB)
+    size = 2040 * 1024 * MIB
+    packed = pack_footer(footer_fields(size, 3, built.unique_id, 512))
+    built.patch(0, packed)
+    with built.path.open("r+b") as file:
+        file.seek(17 * 1024 * MIB)
+        file.write(packed)
+    built.patch_header(max_table_entries=size // 512, block_size=512, table_offset=MIB)
+    assert opened_error(built).code == "E_BAT_SIZE"
+    built.path.unlink()
