@@ -172,7 +172,7 @@ def test_a_message_delivered_many_times_runs_once(console, workers, tmp_path):
     console.do("send_raw", name="os.system", args=["true"])
 
     after = console.do("request", folder=str(tmp_path), name="after")
-    assert console.wait_for(after, *FINAL, seconds=5)["status"] == "succeeded"
+    assert console.wait_for(after, *FINAL)["status"] == "succeeded"
     assert len(said(tmp_path, "disk", "start")) == 1
     assert console.show(job)["states"] == ["running", "succeeded"]
 
@@ -219,7 +219,7 @@ def test_a_broker_that_goes_away_and_comes_back_loses_no_job(console, workers, t
     finally:
         console.broker.start()
     (tmp_path / "late.go").touch()
-    assert console.wait_for(late, *FINAL, seconds=30)["status"] == "succeeded"
+    assert console.wait_for(late, *FINAL)["status"] == "succeeded"
     for name in ("running", "late"):
         assert len(said(tmp_path, name, "start")) == 1
 

@@ -30,7 +30,7 @@ def test_the_rules_of_jobs_hold_on_postgresql():
             cwd=HERE.parents[2],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=400,
             check=False,
         )
     assert ran.returncode == 0, ran.stdout + ran.stderr
