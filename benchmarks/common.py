@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -43,7 +44,8 @@ class Run:
 
 @contextlib.contextmanager
 def workspace(folder: str | None) -> Iterator[str]:
-    """A folder of our own, gone at the end."""
+    """A folder of our own, gone at the end, also after SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     path = tempfile.mkdtemp(prefix="vdadmin-bench-", dir=folder)
     try:
         yield path
