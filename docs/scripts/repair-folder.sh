@@ -48,37 +48,35 @@ map=()
 if [ -n "${MAP:-}" ]; then map=(--map "$MAP"); fi
 
 # One value out of a JSON document on stdin; expression is Python, d is the document.
-json() { "$python" -c 'import json, sys; d = json.load(sys.stdin); print(eval(sys.argv[1]))' "$1"; }
+json() { "$python" -c 'import json, sys; d = json.load(sys.stdin); print(eval(" ".join(sys.argv[1].split())))' "$1"; }
 
-whole=0 repaired=0 broken=0
+whole=0 repaired=0 broken=0 matches=0 parent=
 # Names may hold anything, so they are separated by NUL. Copies and our own folders are left out.
 while IFS= read -r -d '' file; do
     # Without --search: what Windows would find, which is what "broken" means here.
     if ! found=$("${disk[@]}" inspect "$file" --json "${roots[@]}" "${map[@]}" 2>/dev/null); then
         continue # no virtual disk
     fi
-    status=$(json '(d["parent"] or {}).get("status", "none")' <<<"$found")
-    elsewhere=$(json 'any(f["code"] == "W_PARENT_ELSEWHERE" for f in d["findings"])' <<<"$found")
+    # "W_PARENT_ELSEWHERE": found by its identity, but no path in the header leads to it.
+    status=$(json '"elsewhere" if any(f["code"] == "W_PARENT_ELSEWHERE" for f in d["findings"])
+        else (d["parent"] or {}).get("status", "none")' <<<"$found")
     if [ "$status" = none ]; then continue; fi
-    if [ "$status" = found ] && [ "$elsewhere" = False ]; then
+    if [ "$status" = found ]; then
         whole=$((whole + 1))
         continue
     fi
 
     list=$("${disk[@]}" candidates "$file" --json "${places[@]}" 2>/dev/null)
-    matches=$(json 'sum(c["verdict"] == "match" for c in d["candidates"])' <<<"$list")
+    # How many match, then the first one's path as raw bytes, ended by NUL.
+    { read -r matches && IFS= read -r -d '' parent; } < <("$python" -c '
+import json, os, sys
+paths = [c["path"] for c in json.load(sys.stdin)["candidates"] if c["verdict"] == "match"]
+sys.stdout.buffer.write(b"%d\n%s\0" % (len(paths), os.fsencode("".join(paths[:1]))))' <<<"$list")
     if [ "$matches" != 1 ]; then
         printf 'left alone: %q: %s disks have the right identity\n' "$file" "${matches:-0}"
         broken=$((broken + 1))
         continue
     fi
-    # The path comes as raw bytes and may end with a newline: the dot keeps that.
-    parent=$("$python" -c '
-import json, os, sys
-d = json.load(sys.stdin)
-path = next(c["path"] for c in d["candidates"] if c["verdict"] == "match")
-sys.stdout.buffer.write(os.fsencode(path) + b".")' <<<"$list")
-    parent=${parent%.}
     if "${disk[@]}" update-parent "$file" --parent "$parent" "${map[@]}" "${places[@]}" \
         "${options[@]}" >/dev/null; then
         printf 'repaired: %q -> %q\n' "$file" "$parent"
