@@ -32,7 +32,7 @@ class MergeForm(forms.Form):
     disk_type = forms.ChoiceField(
         choices=[("dynamic", "Dynamic"), ("fixed", "Fixed")], required=False
     )
-    root = RootChoice(required=False)
+    root = RootChoice(label="Storage root", required=False)
     folder = folder_field()
     name = name_field(required=False)
 
@@ -59,8 +59,9 @@ class MergeForm(forms.Form):
             "folder": folder,
             "name": f"{stem}-merged{'.vhd' if extension.lower() != '.avhd' else extension}",
         }
-        # A base that was only the other target's default follows the target.
         given = {key: data.get(key) for key in values if data.get(key) not in (None, "")}
+        if data.get("was") not in (None, "", into):
+            given.pop("base", None)  # the lowest level belonged to the other target
         if "folder" in data:
             given["folder"] = data.get("folder", "")
         return values | given

@@ -36,7 +36,7 @@ class RootChoice(forms.ModelChoiceField):
 
 def folder_field(**options: Any) -> forms.CharField:
     return forms.CharField(
-        label="Folder in the root",
+        label="Folder",
         required=False,
         max_length=LONGEST_PATH,
         strip=False,
@@ -47,7 +47,7 @@ def folder_field(**options: Any) -> forms.CharField:
 
 def name_field(**options: Any) -> forms.CharField:
     return forms.CharField(
-        label="File name", max_length=255, widget=forms.TextInput(attrs=_INPUT), **options
+        label="Name", max_length=255, widget=forms.TextInput(attrs=_INPUT), **options
     )
 
 

@@ -307,3 +307,10 @@ def test_get_changes_nothing(operator: Client, chain: list[Disk], storage: Path)
     assert operator.get("/disks/bulk").status_code == 405
     assert not Job.objects.exists()
     assert digests(storage) == before
+
+
+def test_another_target_begins_with_its_own_levels(operator: Client, chain: list[Disk]) -> None:
+    _, middle, leaf = chain
+    query = {"into": "new", "was": "parent", "base": middle.pk, "name": "all.vhd"}
+    page = operator.get(f"/disks/{leaf.pk}/merge", query).content.decode()
+    assert "Merge 3 disks into all.vhd" in re.sub(r"<[^>]+>", "", page)
