@@ -62,7 +62,7 @@ def start_merge_to(page: Page, name: str) -> int:
     steps.open_disk(page, "leaf.vhd")
     page.get_by_role("link", name="Merge", exact=True).click()
     page.get_by_label("A new disk").check()
-    page.get_by_label("Name", exact=True).fill(name)
+    page.locator("input[name=name]:visible").fill(name)
     page.get_by_role("button", name="Show what will happen").click()
     expect(page.locator("form input[name=name][type=hidden]")).to_have_value(name)
     page.get_by_role("button", name=f"Merge 3 disks into {name}").click()
