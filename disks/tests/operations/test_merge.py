@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import os
 import shutil
@@ -424,16 +425,15 @@ def test_the_replaced_files_rights_are_carried_over(tmp_path: Path) -> None:
     middle.chmod(0o640)
     if os.geteuid() == 0:
         os.chown(middle, 1234, 4321)
-    try:
+    with contextlib.suppress(OSError):  # not every file system has extended attributes
         os.setxattr(middle, "user.note", b"kept")
-    except OSError:
-        pytest.skip("no extended attributes on this file system")
+    attributes = {name: os.getxattr(middle, name) for name in os.listxattr(middle)}
     merged(world, into_parent=True)
     found = middle.stat()
     assert stat.S_IMODE(found.st_mode) == 0o640
     if os.geteuid() == 0:
         assert (found.st_uid, found.st_gid) == (1234, 4321)
-    assert os.getxattr(middle, "user.note") == b"kept"
+    assert {name: os.getxattr(middle, name) for name in os.listxattr(middle)} == attributes
 
 
 def test_replacing_is_refused_where_rights_would_be_lost(
@@ -552,8 +552,16 @@ def test_a_file_changed_after_the_plan_is_noticed_before_anything_is_written(
     assert worlds.snapshot(tmp_path) == before
 
 
-@pytest.mark.parametrize("step", ["check", "copy", "proof"])
-@pytest.mark.parametrize("target", ["parent", "new"])
+@pytest.mark.parametrize(
+    ("target", "step"),
+    [
+        ("parent", "check"),
+        ("parent", "copy"),
+        ("parent", "proof"),
+        ("new", "copy"),
+        ("new", "proof"),
+    ],
+)
 def test_cancel_before_the_commit_leaves_everything_as_it_was(
     tmp_path: Path, step: str, target: str
 ) -> None:
@@ -569,8 +577,6 @@ def test_cancel_before_the_commit_leaves_everything_as_it_was(
     options: dict[str, Any] = (
         {"into_parent": True} if target == "parent" else {"to": world.path("new.vhd")}
     )
-    if target == "new" and step == "check":
-        pytest.skip("merging to a new disk looks for no children")
     with pytest.raises(Cancelled):
         merged(world, progress=Meddler(step, cancel), **options)
     assert worlds.snapshot(tmp_path) == before
