@@ -33,14 +33,15 @@ def update_rows(
 
     Values are Python values, as for Model.save(). Returns the number of rows given.
     """
-    columns = [model._meta.get_field(name) for name in fields]
+    columns: list[Any] = [model._meta.get_field(name) for name in fields]
+    key: Any = model._meta.pk
     convert = [_converter(column) for column in columns]
     quote = connection.ops.quote_name
     settings = ", ".join(f"{quote(column.column)} = %s" for column in columns)
     # Table and column names come from the model, never from outside.
     statement = (
         f"UPDATE {quote(model._meta.db_table)} SET {settings} "  # noqa: S608
-        f"WHERE {quote(model._meta.pk.column)} = %s"  # type: ignore[union-attr]
+        f"WHERE {quote(key.column)} = %s"
     )
     return _execute(
         statement,
@@ -57,7 +58,7 @@ def insert_rows(
     are not told: ask for the rows by what makes them unique.
     """
     given = set(fields)
-    columns = [model._meta.get_field(name) for name in fields]
+    columns: list[Any] = [model._meta.get_field(name) for name in fields]
     defaults = [
         field
         for field in model._meta.concrete_fields

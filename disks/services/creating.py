@@ -51,14 +51,14 @@ def request(
     address: str = "",
 ) -> Job:
     """Ask for the new disk; the caller enqueues the job. Raises what the plan refuses."""
-    options = {
+    options: dict[str, Any] = {
         "path": path,
         "disk_type": str(disk_type),
         "size_bytes": size_bytes,
         "parent": parent,
         "block_size_bytes": block_size_bytes,
     }
-    planned = plan(**options)  # type: ignore[arg-type]
+    planned = plan(**options)
     if planned.refused is not None:
         raise planned.refused
     declarations.require([path], declared_offline=True)  # no existing file is written

@@ -46,7 +46,7 @@ def raw_regions(disk: Disk) -> list[RawRegion]:
     try:
         with scope.open(disk.path) as file:
             form = identify(file)
-            regions: list[RawRegion] = form.raw_regions(file)  # type: ignore[attr-defined]
+            regions: list[RawRegion] = form.raw_regions(file)
             return regions
     finally:
         scope.close()

@@ -229,10 +229,9 @@ def _new(touched: Touched) -> Iterator[list[Link]]:
         links = []
         for pk, *child in rows:
             said = touched.new_links[pk]
-            links.append(
-                Link(0, pk, str(Status.MISSING), None, [], "", "", None, False, {},
-                     *(said[name] for name in LINK_COLUMNS), *child, None)
-            )  # fmt: skip
+            values: list[Any] = [0, pk, str(Status.MISSING), None, [], "", "", None, False, {}]
+            values += [*(said[name] for name in LINK_COLUMNS), *child, None]
+            links.append(Link(*values))
         yield links
 
 

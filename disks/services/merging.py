@@ -67,7 +67,7 @@ def request(
 
     Raises what the plan refuses, and Refusal E_NOT_OFFLINE, E_READ_ONLY, E_ROOT_OFFLINE.
     """
-    options = {
+    options: dict[str, Any] = {
         "into_parent": into_parent,
         "to": to,
         "base": base,

@@ -308,7 +308,7 @@ def check_state(root: StorageRoot) -> StorageRoot:
     that are where the catalog says.
     """
     state, reason, status = _look(root)
-    fields = {"state": state, "state_reason": reason}
+    fields: dict[str, Any] = {"state": state, "state_reason": reason}
     if state == StorageRoot.State.ONLINE and status is not None:
         fields |= {"device": status.st_dev, "inode": status.st_ino}
         figures = os.statvfs(root.path)
@@ -471,7 +471,7 @@ def _free_name(name: str, *, fixed: bool) -> str:
 
 
 def _apply(root: StorageRoot, says: Declaration) -> None:
-    fields = {}
+    fields: dict[str, Any] = {}
     if says.name is not None and says.name.strip() != root.name:
         fields["name"] = _free_name(says.name, fixed=True)
     if says.opened_by is not None:
