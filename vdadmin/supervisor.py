@@ -212,7 +212,7 @@ def _be(service: Service, log: Path, parent: int) -> NoReturn:
         os.setpgid(0, 0)
         die_with_parent(parent)
         _name_process(f"vdadmin {service.name}")
-        for number in WAKING | {signal.SIGPIPE}:
+        for number in WAKING:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, WAKING)

@@ -40,10 +40,19 @@ def failing():
     print("no luck", flush=True)
     sys.exit(3)
 
+def piping():
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        os.write(writer, b"nobody reads this")
+    except BrokenPipeError:
+        (folder / "pipe.survived").touch()
+    time.sleep(600)
+
 def broken():
     raise ValueError("a bug")
 
-services = {f.__name__: f for f in (steady, with_helper, stubborn, failing, broken)}
+services = {f.__name__: f for f in (steady, with_helper, stubborn, failing, piping, broken)}
 supervisor = Supervisor(
     log_folder=folder / "log", state_file=folder / "running.json",
     tell=lambda s: print(s, flush=True), about={"address": "nowhere"},
@@ -152,6 +161,12 @@ def test_an_error_in_a_service_is_in_its_log_not_on_the_terminal(
     process.terminate()
     output, _ = process.communicate(timeout=10)
     assert "Traceback" not in output
+
+
+def test_a_visitor_who_hangs_up_does_not_end_a_service(start: Start, tmp_path: Path) -> None:
+    """Writing to a closed connection is an error to handle, not a signal that kills."""
+    start("piping")
+    eventually((tmp_path / "pipe.survived").exists)
 
 
 def test_a_service_that_ignores_the_end_is_killed_after_its_grace(
