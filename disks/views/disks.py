@@ -226,8 +226,8 @@ def _tree(
     members = _listed(Disk.objects.filter(chain_base__in=[top.pk for top in page.rows]))
     members = members.annotate(parent=F("parent_link__parent")).order_by("name")
     for disk in members[:TREE_ROWS]:
-        if disk.parent is not None:  # type: ignore[attr-defined]
-            below[disk.parent].append(disk)  # type: ignore[attr-defined]
+        if disk.parent is not None:
+            below[disk.parent].append(disk)
     rows: list[Row] = []
     for top in page.rows:
         waiting = [(top, 0)]
