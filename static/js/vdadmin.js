@@ -105,6 +105,18 @@
     if (live) live.textContent = words;
   }
 
+  // progress is told every ten percent and when the state changes, not every two seconds
+  var lastSaid = "";
+  function sayProgress(words) {
+    var step = words.replace(/(\d+) percent/, function (all, number) {
+      return Math.floor(number / 10) * 10 + " percent";
+    });
+    if (step !== lastSaid) {
+      lastSaid = step;
+      say(words);
+    }
+  }
+
   // --- htmx: what polls rests while nobody looks, and trouble is told
   var body = document.body;
   body.addEventListener("htmx:beforeRequest", function (event) {
@@ -119,10 +131,10 @@
   body.addEventListener("htmx:afterRequest", function (event) {
     if (event.detail.successful) document.getElementById("trouble").hidden = true;
   });
-  body.addEventListener("htmx:afterSwap", function (event) {
+  body.addEventListener("htmx:afterSwap", function () {
     showCopyButtons(document);
-    var said = event.detail.elt.querySelector && event.detail.elt.querySelector("[data-say]");
-    if (said) say(said.dataset.say);
+    var said = document.querySelector("[data-say]");
+    if (said) sayProgress(said.dataset.say);
   });
   showCopyButtons(document);
 })();
