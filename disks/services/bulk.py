@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from django.db import connection, models
+from django.db import connection, models, transaction
 
 from disks.models.fields import PathField, to_column
 
@@ -98,6 +98,7 @@ def _converter(field: Any) -> Callable[[Any], Any] | None:
 
 def _execute(statement: str, values: list[list[Any]]) -> int:
     if values:
-        with connection.cursor() as cursor:
+        # One transaction: else SQLite would begin and commit one for each row.
+        with transaction.atomic(), connection.cursor() as cursor:
             cursor.executemany(statement, values)
     return len(values)
