@@ -24,7 +24,7 @@ from typing import Any
 from disks.engine import faults
 from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
-from disks.operations import copying, durable, journal, locks, trash
+from disks.operations import copying, durable, journal, locks, rewriting, trash
 from disks.operations.copying import Fingerprint
 from disks.operations.journal import Sidecar
 from disks.operations.paths import Roots
@@ -238,6 +238,7 @@ def _relink(roots: Roots, work: Replacement, child: str) -> str:
     from disks.operations import relink
 
     try:
+        _settle(roots, work, child)
         plan = relink.plan(child, work.surviving, roots, job=work.job)
         relink.apply(plan, roots, offline=True, job=work.job, token=work.token)
     except ImageError as error:
@@ -245,6 +246,17 @@ def _relink(roots: Roots, work: Replacement, child: str) -> str:
             raise
         return f"The parent link of {child} could not be rewritten: {error.message}"
     return ""
+
+
+def _settle(roots: Roots, work: Replacement, child: str) -> None:
+    """An earlier attempt of this job may have died in the middle of this link: heal it first.
+
+    Planning on a half written header would fail, or keep the half as what was there before.
+    """
+    found = journal.of(roots, child, journal.UNDO)
+    if found is not None and found.unfinished and found.job == work.job:
+        with locks.hold(roots, [child], job=work.job, token=work.token):
+            rewriting.recover(roots, found, token=found.token + 1)
 
 
 def _set_mtime(roots: Roots, path: str, mtime_ns: int) -> None:

@@ -1,0 +1,38 @@
+"""What recovery makes of remains that need more than one look."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from disks.operations import merge
+from disks.operations.paths import Roots
+from disks.operations.recover import recover
+from disks.tests.builders import build_differencing, build_dynamic
+from disks.tests.operations.crashing import in_fork, with_fault
+from disks.tests.operations.worlds import BLOCK, KIB, content_of, noise, roots_of, strays
+
+
+def merge_into_parent(leaf: Path | str, roots: Roots) -> None:
+    plan = merge.plan(str(leaf), roots, into_parent=True)
+    merge.apply(plan, roots, offline=True, job="42", token=1)
+
+
+@pytest.mark.parametrize("write", range(1, 6))
+def test_a_link_torn_while_a_merge_was_finished_is_healed_and_then_written(
+    tmp_path: Path, write: int
+) -> None:
+    """bad-input F85, F86: the merge's record sorts before that of the half written child."""
+    base = build_dynamic(
+        tmp_path, "a.vhd", size=160 * KIB, block_size=BLOCK, content=[(0, noise(1, 70))]
+    )
+    leaf = build_differencing(tmp_path, "m.vhd", base, content=[(3, noise(2, 4))])
+    below = build_differencing(tmp_path, "z.vhd", leaf, content=[(8, noise(3, 4))])
+    roots = roots_of(tmp_path)
+    fault = f"relink.header:{write}:torn"
+    in_fork(with_fault(fault, lambda: merge_into_parent(leaf.path, roots)))
+    recover(str(tmp_path), roots)
+    assert content_of(below.path) == below.sha256
+    assert not leaf.path.exists()
+    assert strays(tmp_path) == []
