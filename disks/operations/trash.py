@@ -403,7 +403,7 @@ def restore(
         # the one whose name the new content holds, takes that name back in one step.
         ordered = sorted(manifest.entries, key=lambda e: e.original == manifest.replacement)
         for entry in ordered:
-            if roots.exists(entry.trash):
+            if _has_name(roots, entry.trash):  # else an interrupted restore was here before
                 durable.rename(
                     roots,
                     entry.trash,

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from disks.engine.errors import ImageError
-from disks.operations import compact, merge, trash
+from disks.operations import compact, merge, relink, trash
+from disks.operations.paths import Roots
 from disks.tests.builders import build_dynamic
 from disks.tests.operations import worlds
 from disks.tests.operations.worlds import BLOCK, chain, content_of, noise, roots_of, zeros
@@ -95,8 +96,6 @@ def test_what_changed_in_the_trash_is_not_restored(tmp_path: Path) -> None:
 
 
 def test_a_link_that_somebody_changed_since_stays(tmp_path: Path) -> None:
-    from disks.operations import relink
-
     world = merged(tmp_path)
     undone = relink.undo(world.path("below.vhd"), world.roots, offline=True)
     assert undone["undo"]
@@ -214,3 +213,28 @@ def test_put_takes_disks_away_as_one_job(tmp_path: Path) -> None:
     assert not world.leaf.path.exists()
     trash.restore(manifest.folder, world.roots, offline=True)
     assert worlds.snapshot(tmp_path) == before
+
+
+def test_storage_that_fails_for_a_moment_makes_no_restore_leave_a_file_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bad-input F83: what cannot be looked at is not taken for what is back already."""
+    world = merged(tmp_path)
+    folder = only(world).folder
+    look, decide = Roots.stat, trash.restore_refusal
+    failing: list[str] = []
+
+    def stat(self: Roots, path: str) -> os.stat_result:
+        if path in failing:
+            raise ImageError("E_IO", "The storage failed.", file=path)
+        return look(self, path)
+
+    def decided(roots: Roots, manifest: trash.Manifest) -> ImageError | None:
+        refusal = decide(roots, manifest)
+        failing.append(f"{folder}/leaf.vhd")
+        return refusal
+
+    monkeypatch.setattr(Roots, "stat", stat)
+    monkeypatch.setattr(trash, "restore_refusal", decided)
+    trash.restore(folder, world.roots, offline=True)
+    assert content_of(world.leaf.path) == world.leaf.sha256
