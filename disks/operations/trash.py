@@ -20,8 +20,8 @@ from typing import Any
 
 from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
-from disks.operations import durable, locks, relink
-from disks.operations.copying import Fingerprint
+from disks.operations import durable, journal, locks, relink
+from disks.operations.copying import Fingerprint, job_word
 from disks.operations.inspection import managed_by
 from disks.operations.paths import TRASH_FOLDER, Roots
 from disks.operations.progress import Progress
@@ -515,10 +515,23 @@ def _links_back(
     warnings = []
     for path in manifest.relinked:
         try:
+            _require_last_update(roots, manifest, path)
             relink.undo(path, roots, offline=offline, job=job, token=token)
         except ImageError as error:
             warnings.append(f"The parent link of {path} was left as it is: {error.message}")
     return warnings
+
+
+def _require_last_update(roots: Roots, manifest: Manifest, path: str) -> None:
+    """E_LINK_CHANGED unless the update on record beside a disk is the one that the job made.
+
+    Else an undo would take back what somebody wrote before the job, or since.
+    """
+    record = journal.of(roots, path, journal.UNDO)
+    if record is None or job_word(record.job) != manifest.job.partition("~")[0]:
+        raise ImageError(
+            "E_LINK_CHANGED", "its last update is not the one that this job made.", file=path
+        )
 
 
 # ---------------------------------------------------------------------- small things

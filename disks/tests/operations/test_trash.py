@@ -10,9 +10,11 @@ import pytest
 
 from disks.engine.errors import ImageError
 from disks.operations import compact, merge, relink, trash
+from disks.operations.inspection import inspect
 from disks.operations.paths import Roots
 from disks.tests.builders import build_dynamic
 from disks.tests.operations import worlds
+from disks.tests.operations.crashing import in_fork, with_fault
 from disks.tests.operations.worlds import BLOCK, chain, content_of, noise, roots_of, zeros
 
 
@@ -238,3 +240,38 @@ def test_storage_that_fails_for_a_moment_makes_no_restore_leave_a_file_behind(
     monkeypatch.setattr(trash, "restore_refusal", decided)
     trash.restore(folder, world.roots, offline=True)
     assert content_of(world.leaf.path) == world.leaf.sha256
+
+
+def test_an_update_that_somebody_made_since_is_not_taken_back_by_a_restore(tmp_path: Path) -> None:
+    world = merged(tmp_path)
+    below = world.path("below.vhd")
+    plan = relink.plan(
+        below, world.path("middle.vhd"), world.roots, windows_path="D:\\else\\middle.vhd"
+    )
+    relink.apply(plan, world.roots, offline=True, job="43")
+    header = Path(below).read_bytes()
+    done = trash.restore(only(world).folder, world.roots, offline=True)
+    assert len(done["warnings"]) == 1
+    assert Path(below).read_bytes() == header
+
+
+def test_a_second_restore_takes_no_earlier_update_back(tmp_path: Path) -> None:
+    """bad-input F87: the first one died after it had put the parent link back."""
+    world = chain(tmp_path, grandchild=True)
+    below = world.path("below.vhd")
+    plan = relink.plan(
+        below, world.path("leaf.vhd"), world.roots, windows_path="D:\\else\\leaf.vhd"
+    )
+    relink.apply(plan, world.roots, offline=True, job="41")
+    link = inspect(below, world.roots)["parent"]["locators"]
+    merging = merge.plan(world.path("leaf.vhd"), world.roots, into_parent=True)
+    merge.apply(merging, world.roots, offline=True, job="42", token=1)
+    folder = only(world).folder
+
+    def restore() -> None:
+        trash.restore(folder, world.roots, offline=True)
+
+    in_fork(with_fault("unlink:2:kill", restore))
+    assert (Path(folder) / "manifest.json").exists()
+    restore()
+    assert inspect(below, world.roots)["parent"]["locators"] == link
