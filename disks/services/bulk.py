@@ -69,7 +69,10 @@ def insert_rows(
     quote = connection.ops.quote_name
     names = ", ".join(quote(column.column) for column in [*columns, *defaults])
     marks = ", ".join(["%s"] * (len(columns) + len(defaults)))
-    statement = f"INSERT INTO {quote(model._meta.db_table)} ({names}) VALUES ({marks})"  # noqa: S608
+    statement = (
+        f"INSERT INTO {quote(model._meta.db_table)} ({names}) "  # noqa: S608
+        f"VALUES ({marks}) ON CONFLICT DO NOTHING"
+    )
     return _execute(statement, [[*_converted(convert, row), *filled] for row in rows])
 
 

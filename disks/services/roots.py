@@ -177,7 +177,12 @@ def remove(root: StorageRoot, *, user: Any = None, address: str = "") -> None:
     """Forget a root and its catalog rows; no file is touched. bad-input 80: not under a job."""
     busy = (
         Job.objects.filter(status__in=[*Job.ACTIVE, Job.Status.PAUSED, Job.Status.NEEDS_ATTENTION])
-        .filter(Q(root=root) | Q(disk__root=root) | Q(locks__path__startswith=root.path + "/"))
+        .filter(
+            Q(root=root)
+            | Q(disk__root=root)
+            | Q(locks__path=root.path)
+            | Q(locks__path__startswith=root.path + "/")
+        )
         .first()
     )
     if busy:

@@ -16,7 +16,6 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from django.db import connection, transaction
-from django.db.models import Q
 from django.utils import timezone
 
 from disks.engine.errors import ImageError
@@ -132,6 +131,8 @@ def request_many(
         user=user,
         root=chosen[0] if len(chosen) == 1 else None,
         summary=f"Scan {names}",
+        # Two scans of one root would each write what the other has just seen.
+        exclusive=[root.path for root in chosen],
         idempotency_key=idempotency_key,
         address=address,
     )
@@ -652,9 +653,13 @@ class Scan:
     def _finish(self, root: StorageRoot, walk: Walk) -> None:
         for error in walk.problems:
             self._problem(error)
-        Disk.objects.filter(root=root, missing_since=None).exclude(
-            Q(last_seen_at__gte=self.now)
-        ).update(last_seen_at=self.now)
+        there = Disk.objects.filter(root=root, missing_since=None, last_seen_at__lt=self.now)
+        if walk.unread:  # nobody has seen what lies in folders that could not be listed
+            met = sorted(self.seen)
+            for start in range(0, len(met), 5_000):
+                there.filter(pk__in=met[start : start + 5_000]).update(last_seen_at=self.now)
+        else:
+            there.update(last_seen_at=self.now)
         root.last_scan_at = self.now
         root.last_scan_result = self.outcome.as_dict() | {"mapping": _mapping_digest()}
         root.save(update_fields=["last_scan_at", "last_scan_result"])

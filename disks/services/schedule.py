@@ -40,6 +40,7 @@ def request_due_scans(now: datetime | None = None) -> list[Job]:
                 user=None,
                 root=root,
                 summary=f"Scan {root.name}",
+                exclusive=[root.path],
                 idempotency_key=f"due-scan-{root.pk}-{period}",
             )
         )

@@ -32,6 +32,8 @@ class Command(BaseCommand):
             self.stdout.write(job.sentence)
             for problem in job.result.get("problems", []):
                 self.stderr.write(f"{problem['code']}: {problem['message']}")
+        if job.status == Job.Status.QUEUED:
+            raise CommandError(f"Job {job.pk} has not begun yet; a worker starts it then.")
         if job.status != Job.Status.SUCCEEDED:
             raise CommandError(f"The scan ended as “{job.get_status_display()}”.")
 

@@ -12,10 +12,11 @@ import pytest
 
 from disks.engine.errors import ImageError
 from disks.models import Disk, OtherFile, ParentLink, StorageRoot
+from disks.operations import paths
 from disks.operations.progress import Cancelled, Progress
-from disks.services import chains, roots, scanning
+from disks.services import chains, jobs, roots, scanning
 from disks.tests.builders import build_fixed
-from disks.tests.services.catalog import base, child, declare, disk, scan, touch
+from disks.tests.services.catalog import base, child, declare, disk, key, scan, touch
 
 pytestmark = pytest.mark.django_db
 
@@ -494,3 +495,51 @@ def test_queries_do_not_grow_with_the_number_of_disks(
         scanning.scan(root)
     with django_assert_max_num_queries(25):
         scanning.scan(root)
+
+
+def test_two_scans_of_one_root_wait_for_each_other(tmp_path: Path) -> None:
+    root = declare(tmp_path / "vms")
+    first = scanning.request(root, user=None, idempotency_key=key())
+    second = scanning.request_many([root], user=None, idempotency_key=key())
+    assert jobs.claim(first.pk) is not None
+    assert jobs.claim(second.pk) is None
+    second.refresh_from_db()
+    assert second.waits_for_id == first.pk
+
+
+def test_rows_that_another_scan_wrote_meanwhile_are_kept(tmp_path: Path, monkeypatch: Any) -> None:
+    """The command line and a job may still scan at once: neither fails over the other's rows."""
+    root = declare(tmp_path / "vms")
+    child(tmp_path / "vms", "leaf.vhd", base(tmp_path / "vms"))
+    load = scanning.Scan._load
+
+    def overtaken(self: scanning.Scan, online: Any) -> None:
+        load(self, online)
+        monkeypatch.setattr(scanning.Scan, "_load", load)
+        scanning.scan(root)
+
+    monkeypatch.setattr(scanning.Scan, "_load", overtaken)
+    scanning.scan(root)
+    assert Disk.objects.count() == 2
+    assert disk("leaf.vhd").parent_link.parent_id == disk("base.vhd").pk
+
+
+def test_disks_in_a_folder_that_cannot_be_listed_do_not_count_as_seen(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    root = declare(tmp_path / "vms")
+    base(tmp_path / "vms" / "locked", "hidden.vhd")
+    base(tmp_path / "vms", "open.vhd")
+    scan(root)
+    before = disk("hidden.vhd").last_seen_at
+    open_folder = paths.Roots.open_folder
+
+    def refusing(self: paths.Roots, path: str) -> int:
+        if path.endswith("/locked"):
+            raise ImageError("E_ACCESS", "The folder cannot be read.", file=path)
+        return open_folder(self, path)
+
+    monkeypatch.setattr(paths.Roots, "open_folder", refusing)
+    scan(root)
+    assert disk("hidden.vhd").last_seen_at == before
+    assert disk("open.vhd").last_seen_at > before
