@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,6 +39,7 @@ from disks.services.work import JobContext
 
 Status = ParentLink.Status
 _OTHERS_OFFERED = 40
+_ROW_NUMBER = re.compile(r"[0-9]{1,18}")  # what a database takes for a number of a row
 
 
 # ------------------------------------------------------------------------------ one child
@@ -302,11 +304,11 @@ def _apply(
         job=context.name,
         token=context.token,
         progress=progress,
-        known_children=_timestamps(planned.child),
+        known_children=recorded_times(planned.child),
     )
 
 
-def _timestamps(child: str) -> list[datetime | None]:
+def recorded_times(child: str) -> list[datetime | None]:
     """The parent timestamps that children of this disk store."""
     root, relative = roots.locate(child)
     return list(
@@ -370,9 +372,7 @@ def _remember(job: Job, row: dict[str, Any]) -> None:
         )
     action = "parent-update-undone" if row["undo"] else "parent-updated"
     if not disk.audit.filter(job=job, action=action).exists():
-        done = (
-            "Took back the parent path update of" if row["undo"] else "Updated the parent path of"
-        )
+        done = "Took back the update of" if row["undo"] else "Updated"
         audit.record(
             user=job.requested_by,
             action=action,
@@ -493,7 +493,7 @@ def chosen_rows(values: Iterable[str]) -> list[RepairRow]:
     wanted = {}
     for value in values:
         child, _, parent = value.partition(":")
-        if child.isdigit() and parent.isdigit():
+        if _ROW_NUMBER.fullmatch(child) and _ROW_NUMBER.fullmatch(parent):
             wanted[int(child)] = int(parent)
     links = (
         ParentLink.objects.filter(child__in=wanted, suggested__isnull=False)

@@ -55,6 +55,7 @@ def test_update_mends_the_chain_above_and_can_be_undone(
     assert undo.state == LinkUndo.State.AVAILABLE
     line = AuditEntry.objects.get(action="parent-updated")
     assert (line.username, line.disk_id) == (user.username, middle.pk)
+    assert line.sentence == "Updated the parent path of middle.vhd."
     assert line.before["name"] != line.after["name"]
 
     job = parent_paths.request_undo(disk("middle.vhd"), user=user, idempotency_key=key())
@@ -242,3 +243,11 @@ def test_a_parent_that_was_written_can_be_trusted(tmp_path: Path) -> None:
     assert disk("leaf.vhd").health == Disk.Health.HEALTHY
     scan(root)
     assert disk("leaf.vhd").health == Disk.Health.HEALTHY
+
+
+@pytest.mark.parametrize(
+    "value", ["9" * 30 + ":1", "1:" + "9" * 30, "\u00b2:1", "\u0663:\u0664", ":"]
+)
+def test_rows_with_impossible_numbers_are_none(value: str) -> None:
+    """bad-input 101: ids that no database takes are no error of ours."""
+    assert parent_paths.chosen_rows([value]) == []
