@@ -271,7 +271,7 @@ def test_a_second_restore_takes_no_earlier_update_back(tmp_path: Path) -> None:
     def restore() -> None:
         trash.restore(folder, world.roots, offline=True)
 
-    in_fork(with_fault("unlink:2:kill", restore))
+    in_fork(with_fault("unlink:4:kill", restore))
     assert (Path(folder) / "manifest.json").exists()
     restore()
     assert inspect(below, world.roots)["parent"]["locators"] == link
