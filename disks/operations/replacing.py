@@ -144,10 +144,11 @@ def undo(roots: Roots, work: Replacement) -> None:
     """Make everything as it was before begin(); only while the name is not taken over."""
     with faults.stage("undo"):
         replaced = work.manifest.entries[0]
-        if _holds(roots, replaced.trash, replaced.file):
-            if _holds(roots, replaced.original, replaced.file):
+        if _inode(roots, replaced.trash) == replaced.file.inode:
+            name = _inode(roots, replaced.original)
+            if name == replaced.file.inode:  # two names of one file, whoever wrote to it since
                 durable.unlink(roots, replaced.trash)
-            else:
+            elif name is None:
                 durable.rename(roots, replaced.trash, replaced.original, replace=False)
         durable.unlink(roots, work.temp_path, missing_ok=True)
         trash.discard(roots, work.manifest)

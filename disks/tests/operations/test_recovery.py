@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from disks.operations.paths import Roots
 from disks.operations.recover import recover
 from disks.tests.builders import build_differencing, build_dynamic
 from disks.tests.operations.crashing import in_fork, with_fault
-from disks.tests.operations.worlds import BLOCK, KIB, content_of, noise, roots_of, strays
+from disks.tests.operations.worlds import BLOCK, KIB, chain, content_of, noise, roots_of, strays
 
 
 def merge_into_parent(leaf: Path | str, roots: Roots) -> None:
@@ -36,3 +37,18 @@ def test_a_link_torn_while_a_merge_was_finished_is_healed_and_then_written(
     assert content_of(below.path) == below.sha256
     assert not leaf.path.exists()
     assert strays(tmp_path) == []
+
+
+def test_a_disk_written_after_the_crash_keeps_no_second_name_in_the_trash(tmp_path: Path) -> None:
+    """bad-input F85: the link into the trash was made, then a machine ran."""
+    world = chain(tmp_path)
+    leaf = world.leaf.path
+    in_fork(with_fault("forward.rename:1:kill", lambda: merge_into_parent(leaf, world.roots)))
+    middle = world.middle.path
+    assert middle.stat().st_nlink == 2
+    os.utime(middle, ns=(1, 1))
+    (row,) = [row for row in recover(str(tmp_path), world.roots) if row["action"] != "swept"]
+    assert row["action"] == "undone"
+    assert middle.stat().st_nlink == 1
+    assert not (tmp_path / ".vdtrash").exists()
+    assert content_of(leaf) == world.leaf.sha256
