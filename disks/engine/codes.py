@@ -37,16 +37,17 @@ CODES: dict[str, Code] = {
     "E_FOOTER_CHECKSUM": Code("Footer damaged", _RESTORE),
     "E_FOOTER_END": Code(
         "Footer at the end damaged",
-        "The disk can be read by its other copy. Merge or copy it to a new disk to mend it.",
+        "The disk can be read by its other copy. Repair footer writes that one over the damage.",
     ),
     "E_FOOTER_FRONT": Code(
         "Footer copy at the beginning damaged",
-        "The disk can be read by its other copy. Merge or copy it to a new disk to mend it.",
+        "The disk can be read by its other copy. Repair footer writes that one over the damage.",
     ),
     "E_FOOTERS_DIFFER": Code(
         "The two footers disagree",
         "Compare both in the raw view; nothing is written until it is clear which one is right.",
     ),
+    "E_NOTHING_TO_REPAIR": Code("Nothing to repair", _KEEP),
     "E_FOREIGN_JOURNAL": Code(
         "Another tool stopped halfway",
         "On the XenServer or XCP-ng host run “vhd-util revert” with this disk's journal file.",

@@ -188,6 +188,15 @@ class Image(Protocol):
         """The writes that bring a link back that recorded_link() once returned."""
         ...
 
+    def plan_repair(self) -> HeaderRewrite:
+        """The writes that put the sound copy of a header in place of its damaged one.
+
+        Content, identity and link stay; no byte that could be data is overwritten or cut off.
+        Raises E_NOTHING_TO_REPAIR where no copy is damaged (or none exists), and what
+        makes it unclear which copy is right or shows that data is lost.
+        """
+        ...
+
     def copy_traits(self) -> dict[str, Any]:
         """NewImage keywords that make a copy keep creator, geometry, creation time."""
         ...

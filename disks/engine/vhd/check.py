@@ -33,7 +33,6 @@ from disks.engine.vhd.sector_bitmap import held_runs
 from disks.engine.vhd.text import ascii_label
 
 MAX_ALIKE = 20  # findings of one code; more say nothing new
-_SEARCH_BYTES = 1 * MIB  # how much of the file's end is searched for a lost footer
 
 
 def check_file(file: ImageFile, *, deep: bool = False) -> list[Finding]:
@@ -147,18 +146,9 @@ def _check(file: ImageFile, deep: bool) -> Iterator[Finding]:
 
 def _lost_footer(file: ImageFile) -> Iterator[Finding]:
     """Whether a footer lies a little before the file's end, with other bytes behind it."""
-    size = file.size_bytes
-    start = max(0, size - _SEARCH_BYTES)
-    start -= start % SECTOR_BYTES
-    data = file.read_at(start, size - start)
-    at = data.rfind(footer.COOKIE, 0, max(0, len(data) - footer.FOOTER_BYTES))
-    while at >= 0:
-        offset = start + at
-        raw = data[at : at + footer.FOOTER_BYTES]
-        if offset > 0 and len(raw) == footer.FOOTER_BYTES and footer.checksum_is_right(raw):
-            yield _trailing(offset, size)
-            return
-        at = data.rfind(footer.COOKIE, 0, at)
+    found = footer.find_lost_footer(file)
+    if found is not None:
+        yield _trailing(found[0], file.size_bytes)
 
 
 def _trailing(offset: int, size: int) -> Finding:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from disks.engine.errors import ImageError, NotAnImage
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
-from disks.engine.units import GIB, SECTOR_BYTES
+from disks.engine.units import GIB, MIB, SECTOR_BYTES
 from disks.engine.vhd.checksum import ones_complement
 from disks.engine.vhd.text import ascii_label, moment
 
@@ -22,6 +22,7 @@ VERSION = 0x00010000
 NO_DATA_OFFSET = 0xFFFFFFFFFFFFFFFF
 NO_DATA_OFFSET_BY_TEXT = 0xFFFFFFFF  # the specification's text; no known writer does this
 MAX_SIZE_BYTES = 2040 * GIB
+_SEARCH_BYTES = 1 * MIB  # how much of the file's end is searched for a lost footer
 
 FIXED, DYNAMIC, DIFFERENCING = 2, 3, 4
 FEATURE_TEMPORARY = 1
@@ -203,6 +204,24 @@ def read_footers(file: ImageFile) -> Footers:
     elif front.is_right and front.footer is not None and front.footer.disk_type != FIXED:
         chosen = front
     return Footers(head, front, end, chosen)
+
+
+def find_lost_footer(file: ImageFile) -> tuple[int, bytes] | None:
+    """A sound footer a little before the file's end, with other bytes behind it.
+
+    Returns its offset and its 512 bytes; the last MiB of the file is searched.
+    """
+    size = file.size_bytes
+    start = max(0, size - _SEARCH_BYTES)
+    start -= start % SECTOR_BYTES
+    data = file.read_at(start, size - start)
+    at = data.rfind(COOKIE, 0, max(0, len(data) - FOOTER_BYTES))
+    while at >= 0:
+        raw = data[at : at + FOOTER_BYTES]
+        if start + at > 0 and len(raw) == FOOTER_BYTES and checksum_is_right(raw):
+            return start + at, raw
+        at = data.rfind(COOKIE, 0, at)
+    return None
 
 
 def unusable(footers: Footers, path: str) -> ImageError:

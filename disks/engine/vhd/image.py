@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -22,7 +22,7 @@ from disks.engine.images import (
     Source,
 )
 from disks.engine.units import SECTOR_BYTES
-from disks.engine.vhd import dynamic_header, footer, link, raw_view
+from disks.engine.vhd import dynamic_header, footer, link, raw_view, repair
 from disks.engine.vhd.bat import ABSENT, BlockAllocationTable
 from disks.engine.vhd.dynamic_header import HEADER_BYTES, DynamicHeader
 from disks.engine.vhd.footer import Footer, Footers
@@ -106,7 +106,7 @@ class VhdImage:
             self._open_fixed()
         else:
             self._open_dynamic()
-        self.write_refusal: ImageError | None = self._find_write_refusal()
+        self.write_refusal: ImageError | None = self.refusal_apart_from(frozenset())
         self.read_refusal: ImageError | None = None
         if self.footers.front.is_poisoned or self.footers.end.is_poisoned:
             self.read_refusal = self.write_refusal
@@ -232,12 +232,13 @@ class VhdImage:
         start = block * self.block_size_bytes
         return self.bitmap_bytes + min(self.block_size_bytes, self.virtual_size_bytes - start)
 
-    def _find_write_refusal(self) -> ImageError | None:
+    def refusal_apart_from(self, ignored: Collection[str]) -> ImageError | None:
+        """Why nothing may be written, when these codes do not stand in the way; None if it may."""
         codes = {finding.code: finding for finding in reversed(self.findings)}
         for code in _REFUSING:
-            if code in codes:
+            if code in codes and code not in ignored:
                 return as_error(codes[code], self.file.path)
-        if self.footer.saved_state:
+        if self.footer.saved_state and "E_SAVED_STATE" not in ignored:
             return ImageError(
                 "E_SAVED_STATE",
                 "A virtual machine was saved while using this disk; changing the disk would "
@@ -326,6 +327,10 @@ class VhdImage:
     def plan_recorded_link(self, recorded: dict[str, Any]) -> HeaderRewrite:
         """See `Image`."""
         return link.plan_recorded_link(self, recorded)
+
+    def plan_repair(self) -> HeaderRewrite:
+        """See `Image`: the footer from its copy, or the copy from the footer."""
+        return repair.plan_repair(self)
 
     # The blocks
 

@@ -14,7 +14,7 @@ from disks.engine.vhd.text import ascii_label, identity_text, moment
 MAX_REGION_BYTES = 4096
 
 
-def _value(name: str, data: bytes) -> str:
+def value_text(name: str, data: bytes) -> str:
     """A field's bytes in the form that suits it."""
     if name in ("cookie", "creator_application", "creator_host_os"):
         return ascii_label(data)
@@ -36,7 +36,7 @@ def _value(name: str, data: bytes) -> str:
 
 def _fields(base: int, data: bytes, offsets: Mapping[str, tuple[int, int]]) -> list[RawField]:
     return [
-        RawField(name, base + at, length, _value(name, data[at : at + length]))
+        RawField(name, base + at, length, value_text(name, data[at : at + length]))
         for name, (at, length) in offsets.items()
         if at + length <= len(data)
     ]

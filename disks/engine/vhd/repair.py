@@ -1,0 +1,149 @@
+"""Writing the sound footer of a dynamic or differencing disk over its damaged copy.
+
+Nothing else is touched. A footer at the end goes where remains of one lie; where the file's
+last bytes could be anything, it goes behind them. The file is never made shorter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from disks.engine.errors import ImageError
+from disks.engine.images import DiskType, FieldChange, HeaderRewrite, Write
+from disks.engine.units import SECTOR_BYTES, round_up
+from disks.engine.vhd import footer, parent_locator
+from disks.engine.vhd.batmap import find_batmap
+from disks.engine.vhd.footer import FOOTER_BYTES, OFFSETS, FooterCopy
+from disks.engine.vhd.raw_view import value_text
+
+if TYPE_CHECKING:
+    from disks.engine.vhd.image import VhdImage
+
+# What the repair is for, and what it has no part in: the content stays as it was saved.
+_IGNORED = frozenset({"E_FOOTER_END", "E_FOOTER_FRONT", "E_SAVED_STATE"})
+
+
+def plan_repair(image: VhdImage) -> HeaderRewrite:
+    """The one write that makes both footers sound and equal.
+
+    Raises `E_NOTHING_TO_REPAIR`; `E_FOOTERS_DIFFER` where two sound ones disagree;
+    `E_TRUNCATED` where a part of the disk is missing; `E_BAT_IN_HEADER` where a block lies
+    over headers; `E_FOREIGN_JOURNAL`, `E_RAW_PARENT`.
+    """
+    refusal = image.refusal_apart_from(_IGNORED)
+    if refusal is not None:
+        raise refusal
+    if image.disk_type is DiskType.FIXED:
+        raise _nothing(image, "A fixed disk has one footer and no copy of it; it is sound.")
+    front, end = image.footers.front, image.footers.end
+    if not end.is_right:
+        return _repair_end(image, front, end)
+    if not front.is_right:
+        return _repair_front(image, front, end)
+    raise _nothing(image, "The footer and its copy at the beginning are sound and equal.")
+
+
+def _nothing(image: VhdImage, why: str) -> ImageError:
+    return ImageError(
+        "E_NOTHING_TO_REPAIR", f"{why} Nothing is to be repaired.", file=image.file.path
+    )
+
+
+def _repair_front(image: VhdImage, front: FooterCopy, end: FooterCopy) -> HeaderRewrite:
+    for block, entry in image.bat.below(1):
+        image.check_entry(block, entry)  # a block over the copy's place: raises
+    now = "missing" if front.footer is None else "damaged: its checksum is wrong"
+    rows = [
+        FieldChange("footer copy", now, f"as the footer at byte {end.offset:,}", 0, FOOTER_BYTES),
+        *_field_changes(front.raw, end.raw, 0),
+    ]
+    return HeaderRewrite(((Write(0, end.raw),),), image.file.size_bytes, tuple(rows))
+
+
+def _repair_end(image: VhdImage, front: FooterCopy, end: FooterCopy) -> HeaderRewrite:
+    size = image.file.size_bytes
+    end_of_data = _end_of_data(image)
+    if end_of_data > size:
+        raise ImageError(
+            "E_TRUNCATED",
+            f"The file was cut off: it has {size:,} bytes, and its headers name data up to byte "
+            f"{end_of_data:,}. A new footer would not bring that back.",
+            file=image.file.path,
+            field="footer",
+            offset=size,
+            value=end_of_data,
+        )
+    lost = footer.find_lost_footer(image.file)
+    if lost is not None and lost[0] >= end_of_data and lost[1] != front.raw:
+        raise ImageError(
+            "E_FOOTERS_DIFFER",
+            f"A sound footer lies at byte {lost[0]:,}, before the end of the file, and it "
+            "differs from the copy at the beginning. It is not clear which one is right.",
+            file=image.file.path,
+            field="footer",
+            offset=lost[0],
+        )
+    aligned = end.offset % SECTOR_BYTES == 0
+    in_place = aligned and end_of_data <= end.offset and _is_remains(end, front)
+    offset = end.offset if in_place else round_up(size, SECTOR_BYTES)
+    size_after = max(size, offset + FOOTER_BYTES)
+    rows = [
+        FieldChange(
+            "footer at the end", _now(end, lost, in_place), "as its copy at byte 0",
+            offset, FOOTER_BYTES,
+        )
+    ]  # fmt: skip
+    if in_place and any(end.raw):
+        rows += _field_changes(end.raw, front.raw, offset)
+    if size_after > size:
+        rows.append(FieldChange("file size", f"{size:,} bytes", f"{size_after:,} bytes"))
+    return HeaderRewrite(((Write(offset, front.raw),),), size_after, tuple(rows))
+
+
+def _end_of_data(image: VhdImage) -> int:
+    """Where the last thing ends that the headers name; the footer must not lie before it."""
+    header = image.header
+    if header is None:
+        raise AssertionError("a dynamic disk without a header is not opened")
+    ends = [image.metadata_end, image.table_end]
+    batmap = find_batmap(image)
+    if batmap is not None and batmap.has_cookie:
+        ends += [stop for _, stop in batmap.ranges]
+    for locator in parent_locator.parse_entries(header.parent_locators):
+        length = locator.platform_data_length
+        if not locator.is_free and length <= parent_locator.MAX_LENGTH_BYTES:
+            ends.append(locator.platform_data_offset + length)
+    for block, entry in image.bat.allocated():
+        image.check_entry(block, entry)
+        ends.append(entry * SECTOR_BYTES + image.block_bytes(block))
+        if len(ends) > 4096:
+            ends = [max(ends)]
+    return max(ends)
+
+
+def _is_remains(end: FooterCopy, sound: FooterCopy) -> bool:
+    """Whether the last bytes were a footer: a cookie, this disk's identity, or only zeros."""
+    at, length = OFFSETS["unique_id"]
+    identity = slice(at, at + length)
+    return end.footer is not None or end.raw[identity] == sound.raw[identity] or not any(end.raw)
+
+
+def _now(end: FooterCopy, lost: tuple[int, bytes] | None, in_place: bool) -> str:
+    if end.footer is not None:
+        return "damaged: its checksum is wrong"
+    if lost is not None and not in_place:
+        return f"at byte {lost[0]:,}, with other bytes behind it, which stay"
+    if in_place and any(end.raw):
+        return "damaged: its cookie is gone"
+    return "missing"
+
+
+def _field_changes(now: bytes, after: bytes, base: int) -> Iterator[FieldChange]:
+    """The fields of a footer that become others; `now` may be any bytes."""
+    if not any(now):
+        return
+    for name, (at, length) in OFFSETS.items():
+        old, new = now[at : at + length], after[at : at + length]
+        if old != new:
+            yield FieldChange(name, value_text(name, old), value_text(name, new), base + at, length)
