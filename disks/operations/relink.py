@@ -7,11 +7,8 @@ plans again from what the files hold then, and goes on only if nothing has chang
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -21,7 +18,7 @@ from disks.engine.check import check_link
 from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity, ImageFile
 from disks.engine.findings import Finding, Level
-from disks.engine.formats import by_name, open_image
+from disks.engine.formats import open_image
 from disks.engine.images import DiskType, FieldChange, HeaderRewrite, Image, NewParent
 from disks.engine.resolution import Status, resolve
 from disks.operations import journal, locks, rewriting, windows
@@ -31,8 +28,6 @@ from disks.operations.managers import Manager
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 from disks.operations.windows import shown
-
-RECENT_SECONDS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +129,9 @@ def _plan_update(
             changes=changes,
             warnings=tuple(findings),
             windows_will_look_at=tuple(looks),
-            fingerprint=_fingerprint(child_file, image, [new, parent_file.path, target.identity]),
+            fingerprint=rewriting.fingerprint(
+                child_file, image, [new, parent_file.path, target.identity]
+            ),
             manager=managed_by(child, roots, hidden=bool(getattr(image, "hidden", False))),
             ancestors=tuple(ancestors),
             chain_complete=broken is None,
@@ -169,7 +166,7 @@ def apply(
     progress = progress or Progress()
     progress.step("update", f"rewriting the parent link of {plan.child}")
     with locks.hold(roots, [plan.child], plan.ancestors, job=job, token=token):
-        _require_same_file(plan, roots)
+        rewriting.require_same_file(roots, plan.child, plan.file)
         fresh = _again(plan, roots, job)
         if fresh.fingerprint != plan.fingerprint:
             raise rewriting.changed_meanwhile(plan.child)
@@ -185,7 +182,7 @@ def apply(
             rewriting.Change(
                 build=lambda image: _rewrite_of(fresh, image),
                 check=lambda image: _verify(fresh, image, roots),
-                keep_mtime=_is_recorded(fresh.file.mtime_ns, known_children),
+                keep_mtime=rewriting.is_recorded(fresh.file.mtime_ns, known_children),
                 is_undo=fresh.is_undo,
                 neighbours=(fresh.parent,) if fresh.parent else (),
             ),
@@ -241,7 +238,7 @@ def plan_undo(child: str, roots: Roots) -> LinkPlan:
                 "something else has changed it since. Update the parent path instead.",
                 file=child,
             )
-        _require_one_name(file)
+        rewriting.require_one_name(file)
         restored = record["link_before"]
         rewrite = image.plan_recorded_link(restored)
         return LinkPlan(
@@ -249,9 +246,9 @@ def plan_undo(child: str, roots: Roots) -> LinkPlan:
             parent="",
             is_undo=True,
             changes=tuple(row for row in rewrite.changes if row.now or row.after),
-            warnings=tuple(_recent(file)),
+            warnings=tuple(rewriting.recent_write(file)),
             windows_will_look_at=(),
-            fingerprint=_fingerprint(file, image, [restored]),
+            fingerprint=rewriting.fingerprint(file, image, [restored]),
             manager=managed_by(child, roots, hidden=bool(getattr(image, "hidden", False))),
             ancestors=(),
             chain_complete=False,
@@ -315,21 +312,8 @@ def _differencing(file: ImageFile) -> Image:
         )
     if image.write_refusal is not None:
         raise image.write_refusal
-    _require_one_name(file)
+    rewriting.require_one_name(file)
     return image
-
-
-def _require_one_name(file: ImageFile) -> None:
-    links = file.stat().st_nlink
-    if links > 1:
-        raise ImageError(
-            "E_HARD_LINKS",
-            f"{shown(file.path)} has {links} names (hard links). Its header is not changed, "
-            "because it would change under the other name too. Make a copy of its own first.",
-            file=file.path,
-            field="links",
-            value=links,
-        )
 
 
 def _parent_image(file: ImageFile) -> Image:
@@ -517,7 +501,7 @@ def _leads_here(child: str, parent: str, new: NewParent, roots: Roots) -> bool:
 def _warnings(
     child_file: ImageFile, parent_file: ImageFile, parent: str, image: Image, roots: Roots
 ) -> Iterator[Finding]:
-    yield from _recent(child_file)
+    yield from rewriting.recent_write(child_file)
     links = parent_file.stat().st_nlink
     if links > 1:
         yield Finding(
@@ -543,19 +527,6 @@ def _warnings(
                 None,
                 twin,
             )
-
-
-def _recent(file: ImageFile) -> Iterator[Finding]:
-    seconds = time.time() - file.stat().st_mtime
-    if 0 <= seconds < RECENT_SECONDS:
-        yield Finding(
-            Level.WARNING,
-            "W_RECENT_WRITE",
-            f"The disk was written {int(seconds)} seconds ago. Make sure that nobody has it open.",
-            "mtime",
-            None,
-            int(seconds),
-        )
 
 
 def _windows_warnings(child: str, parent: str, new: NewParent, roots: Roots) -> Iterator[Finding]:
@@ -603,17 +574,6 @@ def _other_identity(expected: str, actual: str) -> Finding:
 # ---------------------------------------------------------------------- applying
 
 
-def _require_same_file(plan: LinkPlan, roots: Roots) -> None:
-    """E_CHANGED if the child was written, cut, replaced or taken away since the plan."""
-    try:
-        with roots.open(plan.child) as file:
-            same = file.identity() == plan.file
-    except ImageError as error:
-        raise rewriting.changed_meanwhile(plan.child) from error
-    if not same:
-        raise rewriting.changed_meanwhile(plan.child)
-
-
 def _again(plan: LinkPlan, roots: Roots, job: str) -> LinkPlan:
     if plan.is_undo:
         return plan_undo(plan.child, roots)
@@ -636,17 +596,19 @@ def _rewrite_of(plan: LinkPlan, image: Image) -> HeaderRewrite:
 def _verify(plan: LinkPlan, image: Image, roots: Roots) -> None:
     """The rewritten disk as anybody opens it: the link is the planned one and it reads."""
     if image.parent is None:
-        raise _unverified(plan.child, "it is no differencing disk any more")
+        raise rewriting.unverified(plan.child, "it is no differencing disk any more")
     if plan.new_parent is None:
         if not rewriting.same_link(image.recorded_link(), plan.restored):
-            raise _unverified(plan.child, "its link is not the recorded one")
+            raise rewriting.unverified(plan.child, "its link is not the recorded one")
         return
     if image.parent.identity != plan.new_parent.identity:
-        raise _unverified(plan.child, "its header names another parent")
+        raise rewriting.unverified(plan.child, "its header names another parent")
     if plan.leads_here:
         found = resolve(image, plan.child, roots)
         if found.status is not Status.FOUND or found.path != plan.parent:
-            raise _unverified(plan.child, f"the new link does not lead there: {found.reason}")
+            raise rewriting.unverified(
+                plan.child, f"the new link does not lead there: {found.reason}"
+            )
         if plan.chain_complete:
             with open_chain(plan.child, roots) as chain:
                 count = min(8, chain.sectors)
@@ -654,27 +616,7 @@ def _verify(plan: LinkPlan, image: Image, roots: Roots) -> None:
                 chain.read(chain.sectors - count, count)
 
 
-def _unverified(path: str, why: str) -> ImageError:
-    return ImageError(
-        "E_VERIFY",
-        f"After the change {shown(path)} was opened again, and {why}. The change was taken back.",
-        file=path,
-    )
-
-
 def _link(roots: Roots, path: str) -> dict[str, Any]:
     with roots.open(path) as file:
         parent = open_image(file).parent
         return link_document(parent) if parent is not None else {}
-
-
-def _is_recorded(mtime_ns: int, timestamps: Iterable[datetime | None]) -> bool:
-    seconds = mtime_ns // 1_000_000_000
-    return any(when is not None and int(when.timestamp()) == seconds for when in timestamps)
-
-
-def _fingerprint(file: ImageFile, image: Image, rest: Sequence[Any]) -> str:
-    """Of the file as it is (crash-safety R6), its metadata, and what shall be written."""
-    header = by_name(image.format_name).header_bytes(file)
-    known = [file.identity().as_dict(), hashlib.sha256(header).hexdigest(), *map(repr, rest)]
-    return hashlib.sha256(json.dumps(known).encode()).hexdigest()

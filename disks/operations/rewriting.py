@@ -7,16 +7,21 @@ An error puts the old pages back at once; a crash leaves the sidecar, and recove
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from disks.engine import faults
 from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity, ImageFile, storage_error
-from disks.engine.formats import open_image
-from disks.engine.images import HeaderRewrite, Image
+from disks.engine.findings import Finding, Level
+from disks.engine.formats import by_name, open_image
+from disks.engine.images import DiskType, HeaderRewrite, Image
 from disks.operations import journal
 from disks.operations.journal import DONE, UNDO, Sidecar
 from disks.operations.pages import Page, PageState, changed_writes, put_back, states
@@ -24,15 +29,29 @@ from disks.operations.paths import Roots
 from disks.operations.windows import shown
 
 PREPARED = "prepared"
+RECENT_SECONDS = 300
 _MOST_EARLIER = 8
 
-_HELP = """\
+# What a change is about; the prefix of its fault points, and a word of its sidecar.
+LINK = "relink"
+REPAIR = "repair"
+_WORDS = {LINK: "change of its parent link", REPAIR: "repair of its footer"}
+
+_LINK_HELP = """\
 The header of the disk {disk} was being changed by vdadmin when this was written, or the
 change is done and this is kept so that it can be taken back.
 
 With vdadmin:  manage.py disk recover FOLDER        (if the change was interrupted)
                manage.py disk undo-update DISK      (if it is done, to take it back)
 
+"""
+_REPAIR_HELP = """\
+The footer of the disk {disk} was being repaired by vdadmin when this was written.
+
+With vdadmin:  manage.py disk recover FOLDER
+
+"""
+_BY_HAND = """\
 Without it, only while "state" below is "prepared", with the disk closed everywhere: every
 entry of "x_pages" holds, in base64, what stood at "offset" before ("old"). Put it back, then
 cut the file to "x_size_before" bytes. With Python, in this folder (SIDECAR is this file):
@@ -50,6 +69,7 @@ class Change:
 
     build       the rewrite, computed on the freshly opened image
     check       called after the writes with the reopened image; raising undoes everything
+    about       LINK, or REPAIR: the link stays, and nothing is kept to take it back with
     keep_mtime  put the modification time back: a child stores exactly that one
     is_undo     the change takes an earlier one back
     neighbours  other disks that this concerns
@@ -57,6 +77,7 @@ class Change:
 
     build: Callable[[Image], HeaderRewrite]
     check: Callable[[Image], None]
+    about: str = LINK
     keep_mtime: bool = False
     is_undo: bool = False
     neighbours: tuple[str, ...] = ()
@@ -81,7 +102,7 @@ def rewrite(
         if file.identity() != expected:
             raise changed_meanwhile(path)
         image = open_image(file)
-        before = image.recorded_link()
+        before = _link_of(image)
         planned = change.build(image)
         steps, pages = changed_writes(file, planned)
         if not steps:
@@ -93,8 +114,9 @@ def rewrite(
             job=job,
             token=token or (previous.token + 1 if previous else 1),
             neighbours=change.neighbours,
-            help=_HELP.format(disk=shown(os.path.basename(path))),
+            help=_help(path, change.about),
             record={
+                "about": change.about,
                 "pages": [page.as_dict() for page in pages],
                 "size_before": file.size_bytes,
                 "size_after": planned.size_after_bytes,
@@ -107,10 +129,10 @@ def rewrite(
                 "previous": _without_pages(previous),
             },
         )
-        with faults.stage("relink.sidecar"):
+        with faults.stage(f"{change.about}.sidecar"):
             journal.write(roots, sidecar)
         try:
-            with faults.stage("relink.header"):
+            with faults.stage(f"{change.about}.header"):
                 for step in steps:
                     for write in step:
                         file.write_at(write.offset, write.data)
@@ -120,10 +142,10 @@ def rewrite(
                 set_mtime(file, expected.mtime_ns)
         except BaseException:
             # Killed here, recovery does the same. An error of this must not hide the first.
-            with contextlib.suppress(ImageError), faults.stage("relink.rollback"):
+            with contextlib.suppress(ImageError), faults.stage(f"{change.about}.rollback"):
                 roll_back(roots, sidecar, file)
             raise
-    with faults.stage("relink.done"):
+    with faults.stage(f"{change.about}.done"):
         finished(roots, sidecar, after)
     return before, after
 
@@ -132,8 +154,12 @@ def finished(roots: Roots, sidecar: Sidecar, link_after: dict[str, Any]) -> None
     """The header is as planned and checked: keep what an undo needs, forget the pages.
 
     After an undo the record of the update before the undone one comes back, if that is
-    what made the link as it is again; else nothing is left to take back.
+    what made the link as it is again; else nothing is left to take back. After a repair the
+    record of the last update comes back as it was: the link has not changed.
     """
+    if _about(sidecar) == REPAIR:
+        _restore(roots, sidecar, sidecar.record.get("previous"))
+        return
     if not sidecar.record["is_undo"]:
         record = sidecar.record | {"link_after": link_after, "pages": []}
         journal.write(roots, replace(sidecar, state=DONE, record=record))
@@ -187,19 +213,80 @@ def recover(roots: Roots, sidecar: Sidecar, *, token: int) -> tuple[str, str]:
         if opened is None and untouched:
             raise attention(path, "it is as it was before the change, and yet cannot be read")
         sidecar = replace(sidecar, token=token)
-        with faults.stage("relink.takeover"):
+        about = _about(sidecar)
+        with faults.stage(f"{about}.takeover"):
             journal.write(roots, sidecar)
         complete = all(state is PageState.NEW for state in found) and file.size_bytes == after
         if opened is not None and complete:
             if record["keep_mtime"]:
                 set_mtime(file, expected.mtime_ns)
             file.sync()
-            with faults.stage("relink.done"):
-                finished(roots, sidecar, opened.recorded_link())
-            return "finished", "The interrupted change of its parent link was completed."
-        with faults.stage("relink.rollback"):
+            with faults.stage(f"{about}.done"):
+                finished(roots, sidecar, _link_of(opened))
+            return "finished", f"The interrupted {_WORDS[about]} was completed."
+        with faults.stage(f"{about}.rollback"):
             roll_back(roots, sidecar, file)
-    return "undone", "The interrupted change of its parent link was taken back."
+    return "undone", f"The interrupted {_WORDS[about]} was taken back."
+
+
+def require_one_name(file: ImageFile) -> None:
+    """E_HARD_LINKS: what is written in place changes under every name of the file."""
+    links = file.stat().st_nlink
+    if links > 1:
+        raise ImageError(
+            "E_HARD_LINKS",
+            f"{shown(file.path)} has {links} names (hard links). Its header is not changed, "
+            "because it would change under the other name too. Make a copy of its own first.",
+            file=file.path,
+            field="links",
+            value=links,
+        )
+
+
+def require_same_file(roots: Roots, path: str, expected: FileIdentity) -> None:
+    """E_CHANGED if the disk was written, cut, replaced or taken away since the plan."""
+    try:
+        with roots.open(path) as file:
+            same = file.identity() == expected
+    except ImageError as error:
+        raise changed_meanwhile(path) from error
+    if not same:
+        raise changed_meanwhile(path)
+
+
+def recent_write(file: ImageFile) -> Iterator[Finding]:
+    """A warning where the disk was written a moment ago: perhaps a machine runs on it."""
+    seconds = time.time() - file.stat().st_mtime
+    if 0 <= seconds < RECENT_SECONDS:
+        yield Finding(
+            Level.WARNING,
+            "W_RECENT_WRITE",
+            f"The disk was written {int(seconds)} seconds ago. Make sure that nobody has it open.",
+            "mtime",
+            None,
+            int(seconds),
+        )
+
+
+def is_recorded(mtime_ns: int, timestamps: Iterable[datetime | None]) -> bool:
+    """Whether one of the times that children store is exactly this modification time."""
+    seconds = mtime_ns // 1_000_000_000
+    return any(when is not None and int(when.timestamp()) == seconds for when in timestamps)
+
+
+def fingerprint(file: ImageFile, image: Image, rest: Iterable[Any]) -> str:
+    """Of the file as it is (crash-safety R6), its metadata, and what shall be written."""
+    header = by_name(image.format_name).header_bytes(file)
+    known = [file.identity().as_dict(), hashlib.sha256(header).hexdigest(), *map(repr, rest)]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+
+def unverified(path: str, why: str) -> ImageError:
+    return ImageError(
+        "E_VERIFY",
+        f"After the change {shown(path)} was opened again, and {why}. The change was taken back.",
+        file=path,
+    )
 
 
 def same_link(one: Any, other: Any) -> bool:
@@ -251,7 +338,23 @@ def _check(roots: Roots, path: str, change: Change) -> dict[str, Any]:
     with roots.open(path) as file:
         image = open_image(file)
         change.check(image)
-        return image.recorded_link()
+        return _link_of(image)
+
+
+def _link_of(image: Image) -> dict[str, Any]:
+    """The recorded link; nothing for a disk that has none."""
+    return image.recorded_link() if image.disk_type is DiskType.DIFFERENCING else {}
+
+
+def _about(sidecar: Sidecar) -> str:
+    about = sidecar.record.get("about")
+    return about if about in _WORDS else LINK
+
+
+def _help(path: str, about: str) -> str:
+    """The sidecar's plain text."""
+    text = (_REPAIR_HELP if about == REPAIR else _LINK_HELP) + _BY_HAND
+    return text.format(disk=shown(os.path.basename(path)))
 
 
 def _opened(file: ImageFile) -> Image | None:
@@ -289,6 +392,7 @@ def _restore(roots: Roots, sidecar: Sidecar, previous: dict[str, Any] | None) ->
         replace(
             sidecar,
             state=DONE,
+            help=_help(sidecar.disk, LINK),
             job=str(previous["job"]),
             token=int(previous["token"]),
             record=previous["record"],
