@@ -36,6 +36,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "candidates": ("linking", "possible parents in the search directories, ranked"),
     "update-parent": ("linking", "rewrite the parent link"),
     "undo-update": ("linking", "take the last update-parent back"),
+    "repair": ("repairing", "the footer from its surviving copy"),
     "merge": ("merge", "merge one or more levels, into the parent or to a new disk"),
     "compact": ("compact", "give space back"),
     "create": ("create", "a new fixed, dynamic or differencing disk"),

@@ -110,7 +110,7 @@ def _carry_out(plan: LinkPlan, roots: Roots, args: argparse.Namespace, console: 
         roots,
         offline=args.offline,
         progress=console.progress(),
-        known_children=_known_children(plan.child, roots),
+        known_children=known_children(plan.child, roots),
     )
     done = "taken back" if plan.is_undo else "updated"
     console.result(
@@ -127,7 +127,7 @@ def _as_text(plan: LinkPlan) -> str:
     return "\n".join(lines)
 
 
-def _known_children(path: str, roots: Roots) -> list[datetime | None]:
+def known_children(path: str, roots: Roots) -> list[datetime | None]:
     """The parent timestamps that children of this disk store, as far as the folders tell."""
     identity = read_header(roots, path).identity
     places = [os.path.dirname(path), *roots.search]
