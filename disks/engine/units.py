@@ -1,6 +1,7 @@
 """Bytes, sectors and rounding: the only place that converts between them."""
 
 SECTOR_BYTES = 512
+KIB = 1024
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 

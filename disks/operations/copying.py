@@ -261,6 +261,7 @@ def prove(draft: Draft, new: NewImage, written: Streamed, progress: Progress) ->
     with draft.reopened() as file:
         with contextlib.suppress(OSError):  # advice only; some file systems know none
             os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
         for finding in check_image(file):
             if finding.level is Level.ERROR:
                 raise _unproven(draft, f"its structure is damaged: {finding.message}")

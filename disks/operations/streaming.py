@@ -1,8 +1,8 @@
 """Moves the content of a chain into a new image, block by block, with its digest.
 
-One pass does it all: what a block holds is read into a buffer that is used again and
-again, judged (all zero?), hashed, and handed to a second thread that writes it. The
-order of blocks never depends on timing, and memory does not depend on the disk's size.
+One pass does it all: what a block holds is read, slice by slice, into a buffer that is
+used again and again and so stays in the processor's cache, judged (all zero?), hashed and
+written. Memory does not depend on the disk's size.
 
 The digest (crash-safety §4) covers position and data of every block that holds anything
 but zeros; for a differencing output, of every block that holds sectors, with the list of
@@ -12,10 +12,8 @@ the sectors held. It depends on content alone, not on how source or output are c
 from __future__ import annotations
 
 import struct
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from queue import SimpleQueue
 from typing import Protocol
 
 import xxhash
@@ -24,15 +22,18 @@ from disks.engine.chain import ChainExtent
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.images import Image, ImageWriter, Source
-from disks.engine.units import GIB, MIB, SECTOR_BYTES, sectors
+from disks.engine.units import GIB, KIB, MIB, SECTOR_BYTES, sectors
 from disks.operations.progress import Progress
 
 PIECE_BYTES = 2 * MIB
 """Largest output block, size of one buffer, and how much is read between two reports."""
 
-_BUFFERS = 4
+SLICE_BYTES = 512 * KIB
+"""What is read, judged, hashed and written in one go: it stays in the processor's cache."""
+
 _WINDOW_SECTORS = 64 * GIB // SECTOR_BYTES
-_ZEROS = bytearray(PIECE_BYTES)  # bytearray == memoryview is a memcmp; the reverse is slow
+_ZEROS = bytes(PIECE_BYTES)
+_ZERO_SLICE = bytearray(SLICE_BYTES)  # bytearray == memoryview is a memcmp; the reverse is slow
 _POSITION = struct.Struct(">QQ")
 
 
@@ -172,30 +173,98 @@ def stream(
     total_blocks = expected.blocks if expected else 0
     digest = _Digest()
     blocks = zero_blocks = read_bytes = kept_bytes = since_report = seen = 0
-    with _Output(writer) as output:
-        for block in _blocks(view, _block_sectors(block_bytes), progress):
-            data = output.room(block.length)
-            held = block.read(data)
-            read_bytes += block.held_bytes
-            since_report += block.length
-            seen += 1
-            if differencing:
-                kept = keep is None or keep(block.first_sector, data, held)
-            else:
-                kept = not is_zero(data)
-            if kept:
-                blocks += 1
-                kept_bytes += block.held_bytes if differencing else block.length
-                digest.add(block.first_sector, data, held if differencing else None)
-                output.put(block.first_sector, data, held if differencing else None)
-            else:
-                zero_blocks += 1
-            if since_report >= PIECE_BYTES:
-                since_report = 0
-                progress.report(read_bytes, total, _sentence(verb, seen, total_blocks))
-        output.flush()
+    buffer = memoryview(bytearray(PIECE_BYTES if keep else SLICE_BYTES))
+    for block in _blocks(view, _block_sectors(block_bytes), progress):
+        read_bytes += block.held_bytes
+        since_report += block.length
+        seen += 1
+        if keep is not None:
+            kept = _pass_if_kept(block, buffer, keep, digest, writer)
+        elif differencing:
+            kept = _pass_held(block, buffer, digest, writer)
+        else:
+            kept = _pass_unless_zero(block, buffer, digest, writer)
+        if kept:
+            blocks += 1
+            kept_bytes += block.held_bytes if differencing else block.length
+        else:
+            zero_blocks += 1
+        if since_report >= PIECE_BYTES:
+            since_report = 0
+            progress.report(read_bytes, total, _sentence(verb, seen, total_blocks))
     progress.report(read_bytes, total, _sentence(verb, seen, total_blocks))
     return Streamed(blocks, zero_blocks, read_bytes, kept_bytes, digest.text())
+
+
+def _pass_unless_zero(
+    block: _Block, buffer: memoryview, digest: _Digest, writer: ImageWriter | None
+) -> bool:
+    """Hash and write a block slice by slice; False if all of it is zero.
+
+    Slices of zeros are hashed but not written: the room reserved for a block reads as zeros.
+    """
+    begun = False
+    for start, data in block.slices(buffer):
+        zero = is_zero(data)
+        if not begun:
+            if zero:
+                continue
+            begun = True
+            digest.begin(block, None)
+            digest.update(memoryview(_ZEROS)[:start])
+        digest.update(data)
+        if writer is not None and not zero:
+            writer.write(block.first_sector + start // SECTOR_BYTES, data)
+    return begun
+
+
+def _pass_held(
+    block: _Block, buffer: memoryview, digest: _Digest, writer: ImageWriter | None
+) -> bool:
+    """Hash a block slice by slice, write the sectors it holds, whatever they contain."""
+    held = block.held()
+    digest.begin(block, held)
+    for start, data in block.slices(buffer):
+        digest.update(data)
+        if writer is not None:
+            _write_held(writer, block, held, start, data)
+    return True
+
+
+def _pass_if_kept(
+    block: _Block,
+    buffer: memoryview,
+    keep: Verdict,
+    digest: _Digest,
+    writer: ImageWriter | None,
+) -> bool:
+    """As _pass_held, once the whole block was looked at."""
+    data = buffer[: block.length]
+    block.read(data)
+    held = block.held()
+    if not keep(block.first_sector, data, held):
+        return False
+    digest.begin(block, held)
+    digest.update(data)
+    if writer is not None:
+        _write_held(writer, block, held, 0, data)
+    return True
+
+
+def _write_held(
+    writer: ImageWriter,
+    block: _Block,
+    held: list[tuple[int, int]],
+    start: int,
+    data: memoryview,
+) -> None:
+    """Write what is held of the part of a block that begins at start."""
+    end = start + len(data)
+    for at, length in held:
+        first, last = max(at, start), min(at + length, end)
+        if first < last:
+            sector = block.first_sector + first // SECTOR_BYTES
+            writer.write(sector, data[first - start : last - start])
 
 
 def read_block(view: View, first_sector: int, data: memoryview) -> list[tuple[int, int]]:
@@ -209,14 +278,16 @@ def read_block(view: View, first_sector: int, data: memoryview) -> list[tuple[in
     if inside > 0:
         for run in view.runs(first_sector, inside):
             block.add(run.first_sector, run.count_sectors, run.file, run.file_offset)
-    return block.read(data)
+    block.read(data)
+    return block.held()
 
 
 def is_zero(data: memoryview) -> bool:
     """Whether all bytes are zero; stops at the first that is not."""
-    if len(data) == PIECE_BYTES:
-        return bool(_ZEROS == data)  # noqa: SIM300 - see _ZEROS
-    return not data[0] and bytearray(len(data)) == data
+    if data[0]:
+        return False
+    zeros = _ZERO_SLICE if len(data) == SLICE_BYTES else bytearray(len(data))
+    return bool(zeros == data)
 
 
 def _sentence(verb: str, block: int, total: int) -> str:
@@ -258,31 +329,43 @@ class _Block:
                 return
         self.parts.append((start, length, file, at))
 
-    def read(self, data: memoryview) -> list[tuple[int, int]]:
-        """Fill data (length bytes), zeros where nothing is held.
-
-        Returns the held ranges, joined: (start, length) in bytes within the block.
-        """
+    def held(self) -> list[tuple[int, int]]:
+        """The held ranges, joined: (start, length) in bytes within the block."""
         held: list[tuple[int, int]] = []
-        position = 0
-        for start, length, file, at in self.parts:
-            if start > position:
-                data[position:start] = _ZEROS[: start - position]
-            if file is None:
-                data[start : start + length] = _ZEROS[:length]
-            else:
-                try:
-                    file.read_into(at, data[start : start + length])
-                except ImageError as error:
-                    raise self._located(error, start, at) from error
+        for start, length, _file, _at in self.parts:
             if held and sum(held[-1]) == start:
                 held[-1] = (held[-1][0], held[-1][1] + length)
             else:
                 held.append((start, length))
-            position = start + length
-        if position < self.length:
-            data[position : self.length] = _ZEROS[: self.length - position]
         return held
+
+    def slices(self, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
+        """The block's content from its start on, in pieces that lie in buffer: (start, data)."""
+        for start in range(0, self.length, len(buffer)):
+            data = buffer[: min(len(buffer), self.length - start)]
+            self.read(data, start)
+            yield start, data
+
+    def read(self, data: memoryview, begin: int = 0) -> None:
+        """Fill data with the block's bytes from begin on, zeros where nothing is held."""
+        end = begin + len(data)
+        position = begin
+        for start, length, file, at in self.parts:
+            first, last = max(start, begin), min(start + length, end)
+            if first >= last:
+                continue
+            if first > position:
+                data[position - begin : first - begin] = _ZEROS[: first - position]
+            if file is None:
+                data[first - begin : last - begin] = _ZEROS[: last - first]
+            else:
+                try:
+                    file.read_into(at + first - start, data[first - begin : last - begin])
+                except ImageError as error:
+                    raise self._located(error, start, at) from error
+            position = last
+        if position < end:
+            data[position - begin :] = _ZEROS[: end - position]
 
     def _located(self, error: ImageError, start: int, at: int) -> ImageError:
         """The same error with the sector of the virtual disk that it concerns."""
@@ -326,89 +409,14 @@ class _Digest:
     def __init__(self) -> None:
         self._hash = xxhash.xxh3_128()
 
-    def add(self, first_sector: int, data: memoryview, held: list[tuple[int, int]] | None) -> None:
-        self._hash.update(_POSITION.pack(first_sector, len(data)))
+    def begin(self, block: _Block, held: list[tuple[int, int]] | None) -> None:
+        """A block follows, with these sectors held (None: all of it counts)."""
+        self._hash.update(_POSITION.pack(block.first_sector, block.length))
         for start, length in held or ():
             self._hash.update(_POSITION.pack(start, length))
+
+    def update(self, data: memoryview) -> None:
         self._hash.update(data)
 
     def text(self) -> str:
         return f"xxh3-128:{self._hash.hexdigest()}"
-
-
-_Pending = tuple[int, memoryview, list[tuple[int, int]] | None]
-
-
-class _Output:
-    """Buffers that go round between the reading thread and one writing thread.
-
-    Without a writer (proof, counting) one buffer is enough and nothing is handed over.
-    """
-
-    def __init__(self, writer: ImageWriter | None) -> None:
-        self._writer = writer
-        self._error: BaseException | None = None
-        self._full: SimpleQueue[tuple[bytearray, list[_Pending]] | None] = SimpleQueue()
-        self._free: SimpleQueue[bytearray] = SimpleQueue()
-        for _ in range(_BUFFERS if writer else 1):
-            self._free.put(bytearray(PIECE_BYTES))
-        self._buffer = self._free.get()
-        self._used = 0
-        self._pending: list[_Pending] = []
-        self._thread = threading.Thread(target=self._write_all, name="copy-writer", daemon=True)
-
-    def __enter__(self) -> _Output:
-        if self._writer is not None:
-            self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._writer is not None:
-            self._full.put(None)
-            self._thread.join()
-        if self._error is not None and _[0] is None:
-            raise self._error
-
-    def room(self, length: int) -> memoryview:
-        """A part of a buffer for one block; valid until it is put, or the next room()."""
-        if self._used + length > PIECE_BYTES:
-            self.flush()
-        return memoryview(self._buffer)[self._used : self._used + length]
-
-    def put(self, first_sector: int, data: memoryview, held: list[tuple[int, int]] | None) -> None:
-        """Take over the block that room() was asked for."""
-        if self._writer is None:
-            return
-        self._pending.append((first_sector, data, held))
-        self._used += len(data)
-
-    def flush(self) -> None:
-        """Hand what was put to the writing thread. Raises what went wrong there."""
-        if self._pending:
-            self._full.put((self._buffer, self._pending))
-            self._pending = []
-            self._buffer = self._free.get()
-        self._used = 0
-        if self._error is not None:
-            raise self._error
-
-    def _write_all(self) -> None:
-        while (item := self._full.get()) is not None:
-            buffer, pending = item
-            try:
-                if self._error is None:
-                    self._write(pending)
-            except BaseException as error:
-                self._error = error
-            self._free.put(buffer)
-
-    def _write(self, pending: list[_Pending]) -> None:
-        assert self._writer is not None  # noqa: S101 - for the type checker
-        for first_sector, data, held in pending:
-            if held is None:
-                self._writer.write(first_sector, data)
-                continue
-            for start, length in held:
-                self._writer.write(
-                    first_sector + start // SECTOR_BYTES, data[start : start + length]
-                )
