@@ -16,7 +16,7 @@ from disks.engine.errors import ImageError
 from disks.models import DiskLock, Job
 from disks.operations import copying, durable, journal, locks, recover
 from disks.operations.journal import Sidecar
-from disks.operations.paths import Roots
+from disks.operations.paths import TRASH_FOLDER, Roots
 from disks.services import leases
 from disks.services.stored_json import restored
 from disks.services.work import JobContext, Recovery
@@ -26,13 +26,19 @@ DRAFTS = "drafts"  # [path, inode] of temporary files
 RECORDS = "records"  # [disk, job, token] of the last link update's record, or nulls
 
 
+def _wanted(job: Job) -> list[tuple[str, str]]:
+    """The locks of the job on disks; no disk's record lies in the trash, which may be gone."""
+    trash = f"/{TRASH_FOLDER}/"
+    return [(path, mode) for path, mode in leases.wanted_locks(job) if trash not in path]
+
+
 def left_unfinished(job: Job, context: JobContext) -> bool:
     """Does an unfinished sidecar of this job lie beside one of its disks?
 
     A damaged sidecar counts: nobody can tell whose it is. Raises ImageError when the
     folders cannot be read.
     """
-    wanted = [path for path, _ in leases.wanted_locks(job)]
+    wanted = [path for path, _ in _wanted(job)]
     try:
         with closing(context.roots()) as roots:
             return bool(_unfinished(roots, wanted, context))
@@ -48,7 +54,7 @@ def recover_by_sidecars(job: Job, context: JobContext) -> Recovery:
     Raises E_LOCKED or E_IN_USE while the old worker or a machine still holds a disk;
     other ImageErrors mean that nothing was put right yet.
     """
-    wanted = leases.wanted_locks(job)
+    wanted = _wanted(job)
     if not wanted:
         return Recovery("nothing")
     with closing(context.roots()) as roots:
@@ -101,7 +107,7 @@ def _by_traces(job: Job, roots: Roots) -> Recovery:
     """No record was open: nothing had begun, or all of it was over."""
     noted = restored(job.result)
     published = {inode for _, inode in noted.get(DRAFTS, [])}
-    for path, _ in leases.wanted_locks(job):
+    for path, _ in _wanted(job):
         if published and _inode(roots, path) in published:
             return Recovery(recover.FINISHED, result={"output": path})
     links = []
@@ -158,7 +164,7 @@ def _sweep(roots: Roots, changed: list[str], context: JobContext) -> None:
 
 def traces(job: Job, context: JobContext) -> dict[str, Any]:
     """What the commit that starts now will change; kept in the row until the job's end."""
-    wanted = leases.wanted_locks(job)
+    wanted = _wanted(job)
     changed = [path for path, mode in wanted if mode == DiskLock.Mode.EXCLUSIVE]
     if not changed:
         return {}

@@ -126,6 +126,7 @@ def request_restore(
         disk=item.job.disk if item.job else None,
         summary=f"Restore what job {item.job_id or manifest.job} replaced",
         exclusive=paths,
+        shared=list(manifest.folders),  # nobody empties them meanwhile
         declared_offline=declared_offline,
         idempotency_key=idempotency_key,
         address=address,
@@ -200,7 +201,8 @@ def run_empty(
     total = int(parameters["size_bytes"])
     progress.step("empty", "Deleting")
     try:
-        for item in TrashedJob.objects.filter(pk__in=parameters["trash"]).select_related("root"):
+        chosen = TrashedJob.objects.filter(pk__in=parameters["trash"], state=State.IN_TRASH)
+        for item in chosen.select_related("root"):
             progress.report(done, total, f"deleting {readable(item.folder)}")
             try:
                 freed += trash.empty(_folder(item), scope)

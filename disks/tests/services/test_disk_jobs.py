@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from disks.services import (
     merging,
     overview,
     roots,
+    sidecars,
     trash,
 )
 from disks.services.errors import Refusal
+from disks.services.work import JobContext
 from disks.tests.factories import make_user
 from disks.tests.services.catalog import base, child, declare, disk, key, scan
 
@@ -79,6 +82,32 @@ def test_merge_into_the_parent_and_restore_keep_the_catalog_right(chained: Stora
     assert disk("leaf.vhd").chain_position == 3
     assert disk("leaf.vhd").parent_link.parent_id == disk("middle.vhd").pk
     assert content(disk("leaf.vhd").path) == before
+
+
+def test_trash_is_never_emptied_while_it_is_restored(chained: StorageRoot) -> None:
+    done(merging.request(disk("leaf.vhd"), into_parent=True, user=None, idempotency_key=key()))
+    item = TrashedJob.objects.get()
+    restoring = trash.request_restore(item, user=None, idempotency_key=key())
+    emptying = trash.request_empty([item], user=None, idempotency_key=key())
+    claimed = jobs.claim(restoring.pk)
+    assert claimed is not None
+    assert jobs.claim(emptying.pk) is None
+    emptying.refresh_from_db()
+    assert emptying.waits_for_id == restoring.pk
+    context = JobContext(claimed.job, claimed.token)
+    shutil.rmtree(chained.path + "/.vdtrash")  # recovery asks the disks, not the trash
+    assert sidecars.recover_by_sidecars(claimed.job, context).action == "nothing"
+
+
+def test_what_was_restored_meanwhile_does_not_become_emptied(chained: StorageRoot) -> None:
+    done(merging.request(disk("leaf.vhd"), into_parent=True, user=None, idempotency_key=key()))
+    item = TrashedJob.objects.get()
+    emptying = trash.request_empty([item], user=None, idempotency_key=key())
+    done(trash.request_restore(item, user=None, idempotency_key=key()))
+    done(emptying)
+    item.refresh_from_db()
+    assert item.state == TrashedJob.State.RESTORED
+    assert disk("leaf.vhd").health == Disk.Health.HEALTHY
 
 
 def test_merge_with_a_sibling_is_refused_also_when_it_came_after_the_scan(
