@@ -97,9 +97,16 @@ def read(roots: Roots, path: str) -> Sidecar:
 
 
 def of(roots: Roots, disk: str, kind: str) -> Sidecar | None:
-    """The sidecar of that kind beside a disk, None without one. E_SIDECAR if damaged."""
-    path = sidecar_path(disk, kind)
-    return read(roots, path) if roots.exists(path) else None
+    """The sidecar of that kind beside a disk, None without one.
+
+    E_SIDECAR if damaged; what opening raises where it cannot be known whether there is one.
+    """
+    try:
+        return read(roots, sidecar_path(disk, kind))
+    except ImageError as error:
+        if error.code == "E_NOT_FOUND":
+            return None
+        raise
 
 
 def remove(roots: Roots, sidecar: Sidecar) -> None:

@@ -313,8 +313,18 @@ def _may_roll_forward(roots: Roots, work: Replacement) -> bool:
 
 def _recover_pointer(sidecar: Sidecar, roots: Roots) -> dict[str, Any]:
     folder = os.path.dirname(sidecar.disk)
-    primary = os.path.normpath(os.path.join(folder, str(sidecar.record["primary"])))
-    there = journal.of(roots, primary, journal.JOB)
+    primary = os.path.normpath(os.path.join(folder, str(sidecar.record.get("primary"))))
+    try:
+        there = journal.of(roots, primary, journal.JOB)
+    except ImageError as error:
+        if error.code != "E_OUTSIDE_ROOTS":
+            raise
+        raise ImageError(
+            "E_UNFINISHED",
+            f"{sidecar.disk} takes part in a job whose record lies beside {primary}, outside of "
+            "what this recovery may look at. Recover that folder, with this one as a root.",
+            file=sidecar.disk,
+        ) from error
     if there is not None and there.job == sidecar.job and there.unfinished:
         disks = [there.disk, *there.neighbours]
         with locks.hold(roots, disks, job=there.job, token=there.token + 1):

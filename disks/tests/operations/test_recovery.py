@@ -52,3 +52,22 @@ def test_a_disk_written_after_the_crash_keeps_no_second_name_in_the_trash(tmp_pa
     assert middle.stat().st_nlink == 1
     assert not (tmp_path / ".vdtrash").exists()
     assert content_of(leaf) == world.leaf.sha256
+
+
+def test_a_disk_stays_part_of_a_job_whose_record_cannot_be_seen(tmp_path: Path) -> None:
+    """bad-input F87: recovery of one folder alone does not call the whole job over."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    there.mkdir()
+    world = chain(here)
+    locators = {"W2ru": "..\\here\\leaf.vhd"}
+    below = build_differencing(there, "below.vhd", world.leaf, locators=locators)
+    both = roots_of(tmp_path)
+    in_fork(with_fault("forward.link:1:kill", lambda: merge_into_parent(world.leaf.path, both)))
+    pointer = there / ".below.vhd.vdjob"
+    (row,) = recover(str(there), roots_of(there))
+    assert (row["action"], row["code"]) == ("needs-attention", "E_UNFINISHED")
+    assert str(world.middle.path) in row["sentence"]
+    assert pointer.exists()
+    recover(str(tmp_path), both)
+    assert not pointer.exists()
+    assert content_of(below.path, both) == below.sha256
