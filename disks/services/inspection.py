@@ -219,7 +219,7 @@ def run_check(
                 continue
             sentence = f"disk {number:,} of {len(wanted):,}: {readable(disk.name)}"
             progress.report(done, total, sentence)
-            findings = _check_one(disk, scope, deep=bool(parameters.get("deep", True)))
+            findings, was_read = _check_one(disk, scope, deep=bool(parameters.get("deep", True)))
             errors = sum(finding.level is Level.ERROR for finding in findings)
             warnings = sum(finding.level is Level.WARNING for finding in findings)
             results.append(
@@ -229,6 +229,7 @@ def run_check(
                     "errors": errors,
                     "warnings": warnings,
                     "findings": [finding.as_dict() for finding in findings],
+                    "was_read": was_read,
                 }
             )
             done += disk.file_size_bytes
@@ -242,29 +243,34 @@ def run_check(
         "disks": results,
         "errors": sum(row["errors"] for row in results),
         "warnings": sum(row["warnings"] for row in results),
-        "sentence": f"{len(results):,} disks checked: "
+        "sentence": f"{len(results):,} {'disk' if len(results) == 1 else 'disks'} checked: "
         + (f"{bad:,} with errors." if bad else "no errors."),
     }
 
 
-def _check_one(disk: Disk, scope: paths.Roots, *, deep: bool) -> list[Finding]:
+def _check_one(disk: Disk, scope: paths.Roots, *, deep: bool) -> tuple[list[Finding], bool]:
+    """The findings, and whether the file could be read at all."""
     try:
         with scope.open(disk.path) as file:
             findings = check_image(file, deep=deep)
     except ImageError as error:
-        return [Finding.from_error(error)]
+        return [Finding.from_error(error)], False
     if disk.disk_type == "differencing":
         try:
             open_chain(disk.path, scope).close()
         except ImageError as error:
             findings.append(Finding.from_error(error))
-    return findings
+    return findings, True
 
 
 def _keep(results: Sequence[dict[str, Any]]) -> None:
     """What a deep check finds in a file stays with its row until the file changes."""
     touched = Touched()
+    # A file that is gone or closed to us says nothing about its content: its row tells that.
+    refresh_paths([row["path"] for row in results if not row["was_read"]])
     for row in results:
+        if not row["was_read"]:
+            continue
         disk = Disk.objects.filter(pk=row["disk"]).first()
         if disk is None or disk.own_health in (Disk.Health.IN_USE, Disk.Health.UNREADABLE):
             continue

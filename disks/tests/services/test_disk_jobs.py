@@ -242,8 +242,27 @@ def test_check_finds_what_a_scan_did_not(chained: StorageRoot) -> None:
         file.seek(-200, os.SEEK_END)
         file.write(b"torn")
     job = done(inspection.request_check([disk("base.vhd")], user=None, idempotency_key=key()))
-    assert job.result["errors"] >= 0
+    torn = disk("base.vhd")
+    assert [row["code"] for row in torn.findings] == ["E_FOOTER_END"]
+    assert (job.result["errors"], torn.health) == (1, Disk.Health.DAMAGED)
     assert len(job.result["disks"]) == 1
+
+
+def test_check_of_a_file_that_is_gone_does_not_make_its_row_healthy(chained: StorageRoot) -> None:
+    torn = disk("base.vhd")
+    with open(torn.path, "r+b") as file:
+        file.seek(-200, os.SEEK_END)
+        file.write(b"torn")
+    scan(chained)
+    assert disk("base.vhd").own_health == Disk.Health.DAMAGED
+    os.rename(torn.path, f"{torn.path}.away")
+    job = done(inspection.request_check([torn], user=None, idempotency_key=key()))
+    assert job.sentence == "1 disk checked: 1 with errors."
+    gone = disk("base.vhd")
+    assert (gone.health, gone.own_health) == (Disk.Health.MISSING, Disk.Health.DAMAGED)
+    os.rename(f"{torn.path}.away", torn.path)
+    done(inspection.request_check([torn], user=None, idempotency_key=key()))
+    assert disk("base.vhd").own_health == Disk.Health.DAMAGED
 
 
 def test_block_map_shows_where_data_lies(tmp_path: Path) -> None:
