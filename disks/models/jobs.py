@@ -18,6 +18,7 @@ class Job(models.Model):
         UNDO_UPDATE = "undo-update", "Undo parent path update"
         REPAIR_PLAN = "repair-plan", "Repair parent paths"
         UNDO_PLAN = "undo-plan", "Undo repair of parent paths"
+        REPAIR = "repair", "Repair footer"
         MERGE = "merge", "Merge"
         COMPACT = "compact", "Compact"
         CREATE = "create", "Create"

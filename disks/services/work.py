@@ -98,6 +98,11 @@ WORK: dict[str, Work] = {
         cancelled="Cancelled. What was taken back before that stays so.",
         lost=_TRY_ON,
     ),
+    Job.Kind.REPAIR: Work(
+        "disks.services.repairing.run_repair",
+        "disks.services.repairing.finished_repair",
+        "disks.services.repairing.recover_repair",
+    ),
     Job.Kind.MERGE: Work(
         "disks.services.merging.run_merge", "disks.services.merging.finished_merge"
     ),

@@ -27,6 +27,7 @@ _MEANWHILE: dict[str, str] = {
     Job.Kind.UNDO_UPDATE: _HEADER,
     Job.Kind.REPAIR_PLAN: _HEADER,
     Job.Kind.UNDO_PLAN: _HEADER,
+    Job.Kind.REPAIR: _HEADER,
     Job.Kind.MERGE: _BY_COPY,
     Job.Kind.COMPACT: _BY_COPY,
     Job.Kind.CREATE: "The new disk appears under its name when it is complete, not before.",
