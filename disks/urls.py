@@ -23,6 +23,7 @@ from disks.views import (
     overview,
     parents,
     repair,
+    repair_footer,
     roots,
     session,
     trash,
@@ -63,6 +64,12 @@ urlpatterns: list[URLPattern | URLResolver] = [
     ),
     page("disks/<int:disk_id>/parent/undo", parents.undo, name="parent-path-undo", role=OPERATOR),
     page("disks/<int:disk_id>/parent/trust", parents.trust, name="parent-trust", role=OPERATOR),
+    page(
+        "disks/<int:disk_id>/repair-footer",
+        repair_footer.repair_footer,
+        name="repair-footer",
+        role=OPERATOR,
+    ),
     page("disks/<int:disk_id>/merge", merge.merge, name="merge", role=OPERATOR),
     page("disks/<int:disk_id>/compact", compact.compact, name="compact", role=OPERATOR),
     # --- jobs

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from django.urls import reverse
 
 from disks.models import Disk, StorageRoot
+from disks.services import repairing
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,13 @@ class Action:
 
 
 def actions_for(disk: Disk, *, may_operate: bool) -> list[Action]:
-    """Every action of the product in its order; asks no query when root is selected along."""
+    """Every action of the product in its order; asks no query when root is selected along.
+
+    Repair footer is there for disks with a damaged one only.
+    """
     rows: list[tuple[str, str, str, str, bool, Callable[[Disk], str]]] = [
         ("parent-path", "Update parent path", "link", "parent-path", False, _why_not_relink),
+        ("repair-footer", "Repair footer", "tool", "repair-footer", False, _why_not_repair),
         ("merge", "Merge", "git-merge", "merge", False, _why_not_merge),
         ("compact", "Compact", "arrows-minimize", "compact", False, _why_not_compact),
         ("create", "Create child disk", "plus", "create", False, _why_not_parent),
@@ -45,6 +50,8 @@ def actions_for(disk: Disk, *, may_operate: bool) -> list[Action]:
     ]
     actions = []
     for key, label, icon, name, posts, why_not in rows:
+        if key == "repair-footer" and not repairing.is_damaged(disk):
+            continue  # of no use to the thousands of disks whose footer is sound
         url = (
             f"{reverse(name)}?parent={disk.pk}"
             if key == "create"
@@ -56,6 +63,7 @@ def actions_for(disk: Disk, *, may_operate: bool) -> list[Action]:
 
 
 def action(disk: Disk, key: str, *, may_operate: bool) -> Action:
+    """One of them. StopIteration for one that this disk has not."""
     return next(one for one in actions_for(disk, may_operate=may_operate) if one.key == key)
 
 
@@ -79,18 +87,23 @@ def _why_not_use(disk: Disk) -> str:
 
 
 def _why_not_write(disk: Disk) -> str:
-    reason = _why_not_use(disk)
-    if not reason and disk.root.read_only:
-        reason = (
-            f"The storage root “{disk.root.name}” is read-only; an administrator can change it."
-        )
-    return reason
+    return _why_not_use(disk) or _why_read_only(disk)
+
+
+def _why_read_only(disk: Disk) -> str:
+    if not disk.root.read_only:
+        return ""
+    return f"The storage root “{disk.root.name}” is read-only; an administrator can change it."
 
 
 def _why_not_relink(disk: Disk) -> str:
     if disk.disk_type and disk.disk_type != "differencing":
         return "Only a differencing disk has a parent."
     return _why_not_write(disk)
+
+
+def _why_not_repair(disk: Disk) -> str:
+    return _why_not_read(disk) or _why_read_only(disk) or repairing.why_not(disk)
 
 
 def _why_not_merge(disk: Disk) -> str:

@@ -14,7 +14,7 @@ from django.views.decorators.http import require_GET
 from disks.engine import codes
 from disks.engine.errors import ImageError
 from disks.models import Disk, LinkUndo, ParentLink
-from disks.services import blockmap, chains, inspection, raw_link
+from disks.services import blockmap, chains, inspection, raw_link, repairing
 from disks.services.access import Role, allows
 from disks.services.errors import Refusal
 from disks.views import listing
@@ -127,6 +127,10 @@ def mend(found: Disk, *, may_operate: bool) -> Mend | None:
         if link.suggested_id is not None:
             url += f"?parent={link.suggested_id}"
         return Mend("Update parent path", url, "link")
+    if repairing.is_damaged(found):
+        repair = action(found, "repair-footer", may_operate=may_operate)
+        if repair.possible:
+            return Mend(repair.label, repair.url, repair.icon)
     page = reverse("disk", args=[found.pk])
     if found.health in (Disk.Health.DAMAGED, Disk.Health.NOTICE, Disk.Health.NOT_A_DISK):
         return Mend("See what was found", f"{page}?tab=findings#tabs", "list-details")
