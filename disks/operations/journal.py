@@ -41,6 +41,9 @@ _FIRST_LINE = re.compile(rb"VDADMIN-SIDECAR (\d+) (\w+) ([0-9a-f]{8})\n")
 _NAMES = re.compile(r"\..+\.vd(undo|job|merge|compact)", re.DOTALL)
 _MOST_BYTES = 64 * 1024 * 1024
 
+# What JSON that somebody else wrote can raise while it is read and taken apart.
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+
 
 @dataclass(frozen=True, slots=True)
 class Sidecar:
@@ -206,7 +209,7 @@ def _parsed(data: bytes, path: str) -> Sidecar:
             record={key[2:]: value for key, value in record.items() if key.startswith("x_")},
             help=rest[: (b"\n" + rest).index(b"\n{")].decode("utf-8", "replace"),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except UNREADABLE as error:
         raise _damaged(path, "its record cannot be read") from error
 
 

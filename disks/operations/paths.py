@@ -156,6 +156,10 @@ class Roots:
         """
         if "\0" in path or not os.path.isabs(path):
             raise ImageError("E_NAME", f"“{shown(path)}” is no absolute path.", file=shown(path))
+        if not _is_encodable(path):
+            raise ImageError(
+                "E_NAME", f"“{shown(path)}” can be no name on this host.", file=shown(path)
+            )
         normal = _normal(path)
         for root in self.roots:
             below = _below(normal, root.path)
@@ -572,6 +576,15 @@ def _normal(path: str) -> str:
     """Absolute and without `.`, `..`, doubled slashes; text alone, no link is followed."""
     normal = os.path.normpath(path)
     return "/" + normal.lstrip("/")
+
+
+def _is_encodable(path: str) -> bool:
+    """False for halves of surrogate pairs, which records and requests can hold."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _below(path: str, root: str) -> str | None:

@@ -27,7 +27,7 @@ from disks.engine.files import FileIdentity
 from disks.operations import copying, durable, journal, locks, rewriting, trash
 from disks.operations.copying import Fingerprint
 from disks.operations.journal import Sidecar
-from disks.operations.paths import Roots
+from disks.operations.paths import Roots, is_internal_name
 from disks.operations.progress import Progress
 
 COPYING = "copying"
@@ -99,7 +99,7 @@ class Replacement:
         try:
             primary = os.path.normpath(os.path.join(folder, record["trash"]))
             mtime_ns = record["mtime_ns"]
-            return cls(
+            work = cls(
                 kind=str(record["kind"]),
                 surviving=sidecar.disk,
                 temp_path=os.path.join(folder, os.path.basename(record["temp"])),
@@ -113,12 +113,20 @@ class Replacement:
                 mtime_ns=None if mtime_ns is None else int(mtime_ns),
                 result=dict(record["result"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+            # What is removed or moved is believed only if such a job could have written it.
+            if (
+                work.manifest.entries[0].original != work.surviving
+                or not work.manifest.is_believable
+                or not is_internal_name(os.path.basename(work.temp_path))
+            ):
+                raise ValueError("it names files that are no part of such a job")
+        except journal.UNREADABLE as error:
             raise ImageError(
                 "E_SIDECAR",
                 f"The record beside {sidecar.disk} cannot be understood, so nothing is done.",
                 file=sidecar.path,
             ) from error
+        return work
 
 
 # ---------------------------------------------------------------------- before the commit

@@ -192,7 +192,10 @@ def recover(roots: Roots, sidecar: Sidecar, *, token: int) -> tuple[str, str]:
         pages = [Page.from_dict(row) for row in record["pages"]]
         before, after = int(record["size_before"]), int(record["size_after"])
         expected = FileIdentity.from_dict(record["file"])
-    except (KeyError, TypeError, ValueError) as error:
+        identity, keep_mtime = record["identity"], bool(record["keep_mtime"])
+        if any(page.offset < 0 for page in pages) or "is_undo" not in record:
+            raise ValueError("no record of a rewrite")
+    except journal.UNREADABLE as error:
         raise attention(path, "its sidecar holds no record of the pages") from error
     try:
         file = roots.open(path, writable=True)
@@ -207,7 +210,7 @@ def recover(roots: Roots, sidecar: Sidecar, *, token: int) -> tuple[str, str]:
         if PageState.FOREIGN in found:
             raise attention(path, "somebody else has written to it since")
         opened = _opened(file)
-        if opened is not None and opened.identity != record["identity"]:
+        if opened is not None and opened.identity != identity:
             raise attention(path, "it has another identity now")
         untouched = all(state is PageState.OLD for state in found) and file.size_bytes == before
         if opened is None and untouched:
@@ -218,7 +221,7 @@ def recover(roots: Roots, sidecar: Sidecar, *, token: int) -> tuple[str, str]:
             journal.write(roots, sidecar)
         complete = all(state is PageState.NEW for state in found) and file.size_bytes == after
         if opened is not None and complete:
-            if record["keep_mtime"]:
+            if keep_mtime:
                 set_mtime(file, expected.mtime_ns)
             file.sync()
             with faults.stage(f"{about}.done"):

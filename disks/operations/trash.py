@@ -30,6 +30,7 @@ MANIFEST = "manifest.json"
 README = "README.txt"
 MAGIC = "vdadmin-trash"
 VERSION = 1
+_MOST_BYTES = 64 * 1024 * 1024  # of a manifest
 
 PLANNED = "planned"  # the job is not over: only recovery touches it
 COMPLETE = "complete"  # can be restored or emptied
@@ -95,6 +96,14 @@ class Manifest:
     @property
     def is_primary(self) -> bool:
         return self.primary == self.folder
+
+    @property
+    def is_believable(self) -> bool:
+        """What is deleted or moved is believed only where it lies in trash folders."""
+        return all(
+            os.path.basename(os.path.dirname(each)) == TRASH_FOLDER
+            for each in (*self.folders, self.primary)
+        ) and all(os.path.dirname(entry.trash) in self.folders for entry in self.entries)
 
     @property
     def size_bytes(self) -> int:
@@ -294,21 +303,15 @@ def read(roots: Roots, folder: str) -> Manifest:
     path = os.path.join(folder, MANIFEST)
     try:
         with roots.open(path) as file:
+            if file.size_bytes > _MOST_BYTES:
+                raise ValueError("it is too large for one")
             row = json.loads(file.read_at(0, file.size_bytes))
         if row["magic"] != MAGIC or row["version"] != VERSION:
             raise ValueError("another kind of file")
         manifest = Manifest.from_stored(row, folder)
-    except (ValueError, KeyError, TypeError) as error:
+    except journal.UNREADABLE as error:
         raise ImageError("E_TRASH", f"{path} cannot be understood: {error}.", file=path) from error
-    # What is deleted or moved is believed only where the manifest's own place bears it out.
-    sound = all(
-        os.path.basename(os.path.dirname(each)) == TRASH_FOLDER
-        for each in (*manifest.folders, manifest.primary)
-    )
-    sound = sound and folder in manifest.folders
-    for entry in manifest.entries:
-        sound = sound and os.path.dirname(entry.trash) in manifest.folders
-    if not sound:
+    if folder not in manifest.folders or not manifest.is_believable:
         raise ImageError("E_TRASH", f"{path} names files outside its trash.", file=path)
     return manifest
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from disks.operations import merge
+from disks.engine.files import FileIdentity
+from disks.operations import merge, trash
 from disks.operations.paths import Roots
 from disks.operations.recover import recover
 from disks.tests.builders import build_differencing, build_dynamic
@@ -71,3 +75,73 @@ def test_a_disk_stays_part_of_a_job_whose_record_cannot_be_seen(tmp_path: Path) 
     recover(str(tmp_path), both)
     assert not pointer.exists()
     assert content_of(below.path, both) == below.sha256
+
+
+def forged(folder: Path, kind: str, **changes: Any) -> None:
+    """A sidecar with a right checksum, as anybody who may write to the folder can make one."""
+    (folder / "x.vhd").write_bytes(bytes(4096))
+    (folder / "other.vhd").write_bytes(bytes(4096))
+    file = FileIdentity.of((folder / "x.vhd").stat()).as_dict()
+    entry = {
+        "original": "../../x.vhd",
+        "trash": "x.vhd",
+        "file": file,
+        "identity": "",
+        "role": "replaced",
+    }
+    manifest = {
+        "job": "1", "kind": "merge", "summary": "", "created": "", "state": "planned",
+        "primary": ".", "folders": ["."], "entries": [entry], "replacement": "",
+        "replaced_by": None, "relinked": [],
+    }  # fmt: skip
+    record = {
+        "name": "x.vhd", "state": "copying", "job": "1", "token": 1, "neighbours": [],
+        "x_kind": "merge", "x_temp": ".x.vhd.1-1.vdtmp", "x_temp_inode": 1,
+        "x_trash": ".vdtrash/1", "x_manifest": manifest, "x_relink": [], "x_mtime_ns": None,
+        "x_result": {}, "x_pages": [], "x_size_before": 4096, "x_size_after": 4096,
+        "x_file": file, "x_identity": "", "x_keep_mtime": False, "x_is_undo": False,
+    }  # fmt: skip
+    deep = changes.pop("deep", 0)
+    text = json.dumps(record | changes)
+    body = (("{" + "[" * deep if deep else text) + "\n").encode()
+    head = f"VDADMIN-SIDECAR 1 {kind} {zlib.crc32(body):08x}\n".encode()
+    (folder / f".x.vhd.vd{kind}").write_bytes(head + body)
+
+
+FORGED: list[dict[str, Any]] = [
+    {"deep": 200_000},
+    {"token": float("inf")},
+    {"name": "\0"},
+    {"neighbours": ["\0"]},
+    {"neighbours": ["\ud800"]},
+    {"neighbours": ["../../../etc/passwd"], "x_manifest": 5},
+    {"x_temp": "other.vhd", "x_pages": [5]},
+    {"x_temp": "x.vhd", "x_pages": [{"offset": -5, "old": "", "new": "", "step": 0}]},
+    {"x_manifest": {}, "x_file": {}},
+    {"x_trash": "", "x_size_before": float("inf")},
+    {"state": "elsewhere", "primary": 5},
+]
+
+
+@pytest.mark.parametrize("kind", ["job", "undo"])
+@pytest.mark.parametrize("changes", FORGED, ids=lambda changes: "-".join(changes))
+def test_a_forged_record_makes_recovery_neither_fail_nor_touch_a_disk(
+    tmp_path: Path, kind: str, changes: dict[str, Any]
+) -> None:
+    """bad-input F87, D63: all of its fields are text of somebody else's."""
+    forged(tmp_path, kind, **changes)
+    (tmp_path / ".y.vhd.vdundo.vdtmp").write_bytes(b"")
+    rows = recover(str(tmp_path), roots_of(tmp_path))
+    assert [row["action"] for row in rows if row["path"].endswith("y.vhd")] == ["swept"]
+    assert (tmp_path / "x.vhd").read_bytes() == (tmp_path / "other.vhd").read_bytes() == bytes(4096)
+
+
+@pytest.mark.parametrize("size", [200_000, 1 << 40])
+def test_a_forged_manifest_is_no_trash(tmp_path: Path, size: int) -> None:
+    """bad-input G3: neither its depth nor its size counts."""
+    folder = tmp_path / ".vdtrash" / "job"
+    folder.mkdir(parents=True)
+    with open(folder / "manifest.json", "wb") as file:
+        file.write(b"[" * 200_000)
+        file.truncate(size)
+    assert trash.list_trash(str(tmp_path), roots_of(tmp_path)) == []
