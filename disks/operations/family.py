@@ -6,6 +6,7 @@ the same disk (a backup beside its own backup of the parent) is left out of it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
 from disks.engine.resolution import resolve
 from disks.operations.headers import headers_below
-from disks.operations.paths import Roots
+from disks.operations.paths import Roots, folded
 from disks.operations.progress import Progress
 
 ChildrenOf = Callable[[str], Iterable[str]]
@@ -64,8 +65,11 @@ def look(
                 candidates[header.path] = header.parent_identity
     for child, identity in sorted(candidates.items()):
         for parent in by_identity[identity]:
-            if child != parent and _hangs_on(roots, child, identity, parent):
-                family.children.setdefault(parent, []).append(child)
+            if child == parent or not _hangs_on(roots, child, identity, parent):
+                continue
+            known = family.children.setdefault(parent, [])
+            if not any(same_name(roots, child, other) for other in known):
+                known.append(child)
     return family
 
 
@@ -79,4 +83,25 @@ def _hangs_on(roots: Roots, child: str, identity: str, parent: str) -> bool:
             resolution = resolve(image, child, roots)
     except ImageError as error:
         return error.code != "E_NOT_FOUND"
-    return resolution.status != "found" or resolution.path in (None, parent)
+    if resolution.status != "found" or resolution.path is None:
+        return True
+    return same_name(roots, resolution.path, parent)
+
+
+def same_name(roots: Roots, one: str, other: str) -> bool:
+    """Whether two paths are one name of one file, so that replacing one replaces the other.
+
+    The same folder can be mounted twice, and a share need not tell cases apart. Two hard
+    links are two names: the other one keeps the old content.
+    """
+    if one == other:
+        return True
+    if folded(os.path.basename(one)) != folded(os.path.basename(other)):
+        return False
+    return _place(roots, one) == _place(roots, other)
+
+
+def _place(roots: Roots, path: str) -> list[tuple[int, int]]:
+    """The file and its folder, as the storage knows them."""
+    found = [roots.stat(path), roots.stat(os.path.dirname(path))]
+    return [(status.st_dev, status.st_ino) for status in found]

@@ -399,8 +399,9 @@ def _find_family(
     parents = {chain.paths[index]: chain.images[index].identity for index in range(last + 1)}
     found = family.look(roots, parents, children_of=children_of, scan=scan, progress=progress)
     for index in range(1, last + 1):
+        child = chain.paths[index - 1]
         others = found.of(chain.paths[index])
-        result.siblings += [path for path in others if path != chain.paths[index - 1]]
+        result.siblings += [path for path in others if not family.same_name(roots, path, child)]
     leaf = chain.paths[0]
     result.grandchildren = found.of(leaf)
     if result.output != leaf:

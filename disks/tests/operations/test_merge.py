@@ -333,6 +333,27 @@ def test_a_backup_of_the_whole_chain_is_no_sibling(tmp_path: Path) -> None:
     assert plan.siblings == []
 
 
+def test_a_sibling_that_spells_its_parent_in_another_way_counts_too(tmp_path: Path) -> None:
+    """bad-input D65, D66: the second name stands for a share that does not tell cases apart."""
+    world = chain(tmp_path)
+    os.link(world.middle.path, tmp_path / "Middle.VHD")
+    build_differencing(tmp_path, "other.vhd", world.middle, locators={"W2ru": ".\\Middle.VHD"})
+    plan = merge.plan(world.path("leaf.vhd"), world.roots, into_parent=True)
+    assert plan.siblings == [world.path("other.vhd")]
+    assert plan.refused is not None
+    assert plan.refused.code == "E_SIBLINGS"
+
+
+def test_a_backup_made_of_hard_links_is_no_sibling(tmp_path: Path) -> None:
+    """Replacing a name leaves the other names of the old file as they are."""
+    world = chain(tmp_path / "disks")
+    (tmp_path / "backup").mkdir()
+    for name in ("base.vhd", "middle.vhd", "leaf.vhd"):
+        os.link(world.path(name), tmp_path / "backup" / name)
+    plan = merge.plan(world.path("leaf.vhd"), roots_of(tmp_path), into_parent=True)
+    assert plan.refused is None
+
+
 def test_what_the_catalog_knows_counts_too(tmp_path: Path) -> None:
     world = chain(tmp_path)
     other = build_differencing(tmp_path, "other.vhd", world.middle)
