@@ -28,6 +28,8 @@ def compact(request: HttpRequest, disk_id: int) -> HttpResponse:
     """GET reads the disk and shows the dry run; POST starts the job."""
     disk = get_object_or_404(Disk.objects.select_related("root"), pk=disk_id)
     sent = request.POST if request.method == "POST" else None
+    if sent is not None and (earlier := plans.earlier_job(request)) is not None:
+        return HttpResponseRedirect(reverse("job", args=[earlier.pk]))
     context = _context(disk, sent)
     if request.method == "GET":
         return render_page(request, "disks/compact.html", context, fragment=FRAGMENT)
@@ -43,7 +45,7 @@ def compact(request: HttpRequest, disk_id: int) -> HttpResponse:
                 disk,
                 user=request.user,
                 declared_offline=declaration.declared,
-                idempotency_key=declaration.cleaned_data["key"],
+                idempotency_key=plans.form_key(request),
                 address=client_address(request),
             )
             tasks.enqueue(job)

@@ -48,7 +48,7 @@ def compact_many(request: HttpRequest) -> HttpResponse:
                     disk,
                     user=request.user,
                     declared_offline=declaration.declared,
-                    idempotency_key=f"{declaration.cleaned_data['key']}-{disk.pk}",
+                    idempotency_key=f"{plans.form_key(request)}-{disk.pk}",
                     address=client_address(request),
                 )
                 tasks.enqueue(job)

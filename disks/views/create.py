@@ -36,6 +36,8 @@ def create(request: HttpRequest) -> HttpResponse:
 
 
 def _start(request: HttpRequest) -> HttpResponse:
+    if (earlier := plans.earlier_job(request)) is not None:
+        return HttpResponseRedirect(reverse("job", args=[earlier.pk]))
     context = _context(request, CreateForm(request.POST), sent=request.POST)
     declaration: DeclarationForm | None = context.get("declaration")
     if declaration is None or context["refused"] or not declaration.is_valid():
@@ -48,7 +50,7 @@ def _start(request: HttpRequest) -> HttpResponse:
             job = creating.request(
                 **context["form"].options(),
                 user=request.user,
-                idempotency_key=declaration.cleaned_data["key"],
+                idempotency_key=plans.form_key(request),
                 address=client_address(request),
             )
             tasks.enqueue(job)

@@ -55,6 +55,8 @@ def _nothing_to_merge(request: HttpRequest, leaf: Disk) -> HttpResponse:
 
 
 def _start(request: HttpRequest, leaf: Disk, chain: list[Disk], form: MergeForm) -> HttpResponse:
+    if (earlier := plans.earlier_job(request)) is not None:
+        return HttpResponseRedirect(reverse("job", args=[earlier.pk]))
     context = _context(leaf, chain, form, sent=request.POST)
     declaration: DeclarationForm | None = context.get("declaration")
     if declaration is None or context["refused"] or not declaration.is_valid():
@@ -69,7 +71,7 @@ def _start(request: HttpRequest, leaf: Disk, chain: list[Disk], form: MergeForm)
                 **form.options(),
                 user=request.user,
                 declared_offline=declaration.declared,
-                idempotency_key=declaration.cleaned_data["key"],
+                idempotency_key=plans.form_key(request),
                 address=client_address(request),
             )
             tasks.enqueue(job)

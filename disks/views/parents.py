@@ -25,6 +25,8 @@ from disks.views.inspect import SOURCES, parent_link
 from disks.views.rendering import render_page
 
 PAGE, FRAGMENT = "disks/parent_path.html", "disks/_parent_plan.html"
+UPDATED = "The parent path is updated."
+UNDONE = "The last update of the parent path is undone."
 MISMATCH = "E_PARENT_IDENTITY"
 
 
@@ -40,6 +42,8 @@ def parent_path(request: HttpRequest, disk_id: int) -> HttpResponse:
 def apply(request: HttpRequest, disk_id: int) -> HttpResponse:
     """Write the link, if everything still is as the page showed it."""
     child = _child(disk_id)
+    if (earlier := plans.earlier_job(request)) is not None:
+        return _finished(request, child, earlier, UPDATED)
     context = _context(request, child, request.POST, sent=request.POST)
     declaration: DeclarationForm | None = context["declaration"]
     confirmation: ConfirmNameForm | None = context["confirmation"]
@@ -63,13 +67,13 @@ def apply(request: HttpRequest, disk_id: int) -> HttpResponse:
             fingerprint=context["plan"]["fingerprint"],
             declared_offline=declaration.declared,
             user=request.user,
-            idempotency_key=declaration.cleaned_data["key"],
+            idempotency_key=plans.form_key(request),
             address=client_address(request),
         )
     except (ImageError, Refusal) as error:
         context |= {"refused": plans.as_error(error), "key": plans.new_key()}
         return render_page(request, PAGE, context, fragment=FRAGMENT, status=409)
-    return _finished(request, child, job, "The parent path is updated.")
+    return _finished(request, child, job, UPDATED)
 
 
 @require_POST
@@ -88,6 +92,8 @@ def undo(request: HttpRequest, disk_id: int) -> HttpResponse:
     """The link as it was before the last update: the plan, then the way back."""
     child = _child(disk_id)
     sent = request.POST if request.method == "POST" else None
+    if sent is not None and (earlier := plans.earlier_job(request)) is not None:
+        return _finished(request, child, earlier, UNDONE)
     context = _undo_context(child, sent)
     page = "disks/parent_undo.html"
     if sent is None:
@@ -103,13 +109,13 @@ def undo(request: HttpRequest, disk_id: int) -> HttpResponse:
             child,
             declared_offline=declaration.declared,
             user=request.user,
-            idempotency_key=declaration.cleaned_data["key"],
+            idempotency_key=plans.form_key(request),
             address=client_address(request),
         )
     except (ImageError, Refusal) as error:
         context |= {"refused": plans.as_error(error), "key": plans.new_key()}
         return render_page(request, page, context, status=409)
-    return _finished(request, child, job, "The last update of the parent path is undone.")
+    return _finished(request, child, job, UNDONE)
 
 
 def _child(disk_id: int) -> Disk:

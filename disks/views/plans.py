@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import uuid
 from collections.abc import Mapping
 from typing import Any
+
+from django.http import HttpRequest
 
 from disks.engine.codes import CODES
 from disks.engine.errors import ImageError
@@ -17,6 +21,34 @@ JOBS_ASKED = 5
 def new_key() -> str:
     """The idempotency key of one form as it is drawn."""
     return uuid.uuid4().hex
+
+
+def form_key(request: HttpRequest) -> str:
+    """The idempotency key of what a form sent: where to, its own key, and what was filled in.
+
+    Sent again it is the same job. Changed after the back button, and sent with the key that
+    the page was drawn with, it is another one.
+    """
+    sent = [
+        (name, value)
+        for name, values in sorted(request.POST.lists())
+        if name != "csrfmiddlewaretoken"
+        for value in values
+    ]
+    return hashlib.sha256(json.dumps([request.path, sent]).encode()).hexdigest()
+
+
+def earlier_job(request: HttpRequest) -> Job | None:
+    """The job that this very form has asked for already: a double click, a replayed POST.
+
+    Asked before the plan is made anew: the job may have changed the disks by now, and its
+    page tells more than a refusal.
+    """
+    if not request.POST.get("key"):
+        return None
+    return Job.objects.filter(
+        idempotency_key=form_key(request), requested_by=request.user.pk
+    ).first()
 
 
 def as_error(error: ImageError | Refusal | Mapping[str, Any] | None) -> dict[str, Any] | None:

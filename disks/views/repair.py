@@ -38,6 +38,8 @@ def repair(request: HttpRequest) -> HttpResponse:
 def apply(request: HttpRequest) -> HttpResponse:
     """One job for the chosen rows; each is planned and checked again when its turn comes."""
     cause = listing.words(request.POST, "cause")
+    if (earlier := plans.earlier_job(request)) is not None:
+        return HttpResponseRedirect(reverse("job", args=[earlier.pk]))
     rows = parent_paths.chosen_rows(_rows_sent(request))
     context = _context(cause, sent=request.POST, chosen=set(request.POST.getlist("row")))
     declaration: DeclarationForm = context["declaration"]
@@ -50,7 +52,7 @@ def apply(request: HttpRequest) -> HttpResponse:
                 rows,
                 user=request.user,
                 declared_offline=declaration.declared,
-                idempotency_key=declaration.cleaned_data["key"],
+                idempotency_key=plans.form_key(request),
                 address=client_address(request),
             )
             tasks.enqueue(job)
@@ -64,6 +66,8 @@ def apply(request: HttpRequest) -> HttpResponse:
 def undo(request: HttpRequest, job_id: int) -> HttpResponse:
     """Take back everything that one repair did."""
     job = get_object_or_404(Job, pk=job_id, kind=Job.Kind.REPAIR_PLAN)
+    if request.method == "POST" and (earlier := plans.earlier_job(request)) is not None:
+        return HttpResponseRedirect(reverse("job", args=[earlier.pk]))
     disks = [row.disk for row in parent_paths.undoable(job)]
     sent = request.POST if request.method == "POST" else None
     declaration = DeclarationForm(
@@ -96,7 +100,7 @@ def undo(request: HttpRequest, job_id: int) -> HttpResponse:
                 job,
                 user=request.user,
                 declared_offline=declaration.declared,
-                idempotency_key=declaration.cleaned_data["key"],
+                idempotency_key=plans.form_key(request),
                 address=client_address(request),
             )
             tasks.enqueue(undoing)

@@ -100,8 +100,9 @@ def test_update_and_undo(operator: Client, moved: Disk) -> None:
 def test_sending_the_form_twice_is_one_job(operator: Client, moved: Disk) -> None:
     """bad-input E78."""
     form = plan_form(operator, moved, parent=str(base_of(moved).pk))
-    operator.post(f"/disks/{moved.pk}/parent/apply", form)
-    operator.post(f"/disks/{moved.pk}/parent/apply", form)
+    first = operator.post(f"/disks/{moved.pk}/parent/apply", form)
+    second = operator.post(f"/disks/{moved.pk}/parent/apply", form)
+    assert second["Location"] == first["Location"]  # its end, not a refusal
     assert Job.objects.filter(kind=Job.Kind.UPDATE_PARENT).count() == 1
 
 
@@ -251,6 +252,28 @@ def test_repair_plan_mends_all_and_undoes_all(operator: Client, tmp_path: Path) 
     tasks.run_job(Job.objects.get(kind=Job.Kind.UNDO_PLAN).pk)
     assert Disk.objects.filter(health="broken").count() == 5
     assert not LinkUndo.objects.filter(state=LinkUndo.State.AVAILABLE).exists()
+
+
+def test_another_choice_after_the_back_button_is_another_repair(
+    operator: Client, tmp_path: Path
+) -> None:
+    """bad-input E78: the key of the page alone would swallow the second choice."""
+    (tmp_path / "archive").mkdir()
+    base = builders.build_dynamic(tmp_path / "archive", "base.vhd", size=4 * builders.MIB)
+    for number in range(2):
+        builders.build_differencing(tmp_path, f"child-{number}.vhd", parent=base)
+    scanning.scan(make_root(tmp_path, views=("D:\\VMs",), name="vms"))
+    page = operator.get("/repair").content.decode()
+    form = form_of(page, "/repair/apply")
+    one, other = re.findall(r'name="row" value="([^"]+)"', page)
+    first = operator.post("/repair/apply", form | {"row": [one]})
+    assert operator.post("/repair/apply", form | {"row": [one]})["Location"] == first["Location"]
+    tasks.run_job(Job.objects.get().pk)
+    assert operator.post("/repair/apply", form | {"row": [one]})["Location"] == first["Location"]
+    second = operator.post("/repair/apply", form | {"row": [other]})
+    assert second["Location"] != first["Location"]
+    tasks.run_job(Job.objects.first().pk)
+    assert not Disk.objects.filter(health="broken").exists()
 
 
 def test_repair_without_a_choice_says_so(operator: Client, moved: Disk) -> None:

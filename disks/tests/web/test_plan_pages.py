@@ -11,7 +11,7 @@ import pytest
 from django.test import Client
 
 from disks.models import Disk, Job, StorageRoot
-from disks.services import scanning
+from disks.services import jobs, scanning
 from disks.tests import builders
 from disks.tests.factories import make_disk, make_link, make_root
 
@@ -80,6 +80,9 @@ def test_a_merge_becomes_one_job_however_often_it_is_sent(
     assert first.status_code == second.status_code == 302
     assert first["Location"] == second["Location"] == f"/jobs/{job.pk}"
     assert digests(storage) == before
+    jobs.run_now(job)
+    third = operator.post(f"/disks/{leaf.pk}/merge", form)
+    assert third["Location"] == f"/jobs/{job.pk}"  # its end, not “changed since”
 
 
 def test_a_disk_that_changed_since_gives_409_and_a_fresh_view(
