@@ -51,12 +51,17 @@ def bulk(request: HttpRequest) -> HttpResponse:
     )
 
 
+def _key(request: HttpRequest) -> str:
+    """One job however often the button is pressed; a list's key serves all of its buttons."""
+    return plans.form_key(request) if request.POST.get("key") else plans.new_key()
+
+
 def _check_job(request: HttpRequest, disks: list[Disk]) -> Job:
     with transaction.atomic():
         job = inspection.request_check(
             disks,
             user=request.user,
-            idempotency_key=request.POST.get("key") or plans.new_key(),
+            idempotency_key=_key(request),
             address=client_address(request),
         )
         tasks.enqueue(job)
@@ -72,7 +77,7 @@ def _scan(request: HttpRequest, disks: list[Disk]) -> HttpResponse:
                 job = scanning.request(
                     root,
                     user=request.user,
-                    idempotency_key=plans.new_key(),
+                    idempotency_key=f"{_key(request)}-{root.pk}",
                     address=client_address(request),
                 )
                 tasks.enqueue(job)

@@ -233,3 +233,16 @@ def test_htmx_gets_the_tab_alone(viewer: Client) -> None:
     disk = make_disk()
     part: Any = viewer.get(f"/disks/{disk.pk}?tab=history", headers={"HX-Request": "true"})
     assert part.content.decode().lstrip().startswith('<div class="card" id="tabs"')
+
+
+def test_viewers_see_every_action_disabled_with_the_reason(viewer: Client) -> None:
+    """A page that asks for another role is never linked; what it would do is still told."""
+    parent = make_disk("base.vhd")
+    child = make_disk("child.vhd")
+    make_link(child, parent)
+    page = viewer.get(f"/disks/{child.pk}").content.decode()
+    for key in ("merge", "compact", "create", "check"):
+        assert f'aria-describedby="why-{key}"' in page
+        assert f'id="why-{key}">This needs the role “operator”.' in page
+    for address in (f"/disks/{child.pk}/merge", f"/disks/{child.pk}/compact", "/create", "/undo"):
+        assert f'="{address}' not in page

@@ -219,6 +219,27 @@ def test_the_bulk_buttons_of_the_list(operator: Client, chain: list[Disk]) -> No
     assert operator.post("/disks/bulk", {"action": "check", "disk": ["x"]}).status_code == 400
 
 
+def test_checks_and_scans_are_one_job_however_often_they_are_pressed(
+    operator: Client, chain: list[Disk]
+) -> None:
+    """bad-input E78: on the page of a disk, in its row's menu, and below the list."""
+    base, middle, leaf = chain
+    for page in (f"/disks/{leaf.pk}", "/disks"):
+        keys = re.findall(r'name="key" value="([0-9a-f]{32})"', operator.get(page).content.decode())
+        assert len(keys) == len(set(keys)) > 0
+        form = {"key": keys[0]}
+        answers = [operator.post(f"/disks/{leaf.pk}/check", form) for _ in range(2)]
+        assert answers[0]["Location"] == answers[1]["Location"]
+        other = operator.post(f"/disks/{base.pk}/check", form)
+        assert other["Location"] != answers[0]["Location"]
+    assert Job.objects.filter(kind=Job.Kind.CHECK).count() == 4
+    for action, kind in (("check", Job.Kind.CHECK), ("scan", Job.Kind.SCAN)):
+        many = {"key": keys[-1], "action": action, "disk": [base.pk, middle.pk]}
+        answers = [operator.post("/disks/bulk", many) for _ in range(2)]
+        assert answers[0]["Location"] == answers[1]["Location"]
+        assert Job.objects.filter(kind=kind, disk=None).count() == 1
+
+
 @pytest.mark.parametrize("kind", ["dynamic", "fixed"])
 def test_create_shows_the_plan_and_asks_for_a_job(
     operator: Client, storage: Path, kind: str
