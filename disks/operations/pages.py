@@ -78,7 +78,17 @@ class Page:
             if old != new:
                 return PageState.TORN
             foreign = True
+        if foreign and self._is_garbled_behind(current):
+            return PageState.TORN
         return PageState.FOREIGN if foreign else PageState.MIXED
+
+    def _is_garbled_behind(self, current: bytes) -> bool:
+        """Whether bytes past the old end are not ours, so that it was a crash that tore the page.
+
+        Where we only append, no sector of the old file changes that could show it.
+        """
+        behind = current[len(self.old) :]
+        return behind != self.new[len(self.old) : len(current)]
 
 
 def changed_writes(file: ImageFile, rewrite: HeaderRewrite) -> tuple[list[list[Write]], list[Page]]:
