@@ -236,6 +236,9 @@ def _describe(result: CompactPlan, chain: Chain, roots: Roots) -> None:
         )
     if image.write_refusal is not None:
         raise image.write_refusal
+    damaged = rules.structure_refusal([(result.path, image)])
+    if damaged is not None:
+        raise damaged
     small = rules.size_refusal(zip(chain.paths[:2], chain.images[:2], strict=True))
     if small is not None:
         raise small

@@ -311,6 +311,9 @@ def _refusals(
     for image in merged:
         if image.write_refusal is not None:
             yield image.write_refusal
+    damaged = rules.structure_refusal(zip(chain.paths, merged, strict=False), blocks_only=True)
+    if damaged is not None:
+        yield damaged
     if request.into_parent and scan | (children_of is not None):
         _find_family(result, chain, last, roots, children_of, scan, progress)
         if result.siblings:

@@ -6,7 +6,9 @@ import itertools
 import os
 from collections.abc import Iterable
 
+from disks.engine.check import check_image
 from disks.engine.errors import ImageError
+from disks.engine.findings import Level
 from disks.engine.formats import FORMATS
 from disks.engine.images import DiskType, Format, Image
 from disks.operations import windows
@@ -85,6 +87,33 @@ def size_refusal(images: Iterable[tuple[str, Image]]) -> ImageError | None:
                 file=path,
                 field="current_size",
                 value=child.virtual_size_bytes,
+            )
+    return None
+
+
+def structure_refusal(
+    images: Iterable[tuple[str, Image]], *, blocks_only: bool = False
+) -> ImageError | None:
+    """The first structural error of these disks: no copy is made that would hide it.
+
+    Blocks that share one place in the file read without an error, though one of them must
+    have lost its content; in a copy each has its own place, and nobody would ever know.
+
+    blocks_only  only where blocks lie; the copy does not keep the rest of the headers
+    """
+    for path, image in images:
+        for finding in check_image(image.file):
+            if finding.level is not Level.ERROR:
+                continue
+            if blocks_only and finding.field != "block_allocation_table":
+                continue
+            return ImageError(
+                finding.code,
+                f"{path} is damaged, so no copy takes its place: {finding.message}",
+                file=path,
+                field=finding.field,
+                offset=finding.offset,
+                value=finding.value,
             )
     return None
 

@@ -333,3 +333,28 @@ def test_wilson_bounds_are_never_outside_what_was_seen() -> None:
     assert compact._likely(5, 10, 10) == (5, 5)
     low, high = compact._likely(50, 100, 1000)
     assert 50 <= low < 500 < high <= 950
+
+
+def test_blocks_that_share_one_place_are_refused_not_told_apart(tmp_path: Path) -> None:
+    """bad-input A22, A28: compacting starts from a verified block allocation table only."""
+    disk = build_dynamic(
+        tmp_path,
+        "d.vhd",
+        size=8 * BLOCK,
+        block_size=BLOCK,
+        content=[(0, noise(1, 3)), (64, noise(2, 40)), (128, zeros(32))],
+    )
+    worlds.let_two_blocks_share_a_place(disk.path)
+    plan = compact.plan(str(disk.path), roots_of(tmp_path))
+    assert plan.refused is not None
+    assert plan.refused.code == "E_BAT_OVERLAP"
+
+
+def test_an_unusable_locator_is_named_before_anything_is_copied(tmp_path: Path) -> None:
+    """bad-input B31: it is not the storage that fails."""
+    base = build_dynamic(tmp_path, "base.vhd", size=8 * BLOCK, block_size=BLOCK)
+    locators: list[tuple[str, str | bytes]] = [("W2ru", ".\\base.vhd"), ("W2ku", b"abc")]
+    child = build_differencing(tmp_path, "c.vhd", base, locators=locators, content=[(0, zeros(9))])
+    plan = compact.plan(str(child.path), roots_of(tmp_path))
+    assert plan.refused is not None
+    assert plan.refused.code == "E_LOCATOR_ENCODING"

@@ -368,6 +368,21 @@ def test_what_the_catalog_knows_counts_too(tmp_path: Path) -> None:
     assert plan.siblings == [str(other.path)]
 
 
+@pytest.mark.parametrize("to", [None, "new.vhd"])
+def test_blocks_that_share_one_place_are_refused_not_told_apart(
+    tmp_path: Path, to: str | None
+) -> None:
+    """bad-input A22: one of them has lost its content, which a copy would hide for ever."""
+    world = chain(tmp_path)
+    worlds.let_two_blocks_share_a_place(world.leaf.path)
+    if to is None:
+        plan = merge.plan(world.path("leaf.vhd"), world.roots, into_parent=True)
+    else:
+        plan = merge.plan(world.path("leaf.vhd"), world.roots, to=world.path(to))
+    assert plan.refused is not None
+    assert plan.refused.code == "E_BAT_OVERLAP"
+
+
 def test_a_saved_state_is_refused(tmp_path: Path) -> None:
     """bad-input A15."""
     world = chain(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import random
 from collections.abc import Iterable
@@ -11,7 +12,10 @@ from pathlib import Path
 
 from disks.engine.chain import open_chain
 from disks.engine.check import check_image
+from disks.engine.files import ImageFile
 from disks.engine.findings import Level
+from disks.engine.vhd.bat import BlockAllocationTable
+from disks.engine.vhd.dynamic_header import HEADER_BYTES, DynamicHeader
 from disks.operations.paths import Root, Roots
 from disks.tests.builders import SECTOR, Built, build_differencing, build_dynamic, build_fixed
 
@@ -110,6 +114,21 @@ def errors_in(path: str | os.PathLike[str]) -> list[str]:
         return [
             str(finding) for finding in check_image(file, deep=True) if finding.level is Level.ERROR
         ]
+
+
+def let_two_blocks_share_a_place(path: Path) -> None:
+    """Make the second allocated block's entry that of the first."""
+    with roots_of(path.parent).open(str(path)) as file:
+        bat = BlockAllocationTable(file, *_table_of(file))
+        (_, first), (second, _) = itertools.islice(bat.allocated(), 2)
+    with path.open("r+b") as raw:
+        raw.seek(bat.offset + second * 4)
+        raw.write(first.to_bytes(4))
+
+
+def _table_of(file: ImageFile) -> tuple[int, int]:
+    header = DynamicHeader.parse(file.read_at(SECTOR, HEADER_BYTES))
+    return header.table_offset, header.max_table_entries
 
 
 def snapshot(folder: Path) -> dict[str, str]:
