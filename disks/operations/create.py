@@ -11,7 +11,7 @@ from disks.engine.errors import ImageError
 from disks.engine.formats import by_name, open_image
 from disks.engine.images import DiskType, Format, NewImage
 from disks.engine.units import MIB, SECTOR_BYTES
-from disks.operations import copying, links, locks, rules, space
+from disks.operations import copying, journal, links, locks, rules, space
 from disks.operations.copying import Draft, Fingerprint
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
@@ -138,6 +138,7 @@ def apply(
     started = time.monotonic()
     shared = [plan.parent_path] if plan.parent_path else []
     with locks.hold(roots, [plan.path], shared, job=job, token=token):
+        journal.require_settled(roots, [plan.path, *shared])
         if plan.parent_seen is not None:
             copying.require_unchanged(roots, plan.parent_path, plan.parent_seen)
         rules.check_new_name(roots, plan.path, plan.format)

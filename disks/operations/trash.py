@@ -395,6 +395,7 @@ def restore(
         roots.require_writable(path)
     existing = sorted(path for path in paths if roots.exists(path))
     with locks.hold(roots, existing, job=job, token=token):
+        journal.require_settled(roots, paths, job=job)
         refusal = restore_refusal(roots, manifest)
         if refusal is not None:
             raise refusal

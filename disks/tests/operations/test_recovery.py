@@ -10,13 +10,23 @@ from typing import Any
 
 import pytest
 
+from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
-from disks.operations import merge, trash
+from disks.operations import create, merge, trash
 from disks.operations.paths import Roots
 from disks.operations.recover import recover
 from disks.tests.builders import build_differencing, build_dynamic
 from disks.tests.operations.crashing import in_fork, with_fault
-from disks.tests.operations.worlds import BLOCK, KIB, chain, content_of, noise, roots_of, strays
+from disks.tests.operations.worlds import (
+    BLOCK,
+    KIB,
+    World,
+    chain,
+    content_of,
+    noise,
+    roots_of,
+    strays,
+)
 
 
 def merge_into_parent(leaf: Path | str, roots: Roots) -> None:
@@ -145,3 +155,31 @@ def test_a_forged_manifest_is_no_trash(tmp_path: Path, size: int) -> None:
         file.write(b"[" * 200_000)
         file.truncate(size)
     assert trash.list_trash(str(tmp_path), roots_of(tmp_path)) == []
+
+
+def interrupted(folder: Path) -> World:
+    """A chain whose merge died after its commit step."""
+    world = chain(folder)
+    leaf = world.leaf.path
+    in_fork(with_fault("forward.rename:1:kill", lambda: merge_into_parent(leaf, world.roots)))
+    return world
+
+
+def test_no_child_is_made_of_a_disk_that_waits_for_recovery(tmp_path: Path) -> None:
+    """The disk is about to become another one."""
+    world = interrupted(tmp_path)
+    plan = create.plan(world.path("new.vhd"), world.roots, parent=world.path("middle.vhd"))
+    with pytest.raises(ImageError) as caught:
+        create.apply(plan, world.roots)
+    assert caught.value.code == "E_UNFINISHED"
+
+
+def test_nothing_is_restored_into_a_chain_that_waits_for_recovery(tmp_path: Path) -> None:
+    world = chain(tmp_path, grandchild=True)
+    merge_into_parent(world.leaf.path, world.roots)
+    (before,) = trash.list_trash(str(tmp_path), world.roots)
+    below = world.path("below.vhd")
+    in_fork(with_fault("forward.rename:1:kill", lambda: merge_into_parent(below, world.roots)))
+    with pytest.raises(ImageError) as caught:
+        trash.restore(before.folder, world.roots, offline=True)
+    assert caught.value.code == "E_UNFINISHED"
