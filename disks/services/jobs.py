@@ -31,7 +31,7 @@ from django.utils import timezone
 from disks.engine.errors import ImageError
 from disks.models import Disk, DiskLock, Job, JobLogLine, StorageRoot
 from disks.operations.progress import Cancelled
-from disks.services import audit, leases, processes, sidecars
+from disks.services import access, audit, leases, processes, sidecars
 from disks.services.errors import Refusal
 from disks.services.leases import Lease, LeaseLost
 from disks.services.stored_json import readable, restored, storable
@@ -484,8 +484,12 @@ def cancel(job: Job, user: User, address: str = "") -> Job:
     raise Refusal("E_BUSY", f"Job {job.pk} is changing right now.", "Try again.")
 
 
-def retry(job: Job, user: User, address: str = "") -> Job:
+def retry(job: Job, user: User, address: str = "", *, declared_offline: bool | None = None) -> Job:
     """A new job with the same parameters; pressed twice, it is the same new job.
+
+    declared_offline: said anew, for a machine may have been started since; None keeps what
+    was said (command line). Raises Refusal E_NOT_OFFLINE where it is needed and was not
+    said, E_NOT_ALLOWED for what only an administrator may ask for.
 
     One that needs attention is not repeated: its recovery is tried again, for what it left
     half done comes first. The caller enqueues what is returned.
@@ -519,6 +523,18 @@ def retry(job: Job, user: User, address: str = "") -> Job:
         )
     parameters = restored(job.parameters)
     locks = parameters.pop("locks", {})
+    if parameters.get("ignore_identity") and user is not None and not _administers(user):
+        raise Refusal(
+            "E_NOT_ALLOWED",
+            "Only an administrator can give a disk a parent of another identity.",
+        )
+    if job.declared_offline and declared_offline is False:
+        raise Refusal(
+            "E_NOT_OFFLINE",
+            f"Job {job.pk} was asked for with the declaration that its disks are offline; "
+            "that was then.",
+            "Make sure that nobody has these disks open now, and declare it again.",
+        )
     return request(
         kind=job.kind,
         parameters=parameters,
@@ -533,6 +549,10 @@ def retry(job: Job, user: User, address: str = "") -> Job:
         repeats=job,
         address=address,
     )
+
+
+def _administers(user: User) -> bool:
+    return access.allows(user, access.Role.ADMINISTRATOR)
 
 
 def document(job: Job) -> dict[str, Any]:

@@ -104,7 +104,12 @@ def retry(request: HttpRequest, job_id: int) -> HttpResponse:
         return errors.role_missing(request, needed=needed, has=role_of(request.user))
     try:
         with transaction.atomic():
-            again = jobs.retry(job, request.user, client_address(request))
+            again = jobs.retry(
+                job,
+                request.user,
+                client_address(request),
+                declared_offline=request.POST.get("offline") == "on",
+            )
             if again.status == Job.Status.QUEUED:
                 tasks.enqueue(again)
     except Refusal as refusal:

@@ -167,6 +167,28 @@ def test_running_job_cannot_be_tried_again(operator):
     assert answer.status_code == 409
 
 
+def test_operator_cannot_repeat_what_an_administrator_forced(operator, administrator):
+    """A parent of another identity was for an administrator to decide, and stays so."""
+    job = make_job(kind="update-parent", status="failed", parameters={"ignore_identity": True})
+    answer = operator.post(reverse("job-retry", args=[job.pk]))
+    assert answer.status_code == 409
+    assert "Only an administrator can give a disk" in answer.content.decode()
+    assert Job.objects.count() == 1
+    assert administrator.post(reverse("job-retry", args=[job.pk])).status_code == 302
+
+
+def test_trying_again_asks_anew_whether_the_disks_are_offline(operator):
+    """A machine may have been started since the first try."""
+    job = make_job(kind="merge", status="failed", declared_offline=True)
+    assert 'name="offline"' in operator.get(reverse("job", args=[job.pk])).content.decode()
+    answer = operator.post(reverse("job-retry", args=[job.pk]))
+    assert answer.status_code == 409
+    assert "declare it again" in answer.content.decode()
+    again = operator.post(reverse("job-retry", args=[job.pk]), {"offline": "on"})
+    assert again.status_code == 302
+    assert Job.objects.get(repeats=job).declared_offline
+
+
 def test_operator_cannot_repeat_the_emptying_of_the_trash(operator, administrator):
     job = make_job(Job.Kind.EMPTY_TRASH, status=Job.Status.FAILED)
     assert operator.post(reverse("job-retry", args=[job.pk])).status_code == 403
