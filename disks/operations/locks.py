@@ -43,6 +43,7 @@ _READER = ((_READ,), (_WRITE, _RESIZE))
 _NO_BYTE_LOCKS = (0xFF534D42, 0xFE534D42, 0x517B)
 _TAKEN = (errno.EAGAIN, errno.EACCES)
 _UNSUPPORTED = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+_NAME = re.compile(r"[0-9a-f]{32}")  # of a lock file, see lock_name()
 _FLOCK = "hhqqi4x"  # l_type, l_whence, l_start, l_len, l_pid
 
 _mine: ContextVar[dict[str, bool]] = ContextVar("held_disks")  # path: exclusively
@@ -109,7 +110,8 @@ def lock_name(path: str) -> str:
 def sweep(roots: Roots, folder: str) -> None:
     """Take away the lock files in a folder that dead owners left; living ones keep theirs."""
     try:
-        names = [entry.name for entry in roots.list(os.path.join(folder, LOCK_FOLDER))]
+        entries = roots.list(os.path.join(folder, LOCK_FOLDER))
+        names = [entry.name for entry in entries if _NAME.fullmatch(entry.name)]
         folder_fd = roots.open_folder(folder)
     except ImageError:
         return
@@ -178,11 +180,13 @@ def _try_lock_file(
             raise
     finally:
         os.close(folder_fd)
-    # Who holds it is for people: a full disk must not stand in the way of the lock.
+    # Who holds it is for people: a full disk must not stand in the way of the lock. A file
+    # with a second name was put there by somebody, and may be a disk: it is not written.
     with contextlib.suppress(OSError):
-        os.ftruncate(fd, 0)
-        if exclusive:
-            os.pwrite(fd, who, 0)
+        if os.fstat(fd).st_nlink == 1:
+            os.ftruncate(fd, 0)
+            if exclusive:
+                os.pwrite(fd, who, 0)
     return _LockFile(folder, name, fd, exclusive)
 
 

@@ -229,3 +229,24 @@ def test_we_exclude_qemu_while_a_job_runs(image: str) -> None:
         assert refused()
         assert not refused("-r")
     assert not refused()
+
+
+def test_a_disk_linked_to_the_place_of_a_lock_file_is_not_written(
+    roots: Roots, tmp_path: Path
+) -> None:
+    """bad-input D63: whoever may write to the folder can put anything there."""
+    disk = str(tmp_path / "a.vhd")
+    (tmp_path / ".vdlock").mkdir()
+    os.link(tmp_path / "b.vhd", tmp_path / ".vdlock" / lock_name(disk))
+    with hold(roots, [disk]):
+        assert code_when_taken(roots, [disk]) == "E_LOCKED"
+    assert (tmp_path / "b.vhd").read_bytes() == bytes(4096)
+
+
+def test_sweeping_takes_lock_files_only(roots: Roots, tmp_path: Path) -> None:
+    (tmp_path / ".vdlock").mkdir()
+    stray = tmp_path / ".vdlock" / "c.vhd"
+    stray.write_bytes(bytes(4096))
+    (tmp_path / ".vdlock" / lock_name("a.vhd")).write_bytes(b"")
+    locks.sweep(roots, str(tmp_path))
+    assert [path.name for path in (tmp_path / ".vdlock").iterdir()] == ["c.vhd"]
