@@ -63,7 +63,7 @@ def _repair_front(image: VhdImage, front: FooterCopy, end: FooterCopy) -> Header
 
 def _repair_end(image: VhdImage, front: FooterCopy, end: FooterCopy) -> HeaderRewrite:
     size = image.file.size_bytes
-    end_of_data = _end_of_data(image)
+    end_of_data, end_of_blocks = _ends(image)
     if end_of_data > size:
         raise ImageError(
             "E_TRUNCATED",
@@ -84,8 +84,10 @@ def _repair_end(image: VhdImage, front: FooterCopy, end: FooterCopy) -> HeaderRe
             field="footer",
             offset=lost[0],
         )
-    aligned = end.offset % SECTOR_BYTES == 0
-    in_place = aligned and end_of_data <= end.offset and _is_remains(end, front)
+    in_place = end.offset % SECTOR_BYTES == 0 and (
+        (_is_remains(end, front) and end_of_data <= end.offset)
+        or (not any(end.raw) and end_of_blocks <= end.offset)
+    )
     offset = end.offset if in_place else round_up(size, SECTOR_BYTES)
     size_after = max(size, offset + FOOTER_BYTES)
     rows = [
@@ -101,8 +103,12 @@ def _repair_end(image: VhdImage, front: FooterCopy, end: FooterCopy) -> HeaderRe
     return HeaderRewrite(((Write(offset, front.raw),),), size_after, tuple(rows))
 
 
-def _end_of_data(image: VhdImage) -> int:
-    """Where the last thing ends that the headers name; the footer must not lie before it."""
+def _ends(image: VhdImage) -> tuple[int, int]:
+    """Where the last thing ends that the headers name, and where the last whole block ends.
+
+    The second is behind the first where a block reaches past the virtual size: its unused
+    tail is no data, and some tools have left it out.
+    """
     header = image.header
     if header is None:
         raise AssertionError("a dynamic disk without a header is not opened")
@@ -114,19 +120,21 @@ def _end_of_data(image: VhdImage) -> int:
         length = locator.platform_data_length
         if not locator.is_free and length <= parent_locator.MAX_LENGTH_BYTES:
             ends.append(locator.platform_data_offset + length)
+    data = blocks = max(ends)
+    whole = image.bitmap_bytes + image.block_size_bytes
     for block, entry in image.bat.allocated():
         image.check_entry(block, entry)
-        ends.append(entry * SECTOR_BYTES + image.block_bytes(block))
-        if len(ends) > 4096:
-            ends = [max(ends)]
-    return max(ends)
+        offset = entry * SECTOR_BYTES
+        data = max(data, offset + image.block_bytes(block))
+        blocks = max(blocks, offset + whole)
+    return data, blocks
 
 
 def _is_remains(end: FooterCopy, sound: FooterCopy) -> bool:
-    """Whether the last bytes were a footer: a cookie, this disk's identity, or only zeros."""
+    """Whether the last bytes were this footer: a cookie, or the disk's identity."""
     at, length = OFFSETS["unique_id"]
     identity = slice(at, at + length)
-    return end.footer is not None or end.raw[identity] == sound.raw[identity] or not any(end.raw)
+    return end.footer is not None or end.raw[identity] == sound.raw[identity]
 
 
 def _now(end: FooterCopy, lost: tuple[int, bytes] | None, in_place: bool) -> str:

@@ -181,6 +181,19 @@ def test_a_block_that_looks_like_a_footer_is_not_written_over(tmp_path: Path) ->
     assert_sound(built)
 
 
+def test_zeros_at_the_end_of_a_block_are_not_taken_for_a_lost_footer(tmp_path: Path) -> None:
+    """bad-input A6: also where the block reaches past the virtual size."""
+    for size in (SIZE, SIZE - BLOCK // 2):
+        built = build_dynamic(
+            tmp_path, "disk.vhd", size=size, block_size=BLOCK,
+            allocate=[SIZE // BLOCK - 1], end_footer="missing",
+        )  # fmt: skip
+        before = built.path.read_bytes()
+        carry_out(built.path)
+        assert built.path.read_bytes()[: len(before)] == before
+        assert_sound(built)
+
+
 def test_a_file_that_was_cut_off_is_refused(tmp_path: Path) -> None:
     """bad-input A27: a new footer would hide that data is lost."""
     built = build(tmp_path)
