@@ -281,6 +281,12 @@ def as_dict(root: StorageRoot) -> dict[str, Any]:
     }
 
 
+def decides_links(root: StorageRoot) -> tuple[list[str], list[str]]:
+    """What of a root decides where parent paths lead; after a change, a scan follows it."""
+    said = as_dict(root)
+    return said["windows_views"], said["excluded_folders"]
+
+
 # ------------------------------------------------------------------------------- trying out
 
 

@@ -89,13 +89,17 @@ def edit(request: HttpRequest, root_id: int) -> HttpResponse:
     refusal = None
     if request.method == "POST" and form.is_valid():
         try:
+            leads_before = roots.decides_links(root)
             roots.change(
                 root,
                 says=form.declaration(),
                 user=request.user,
                 address=client_address(request),
             )
-            messages.success(request, "Saved.")
+            if roots.decides_links(root) == leads_before:
+                messages.success(request, "Saved.")
+            else:
+                _follow_new_views(request, root)
             return HttpResponseRedirect(reverse("root", args=[root.pk]))
         except Refusal as problem:
             refusal = problem
@@ -105,6 +109,23 @@ def edit(request: HttpRequest, root_id: int) -> HttpResponse:
         "disks/root_form.html",
         {"form": form, "root": root, "refusal": refusal},
         status=422 if form.errors or refusal else 200,
+    )
+
+
+def _follow_new_views(request: HttpRequest, root: StorageRoot) -> None:
+    """Every parent link of the catalog may lead elsewhere now: a scan looks anew."""
+    with transaction.atomic():
+        job = scanning.request(
+            root,
+            user=request.user,
+            idempotency_key=uuid.uuid4().hex,
+            address=client_address(request),
+        )
+        tasks.enqueue(job)
+    messages.success(
+        request,
+        "Saved. Parent paths may lead elsewhere now: until the scan that was just asked for "
+        f"(job {job.pk}) is done, the disks are shown as they were.",
     )
 
 

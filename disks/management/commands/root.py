@@ -65,8 +65,12 @@ class Command(BaseCommand):
         self._tell(root.probe)
 
     def set(self, options: dict[str, Any]) -> None:
-        root = roots.change(_found(options["name"]), says=_said(options, options["name_new"]))
+        root = _found(options["name"])
+        leads_before = roots.decides_links(root)
+        roots.change(root, says=_said(options, options["name_new"]))
         self.stdout.write(f"Changed {root.name}.")
+        if roots.decides_links(root) != leads_before:
+            self.stdout.write("Parent paths may lead elsewhere now: `manage.py scan` follows.")
 
     def probe(self, options: dict[str, Any]) -> None:
         self._tell(roots.probe(_found(options["name"])))

@@ -6,7 +6,9 @@ import pytest
 from django.urls import reverse
 
 from disks.models import AuditEntry, Disk, Job, StorageRoot
+from disks.services import jobs
 from disks.tests.factories import make_disk, make_job, make_root
+from disks.tests.services.catalog import base, child, declare, disk, scan
 
 pytestmark = pytest.mark.django_db
 
@@ -140,6 +142,26 @@ def test_edit_changes_what_is_said_and_audits_before_and_after(administrator, tm
     assert root.scan_every_minutes == 0
     entry = AuditEntry.objects.get(action="root-change")
     assert (entry.before["read_only"], entry.after["read_only"]) == (True, False)
+
+
+def test_new_windows_views_are_followed_by_a_scan_and_the_page_says_so(administrator, tmp_path):
+    root = declare(tmp_path / "vms")
+    archive = tmp_path / "vms" / "archive"
+    parent = base(archive)
+    child(tmp_path / "vms", "leaf.vhd", parent, locators=[("W2ku", "D:\\VMs\\archive\\base.vhd")])
+    scan(root)
+    assert disk("leaf.vhd").health == "broken"
+    address = reverse("root-edit", args=[root.pk])
+    said = fields(name=root.name, opened_by="nobody", writable="on", excluded_folders="")
+    administrator.post(address, said | {"windows_views": "D:\\VMs"})
+    job = Job.objects.get(kind=Job.Kind.SCAN)
+    page = text(administrator.get(reverse("root", args=[root.pk])))
+    assert f"until the scan that was just asked for (job {job.pk}) is done" in page
+    jobs.run_now(job)
+    assert disk("leaf.vhd").health == "healthy"
+    administrator.post(address, said | {"windows_views": "D:\\VMs", "scan_every_minutes": "0"})
+    assert Job.objects.count() == 1
+    assert "Saved." in text(administrator.get(reverse("root", args=[root.pk])))
 
 
 def test_edit_keeps_a_schedule_that_the_form_does_not_offer(administrator, tmp_path):
