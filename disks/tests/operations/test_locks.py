@@ -109,7 +109,7 @@ def test_a_killed_owner_holds_nothing(
     while code_when_taken(roots, [a, b]) is not None:
         time.sleep(0.01)
     (tmp_path / ".vdlock").mkdir(exist_ok=True)
-    (tmp_path / ".vdlock" / "left-behind").touch()
+    (tmp_path / ".vdlock" / lock_name(a)).touch()
     locks.sweep(roots, str(tmp_path))
     assert not (tmp_path / ".vdlock").exists()
 
