@@ -394,8 +394,9 @@ def restore(
             raise relink.managed(path, manager)
         roots.require_writable(path)
     existing = sorted(path for path in paths if roots.exists(path))
-    with locks.hold(roots, existing, job=job, token=token):
+    with locks.hold(roots, [_lock_path(manifest), *existing], job=job, token=token):
         journal.require_settled(roots, paths, job=job)
+        manifest = read(roots, manifest.primary)  # an emptying may have been at it meanwhile
         refusal = restore_refusal(roots, manifest)
         if refusal is not None:
             raise refusal
@@ -414,9 +415,10 @@ def restore(
                     entry.original,
                     replace=entry.original == manifest.replacement,
                 )
-    warnings = _links_back(roots, manifest, offline=offline, job=job, token=token)
-    for each in reversed(manifest.folders):
-        _remove_folder(roots, each)
+        warnings = _links_back(roots, manifest, offline=offline, job=job, token=token)
+        for each in reversed(manifest.folders):
+            _remove_folder(roots, each)
+    _remove_bases(roots, manifest)
     return {
         "restored": [entry.original for entry in manifest.entries],
         "relinked": manifest.relinked,
@@ -432,11 +434,18 @@ def empty(folder: str, roots: Roots) -> int:
     manifest = read(roots, folder)
     if not manifest.is_primary:
         manifest = read(roots, manifest.primary)
+    with locks.hold(roots, [_lock_path(manifest)]):
+        freed = _emptied(roots, read(roots, manifest.primary))
+    _remove_bases(roots, manifest)
+    return freed
+
+
+def _emptied(roots: Roots, manifest: Manifest) -> int:
     if manifest.state in (PLANNED, RESTORING):
         raise ImageError(
             "E_UNFINISHED",
             f"The job {manifest.job} or its restore is not over: its files may still be needed.",
-            file=folder,
+            file=manifest.folder,
         )
     for each in manifest.folders:
         roots.require_writable(each)
@@ -587,6 +596,17 @@ def _remove_folder(roots: Roots, folder: str) -> None:
             return
     durable.remove_empty_folder(roots, folder)
     durable.remove_empty_folder(roots, os.path.dirname(folder))
+
+
+def _lock_path(manifest: Manifest) -> str:
+    """Stands for a job's trash in locks: it is restored or emptied, never both at once."""
+    return f"{manifest.primary}.trash"
+
+
+def _remove_bases(roots: Roots, manifest: Manifest) -> None:
+    """The lock was in the way of removing the folder that holds all trash."""
+    for folder in manifest.folders:
+        durable.remove_empty_folder(roots, os.path.dirname(folder))
 
 
 def _help(manifest: Manifest) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import json
 import os
 from pathlib import Path
@@ -275,3 +276,26 @@ def test_a_second_restore_takes_no_earlier_update_back(tmp_path: Path) -> None:
     assert (Path(folder) / "manifest.json").exists()
     restore()
     assert inspect(below, world.roots)["parent"]["locators"] == link
+
+
+def test_what_is_being_restored_cannot_be_emptied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bad-input E68: two people at one trash."""
+    world = merged(tmp_path)
+    folder = only(world).folder
+    decide = trash.restore_refusal
+    codes: list[str] = []
+
+    def decided(roots: Roots, manifest: trash.Manifest) -> ImageError | None:
+        refusal = decide(roots, manifest)
+        with pytest.raises(ImageError) as caught:
+            contextvars.Context().run(trash.empty, folder, roots_of(tmp_path))
+        codes.append(caught.value.code)
+        return refusal
+
+    monkeypatch.setattr(trash, "restore_refusal", decided)
+    trash.restore(folder, world.roots, offline=True)
+    assert codes == ["E_LOCKED"]
+    assert content_of(world.leaf.path) == world.leaf.sha256
+    assert not (tmp_path / ".vdtrash").exists()
