@@ -54,10 +54,8 @@ def test_two_hundred_children_are_mended_by_one_job_and_put_back_by_another(
     assert steps.health(page) == "Healthy"
 
     page.goto(f"/jobs/{repair}")
-    page.locator("summary", has_text="Undo all").click()
-    page.get_by_role("button", name="Undo all").click()
-    if page.get_by_role("button", name="Undo").count() and "/jobs/" not in page.url:
-        page.get_by_role("button", name="Undo").first.click()
+    page.get_by_role("link", name="Undo all").click()
+    page.get_by_role("button", name=f"Undo {COUNT} updates").click()
     undo = steps.wait_for_job(page)
     assert undo != repair
     assert headers(children) == before
