@@ -30,7 +30,7 @@ def fill(disks: int) -> None:
     from django.utils import timezone
 
     from disks.models import Disk, ParentLink, StorageRoot
-    from disks.services.bulk import insert_rows
+    from disks.services.bulk import insert_rows, update_rows
 
     now = timezone.now()
     roots = [
@@ -58,6 +58,9 @@ def fill(disks: int) -> None:
     with transaction.atomic():
         insert_rows(Disk, columns, rows)
         keys = list(Disk.objects.order_by("pk").values_list("pk", flat=True))
+        update_rows(
+            Disk, ["chain_base"], [(key, keys[n - n % 4]) for n, key in enumerate(keys) if n % 4]
+        )
         insert_rows(
             ParentLink,
             ["child", "parent", "status", "named_identity", "named_path", "first_seen_at"],
@@ -118,11 +121,19 @@ def measure(disks: int, *, show: bool) -> None:
     )
     for what, address in (
         ("first page", "/disks"),
-        ("by name", "/disks?sort=name"),
+        ("by health", "/disks?sort=-health"),
+        ("by size", "/disks?sort=-used"),
+        ("by virtual size", "/disks?sort=-virtual"),
+        ("by children", "/disks?sort=-children"),
+        ("by root", "/disks?sort=root"),
+        ("by time", "/disks?sort=-changed"),
         ("broken ones", "/disks?health=broken"),
         ("search", "/disks?q=vm-4711"),
         ("late page", f"/disks?page={max(2, disks // 100)}"),
         ("as a tree", "/disks?view=tree"),
+        ("searched tree", "/disks?view=tree&q=vm-4711"),
+        ("late tree page", f"/disks?view=tree&page={max(2, disks // 200)}"),
+        ("overview", "/"),
     ):
         client.get(address)  # templates are loaded once
         times, busy = [], []

@@ -35,7 +35,7 @@ def why_not(disk: Disk) -> str:
 
 def _codes(disk: Disk) -> set[str]:
     """Lists leave the findings in the database; the verdict's code has to do there."""
-    if "findings" in disk.get_deferred_fields():
+    if "findings" not in disk.__dict__:  # deferred
         return {disk.health_code}
     return {row.get("code", "") for row in disk.findings}
 
@@ -119,7 +119,7 @@ def finished_repair(job: Job, result: dict[str, Any]) -> None:
     """The catalog after a repair: the content is the same, so children are not warned."""
     path = restored(job.parameters)["path"]
     result.pop("links", None)  # recovery speaks of the parent link, which is as it was
-    result.setdefault("path", path)
+    result.pop("path", None)  # the job's own disk
     result["sentence"] = DONE
     inspection.refresh_paths([], rewritten=[path], job=job)
     disk = job.disk

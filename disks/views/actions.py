@@ -13,6 +13,7 @@ from django.urls import reverse
 
 from disks.models import Disk, StorageRoot
 from disks.services import repairing
+from disks.views.addresses import disk_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +41,12 @@ def actions_for(disk: Disk, *, may_operate: bool) -> list[Action]:
 
     Repair footer is there for disks with a damaged one only.
     """
-    rows: list[tuple[str, str, str, str, bool, Callable[[Disk], str]]] = [
-        ("parent-path", "Update parent path", "link", "parent-path", False, _why_not_relink),
-        ("repair-footer", "Repair footer", "tool", "repair-footer", False, _why_not_repair),
-        ("merge", "Merge", "git-merge", "merge", False, _why_not_merge),
-        ("compact", "Compact", "arrows-minimize", "compact", False, _why_not_compact),
-        ("create", "Create child disk", "plus", "create", False, _why_not_parent),
-        ("check", "Check", "shield-check", "check", True, _why_not_read),
-    ]
     actions = []
-    for key, label, icon, name, posts, why_not in rows:
+    for key, label, icon, name, posts, why_not in _ACTIONS:
         if key == "repair-footer" and not repairing.is_damaged(disk):
             continue  # of no use to the thousands of disks whose footer is sound
         url = (
-            f"{reverse(name)}?parent={disk.pk}"
-            if key == "create"
-            else reverse(name, args=[disk.pk])
+            f"{reverse(name)}?parent={disk.pk}" if key == "create" else disk_address(name, disk.pk)
         )
         reason = "" if may_operate else "This needs the role “operator”."
         actions.append(Action(key, label, icon, url, posts, reason or why_not(disk)))
@@ -126,3 +117,14 @@ def _why_broken(disk: Disk) -> str:
     if disk.health == Disk.Health.BROKEN:
         return "Its chain is broken: update the parent path first."
     return ""
+
+
+# key, label, icon, name of its address, whether it posts, why it is not possible
+_ACTIONS: tuple[tuple[str, str, str, str, bool, Callable[[Disk], str]], ...] = (
+    ("parent-path", "Update parent path", "link", "parent-path", False, _why_not_relink),
+    ("repair-footer", "Repair footer", "tool", "repair-footer", False, _why_not_repair),
+    ("merge", "Merge", "git-merge", "merge", False, _why_not_merge),
+    ("compact", "Compact", "arrows-minimize", "compact", False, _why_not_compact),
+    ("create", "Create child disk", "plus", "create", False, _why_not_parent),
+    ("check", "Check", "shield-check", "check", True, _why_not_read),
+)

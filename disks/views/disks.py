@@ -17,6 +17,7 @@ from disks.models import Disk, StorageRoot
 from disks.services.access import Role, allows
 from disks.views import listing
 from disks.views.actions import Action, actions_for
+from disks.views.addresses import disk_address
 from disks.views.drawing.from_catalog import role_in_chain
 from disks.views.rendering import render_page
 
@@ -37,17 +38,20 @@ MODES = {"table", "tree"}
 TREE_CHAINS = 25
 TREE_ROWS = 2_000  # of one page; a base with more children links to its own page
 DEEPEST_INDENT = 8
+_IDENTITY = frozenset("0123456789abcdef-")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """A disk as both modes show it.
 
+    address of its own page
     level   steps below its chain's base, for the tree
     toggle  the address's `fold` after a click on its triangle
     """
 
     disk: Disk
+    address: str
     role: str
     actions: list[Action]
     level: int = 0
@@ -80,7 +84,10 @@ def _context(request: HttpRequest) -> dict[str, Any]:
     if mode == "tree":
         page, rows = _tree(matches, query, _order(sort), may_operate=may_operate)
     else:
-        page = listing.paged(_listed(matches).order_by(*_order(sort)), query)
+        found = _listed(matches).order_by(*_order(sort))
+        page = listing.paged(
+            found, query, costly=bool(selected["q"]), whole=_listed(Disk.objects.all())
+        )
         rows = [_row(disk, may_operate=may_operate) for disk in page.rows]
     return {
         "page": page,
@@ -140,11 +147,9 @@ def _matching(selected: dict[str, str]) -> QuerySet[Disk]:
 def _search(text: str) -> Q:
     """In name, path and identity; an identity may be pasted with braces or in capitals."""
     identity = text.strip("{}").lower()
-    return (
-        Q(name__icontains=text)
-        | Q(relative_path__icontains=text)
-        | Q(identity__startswith=identity)
-    )
+    found = Q(relative_path__icontains=text)  # the name is its end
+    # Every row is looked at, so nothing is asked that cannot be.
+    return found | Q(identity__startswith=identity) if _IDENTITY.issuperset(identity) else found
 
 
 def _listed(rows: QuerySet[Disk]) -> QuerySet[Disk]:
@@ -158,7 +163,7 @@ def _order(sort: str) -> list[Any]:
     if columns[0] in ("virtual_size_bytes", "modified_at"):
         first = F(columns[0])
         head = first.desc(nulls_last=True) if descending else first.asc(nulls_last=True)
-        return [head, *columns[1:]]
+        return [head, "-pk" if descending else "pk"]  # as the index runs, to and fro
     return [f"-{column}" for column in columns] if descending else list(columns)
 
 
@@ -208,7 +213,8 @@ def _healths(chosen: str) -> list[dict[str, Any]]:
 
 def _row(disk: Disk, *, may_operate: bool, **tree: Any) -> Row:
     actions = actions_for(disk, may_operate=may_operate)
-    return Row(disk=disk, role=role_in_chain(disk), actions=actions, **tree)
+    address = disk_address("disk", disk.pk)
+    return Row(disk=disk, address=address, role=role_in_chain(disk), actions=actions, **tree)
 
 
 def _tree(
@@ -216,12 +222,19 @@ def _tree(
 ) -> tuple[listing.Page, list[Row]]:
     """Whole chains that hold a match, base first, every level below its parent."""
     folded = set(listing.numbers(query.get("fold", "").split(",") if query.get("fold") else []))
-    if matches.query.where:
+    costly = bool(matches.query.where)
+    if costly:
         bases = matches.order_by().values(base=Coalesce("chain_base_id", "pk"))
         tops = Disk.objects.filter(pk__in=bases)
     else:
         tops = Disk.objects.filter(chain_position=1)
-    page = listing.paged(_listed(tops).order_by(*order), query, size=TREE_CHAINS)
+    page = listing.paged(
+        _listed(tops).order_by(*order),
+        query,
+        size=TREE_CHAINS,
+        costly=costly,
+        whole=_listed(Disk.objects.all()),
+    )
     below: dict[int, list[Disk]] = defaultdict(list)
     members = _listed(Disk.objects.filter(chain_base__in=[top.pk for top in page.rows]))
     members = members.annotate(parent=F("parent_link__parent")).order_by("name")

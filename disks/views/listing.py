@@ -91,25 +91,45 @@ class Page:
         return f"more than {self.total:,}" if self.uncounted else f"{self.total:,}"
 
 
-def paged(rows: Any, query: QueryDict, *, size: int = 50, counted_to: int = 10_000) -> Page:
-    """One page of a queryset in two queries, whatever its length.
+def paged(
+    rows: Any,
+    query: QueryDict,
+    *,
+    size: int = 50,
+    counted_to: int = 10_000,
+    costly: bool = False,
+    whole: Any = None,
+) -> Page:
+    """One page of a queryset in two or three queries, whatever its length.
 
     Counting stops at counted_to: nobody needs the exact number of 100,000 rows, and
-    counting them would cost more than showing the page.
+    counting them would cost more than showing the page. The rows before the page are passed
+    over by their keys alone, which an index holds; only the page's rows are read whole.
+
+    costly: no index helps to find the rows, so they are looked for once, not for the count
+    and again for the page.
+    whole: the same queryset without its conditions, to read the page's rows by their keys.
     """
     page = number(query, "page", default=1, most=MAX_PAGE) or 1
-    counted = rows.order_by()[: counted_to + 1].count()
+    all_keys = rows.values_list("pk", flat=True)
+    keys = list(all_keys[: counted_to + 1]) if costly else []
+    counted = len(keys) if costly else rows.order_by()[: counted_to + 1].count()
     uncounted = counted > counted_to
     total = min(counted, counted_to)
     if not uncounted:
         page = max(1, min(page, -(-total // size)))  # past the end: the last page
     start = (page - 1) * size
-    found = list(rows[start : start + size + 1])
+    stop = start + size + 1
+    if not costly or (uncounted and stop > counted_to):
+        wanted = list(all_keys[start:stop])
+    else:
+        wanted = keys[start:stop]
+    found = (rows if whole is None else whole).order_by().in_bulk(wanted[:size])
     return Page(
         number=page,
         size=size,
-        rows=found[:size],
+        rows=[found[key] for key in wanted[:size] if key in found],
         total=total,
         uncounted=uncounted,
-        has_next=len(found) > size,
+        has_next=len(wanted) > size,
     )

@@ -12,7 +12,7 @@ from django.views.decorators.http import require_GET
 
 from disks.models import Disk, StorageRoot
 from disks.services import overview as service
-from disks.services.overview import BrokenGroup
+from disks.services.overview import BrokenGroup, Totals
 from disks.views.rendering import render_page, wants_fragment
 
 GROUPS_SHOWN = 12
@@ -25,8 +25,9 @@ def overview(request: HttpRequest) -> HttpResponse:
     """The part that renews itself is the list of jobs; nothing else is asked for it."""
     context = _jobs()
     if not wants_fragment(request):
-        context |= _verdict() | {
-            "notices": _notices(),
+        known = service.totals()
+        context |= _verdict(known) | {
+            "notices": _notices(known),
             "roots": list(StorageRoot.objects.order_by("name")),
             "trash_bytes": service.trash_bytes(),
         }
@@ -40,8 +41,7 @@ def _jobs() -> dict[str, Any]:
     return {"jobs": jobs, "jobs_active": any(job.is_active for job in jobs)}
 
 
-def _verdict() -> dict[str, Any]:
-    known = service.totals()
+def _verdict(known: Totals) -> dict[str, Any]:
     groups = service.broken_groups()
     return {
         "totals": known,
@@ -87,10 +87,9 @@ def _group(group: BrokenGroup) -> dict[str, Any]:
     }
 
 
-def _notices() -> list[dict[str, Any]]:
+def _notices(counts: Totals) -> list[dict[str, Any]]:
     """What is not broken but needs a look, worst first; each with where to go."""
     notices: list[dict[str, Any]] = []
-    counts = service.totals()
     for number, health, one, many in (
         (counts.damaged, "damaged", "1 file is damaged.", "{} files are damaged."),
         (counts.unreadable, "unreadable", "1 file cannot be read.", "{} files cannot be read."),
