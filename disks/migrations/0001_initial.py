@@ -269,11 +269,31 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='disk',
-            index=models.Index(fields=['health'], name='disk_health'),
+            index=models.Index(fields=['health', 'name'], name='disk_health'),
         ),
         migrations.AddIndex(
             model_name='disk',
             index=models.Index(fields=['name'], name='disk_name'),
+        ),
+        migrations.AddIndex(
+            model_name='disk',
+            index=models.Index(fields=['allocated_bytes'], name='disk_allocated'),
+        ),
+        migrations.AddIndex(
+            model_name='disk',
+            index=models.Index(fields=['virtual_size_bytes'], name='disk_virtual_size'),
+        ),
+        migrations.AddIndex(
+            model_name='disk',
+            index=models.Index(fields=['child_count'], name='disk_children'),
+        ),
+        migrations.AddIndex(
+            model_name='disk',
+            index=models.Index(fields=['modified_at'], name='disk_modified'),
+        ),
+        migrations.AddIndex(
+            model_name='disk',
+            index=models.Index(fields=['chain_position', 'name'], name='disk_bases'),
         ),
         migrations.AddIndex(
             model_name='disk',

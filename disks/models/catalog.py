@@ -92,8 +92,14 @@ class Disk(models.Model):
             models.UniqueConstraint(fields=["root", "relative_path"], name="disk_once_per_root")
         ]
         indexes = [
-            models.Index(fields=["health"], name="disk_health"),
+            # what lists are sorted by
+            models.Index(fields=["health", "name"], name="disk_health"),
             models.Index(fields=["name"], name="disk_name"),
+            models.Index(fields=["allocated_bytes"], name="disk_allocated"),
+            models.Index(fields=["virtual_size_bytes"], name="disk_virtual_size"),
+            models.Index(fields=["child_count"], name="disk_children"),
+            models.Index(fields=["modified_at"], name="disk_modified"),
+            models.Index(fields=["chain_position", "name"], name="disk_bases"),
             models.Index(fields=["root", "missing_since"], name="disk_root_missing"),
         ]
 
