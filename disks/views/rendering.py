@@ -54,7 +54,13 @@ def encoded(text: str) -> bytes:
 # address, words on wide screens, words on narrow ones, icon, what counts as being there
 NAVIGATION = (
     ("overview", "Overview", "Overview", "dashboard", ("overview", "repair")),
-    ("disks", "Disks", "Disks", "database", ("disk", "parent", "merge", "compact", "create")),
+    (
+        "disks",
+        "Disks",
+        "Disks",
+        "database",
+        ("disk", "parent", "repair-footer", "merge", "compact", "create"),
+    ),
     ("jobs", "Jobs", "Jobs", "list-check", ("job",)),
     ("roots", "Storage roots", "Roots", "folders", ("root",)),
     ("trash", "Trash", "Trash", "trash", ("trash",)),
@@ -63,13 +69,20 @@ NAVIGATION = (
 
 
 def _navigation(here: str) -> list[dict[str, Any]]:
+    # The longest word counts: "repair-footer" is about a disk, "repair" belongs to the overview.
+    fitting = [
+        (len(word), name)
+        for name, *_, below in NAVIGATION
+        for word in below
+        if here == word or here.startswith((word + "-", word + "s"))
+    ]
+    here_name = max(fitting)[1] if fitting else ""
     items = []
-    for name, words, short, icon, below in NAVIGATION:
+    for name, words, short, icon, _ in NAVIGATION:
         try:
             address = reverse(name)
         except NoReverseMatch:
             continue
-        is_here = any(here == word or here.startswith((word + "-", word + "s")) for word in below)
         items.append(
             {
                 "name": name,
@@ -77,7 +90,7 @@ def _navigation(here: str) -> list[dict[str, Any]]:
                 "words": words,
                 "short": short,
                 "icon": icon,
-                "is_here": is_here,
+                "is_here": name == here_name,
             }
         )
     return items
