@@ -121,6 +121,8 @@ def apply(
             job=job,
             token=token,
         )
+    footer = fresh.changes[0]
+    progress.log(f"{footer.field}: was {footer.now}; is written {footer.after}.")
     return fresh.as_dict()
 
 

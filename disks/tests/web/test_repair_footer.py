@@ -78,7 +78,10 @@ def test_a_cut_off_disk_says_why_it_cannot_be_repaired(operator: Client, tmp_pat
 
 def test_the_plan_is_shown_and_nothing_is_written(operator: Client, damaged: Disk) -> None:
     before = Path(damaged.path).read_bytes()
-    text = text_of(operator.get(f"/disks/{damaged.pk}/repair-footer").content.decode())
+    page = operator.get(f"/disks/{damaged.pk}/repair-footer").content.decode()
+    here = re.findall(r'<a[^>]*aria-current="page"[^>]*>.*?</a>', page, re.S)
+    assert [text_of(link).split()[0] for link in here] == ["Disks"]
+    text = text_of(page)
     for words in ("Field", "Now", "After", "Where", "footer at the end", "its cookie is gone"):
         assert words in text
     assert "keeps its size" in text
