@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
@@ -39,6 +40,7 @@ from disks.services.work import JobContext
 
 Status = ParentLink.Status
 _OTHERS_OFFERED = 40
+_REMEMBERED_AT_ONCE = 50  # one commit for so many, and no other writer waits for long
 _ROW_NUMBER = re.compile(r"[0-9]{1,18}")  # what a database takes for a number of a row
 
 
@@ -328,8 +330,10 @@ def finished_update(job: Job, result: dict[str, Any]) -> None:
     before = set(_broken())
     inspection.refresh_paths([], rewritten=[row["child"] for row in links], job=job)
     mended = before - set(_broken())
-    for row in links:
-        _remember(job, row)
+    for start in range(0, len(links), _REMEMBERED_AT_ONCE):
+        with transaction.atomic():
+            for row in links[start : start + _REMEMBERED_AT_ONCE]:
+                _remember(job, row)
     if not result.get("sentence"):
         result["sentence"] = _readable_again(len(mended), job.disk_id in mended)
     result["readable_again"] = len(mended)

@@ -210,6 +210,36 @@ def test_a_repair_plan_mends_many_reports_each_and_is_undone(tmp_path: Path) -> 
     assert parent_paths.undoable(job) == []
 
 
+@pytest.mark.slow
+def test_two_hundred_children_of_one_moved_base_are_mended_by_one_job_and_undone(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "vms"
+    root = declare(folder)
+    bottom = base(folder / "moved")
+    before = {}
+    for number in range(200):
+        built = child(folder / f"machine-{number % 20:02}", f"leaf-{number:03}.vhd", bottom)
+        before[built.path.name] = built.path.read_bytes()[512:1536]
+    scan(root)
+    (group,) = overview.broken_groups()
+    assert (group.count, group.found) == (200, disk("base.vhd"))
+    (plan,) = parent_paths.repair_plan()
+    rows = parent_paths.chosen_rows(row.value for row in plan.matched)
+    user = administrator()
+    job = jobs.run_now(parent_paths.request_repair(rows, user=user, idempotency_key=key()))
+    assert (job.sentence, job.error) == ("200 of 200 parent paths updated.", None)
+    assert Disk.objects.filter(name__startswith="leaf", health="healthy").count() == 200
+    assert overview.broken_groups() == []
+    back = jobs.run_now(parent_paths.request_undo_plan(job, user=user, idempotency_key=key()))
+    assert (back.sentence, back.error) == ("200 of 200 parent paths taken back.", None)
+    assert Disk.objects.filter(name__startswith="leaf", health="broken").count() == 200
+    assert parent_paths.undoable(job) == []
+    assert {path.name: path.read_bytes()[512:1536] for path in folder.glob("machine-*/*.vhd")} == (
+        before
+    )
+
+
 def test_repair_plan_asks_a_constant_number_of_queries(
     tmp_path: Path, django_assert_num_queries: Any
 ) -> None:
