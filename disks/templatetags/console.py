@@ -378,6 +378,24 @@ def copy(text: Any, label: str = "Copy") -> str:
     )
 
 
+@register.simple_tag
+def menu_entry(action: Any) -> str:
+    """What can be done, as a link; or that it cannot, with the reason.
+
+    Written here, not as a template: a list of disks has hundreds of them.
+    """
+    words = f"{icon(action.icon)}{escape(action.label)}"
+    if action.possible:
+        drawn = f'<a class="dropdown-item" href="{escape(action.url)}">{words}…</a>'
+    else:
+        reason = escape(plain_text(action.reason))
+        drawn = (
+            f'<span class="dropdown-item disabled" aria-disabled="true">{words}'
+            f'<span class="vd-reason">{reason}</span></span>'
+        )
+    return mark_safe(drawn)  # noqa: S308  escaped above
+
+
 # --- lists -------------------------------------------------------------------------------
 
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from django.urls import reverse
-
 from disks.models import Disk, StorageRoot
 from disks.services import repairing
-from disks.views.addresses import disk_address
+from disks.views.addresses import disk_address, page_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +43,10 @@ def actions_for(disk: Disk, *, may_operate: bool) -> list[Action]:
     for key, label, icon, name, posts, why_not in _ACTIONS:
         if key == "repair-footer" and not repairing.is_damaged(disk):
             continue  # of no use to the thousands of disks whose footer is sound
-        url = (
-            f"{reverse(name)}?parent={disk.pk}" if key == "create" else disk_address(name, disk.pk)
-        )
+        if key == "create":
+            url = f"{page_address(name)}?parent={disk.pk}"
+        else:
+            url = disk_address(name, disk.pk)
         reason = "" if may_operate else "This needs the role “operator”."
         actions.append(Action(key, label, icon, url, posts, reason or why_not(disk)))
     return actions

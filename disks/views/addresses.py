@@ -15,6 +15,16 @@ def disk_address(name: str, disk: int) -> str:
     return f"{before}{disk}{after}"
 
 
+def page_address(name: str) -> str:
+    """As reverse(name)."""
+    return _reversed(name, get_script_prefix())
+
+
+@lru_cache(64)
+def _reversed(name: str, prefix: str) -> str:
+    return reverse(name)
+
+
 @lru_cache(64)
 def _around(name: str, prefix: str) -> tuple[str, str]:
     """What stands before and behind the number; prefix: where the console is mounted."""
