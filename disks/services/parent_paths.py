@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Case, Q, When
 from django.utils import timezone
 
 from disks.engine.errors import ImageError
@@ -422,10 +422,13 @@ class RepairGroup:
     unmatched: list[RepairRow] = field(default_factory=list)
 
 
-def repair_plan(cause: str = "", root: int | None = None) -> list[RepairGroup]:
-    """All broken links by cause, largest group first; a constant number of queries.
+def repair_plan(
+    cause: str = "", root: int | None = None, most: int | None = None
+) -> list[RepairGroup]:
+    """The broken links by cause, largest group first; a constant number of queries.
 
-    cause, root: only this one.
+    cause, root: only this one. most: not more links than that; those for which a parent is
+    proposed come first.
     """
     links = (
         ParentLink.objects.exclude(status__in=JOINING)
@@ -438,6 +441,9 @@ def repair_plan(cause: str = "", root: int | None = None) -> list[RepairGroup]:
         links = links.filter(cause=cause)
     if root:
         links = links.filter(child__root=root)
+    if most is not None:
+        proposed = Case(When(suggested=None, then=1), default=0)
+        links = links.order_by(proposed, *links.query.order_by)[:most]
     grouped: dict[str, list[ParentLink]] = defaultdict(list)
     for link in links:
         grouped[link.cause].append(link)
@@ -490,6 +496,12 @@ def _repair_row(link: ParentLink) -> RepairRow:
         if later:
             row.reason += ", which is after the child was made"
     return row
+
+
+def broken_count(cause: str = "") -> int:
+    """How many links repair_plan() has, of one cause or of all."""
+    links = ParentLink.objects.exclude(status__in=JOINING).filter(child__missing_since=None)
+    return links.filter(cause=cause).count() if cause else links.count()
 
 
 def chosen_rows(values: Iterable[str]) -> list[RepairRow]:

@@ -23,7 +23,7 @@ from disks.views.rendering import render_page
 
 PAGE = "disks/repair.html"
 REPAIRS_SHOWN = 5
-MOST_ROWS = 5_000
+MOST_ROWS = 1_000  # of one page, and of one job
 _ROW = re.compile(r"[0-9]{1,18}:[0-9]{1,18}")
 
 
@@ -116,7 +116,7 @@ def _rows_sent(request: HttpRequest) -> list[str]:
 
 
 def _context(cause: str, *, sent: Any = None, chosen: set[str] | None = None) -> dict[str, Any]:
-    found = parent_paths.repair_plan(cause=cause)
+    found = parent_paths.repair_plan(cause=cause, most=MOST_ROWS)
     groups = [
         {
             "sentence": group.sentence,
@@ -130,11 +130,15 @@ def _context(cause: str, *, sent: Any = None, chosen: set[str] | None = None) ->
     ]
     disks = [row.child for group in found for row in group.matched]
     unmatched = [row for group in found for row in group.unmatched]
+    shown = len(disks) + len(unmatched)
+    total = parent_paths.broken_count(cause) if shown >= MOST_ROWS else shown
     return {
         "groups": groups,
         "matched": len(disks),
         "unmatched": unmatched,
-        "total": len(disks) + len(unmatched),
+        "shown": shown,
+        "total": total,
+        "left_out": total - shown,
         "chosen_cause": cause,
         "repairs": _repairs(),
         "refused": None,

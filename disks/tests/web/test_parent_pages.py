@@ -16,6 +16,7 @@ from disks.models import AuditEntry, Disk, Job, LinkUndo, StorageRoot
 from disks.services import scanning
 from disks.tests import builders
 from disks.tests.factories import make_disk, make_link, make_root
+from disks.views import repair
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -305,3 +306,21 @@ def test_many_rows_take_as_many_queries_as_one(viewer: Client) -> None:
     with CaptureQueriesContext(connection) as many:
         viewer.get("/repair")
     assert len(many) == len(one)
+
+
+def test_a_repair_plan_that_is_too_long_says_what_it_leaves_out(
+    viewer: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never a silent cut: those that can be mended come first, the rest is counted."""
+    monkeypatch.setattr(repair, "MOST_ROWS", 3)
+    base = make_disk("base.vhd")
+    for number in range(3):
+        make_link(make_disk(f"a-{number}.vhd"), cause="missing:a")
+    for number in range(2):
+        make_link(make_disk(f"z-{number}.vhd"), suggested=base, cause="missing:z")
+    page = viewer.get("/repair").content.decode()
+    assert page.count('name="row"') == 2
+    assert "5 disks are broken by at least 2 causes. 2 can be mended here" in page
+    assert "2 more disks are broken and not shown here: this page takes 3 at once." in page
+    monkeypatch.setattr(repair, "MOST_ROWS", 6)
+    assert "not shown here" not in viewer.get("/repair").content.decode()
