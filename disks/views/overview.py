@@ -168,7 +168,8 @@ def _notices(counts: Totals) -> list[dict[str, Any]]:
             {
                 "colour": "",
                 "icon": "arrows-minimize",
-                "sentence": "Compacting gives back at least what lies beside the disks' blocks:",
+                "sentence": "Compacting gives back at least what no block of these disks takes. "
+                "Blocks full of zeros come on top; each disk's dry run measures them. At least",
                 "bytes": lost,
                 "url": f"{reverse('disks')}?type=dynamic&sort=-used",
                 "action": "Largest disks",
