@@ -562,10 +562,13 @@ def _is_inode(roots: Roots, path: str, file: FileIdentity) -> bool:
 
 
 def _has_name(roots: Roots, path: str) -> bool:
+    """Whether anything has this name. Raises what keeps that from being known."""
     try:
         roots.stat(path)
     except ImageError as error:
-        return error.code != "E_NOT_FOUND"
+        if error.code == "E_NOT_FOUND":
+            return False
+        raise
     return True
 
 

@@ -239,6 +239,9 @@ def test_storage_that_fails_for_a_moment_makes_no_restore_leave_a_file_behind(
 
     monkeypatch.setattr(Roots, "stat", stat)
     monkeypatch.setattr(trash, "restore_refusal", decided)
+    with pytest.raises(ImageError, match="E_IO"):
+        trash.restore(folder, world.roots, offline=True)
+    monkeypatch.undo()
     trash.restore(folder, world.roots, offline=True)
     assert content_of(world.leaf.path) == world.leaf.sha256
 
@@ -299,3 +302,17 @@ def test_what_is_being_restored_cannot_be_emptied(
     assert codes == ["E_LOCKED"]
     assert content_of(world.leaf.path) == world.leaf.sha256
     assert not (tmp_path / ".vdtrash").exists()
+
+
+def test_a_trash_that_is_a_link_is_refused_at_once(tmp_path: Path) -> None:
+    """bad-input D63: somebody moved the trash to another volume and left a link."""
+    (tmp_path / "elsewhere").mkdir()
+    world = chain(tmp_path / "disks")
+    (world.folder / ".vdtrash").symlink_to(tmp_path / "elsewhere")
+    before = worlds.snapshot(world.folder)
+    plan = merge.plan(world.path("leaf.vhd"), world.roots, into_parent=True)
+    with pytest.raises(ImageError) as caught:
+        merge.apply(plan, world.roots, offline=True)
+    assert caught.value.code == "E_OUTSIDE_ROOTS"
+    assert worlds.snapshot(world.folder) == before
+    assert list((tmp_path / "elsewhere").iterdir()) == []
