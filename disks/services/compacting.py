@@ -32,12 +32,18 @@ def request(
     user: Any,
     idempotency_key: str,
     declared_offline: bool = False,
+    seen: dict[str, Any] | None = None,
     address: str = "",
 ) -> Job:
-    """Ask for the compaction; the caller enqueues the job. Raises what the plan refuses."""
+    """Ask for the compaction; the caller enqueues the job. Raises what the plan refuses.
+
+    seen: the fingerprint of the plan that was shown; E_CHANGED if it is another one by now.
+    """
     planned = plan(disk, time_budget_seconds=0.2)
     if planned.refused is not None:
         raise planned.refused
+    if seen is not None and planned.as_dict()["fingerprint"] != seen:
+        raise copying.changed(disk.path, "was changed since the compaction was shown")
     declarations.require(planned.exclusive, declared_offline=declared_offline)
     return jobs.request(
         kind=Job.Kind.COMPACT,

@@ -61,10 +61,12 @@ def request(
     base: str | None = None,
     keep_name: str = merge.PARENT,
     disk_type: DiskType | str | None = None,
+    seen: dict[str, Any] | None = None,
     address: str = "",
 ) -> Job:
     """Ask for the merge as it is planned now; the caller enqueues the job.
 
+    seen: the fingerprint of the plan that was shown; E_CHANGED if it is another one by now.
     Raises what the plan refuses, and Refusal E_NOT_OFFLINE, E_READ_ONLY, E_ROOT_OFFLINE.
     """
     options: dict[str, Any] = {
@@ -77,6 +79,8 @@ def request(
     planned = plan(leaf, **options)
     if planned.refused is not None:
         raise planned.refused
+    if seen is not None and planned.as_dict()["fingerprint"] != seen:
+        raise copying.changed(leaf.path, "was changed since the merge was shown")
     declarations.require(planned.exclusive, declared_offline=declared_offline or not into_parent)
     return jobs.request(
         kind=Job.Kind.MERGE,

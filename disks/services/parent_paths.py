@@ -219,12 +219,18 @@ def request_undo(
     *,
     user: Any,
     idempotency_key: str,
+    fingerprint: str | None = None,
     declared_offline: bool = False,
     address: str = "",
 ) -> Job:
-    """Take the last update back now, as a job in this process; the job as it ended."""
+    """Take the last update back now, as a job in this process; the job as it ended.
+
+    fingerprint: of the plan that was shown; E_CHANGED if it is another one by now.
+    """
     declarations.require([child.path], declared_offline=declared_offline)
     planned = plan_undo(child)
+    if fingerprint is not None and planned.fingerprint != fingerprint:
+        raise _changed(child.path)
     job = jobs.request(
         kind=Job.Kind.UNDO_UPDATE,
         parameters={"child": child.path, "fingerprint": planned.fingerprint},

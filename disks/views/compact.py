@@ -45,6 +45,7 @@ def compact(request: HttpRequest, disk_id: int) -> HttpResponse:
                 disk,
                 user=request.user,
                 declared_offline=declaration.declared,
+                seen=declaration.cleaned_data["seen"],
                 idempotency_key=plans.form_key(request),
                 address=client_address(request),
             )

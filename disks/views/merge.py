@@ -71,6 +71,7 @@ def _start(request: HttpRequest, leaf: Disk, chain: list[Disk], form: MergeForm)
                 **form.options(),
                 user=request.user,
                 declared_offline=declaration.declared,
+                seen=declaration.cleaned_data["seen"],
                 idempotency_key=plans.form_key(request),
                 address=client_address(request),
             )

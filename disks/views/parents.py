@@ -107,6 +107,7 @@ def undo(request: HttpRequest, disk_id: int) -> HttpResponse:
     try:
         job = parent_paths.request_undo(
             child,
+            fingerprint=declaration.cleaned_data["seen"],
             declared_offline=declaration.declared,
             user=request.user,
             idempotency_key=plans.form_key(request),

@@ -11,7 +11,7 @@ import pytest
 from django.test import Client
 
 from disks.models import Disk, Job, StorageRoot
-from disks.services import jobs, scanning
+from disks.services import compacting, jobs, merging, scanning
 from disks.tests import builders
 from disks.tests.factories import make_disk, make_link, make_root
 
@@ -338,3 +338,35 @@ def test_another_target_begins_with_its_own_levels(operator: Client, chain: list
     query = {"into": "new", "was": "parent", "base": middle.pk, "name": "all.vhd"}
     page = operator.get(f"/disks/{leaf.pk}/merge", query).content.decode()
     assert "Merge 3 disks into all.vhd" in re.sub(r"<[^>]+>", "", page)
+
+
+@pytest.mark.parametrize(
+    ("page", "service", "name"),
+    [("merge", merging, "plan"), ("compact", compacting, "plan")],
+    ids=["merge", "compact"],
+)
+def test_a_disk_written_while_the_form_is_answered_is_not_worked_on_unseen(
+    operator: Client,
+    chain: list[Disk],
+    storage: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    page: str,
+    service: Any,
+    name: str,
+) -> None:
+    """bad-input E76, E77: the job keeps what the person saw, not what came a moment later."""
+    leaf = chain[2]
+    form = hidden(operator.get(f"/disks/{leaf.pk}/{page}").content.decode())
+    plan = getattr(service, name)
+    asked: list[int] = []
+
+    def overtaken(*args: Any, **options: Any) -> Any:
+        asked.append(1)
+        if len(asked) == 2:  # the page has compared; now the service plans
+            (storage / "leaf.vhd").touch()
+        return plan(*args, **options)
+
+    monkeypatch.setattr(service, name, overtaken)
+    answer = operator.post(f"/disks/{leaf.pk}/{page}", form)
+    assert (answer.status_code, len(asked)) == (409, 2)
+    assert not Job.objects.exists()
