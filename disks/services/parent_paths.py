@@ -621,6 +621,7 @@ def run_undo_plan(
     """The same, taking each link back."""
 
     def one(row: dict[str, Any], scope: paths.Roots, quiet: Progress) -> dict[str, Any] | None:
+        _require_last_update(row["child"], parameters["undoes"])
         try:
             planned = relink.plan_undo(row["child"], scope)
         except ImageError as error:
@@ -630,6 +631,24 @@ def run_undo_plan(
         return _apply(planned, None, scope, quiet, context)
 
     return _many(parameters["rows"], one, progress, context, "taken back")
+
+
+def _require_last_update(child: str, repair: int) -> None:
+    """E_CHANGED where the disk's last update is no longer the one of this repair."""
+    root, relative = roots.locate(child)
+    later = (
+        LinkUndo.objects.filter(
+            disk__root=root, disk__relative_path=relative, state=LinkUndo.State.AVAILABLE
+        )
+        .exclude(job=repair)
+        .first()
+    )
+    if later is not None:
+        raise ImageError(
+            "E_CHANGED",
+            f"{readable(child)} was updated again by job {later.job_id}; that stays.",
+            file=child,
+        )
 
 
 def _is_child_of(child: str, parent: str, scope: paths.Roots) -> bool:

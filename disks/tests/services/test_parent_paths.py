@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -285,3 +286,21 @@ def test_a_parent_that_was_written_can_be_trusted(tmp_path: Path) -> None:
 def test_rows_with_impossible_numbers_are_none(value: str) -> None:
     """bad-input 101: ids that no database takes are no error of ours."""
     assert parent_paths.chosen_rows([value]) == []
+
+
+def test_undoing_a_repair_leaves_a_later_update_alone(
+    broken: tuple[StorageRoot, Built], tmp_path: Path
+) -> None:
+    """The undo was asked for, then somebody updated the disk again: that is not taken back."""
+    user = administrator()
+    rows = parent_paths.chosen_rows(
+        row.value for group in parent_paths.repair_plan() for row in group.matched
+    )
+    repair = jobs.run_now(parent_paths.request_repair(rows, user=user, idempotency_key=key()))
+    undoing = parent_paths.request_undo_plan(repair, user=user, idempotency_key=key())
+    later = shutil.copy(disk("base.vhd").path, tmp_path / "vms" / "newer.vhd")
+    parent_paths.request_update(disk("middle.vhd"), str(later), user=user, idempotency_key=key())
+    done = jobs.run_now(undoing)
+    assert done.sentence == "0 of 1 parent paths taken back; 1 was not, see the list."
+    assert [row["code"] for row in done.result["rows"]] == ["E_CHANGED"]
+    assert disk("middle.vhd").parent_link.named_path.endswith("newer.vhd")
