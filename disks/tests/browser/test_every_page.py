@@ -32,6 +32,7 @@ PAGES = [
     "/disks/{Web server/web-today.vhd}/merge",
     "/disks/{Web server/web-today.vhd}/merge?into=new",
     "/disks/{Files/share.vhd}/compact",
+    "/disks/{Files/old-scans.vhd}/repair-footer",
     "/create",
     "/repair",
     "/jobs",
