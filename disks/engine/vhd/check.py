@@ -10,6 +10,7 @@ import bisect
 import itertools
 from array import array
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from disks.engine.errors import ImageError, NotAnImage
 from disks.engine.files import ImageFile
@@ -504,9 +505,14 @@ def _clear_findings(
 # The parent fields
 
 
+@lru_cache(16)
+def _header_places(base: int) -> dict[str, int]:
+    """Where the header's fields lie in the file; base is nearly always 512."""
+    return {name: base + place[0] for name, place in dynamic_header.OFFSETS.items()}
+
+
 def _parent_findings(image: VhdImage, header: DynamicHeader) -> Iterator[Finding]:
-    base = image.footer.data_offset
-    at = {name: base + place[0] for name, place in dynamic_header.OFFSETS.items()}
+    at = _header_places(image.footer.data_offset)
     if image.disk_type is not DiskType.DIFFERENCING:
         for name in ("parent_unique_id", "parent_unicode_name", "parent_locators"):
             if any(getattr(header, name)):

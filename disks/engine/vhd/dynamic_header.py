@@ -128,6 +128,8 @@ def checksum_findings(data: bytes, base: int) -> Iterator[Finding]:
         )
 
 
+_NO_RESERVED = bytes(OFFSETS["reserved2"][1])
+
 # Findings with these codes make the disk unreadable.
 FATAL = frozenset(
     {"E_HEADER_CHECKSUM", "E_VERSION", "E_TABLE_OFFSET", "E_BAT_SIZE", "E_BLOCK_SIZE"}
@@ -202,7 +204,7 @@ def field_findings(
         )
     if block_is_legal and table_is_legal:
         yield from _table_findings(header, base, current_size, data_end, end_is_footer)
-    if header.reserved1 or any(header.reserved2):
+    if header.reserved1 or header.reserved2 != _NO_RESERVED:
         yield finding(
             Level.WARNING,
             "W_RESERVED",

@@ -314,6 +314,8 @@ def _field(
 
 
 FATAL = frozenset({"E_VERSION", "E_DISK_TYPE", "E_SIZE"})
+_NO_RESERVED = bytes(OFFSETS["reserved"][1])
+_NO_IDENTITY = (bytes(16), b"\xff" * 16)
 
 
 def field_findings(footer: Footer, base: int, now: int) -> Iterator[Finding]:
@@ -352,7 +354,7 @@ def field_findings(footer: Footer, base: int, now: int) -> Iterator[Finding]:
             "current_size",
             size,
         )
-    if footer.unique_id in (bytes(16), b"\xff" * 16):
+    if footer.unique_id in _NO_IDENTITY:
         yield _field(
             Level.ERROR,
             "E_IDENTITY",
@@ -389,7 +391,7 @@ def field_findings(footer: Footer, base: int, now: int) -> Iterator[Finding]:
             "saved_state",
             footer.saved_state,
         )
-    if footer.hidden > 1 or any(footer.reserved):
+    if footer.hidden > 1 or footer.reserved != _NO_RESERVED:
         yield _field(
             Level.WARNING,
             "W_RESERVED",
@@ -441,9 +443,9 @@ def _geometry_findings(footer: Footer, base: int) -> Iterator[Finding]:
     geometry = (footer.cylinders, footer.heads, footer.sectors_per_track)
     product = geometry[0] * geometry[1] * geometry[2] * SECTOR_BYTES
     computed = geometry_of(footer.current_size)
-    shown = "/".join(map(str, geometry))
     if geometry == computed:
         return
+    shown = "/".join(map(str, geometry))
     if product == 0:
         yield _field(
             Level.WARNING,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from disks.engine.errors import ImageError
@@ -195,6 +196,7 @@ def read_locators(
     return found
 
 
+@lru_cache(64)  # asked twice of every disk, and the same for all children of one parent
 def decode_name(field: bytes) -> tuple[str | None, str | None]:
     """The parent unicode name (UTF-16BE, up to its first NUL), and why it cannot be used."""
     text = field.decode("utf-16-be", "surrogatepass")
