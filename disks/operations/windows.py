@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from disks.engine.errors import ImageError
 
 _DEVICE_NAMES = re.compile(r"(?i)(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?")
-_FORBIDDEN = frozenset('<>:"|?*')
+_FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f]')
 _SEPARATORS = re.compile(r"[\\/]")
 
 
@@ -111,7 +111,7 @@ def check_name(name: str, text: str) -> None:
     why = None
     if "\0" in name:
         why = "it holds a NUL character"
-    elif any(character in _FORBIDDEN or ord(character) < 32 for character in name):
+    elif _FORBIDDEN.search(name):
         why = "it holds a character that Windows keeps for other uses"
     elif name.endswith((".", " ")):
         why = "it ends with a dot or a space, which Windows drops"

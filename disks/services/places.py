@@ -60,6 +60,10 @@ class CatalogPlaces(paths.Roots):
         self._errors: dict[str, ImageError] = {}
         self._spelled_as: dict[str, list[str]] = {}
         self._folders: dict[tuple[str, bool], dict[str, list[str]]] = {}
+        # Children of one parent lie together and ask the same.
+        self._beside: dict[tuple[str, str], str] = {}
+        self._from_windows: dict[str, list[str]] = {}
+        self._of_identity: dict[str, list[str]] = {}
 
     def known(self, path: str) -> Known | None:
         """What the catalog knows; None for a file that it does not list."""
@@ -88,6 +92,22 @@ class CatalogPlaces(paths.Roots):
         if path not in self._there:
             self._there[path] = super().exists(path)
         return self._there[path]
+
+    def beside(self, child_path: str, text: str) -> str:
+        key = (os.path.dirname(child_path), text)
+        if key not in self._beside:
+            self._beside[key] = super().beside(child_path, text)
+        return self._beside[key]
+
+    def from_windows(self, text: str) -> list[str]:
+        if text not in self._from_windows:
+            self._from_windows[text] = super().from_windows(text)
+        return self._from_windows[text]
+
+    def find_identity(self, identity: str) -> list[str]:
+        if identity not in self._of_identity:
+            self._of_identity[identity] = super().find_identity(identity)
+        return self._of_identity[identity]
 
     def _not_there(self, path: str) -> ImageError:
         """The error that opening it gives: outside the roots, a link, or simply not there."""

@@ -48,6 +48,8 @@ def restored(value: Any) -> Any:
 def readable(value: Any) -> Any:
     """The value for people: what cannot be stored becomes `\\udc80`, `\\x00`. One way only."""
     if isinstance(value, str):
+        if value.isascii() and "\0" not in value:
+            return value
         return _UNSTORABLE.sub(
             lambda hit: f"\\u{ord(hit[0]):04x}" if ord(hit[0]) else "\\x00", value
         )

@@ -7,7 +7,7 @@ and what its chain makes of it. A disk above a broken one is broken too, and say
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -88,7 +88,6 @@ class _Row:
     pk: int
     name: str
     own: str
-    findings: list[dict[str, Any]]
     missing_since: datetime | None
     health: str
     code: str
@@ -97,6 +96,7 @@ class _Row:
     root: str
     root_state: str
     put_away_by: int | None
+    findings: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -106,7 +106,7 @@ class _Link:
     cause: str
     parent: int | None
     written_after: bool
-    evidence: dict[str, Any]
+    evidence: dict[str, Any] = field(default_factory=dict)  # only if it was written after
 
 
 def renew(disks: Iterable[int], graph: Graph | None = None) -> int:
@@ -144,7 +144,6 @@ def _rows(wanted: set[int]) -> dict[int, _Row]:
             "pk",
             "name",
             "own_health",
-            "findings",
             "missing_since",
             "health",
             "health_code",
@@ -155,22 +154,32 @@ def _rows(wanted: set[int]) -> dict[int, _Row]:
             "put_away_by",
         ):
             rows[values[0]] = _Row(*values)
+        # Most disks are healthy and have none that matter here.
+        troubled = Disk.objects.filter(pk__in=chunk).exclude(own_health=Health.HEALTHY)
+        for pk, findings in troubled.values_list("pk", "findings"):
+            if pk in rows:
+                rows[pk].findings = findings
     return rows
 
 
 def _links(wanted: set[int]) -> dict[int, _Link]:
     links = {}
     for chunk in _chunks(wanted):
-        for child, *values in ParentLink.objects.filter(child__in=chunk).values_list(
+        for child, status, reason, cause, parent, written_after in ParentLink.objects.filter(
+            child__in=chunk
+        ).values_list(
             "child_id",
             "status",
             "reason",
             "cause",
             "parent_id",
             "parent_written_after",
-            "parent_evidence",
         ):
-            links[child] = _Link(*values)
+            links[child] = _Link(status, reason, cause, parent, written_after)
+        suspect = ParentLink.objects.filter(child__in=chunk, parent_written_after=True)
+        for child, evidence in suspect.values_list("child_id", "parent_evidence"):
+            if child in links:
+                links[child].evidence = evidence
     return links
 
 
