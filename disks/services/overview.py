@@ -56,8 +56,11 @@ class Totals:
         return not (self.broken or self.damaged or self.suspect or self.missing)
 
 
-def broken_groups() -> list[BrokenGroup]:
-    """The broken disks by cause, largest group first; a constant number of queries."""
+def broken_groups(most: int | None = None) -> list[BrokenGroup]:
+    """The broken disks by cause, largest group first; a constant number of queries.
+
+    most: only so many groups; when a whole volume of bases is away, each child has its own.
+    """
     rows = (
         ParentLink.objects.filter(child__missing_since=None, child__health=Health.BROKEN)
         .exclude(cause="")
@@ -72,10 +75,15 @@ def broken_groups() -> list[BrokenGroup]:
         )
         .order_by()
     )
-    groups = list(rows)
+    groups = sorted(rows, key=lambda row: (-(row["direct"] or row["everything"]), row["cause"]))
+    groups = groups[:most]
     wanted = {row["first_direct"] or row["first"] for row in groups}
     wanted |= {row["found"] for row in groups if row["found"] and row["found"] == row["others"]}
-    disks = Disk.objects.select_related("root", "parent_link").in_bulk(wanted)
+    disks = (
+        Disk.objects.select_related("root", "parent_link")
+        .defer("findings", "parent_link__trace", "parent_link__locators")
+        .in_bulk(wanted)
+    )
     result = []
     for row in groups:
         example = disks.get(row["first_direct"] or row["first"])
@@ -96,7 +104,14 @@ def broken_groups() -> list[BrokenGroup]:
                 example=example,
             )
         )
-    return sorted(result, key=lambda group: (-group.count, group.cause))
+    return result
+
+
+def broken_causes() -> tuple[int, bool]:
+    """How many causes broke disks, and whether a parent is proposed for any of them."""
+    links = ParentLink.objects.filter(child__missing_since=None, child__health=Health.BROKEN)
+    count = links.exclude(cause="").values("cause").distinct().count()
+    return count, links.filter(suggested__isnull=False).exclude(status__in=JOINING).exists()
 
 
 def totals() -> Totals:

@@ -42,13 +42,14 @@ def _jobs() -> dict[str, Any]:
 
 
 def _verdict(known: Totals) -> dict[str, Any]:
-    groups = service.broken_groups()
+    groups = service.broken_groups(most=GROUPS_SHOWN)
+    causes, repairable = service.broken_causes()
     return {
         "totals": known,
         "broken": known.broken,
-        "groups": [_group(group) for group in groups[:GROUPS_SHOWN]],
-        "groups_left": max(0, len(groups) - GROUPS_SHOWN),
-        "repairable": any(group.found for group in groups),
+        "groups": [_group(group) for group in groups],
+        "groups_left": max(0, causes - len(groups)),
+        "repairable": repairable,
         "complete_sentence": service.complete_sentence(known),
     }
 

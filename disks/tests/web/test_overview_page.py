@@ -105,3 +105,15 @@ def test_queries_do_not_grow_with_the_groups(viewer: Client) -> None:
     with CaptureQueriesContext(connection) as many:
         viewer.get("/")
     assert len(many) == len(one)
+
+
+def test_only_the_causes_that_are_shown_are_looked_up(viewer: Client) -> None:
+    """A volume of bases is away: ten thousand causes must not take ten seconds."""
+    for number in range(15):
+        make_link(make_disk(f"c-{number:02}.vhd", health="broken"), cause=f"missing:{number:02}")
+    with CaptureQueriesContext(connection) as queries:
+        page = viewer.get("/").content.decode()
+    assert "3 more causes in the repair plan" in page
+    looked_up = [row["sql"] for row in queries if '"disks_disk"."id" IN (' in row["sql"]]
+    assert len(looked_up) == 1
+    assert looked_up[0].rpartition(" IN (")[2].partition(")")[0].count(",") == 11  # twelve disks
