@@ -263,7 +263,8 @@ def twins(found: Disk, link: ParentLink) -> list[Disk]:
     """Other files with the parent's identity: the same disk, its content is not proven."""
     if not link.named_identity:
         return []
-    rows = Disk.objects.filter(identity=link.named_identity).exclude(pk=found.pk)
+    rows = Disk.objects.filter(identity=link.named_identity, missing_since=None)
+    rows = rows.exclude(pk=found.pk)
     return list(rows.select_related("root").order_by("-modified_at")[:20])
 
 

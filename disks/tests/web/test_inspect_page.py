@@ -9,6 +9,7 @@ import pytest
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from disks.models import Disk, ParentLink
 from disks.services import scanning
@@ -246,3 +247,16 @@ def test_viewers_see_every_action_disabled_with_the_reason(viewer: Client) -> No
         assert f'id="why-{key}">This needs the role “operator”.' in page
     for address in (f"/disks/{child.pk}/merge", f"/disks/{child.pk}/compact", "/create", "/undo"):
         assert f'="{address}' not in page
+
+
+def test_a_twin_that_is_gone_is_no_twin(viewer: Client) -> None:
+    parent = make_disk("base.vhd")
+    child = make_disk("child.vhd")
+    make_link(child, parent)
+    copy = {"identity": parent.identity}
+    make_disk("copy.vhd", **copy)
+    make_disk("gone.vhd", health="missing", missing_since=timezone.now(), **copy)
+    page = viewer.get(f"/disks/{child.pk}?tab=parent").content.decode()
+    table = page[page.index("Files with the parent") :]
+    assert "copy.vhd" in table
+    assert "gone.vhd" not in table
