@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +17,8 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
 from disks import tasks
-from disks.models import Job, TrashedJob
-from disks.services import jobs
+from disks.models import Disk, Job, TrashedJob
+from disks.services import jobs, parent_paths
 from disks.services.access import Role, allows, role_of
 from disks.services.errors import Refusal
 from disks.views import errors, job_words, listing
@@ -127,7 +129,17 @@ def _show(
     request: HttpRequest, job: Job, *, refusal: Refusal | None = None, status: int = 200
 ) -> HttpResponse:
     log = list(job.log.order_by("-pk")[: LOG_LINES + 1])
-    trashed = TrashedJob.objects.filter(job=job).select_related("root").order_by("pk")
+    trashed = TrashedJob.objects.filter(job=job).select_related("root", "job").order_by("pk")
+    outcomes = job_words.outcomes(job.result)
+    lists = job_words.result_lists(job.result)
+    output = job.result.get("output") if isinstance(job.result, dict) else None
+    named = {output, *(row["path"] for row in outcomes)}
+    named.update(*(one["rows"] for one in lists if one["kind"] == "path"))
+    known = _disks_at({path for path in named if isinstance(path, str)})
+    for row in outcomes:
+        row["disk_id"] = row["disk_id"] or known.get(row["path"])
+    for one in lists:
+        one["disks"] = [(row, known.get(row)) for row in one["rows"]]
     return render_page(
         request,
         "disks/job.html",
@@ -140,8 +152,10 @@ def _show(
             "if_cancelled": job_words.if_cancelled(job),
             "what_now": job_words.what_now(job),
             "result_rows": job_words.result_rows(job.result),
-            "result_lists": job_words.result_lists(job.result),
-            "outcomes": job_words.outcomes(job.result),
+            "result_lists": lists,
+            "outcomes": outcomes,
+            "output_disk": known.get(output or ""),
+            "may_undo": job.kind == Job.Kind.REPAIR_PLAN and bool(parent_paths.undoable(job)),
             "trashed": list(trashed) if not job.is_active else [],
             "may_retry": allows(request.user, ROLES.get(job.kind, Role.OPERATOR)),
             "refusal": refusal,
@@ -149,6 +163,14 @@ def _show(
         fragment="disks/_job_progress.html",
         status=status,
     )
+
+
+def _disks_at(paths: Collection[str]) -> dict[str, int]:
+    """Which of these host paths the catalog knows as disks, for links to their pages."""
+    names = {os.path.basename(path) for path in paths}
+    rows = Disk.objects.filter(name__in=names).values_list("pk", "root__path", "relative_path")
+    found = {os.path.join(root, relative): pk for pk, root, relative in rows}
+    return {path: found[path] for path in paths if path in found}
 
 
 @dataclass(frozen=True)

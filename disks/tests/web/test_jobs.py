@@ -8,7 +8,7 @@ import pytest
 from django.urls import reverse
 from django.utils import timezone
 
-from disks.models import AuditEntry, Job
+from disks.models import AuditEntry, Job, LinkUndo
 from disks.tests.factories import make_disk, make_job, make_root, make_trashed_job
 from disks.views.jobs import pace
 
@@ -241,6 +241,29 @@ def test_job_over_many_disks_tells_each(viewer):
     assert "It is open." in page
     assert "Names p.vhd now: " in page
     assert "Was right already." in page
+
+
+def test_paths_of_known_disks_lead_to_their_pages(viewer):
+    disk = make_disk()
+    job = make_job(
+        Job.Kind.MERGE,
+        status=Job.Status.SUCCEEDED,
+        result={"output": disk.path, "levels": [disk.path, "/srv/unknown.vhd"]},
+    )
+    page = text(viewer.get(reverse("job", args=[job.pk])))
+    assert page.count(f'<a href="{reverse("disk", args=[disk.pk])}">') == 2
+
+
+def test_a_repair_that_was_undone_offers_no_undo(operator):
+    job = make_job(Job.Kind.REPAIR_PLAN, status=Job.Status.SUCCEEDED, result={})
+    link = LinkUndo.objects.create(
+        disk=make_disk(), job=job, before={}, after={}, written_at=timezone.now()
+    )
+    address = reverse("repair-undo", args=[job.pk])
+    assert address in text(operator.get(reverse("job", args=[job.pk])))
+    link.state = LinkUndo.State.UNDONE
+    link.save()
+    assert address not in text(operator.get(reverse("job", args=[job.pk])))
 
 
 def test_job_that_needs_attention_says_what_to_do(operator):
