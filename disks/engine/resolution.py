@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 from disks.engine import formats
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
-from disks.engine.images import DiskType, Image, ParentReference
+from disks.engine.images import Image, ParentReference
 
 _EMPTY_IDENTITIES = ("00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff")
 
@@ -511,11 +511,6 @@ def _not_found(
         end = f"No disk with the identity {parent.identity} is known."
     result.reason = f"{begin}. {end}"
     return result
-
-
-def needs_parent(image: Image) -> bool:
-    """Whether an image is a differencing disk."""
-    return image.disk_type is DiskType.DIFFERENCING
 
 
 def as_trace(resolution: Resolution) -> list[dict[str, Any]]:

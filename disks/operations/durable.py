@@ -17,15 +17,6 @@ from disks.operations.paths import Roots
 _RENAME_NOREPLACE = 1
 
 
-def fsync_folder(roots: Roots, folder: str) -> None:
-    """Make the names in a folder durable."""
-    folder_fd = roots.open_folder(folder)
-    try:
-        _sync(folder_fd, folder)
-    finally:
-        os.close(folder_fd)
-
-
 def rename(roots: Roots, source: str, target: str, *, replace: bool = True) -> None:
     """Give a file another name, in one step for everybody who looks.
 

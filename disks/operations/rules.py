@@ -17,20 +17,11 @@ from disks.operations.paths import Roots, is_internal_name
 LARGEST_NAME_BYTES = 255
 
 
-def new_name_refusal(roots: Roots, path: str, format: Format) -> ImageError | None:
-    """Why no new disk can get this path: E_NAME, E_EXISTS, E_READ_ONLY, E_OUTSIDE_ROOTS…
+def check_new_name(roots: Roots, path: str, format: Format) -> None:
+    """Raises why no new disk can get this path: E_NAME, E_EXISTS, E_READ_ONLY, E_OUTSIDE_ROOTS…
 
     The name must be one that Windows can open and that says what the file is.
     """
-    try:
-        check_new_name(roots, path, format)
-    except ImageError as error:
-        return error
-    return None
-
-
-def check_new_name(roots: Roots, path: str, format: Format) -> None:
-    """As new_name_refusal, raised."""
     root, relative = roots.locate(path)
     roots.require_writable(path)
     folder, name = os.path.split(relative)

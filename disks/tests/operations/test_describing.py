@@ -13,7 +13,7 @@ from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.operations import journal
 from disks.operations.candidates import candidates
-from disks.operations.children import children_of
+from disks.operations.family import look
 from disks.operations.inspection import inspect
 from disks.operations.managers import manager_of
 from disks.operations.paths import Root, Roots
@@ -121,11 +121,9 @@ def test_children_are_found_by_identity_below_the_folders(tmp_path: Path) -> Non
     (tmp_path / "damaged.vhd").write_bytes(b"conectix" + bytes(4096))
     (tmp_path / "text.txt").write_text("no disk" * 200)
     roots = Roots([Root(str(tmp_path))])
-    problems: list[ImageError] = []
-    found = children_of(str(parent.path), roots, problems=problems)
-    assert found == [f"{tmp_path}/deep/child.vhd"]
-    assert [Path(problem.file or "").name for problem in problems] == ["damaged.vhd"]
-    assert children_of(str(parent.path), roots, [f"{tmp_path}/deep/child.vhd"]) == found
+    family = look(roots, {str(parent.path): parent.identity})
+    assert family.of(str(parent.path)) == [f"{tmp_path}/deep/child.vhd"]
+    assert [Path(problem.file or "").name for problem in family.unread] == ["damaged.vhd"]
 
 
 def test_candidates_never_offer_the_disk_itself_or_what_builds_on_it(tmp_path: Path) -> None:
