@@ -95,7 +95,7 @@ def describe(document: dict[str, Any]) -> str:
         )
     rows += [
         ("Identity", document["identity"]),
-        ("Creator", document["creator"]),
+        ("Creator", " ".join((document["creator"] or "").split())),
         ("Created", document["created"]),
     ]
     parent = document["parent"]
@@ -106,6 +106,8 @@ def describe(document: dict[str, Any]) -> str:
             ("", document["reason"]),
         ]
         rows += [("  looked at", _step(step)) for step in parent["trace"]]
+        if parent["status"] != "found":
+            rows += [("  try", hint) for hint in _hints(parent["trace"])]
     if document["managed_by"]:
         rows.append(("Managed by", document["managed_by"]["sentence"]))
     rows += [
@@ -113,6 +115,17 @@ def describe(document: dict[str, Any]) -> str:
         for finding in document["findings"]
     ]
     return "\n".join(f"{label:<14} {value}" for label, value in rows if value not in (None, ""))
+
+
+def _hints(trace: list[dict[str, Any]]) -> list[str]:
+    """The options that would let the search go where it was not allowed or able to."""
+    verdicts = {step["verdict"] for step in trace}
+    hints = []
+    if "outside-roots" in verdicts:
+        hints.append("--root DIR: a path leads out of the folders that may be looked into")
+    if "unmapped" in verdicts:
+        hints.append(r"--map 'C:\VMs=/srv/vms': a Windows path that no --map covers")
+    return hints
 
 
 def _step(step: dict[str, Any]) -> str:

@@ -302,6 +302,20 @@ def test_map_leads_windows_paths_to_this_host(
     assert "W_PARENT_ELSEWHERE" not in {row["code"] for row in outcome.document["findings"]}
 
 
+def test_inspect_says_which_option_would_let_it_look_further(
+    disk: Disk, tmp_path: Path, base: Built
+) -> None:
+    (tmp_path / "children").mkdir()
+    locators = {"W2ru": "..\\base.vhd", "W2ku": "C:\\VMs\\base.vhd"}
+    far = build_differencing(tmp_path / "children", "far.vhd", base, locators=locators)
+    said = disk("inspect", far.path).out
+    assert "try          --root DIR" in said
+    assert "try          --map" in said
+    found = disk("inspect", far.path, "--root", tmp_path).out
+    assert "Parent status  found" in found
+    assert "try  " not in found
+
+
 def test_root_limits_where_parents_are_opened(disk: Disk, tmp_path: Path, base: Built) -> None:
     """bad-input D61, D62: outside of the roots is not looked at."""
     folder = tmp_path / "deep"
