@@ -282,7 +282,7 @@ def _judge_by_parent(
             Health.HEALTHY, "", f"The parent {name} is in use by another program; it was not read."
         )
     count = "one disk" if row.position == 2 else f"{row.position - 1:,} disks"
-    return Verdict(Health.HEALTHY, "", f"The chain is complete: {count} below this one.")
+    return Verdict(Health.HEALTHY, "", f"The chain is complete: it rests on {count}.")
 
 
 def _parent_found(link: _Link) -> str:

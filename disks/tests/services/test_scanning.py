@@ -54,7 +54,7 @@ def test_scan_finds_a_chain_and_fills_its_columns(tmp_path: Path) -> None:
     assert rows[0].chain_base is None
     assert {row.chain_base_id for row in rows[1:]} == {rows[0].pk}
     assert {row.health for row in rows} == {Disk.Health.HEALTHY}
-    assert rows[2].sentence == "The chain is complete: 2 disks below this one."
+    assert rows[2].sentence == "The chain is complete: it rests on 2 disks."
     assert rows[2].parent_link.named_path == "C:\\VMs\\middle.vhd"
     assert [row.name for row in chains.chain_of(rows[2])] == ["base.vhd", "middle.vhd", "leaf.vhd"]
     assert [row.name for row in chains.descendants(rows[0])] == ["middle.vhd", "leaf.vhd"]
