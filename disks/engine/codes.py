@@ -22,7 +22,8 @@ CODES: dict[str, Code] = {
     ),
     "E_NO_FOOTER": Code(
         "Not a virtual disk",
-        "If it should be a VHD, its end is missing: copy the file again or restore it.",
+        "If it should be a VHD, its end is missing: copy the file again or restore it. "
+        "Disks of other formats, like VHDX, are not read by this version.",
     ),
     "E_AMBIGUOUS_FORMAT": Code(
         "Two formats at once",

@@ -112,8 +112,8 @@ def _notices(counts: Totals) -> list[dict[str, Any]]:
         (
             counts.not_disks,
             "not-a-disk",
-            "1 file has a disk's name and is none.",
-            "{} files have a disk's name and are none.",
+            "1 file has a disk's name, but holds no VHD.",
+            "{} files have a disk's name, but hold no VHD.",
         ),
     ):
         if number:
