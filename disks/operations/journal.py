@@ -116,15 +116,61 @@ def remove(roots: Roots, sidecar: Sidecar) -> None:
     durable.unlink(roots, sidecar.path, missing_ok=True)
 
 
-def sidecars_in(roots: Roots, folder: str) -> Iterator[tuple[str, Sidecar | ImageError]]:
-    """Every sidecar in one folder, by name; the error in place of a damaged one."""
+def sidecars_in(
+    roots: Roots, folder: str, *, finished_too: bool = True
+) -> Iterator[tuple[str, Sidecar | ImageError]]:
+    """Every sidecar in one folder, by name; the error in place of a damaged one.
+
+    finished_too=False leaves out those that this process has read before and found finished.
+    """
     for entry in roots.list(folder):
         if entry.is_file and _NAMES.fullmatch(entry.name):
             path = os.path.join(folder, entry.name)
             try:
-                yield path, read(roots, path)
+                status = roots.stat(path)  # before reading: a newer file is read again
+                if not finished_too and _KNOWN_FINISHED.holds(status):
+                    continue
+                sidecar = read(roots, path)
+                if not sidecar.unfinished:
+                    _KNOWN_FINISHED.add(status)
+                yield path, sidecar
             except ImageError as error:
                 yield path, error
+
+
+class _FinishedSidecars:
+    """Which files were finished sidecars when they were last read.
+
+    A repair of thousands of disks in one folder asks of each whether anything is unfinished
+    there, and leaves a record beside each. Records are only ever replaced by a new file, so
+    the same inode with the same times is the same record.
+    """
+
+    _MOST = 100_000
+
+    def __init__(self) -> None:
+        self._files: dict[tuple[int, int, int, int, int], None] = {}
+
+    def holds(self, status: os.stat_result) -> bool:
+        return self._key(status) in self._files
+
+    def add(self, status: os.stat_result) -> None:
+        if len(self._files) >= self._MOST:
+            self._files.clear()
+        self._files[self._key(status)] = None
+
+    @staticmethod
+    def _key(status: os.stat_result) -> tuple[int, int, int, int, int]:
+        return (
+            status.st_dev,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+        )
+
+
+_KNOWN_FINISHED = _FinishedSidecars()
 
 
 def pending(roots: Roots, paths: Iterable[str]) -> list[Sidecar]:
@@ -133,7 +179,7 @@ def pending(roots: Roots, paths: Iterable[str]) -> list[Sidecar]:
     own = {sidecar_path(disk, kind): disk for disk in disks for kind in KINDS}
     found = []
     for folder in sorted({os.path.dirname(disk) for disk in disks}):
-        for path, sidecar in sidecars_in(roots, folder):
+        for path, sidecar in sidecars_in(roots, folder, finished_too=False):
             if isinstance(sidecar, ImageError):
                 if path in own:
                     raise sidecar

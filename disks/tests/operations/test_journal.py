@@ -115,3 +115,23 @@ def test_renaming_never_replaces_when_told_so(roots: Roots, tmp_path: Path) -> N
     closed = Roots([Root(str(tmp_path), read_only=True)])
     assert code_of(durable.rename, closed, f"{tmp_path}/c", f"{tmp_path}/e") == "E_READ_ONLY"
     assert code_of(durable.unlink, closed, f"{tmp_path}/c") == "E_READ_ONLY"
+
+
+def test_finished_records_are_read_once_and_one_begun_anew_is_noticed(
+    roots: Roots, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disks = [f"{tmp_path}/disk-{number}.vhd" for number in range(5)]
+    for disk in disks:
+        journal.write(roots, sidecar(disk, journal.DONE))
+    reads: list[str] = []
+    read = journal.read
+    monkeypatch.setattr(
+        journal, "read", lambda roots, path: (reads.append(path), read(roots, path))[1]
+    )
+    journal.require_settled(roots, disks[:1])
+    assert len(reads) == 5
+    journal.require_settled(roots, disks[1:2])
+    assert len(reads) == 5
+    journal.write(roots, sidecar(disks[3], neighbours=(disks[1],)))
+    assert code_of(journal.require_settled, roots, disks[1:2]) == "E_UNFINISHED"
+    assert len(reads) == 6
