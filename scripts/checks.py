@@ -92,8 +92,7 @@ def main(arguments: list[str]) -> None:
     if "--static" in arguments:
         return
     workers = str(max(2, os.cpu_count() or 2))
-    # Browser tests share one server and stay together on one of the workers ("loadgroup").
-    command = [sys.executable, "-m", "pytest", "-q", "-n", workers, "--dist", "loadgroup"]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", workers]
     os.chdir(ROOT)
     os.execv(command[0], command)
 

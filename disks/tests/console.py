@@ -151,7 +151,7 @@ class Console:
                 self._close()
 
 
-def eventually(condition: Callable[[], Any], seconds: float = 10.0, pause: float = 0.05) -> Any:
+def eventually(condition: Callable[[], Any], seconds: float = 30.0, pause: float = 0.05) -> Any:
     """The first true value of condition(); AssertionError when it stays false."""
     deadline = time.monotonic() + seconds
     while True:

@@ -19,7 +19,7 @@ import pytest
 
 from disks.tests.console import PROJECT, Console, eventually, is_gone
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("startup")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
