@@ -27,7 +27,7 @@ PAGES = [
     "/disks/{Files/old-scans.vhd}?tab=findings",
     "/disks/{Files/share.vhd}?tab=layout",
     "/disks/{Web server/web-today.vhd}?tab=history",
-    "/disks/{Web server/web-today.vhd}?tab=raw",
+    "/disks/{Web server/web-base.vhd}?tab=raw",
     "/disks/{Lab/lab-01.vhd}/parent",
     "/disks/{Web server/web-today.vhd}/merge",
     "/disks/{Web server/web-today.vhd}/merge?into=new",
