@@ -51,6 +51,9 @@ class Places(Protocol):
 class Known(NamedTuple):
     """What a catalog has read of a file already, so that it need not be opened again.
 
+    Places may have a method `known(path)` that returns one, None for "open it", or raises
+    what open() would raise.
+
     file      device and inode
     identity  of the disk in it; None where it could not be read
     error     why not
@@ -59,14 +62,6 @@ class Known(NamedTuple):
     file: tuple[int, int]
     identity: str | None
     error: ImageError | None = None
-
-
-class Remembering(Protocol):
-    """Places that may also answer from memory (optional)."""
-
-    def known(self, path: str) -> Known | None:
-        """None: nothing is known, open it. Raises what open() would raise."""
-        ...
 
 
 class Status(StrEnum):

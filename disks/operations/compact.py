@@ -110,10 +110,6 @@ class CompactPlan:
             f"the other {self.blocks_kept:,} hold data of this disk."
         )
 
-    def seconds_at(self, bytes_per_second: float) -> float:
-        """How long it will take at a rate that earlier jobs reached (copy and proof)."""
-        return self.amount.held_bytes / bytes_per_second if bytes_per_second > 0 else 0.0
-
     def as_dict(self) -> dict[str, Any]:
         refused = self.refused
         low, high = self.size_bounds_bytes

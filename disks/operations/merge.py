@@ -143,10 +143,6 @@ class MergePlan:
         merged = [] if self.request.into_parent else [level.path for level in self.levels]
         return [*merged, *self.survivors]
 
-    def seconds_at(self, bytes_per_second: float) -> float:
-        """How long it will take at a rate that earlier jobs reached (copy and proof)."""
-        return self.amount.held_bytes / bytes_per_second if bytes_per_second > 0 else 0.0
-
     def as_dict(self) -> dict[str, Any]:
         refused = self.refused
         return {

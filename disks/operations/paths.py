@@ -199,7 +199,6 @@ class Roots:
         *,
         writable: bool = False,
         create: bool = False,
-        allow_hard_links: bool = False,
     ) -> ImageFile:
         """A regular file below a root. The caller closes it.
 
@@ -232,7 +231,7 @@ class Roots:
             raise _opening_failed(error, path) from error
         finally:
             os.close(folder_fd)
-        return self._checked(fd, path, writable=writable or create, links_ok=allow_hard_links)
+        return self._checked(fd, path, writable=writable or create)
 
     def open_folder(self, path: str) -> int:
         """A descriptor of a folder below a root, for `dir_fd=`; the caller closes it."""
@@ -461,12 +460,12 @@ class Roots:
         self._opened[root.path] = known
         return known
 
-    def _checked(self, fd: int, path: str, *, writable: bool, links_ok: bool) -> ImageFile:
+    def _checked(self, fd: int, path: str, *, writable: bool) -> ImageFile:
         try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
                 raise _not_a_file(path)
-            if writable and found.st_nlink > 1 and not links_ok:
+            if writable and found.st_nlink > 1:
                 raise ImageError(
                     "E_HARD_LINKS",
                     f"{shown(path)} has {found.st_nlink} names (hard links). Writing here would "

@@ -263,38 +263,6 @@ def discard(roots: Roots, manifest: Manifest) -> None:
         _remove_folder(roots, folder)
 
 
-def put(
-    roots: Roots,
-    paths: Iterable[str],
-    *,
-    job: str,
-    kind: str = "delete",
-    summary: str = "",
-) -> Manifest:
-    """Put disks away as one job. The caller holds their locks and knows that it may.
-
-    Raises what renaming raises; what was moved until then is listed and can be restored.
-    """
-    items = []
-    for path in paths:
-        with roots.open(path) as file:
-            items.append((path, file.identity(), "", "deleted"))
-    manifest = planned(
-        roots,
-        job=job,
-        kind=kind,
-        summary=summary or f"{len(items)} files put away",
-        replacement="",
-        put_away=items,
-    )
-    prepare(roots, manifest)
-    for entry in manifest.entries:
-        durable.rename(roots, entry.original, entry.trash, replace=False)
-    manifest.state = COMPLETE
-    write(roots, manifest)
-    return manifest
-
-
 # ---------------------------------------------------------------------- looking
 
 

@@ -112,7 +112,6 @@ def test_hard_links_are_read_but_not_written_in_place(folder: Path) -> None:
     roots = Roots([Root(str(folder))])
     roots.open(f"{folder}/a.vhd").close()
     assert code_of(roots.open, f"{folder}/a.vhd", writable=True) == "E_HARD_LINKS"
-    roots.open(f"{folder}/a.vhd", writable=True, allow_hard_links=True).close()
 
 
 def test_read_only_roots_open_nothing_for_writing(folder: Path) -> None:

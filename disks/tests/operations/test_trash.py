@@ -209,15 +209,6 @@ def test_an_entry_outside_the_trash_is_not_deleted(tmp_path: Path) -> None:
     assert (tmp_path / "base.vhd").exists()
 
 
-def test_put_takes_disks_away_as_one_job(tmp_path: Path) -> None:
-    world = chain(tmp_path)
-    before = worlds.snapshot(tmp_path)
-    manifest = trash.put(world.roots, [world.path("leaf.vhd"), world.path("middle.vhd")], job="5")
-    assert not world.leaf.path.exists()
-    trash.restore(manifest.folder, world.roots, offline=True)
-    assert worlds.snapshot(tmp_path) == before
-
-
 def test_storage_that_fails_for_a_moment_makes_no_restore_leave_a_file_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
