@@ -58,7 +58,7 @@ supervisor = Supervisor(
     tell=lambda s: print(s, flush=True), about={"address": "nowhere"},
 )
 for name in sys.argv[2:]:
-    supervisor.start(Service(name, services[name], grace_seconds=1.0))
+    supervisor.start(Service(name, services[name], grace_seconds=2.0))
 supervisor.wait()
 supervisor.stop()
 print("ended", flush=True)
@@ -178,7 +178,7 @@ def test_a_service_that_ignores_the_end_is_killed_after_its_grace(
     began = time.monotonic()
     process.terminate()
     process.communicate(timeout=10)
-    assert 0.9 <= time.monotonic() - began < 5
+    assert 1.9 <= time.monotonic() - began < 8
     assert is_gone(pid)
 
 
@@ -191,7 +191,7 @@ def test_a_second_signal_ends_everything_at_once(start: Start, tmp_path: Path) -
     time.sleep(0.4)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=10)
-    assert time.monotonic() - began < 0.9
+    assert time.monotonic() - began < 1.9  # its grace was not waited for
     assert is_gone(pid)
 
 
@@ -205,7 +205,7 @@ def test_two_signals_at_once_are_one(start: Start, tmp_path: Path) -> None:
     time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=10)
-    assert time.monotonic() - began >= 0.9
+    assert time.monotonic() - began >= 1.9
 
 
 def test_services_end_with_a_killed_supervisor(start: Start, tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_services_end_with_a_killed_supervisor(start: Start, tmp_path: Path) -> 
     eventually((tmp_path / "stubborn.ready").exists)
     process.kill()
     process.communicate(timeout=10)
-    eventually(lambda: all(is_gone(pid) for pid in pids.values()), seconds=2)
+    eventually(lambda: all(is_gone(pid) for pid in pids.values()), seconds=10)
 
 
 def read(path: Path) -> str:
