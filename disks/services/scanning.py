@@ -21,7 +21,7 @@ from django.utils import timezone
 from disks.engine.errors import ImageError
 from disks.models import Disk, Job, OtherFile, ParentLink, StorageRoot
 from disks.operations.progress import Cancelled, Progress
-from disks.services import jobs, linking, reading, roots, verdicts
+from disks.services import jobs, linking, reading, roots, trash_index, verdicts
 from disks.services.bulk import insert_rows, update_rows
 from disks.services.linking import LINK_COLUMNS, Touched
 from disks.services.reading import Reading
@@ -660,6 +660,7 @@ class Scan:
                 there.filter(pk__in=met[start : start + 5_000]).update(last_seen_at=self.now)
         else:
             there.update(last_seen_at=self.now)
+        trash_index.sync(root, walk.trashes)
         root.last_scan_at = self.now
         root.last_scan_result = self.outcome.as_dict() | {"mapping": _mapping_digest()}
         root.save(update_fields=["last_scan_at", "last_scan_result"])

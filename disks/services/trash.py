@@ -3,80 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
-from django.db import transaction
-from django.utils import timezone
-
 from disks.engine.errors import ImageError
-from disks.models import Job, StorageRoot, TrashedJob
+from disks.models import Job, TrashedJob
 from disks.operations import trash
 from disks.operations.progress import Progress
 from disks.operations.trash import Manifest
 from disks.services import declarations, inspection, jobs, roots
 from disks.services.errors import Refusal
 from disks.services.stored_json import readable, restored
+from disks.services.trash_index import sync
 from disks.services.work import JobContext
 
 State = TrashedJob.State
-
-
-def sync(root: StorageRoot) -> int:
-    """Bring the rows of one root in step with its trash folders. Returns rows in the trash.
-
-    A folder that is gone was emptied, or brought back, outside of this console.
-    """
-    scope = roots.operation_roots([root])
-    try:
-        manifests = [one for one in trash.list_trash(root.path, scope) if one.is_primary]
-    except ImageError:
-        return 0  # offline: what was known stays
-    finally:
-        scope.close()
-    present = set()
-    with transaction.atomic():
-        for manifest in manifests:
-            if manifest.state == trash.PLANNED:
-                continue  # the job is not over
-            folder = os.path.relpath(manifest.folder, root.path)
-            present.add(folder)
-            _keep(root, folder, manifest)
-        for row in TrashedJob.objects.filter(root=root, state=State.IN_TRASH):
-            if row.folder not in present:
-                row.state = State.EMPTIED
-                row.save(update_fields=["state"])
-    return len(present)
-
-
-def _keep(root: StorageRoot, folder: str, manifest: Manifest) -> None:
-    # The word in the folder's name begins with the job's number; the command line has none.
-    number = re.match(r"(?:job-?)?(\d+)(?:[-~]|$)", manifest.job)
-    job = int(number[1]) if number else None
-    TrashedJob.objects.update_or_create(
-        root=root,
-        folder=folder,
-        defaults={
-            "job": Job.objects.filter(pk=job).first() if job else None,
-            "operation": manifest.kind[:20],
-            "items": readable(
-                [
-                    {
-                        "path": os.path.relpath(entry.original, root.path),
-                        "stored": os.path.basename(entry.trash),
-                        "size_bytes": entry.file.size_bytes,
-                        "role": entry.role,
-                    }
-                    for entry in manifest.entries
-                ]
-            ),
-            "size_bytes": manifest.size_bytes,
-            "trashed_at": _moment(manifest.created),
-            "state": State.IN_TRASH,
-        },
-    )
 
 
 def sync_for(host_paths: Iterable[str], job: Job | None = None) -> None:
@@ -241,10 +182,3 @@ def _manifest(item: TrashedJob) -> Manifest:
         return manifest if manifest.is_primary else trash.read(scope, manifest.primary)
     finally:
         scope.close()
-
-
-def _moment(text: str) -> datetime:
-    try:
-        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-    except ValueError:
-        return timezone.now()

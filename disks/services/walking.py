@@ -34,13 +34,18 @@ class Folder:
 
 @dataclass
 class Walk:
-    """A walk over one root. problems: what could not be read, for the result."""
+    """A walk over one root.
+
+    problems  what could not be read, for the result
+    trashes   folders that hold a trash folder: the command line puts one beside a disk
+    """
 
     roots: paths.Roots
     root: paths.Root
     other_roots: Collection[str] = ()
     problems: list[ImageError] = field(default_factory=list)
     unread: set[str] = field(default_factory=set)  # folders whose files are not known now
+    trashes: set[str] = field(default_factory=set)
 
     def __iter__(self) -> Iterator[Folder]:
         waiting = [""]
@@ -70,6 +75,8 @@ class Walk:
                 name = entry.name
                 names.append(name)
                 if entry.is_dir(follow_symlinks=False):
+                    if name == paths.TRASH_FOLDER:
+                        self.trashes.add(relative)
                     if not self._leaves_out(path, name):
                         below.append(f"{relative}/{name}" if relative else name)
                 elif entry.is_file(follow_symlinks=False) and not paths.is_internal_name(name):
