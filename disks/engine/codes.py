@@ -238,6 +238,10 @@ CODES: dict[str, Code] = {
         "Nothing was replaced. Check memory and storage, then try again.",
     ),
     "E_TRASH": Code("Trash cannot do this", "Look into the trash folder of that storage root."),
+    "E_RESTORE_CHILDREN": Code(
+        "Newer disks would lose their parent",
+        "Merge them to new disks and move the old files away, or leave the result as it is.",
+    ),
     "E_ROOT_PATH": Code("Folder not allowed", "Choose a folder below those the settings allow."),
     "E_ROOT_EXISTS": Code("Already declared", "Use the storage root that covers this folder."),
     "E_ROOT_OFFLINE": Code("Storage offline", "Mount the storage, then scan it."),

@@ -20,8 +20,9 @@ from typing import Any
 
 from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
-from disks.operations import durable, journal, locks, relink
+from disks.operations import bereft, durable, journal, locks, relink
 from disks.operations.copying import Fingerprint, job_word
+from disks.operations.family import ChildrenOf
 from disks.operations.inspection import managed_by
 from disks.operations.paths import TRASH_FOLDER, Roots
 from disks.operations.progress import Progress
@@ -344,12 +345,16 @@ def restore(
     job: str = "",
     token: int = 0,
     progress: Progress | None = None,
+    children_of: ChildrenOf | None = None,
 ) -> dict[str, Any]:
     """Bring a whole job back: every file to its name, every changed link as it was.
 
     The new content that took a name goes: it was made from exactly these files. Raises
-    E_CHANGED if it was written since, E_EXISTS if a name is taken by another file. An
+    E_CHANGED if it was written since, E_EXISTS if a name is taken by another file,
+    E_RESTORE_CHILDREN if disks that were made on it since would lose their parent. An
     interrupted restore is continued by restoring again.
+
+    children_of: what a catalog knows of children; all headers below the roots are read too.
     """
     progress = progress or Progress()
     manifest = read(roots, folder)
@@ -368,6 +373,10 @@ def restore(
         refusal = restore_refusal(roots, manifest)
         if refusal is not None:
             raise refusal
+        progress.step("check", "Looking for disks made on the result since")
+        left = bereft.look(roots, manifest, children_of=children_of, progress=progress)
+        if left.refusal is not None:
+            raise left.refusal
         progress.step("commit", f"Bringing back {len(manifest.entries)} files")
         progress.commit_starts()
         manifest.state = RESTORING
@@ -390,7 +399,7 @@ def restore(
     return {
         "restored": [entry.original for entry in manifest.entries],
         "relinked": manifest.relinked,
-        "warnings": warnings,
+        "warnings": [*left.warnings, *warnings],
     }
 
 

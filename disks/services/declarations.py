@@ -65,10 +65,12 @@ def require_chain(disk: Disk) -> None:
         raise Refusal(disk.health_code or "E_PARENT_MISSING", disk.sentence, advice)
 
 
-def require_no_hidden_children(disks: Iterable[Disk]) -> None:
+def require_no_hidden_children(
+    disks: Iterable[Disk], *, else_do: str = "merge to a new disk, which changes nothing"
+) -> None:
     """bad-input 67: a child in a root that is offline now would be ruined unseen.
 
-    Raises Refusal E_ROOT_OFFLINE, naming one.
+    else_do: the way out that needs no such root. Raises Refusal E_ROOT_OFFLINE, naming one.
     """
     identities = [disk.identity for disk in disks if disk.identity]
     hidden = (
@@ -83,7 +85,7 @@ def require_no_hidden_children(disks: Iterable[Disk]) -> None:
             "E_ROOT_OFFLINE",
             f"{readable(hidden.name)} in the storage root {hidden.root.name} builds on one of "
             "these disks, and that root is offline: nobody can say what the child needs.",
-            "Bring the root back, or merge to a new disk, which changes nothing.",
+            f"Bring the root back, or {else_do}.",
         )
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from disks.engine.errors import ImageError
-from disks.models import Job, TrashedJob
-from disks.operations import trash
+from disks.models import Disk, Job, TrashedJob
+from disks.operations import bereft, trash
+from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 from disks.operations.trash import Manifest
 from disks.services import declarations, inspection, jobs, roots
@@ -26,17 +27,6 @@ def sync_for(host_paths: Iterable[str], job: Job | None = None) -> None:
         sync(root)
 
 
-def restore_refusal(item: TrashedJob) -> ImageError | None:
-    """Why this job cannot be brought back now; None if it can."""
-    scope = roots.operation_roots()
-    try:
-        return trash.restore_refusal(scope, trash.read(scope, _folder(item)))
-    except ImageError as error:
-        return error
-    finally:
-        scope.close()
-
-
 def request_restore(
     item: TrashedJob,
     *,
@@ -47,16 +37,19 @@ def request_restore(
 ) -> Job:
     """Ask for everything back that one job put away; the caller enqueues.
 
-    Raises what stands in the way (E_CHANGED: the result was written since), E_NOT_OFFLINE.
+    Raises what stands in the way (E_CHANGED: the result was written since;
+    E_RESTORE_CHILDREN: the catalog knows disks that were made on it since), E_NOT_OFFLINE.
+    The job looks for such disks again, in all headers below all roots and under lock.
     """
     manifest = _manifest(item)
     scope = roots.operation_roots()
     try:
-        refusal = trash.restore_refusal(scope, manifest)
+        refusal = _refusal(scope, manifest)
     finally:
         scope.close()
     if refusal is not None:
         raise refusal
+    _require_no_hidden_children(manifest)
     paths = sorted({entry.original for entry in manifest.entries} | set(manifest.relinked))
     declarations.require(paths, declared_offline=declared_offline)
     return jobs.request(
@@ -94,6 +87,7 @@ def run_restore(
             job=context.name,
             token=context.token,
             progress=progress,
+            children_of=declarations.catalog_children,
         )
     finally:
         scope.close()
@@ -168,6 +162,25 @@ def run_empty(
 
 def _folder(item: TrashedJob) -> str:
     return os.path.join(item.root.path, item.folder)
+
+
+def _refusal(scope: Roots, manifest: Manifest) -> ImageError | None:
+    """From the trash as it is and the catalog; other headers are left to the job."""
+    refusal = trash.restore_refusal(scope, manifest)
+    if refusal is not None:
+        return refusal
+    known = declarations.catalog_children
+    return bereft.look(scope, manifest, children_of=known, scan=False).refusal
+
+
+def _require_no_hidden_children(manifest: Manifest) -> None:
+    """Refusal E_ROOT_OFFLINE while a disk made on the result since cannot be looked at."""
+    if not manifest.replacement:
+        return
+    replaced = {entry.identity for entry in manifest.entries if entry.role == "replaced"}
+    root, relative = roots.locate(manifest.replacement)
+    result = Disk.objects.filter(root=root, relative_path=relative).exclude(identity__in=replaced)
+    declarations.require_no_hidden_children(result, else_do="leave the job's result as it is")
 
 
 def _manifest(item: TrashedJob) -> Manifest:

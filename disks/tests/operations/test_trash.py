@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from disks.engine.errors import ImageError
-from disks.operations import compact, merge, relink, trash
+from disks.operations import compact, create, merge, relink, trash
 from disks.operations.inspection import inspect
 from disks.operations.paths import Roots
 from disks.tests.builders import build_dynamic
@@ -207,6 +207,64 @@ def test_an_entry_outside_the_trash_is_not_deleted(tmp_path: Path) -> None:
     with pytest.raises(ImageError):
         trash.empty(folder, world.roots)
     assert (tmp_path / "base.vhd").exists()
+
+
+def test_restoring_is_refused_while_a_disk_made_since_would_lose_its_parent(tmp_path: Path) -> None:
+    """bad-input D66: nobody had told the catalog; its header is read under the locks."""
+    world = merged(tmp_path)
+    new = create.plan(
+        world.path("new.vhd"),
+        world.roots,
+        disk_type="differencing",
+        parent=world.path("middle.vhd"),
+    )
+    create.apply(new, world.roots)
+    before = worlds.snapshot(tmp_path)
+    with pytest.raises(ImageError) as caught:
+        trash.restore(only(world).folder, world.roots, offline=True)
+    assert caught.value.code == "E_RESTORE_CHILDREN"
+    assert world.path("new.vhd") in caught.value.message
+    assert "Merge each of them to a new disk" in caught.value.message
+    assert "below.vhd" not in caught.value.message  # its link is put back
+    assert worlds.snapshot(tmp_path) == before
+
+    out = merge.plan(world.path("new.vhd"), world.roots, to=world.path("whole.vhd"))
+    merge.apply(out, world.roots)
+    (tmp_path / "new.vhd").unlink()
+    trash.restore(only(world).folder, world.roots, offline=True)
+    assert content_of(world.path("leaf.vhd")) == world.leaf.sha256
+
+
+def test_disks_made_since_on_a_name_with_the_same_identity_do_not_keep_it_from_coming_back(
+    tmp_path: Path,
+) -> None:
+    world = merged(tmp_path, name="child")
+    path = world.path("new.vhd")
+    new = create.plan(path, world.roots, disk_type="differencing", parent=world.path("leaf.vhd"))
+    create.apply(new, world.roots)
+    trash.restore(only(world).folder, world.roots, offline=True)
+    assert content_of(path) == world.leaf.sha256
+
+
+def test_a_copy_of_an_old_child_does_not_keep_its_parent_from_coming_back(tmp_path: Path) -> None:
+    """It names the leaf, which lies in the trash: it gains by the restore."""
+    world = chain(tmp_path, grandchild=True)
+    kept = Path(world.path("below.vhd")).read_bytes()
+    plan = merge.plan(world.path("leaf.vhd"), world.roots, into_parent=True)
+    merge.apply(plan, world.roots, offline=True, job="42", token=1)
+    (tmp_path / "copy.vhd").write_bytes(kept)
+    trash.restore(only(world).folder, world.roots, offline=True)
+    assert world.grandchild is not None
+    assert content_of(world.path("copy.vhd")) == world.grandchild.sha256
+
+
+def test_files_that_cannot_be_read_are_named_when_a_job_is_restored(tmp_path: Path) -> None:
+    world = merged(tmp_path)
+    whole = Path(world.path("below.vhd")).read_bytes()
+    (tmp_path / "torn.vhd").write_bytes(whole[:512] + b"?" * 1024 + whole[1536:])
+    done = trash.restore(only(world).folder, world.roots, offline=True)
+    assert len(done["warnings"]) == 1
+    assert world.path("torn.vhd") in done["warnings"][0]
 
 
 def test_storage_that_fails_for_a_moment_makes_no_restore_leave_a_file_behind(

@@ -84,6 +84,36 @@ def test_merge_into_the_parent_and_restore_keep_the_catalog_right(chained: Stora
     assert content(disk("leaf.vhd").path) == before
 
 
+def test_a_restore_that_would_orphan_a_newer_disk_is_refused_at_once(
+    chained: StorageRoot, tmp_path: Path
+) -> None:
+    """bad-input D66, D67: by the catalog, by the job itself, and for a root that is offline."""
+    done(merging.request(disk("leaf.vhd"), into_parent=True, user=None, idempotency_key=key()))
+    item = TrashedJob.objects.get()
+    early = trash.request_restore(item, user=None, idempotency_key=key())
+    other = declare(tmp_path / "other", "C:\\Other")
+    path = str(tmp_path / "other" / "new.vhd")
+    made: dict[str, Any] = {"disk_type": "differencing", "parent": disk("middle.vhd").path}
+    done(creating.request(path=path, **made, user=make_user(), idempotency_key=key()))
+    with pytest.raises(ImageError) as refused:
+        trash.request_restore(item, user=None, idempotency_key=key())
+    assert refused.value.code == "E_RESTORE_CHILDREN"
+    assert path in refused.value.message
+    Disk.objects.filter(name="new.vhd").delete()  # no scan has seen it
+    job = jobs.run_now(early)
+    assert (job.status, job.error["code"]) == (Job.Status.FAILED, "E_RESTORE_CHILDREN")
+    assert path in job.error["message"]
+    scan(other)
+    os.rename(tmp_path / "other", tmp_path / "unmounted")
+    with pytest.raises(ImageError):
+        scan(other)
+    with pytest.raises(Refusal) as hidden:
+        trash.request_restore(item, user=None, idempotency_key=key())
+    assert hidden.value.code == "E_ROOT_OFFLINE"
+    assert "leave the job's result" in hidden.value.advice
+    assert content(disk("middle.vhd").path)
+
+
 def test_trash_is_never_emptied_while_it_is_restored(chained: StorageRoot) -> None:
     done(merging.request(disk("leaf.vhd"), into_parent=True, user=None, idempotency_key=key()))
     item = TrashedJob.objects.get()
