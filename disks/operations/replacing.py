@@ -35,6 +35,13 @@ COMMIT = "commit"
 ELSEWHERE = "elsewhere"  # a pointer: the record lies beside another disk
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS, errno.EACCES)
+# Why the folder of a job's record cannot be looked at, and what to do
+_UNSEEN = {
+    "E_OUTSIDE_ROOTS": "outside of what this recovery may look at. Recover that folder, with "
+    "this one as a root.",
+    "E_NOT_FOUND": "and that folder cannot be found. Mount it, or bring it back to that place, "
+    "then recover again.",
+}
 _STORAGE_FAILED = ("E_NOSPC", "E_IO", "E_READ_ONLY", "E_ACCESS", "E_TOO_LARGE")
 
 
@@ -323,14 +330,16 @@ def _recover_pointer(sidecar: Sidecar, roots: Roots) -> dict[str, Any]:
     folder = os.path.dirname(sidecar.disk)
     primary = os.path.normpath(os.path.join(folder, str(sidecar.record.get("primary"))))
     try:
+        # A missing record says that the job is over only where its folder is there.
+        os.close(roots.open_folder(os.path.dirname(primary)))
         there = journal.of(roots, primary, journal.JOB)
     except ImageError as error:
-        if error.code != "E_OUTSIDE_ROOTS":
+        if error.code not in _UNSEEN:
             raise
         raise ImageError(
             "E_UNFINISHED",
-            f"{sidecar.disk} takes part in a job whose record lies beside {primary}, outside of "
-            "what this recovery may look at. Recover that folder, with this one as a root.",
+            f"{sidecar.disk} takes part in a job whose record lies beside {primary}, "
+            f"{_UNSEEN[error.code]}",
             file=sidecar.disk,
         ) from error
     if there is not None and there.job == sidecar.job and there.unfinished:

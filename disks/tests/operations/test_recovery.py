@@ -87,6 +87,26 @@ def test_a_disk_stays_part_of_a_job_whose_record_cannot_be_seen(tmp_path: Path) 
     assert content_of(below.path, both) == below.sha256
 
 
+def test_a_disk_stays_part_of_a_job_whose_folder_is_not_mounted(tmp_path: Path) -> None:
+    """bad-input F87: the record is away with its folder; the job is not over for that."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    there.mkdir()
+    world = chain(here)
+    locators = {"W2ru": "..\\here\\leaf.vhd"}
+    below = build_differencing(there, "below.vhd", world.leaf, locators=locators)
+    both = roots_of(tmp_path)
+    in_fork(with_fault("forward.link:1:kill", lambda: merge_into_parent(world.leaf.path, both)))
+    here.rename(tmp_path.parent / f"{tmp_path.name}-unmounted")
+    rows = recover(str(tmp_path), roots_of(tmp_path))
+    assert [row["code"] for row in rows] == ["E_UNFINISHED"]
+    assert "cannot be found" in rows[0]["sentence"]
+    assert (there / ".below.vhd.vdjob").exists()
+    (tmp_path.parent / f"{tmp_path.name}-unmounted").rename(here)
+    recover(str(tmp_path), both)
+    assert not (there / ".below.vhd.vdjob").exists()
+    assert content_of(below.path, both) == below.sha256
+
+
 def forged(folder: Path, kind: str, **changes: Any) -> None:
     """A sidecar with a right checksum, as anybody who may write to the folder can make one."""
     (folder / "x.vhd").write_bytes(bytes(4096))
