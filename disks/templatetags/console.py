@@ -20,6 +20,8 @@ from django.utils import timezone
 from django.utils.html import escape, format_html
 from django.utils.safestring import SafeString, mark_safe
 
+from disks.views import field_words as fields
+
 register = template.Library()
 
 # --- numbers -----------------------------------------------------------------------------
@@ -51,6 +53,12 @@ def bytes_(count_bytes: Any) -> str:
     return mark_safe(  # noqa: S308
         f'<span class="size" title="{int(count_bytes):,} bytes">{size_text(count_bytes)}</span>'
     )
+
+
+@register.filter
+def field_words(field: Any) -> tuple[str, str]:
+    """A plan's field in words, and the format's own name for it."""
+    return fields.field_words(str(field))
 
 
 @register.filter

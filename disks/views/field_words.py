@@ -1,0 +1,32 @@
+"""Words for the fields of a parent link; one wording for the card, the trace and the plan."""
+
+from __future__ import annotations
+
+SOURCES = {
+    "W2ru": "Relative Windows path",
+    "W2ku": "Absolute Windows path",
+    "Wi2r": "Relative path, old form",
+    "Wi2k": "Absolute path, old form",
+    "MacX": "File address",
+    "Mac ": "Mac OS alias",
+    "name": "Parent name in the header",
+    "beside": "Its file name, in the child's folder",
+    "identity": "Search by identity",
+}
+_FIELDS = {
+    "parent_unique_id": "Parent identity",
+    "parent_unicode_name": "Parent name",
+    "parent_timestamp": "Parent time stamp",
+}
+_LOCATOR = "parent_locator "
+
+
+def field_words(field: str) -> tuple[str, str]:
+    """A plan's field in words, and the format's own name for it ("" where that is all there is)."""
+    if field.startswith(_LOCATOR):
+        code = field.removeprefix(_LOCATOR)
+        words = SOURCES.get(code) or SOURCES.get(code.ljust(4))
+        return words or "Parent locator of an unknown kind", code
+    if field in _FIELDS:
+        return _FIELDS[field], field
+    return field, ""
