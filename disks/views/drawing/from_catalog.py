@@ -34,6 +34,17 @@ _MARKS = {
     Disk.Health.MISSING: "gone",
 }
 _BROKEN = (Disk.Health.BROKEN, Disk.Health.DAMAGED, Disk.Health.UNREADABLE, Disk.Health.MISSING)
+# A drawing has room for a few words; the whole sentence is told in the tab "Parent link".
+_GAP_WORDS = {
+    ParentLink.Status.FOUND: "parent not in the catalog",
+    ParentLink.Status.MISSING: "parent missing",
+    ParentLink.Status.IN_USE: "parent in use",
+    ParentLink.Status.IDENTITY_MISMATCH: "another disk is there",
+    ParentLink.Status.AMBIGUOUS: "several candidates",
+    ParentLink.Status.OUTSIDE_ROOTS: "outside the storage roots",
+    ParentLink.Status.UNREADABLE: "parent unreadable",
+    ParentLink.Status.CYCLE: "parents in a circle",
+}
 
 
 class DrawnChain:
@@ -171,7 +182,7 @@ def _gap_above(first: Disk) -> ChainGap | None:
     if link.status == ParentLink.Status.FOUND and link.parent_id is not None:
         return None
     name = link.named_path or link.named_identity or "its parent"
-    reason = link.reason or link.get_status_display()
+    reason = _GAP_WORDS.get(ParentLink.Status(link.status), link.get_status_display())
     url = f"{reverse('disk', args=[first.pk])}?tab=parent"
     return ChainGap(name=visible(name), reason=visible(reason), url=url)
 
