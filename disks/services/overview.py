@@ -140,8 +140,9 @@ def complete_sentence(known: Totals | None = None) -> str:
     known = known or totals()
     if not known.is_fine or known.as_of is None:
         return ""
-    word = "chain is" if known.chains == 1 else "chains are"
-    text = f"All {known.chains:,} {word} complete" if known.chains else "No disk is broken"
+    text = {0: "No disk is broken", 1: "The one chain is complete"}.get(
+        known.chains, f"All {known.chains:,} chains are complete"
+    )
     text += f", as of {known.as_of:%Y-%m-%d %H:%M} UTC"
     limits = []
     if known.in_use:
@@ -150,12 +151,12 @@ def complete_sentence(known: Totals | None = None) -> str:
         limits.append(f"{known.unreadable:,} could not be read")
     unscanned = StorageRoot.objects.filter(last_scan_at=None).count()
     if unscanned:
-        limits.append(f"{unscanned:,} storage roots never scanned")
+        limits.append(f"{_roots(unscanned)} never scanned")
     offline = StorageRoot.objects.filter(
         state__in=[StorageRoot.State.OFFLINE, StorageRoot.State.CHANGED]
     ).count()
     if offline:
-        limits.append(f"{offline:,} storage roots offline")
+        limits.append(f"{_roots(offline)} offline")
     return f"{text}; {', '.join(limits)}." if limits else f"{text}."
 
 
@@ -163,6 +164,10 @@ def suspects() -> QuerySet[Disk]:
     """Disks whose parent was written after they were first seen."""
     return (
         Disk.objects.filter(health=Health.SUSPECT)
+def _roots(number: int) -> str:
+    return "1 storage root" if number == 1 else f"{number:,} storage roots"
+
+
         .select_related("root", "parent_link")
         .order_by("root__name", "relative_path")
     )
@@ -184,7 +189,10 @@ def _folder(raw: Any) -> str:
 
 
 def troubled_roots() -> list[tuple[StorageRoot, str]]:
-    """Roots that need a look, each with the sentence why: offline, nearly full, read-only."""
+    """Roots that need a look, with the sentence why: offline, not scanned, nearly full, read-only.
+
+    Read-only by default is told; read-only although somebody said who opens its disks is wanted.
+    """
     found = []
     for root in StorageRoot.objects.order_by("name"):
         if root.state in (StorageRoot.State.OFFLINE, StorageRoot.State.CHANGED):
@@ -194,7 +202,9 @@ def troubled_roots() -> list[tuple[StorageRoot, str]]:
             used = 100 * (root.total_bytes - root.free_bytes) // root.total_bytes
             if used >= _FULL_PERCENT:
                 found.append((root, f"{root.name} is nearly full: {used} % is used."))
-        if root.read_only:
+        if root.last_scan_at is None:
+            found.append((root, f"{root.name} was never scanned: none of its disks is known yet."))
+        if root.read_only and root.opened_by == StorageRoot.OpenedBy.OTHER:
             found.append(
                 (root, f"{root.name} is read-only until an administrator says who opens its disks.")
             )

@@ -169,8 +169,8 @@ def _notices(counts: Totals) -> list[dict[str, Any]]:
             {
                 "colour": "",
                 "icon": "arrows-minimize",
-                "sentence": "Compacting gives back at least what no block of these disks takes. "
-                "Blocks full of zeros come on top; each disk's dry run measures them. At least",
+                "sentence": "Compacting gives back what no block of these disks takes. Not counted "
+                "are blocks full of zeros: only a disk's dry run reads its blocks. At least",
                 "bytes": lost,
                 "url": f"{reverse('disks')}?type=dynamic&sort=-used",
                 "action": "Largest disks",

@@ -25,10 +25,12 @@ from disks.services import (
     sidecars,
     trash,
 )
+from disks.operations import relink
 from disks.services.errors import Refusal
 from disks.services.work import JobContext
 from disks.tests.factories import make_user
 from disks.tests.services.catalog import base, child, declare, disk, key, scan
+from disks.views import job_words
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -82,6 +84,27 @@ def test_merge_into_the_parent_and_restore_keep_the_catalog_right(chained: Stora
     assert disk("leaf.vhd").chain_position == 3
     assert disk("leaf.vhd").parent_link.parent_id == disk("middle.vhd").pk
     assert content(disk("leaf.vhd").path) == before
+
+
+def test_a_merge_that_left_a_child_without_parent_says_so_in_its_sentence(
+    chained: StorageRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaf = disk("leaf.vhd").path
+
+    def refuses(*args: object, **options: object) -> relink.LinkPlan:
+        raise ImageError("E_HARD_LINKS", "It has another name too.", file=leaf)
+
+    monkeypatch.setattr(relink, "plan", refuses)
+    asked = merging.request(disk("middle.vhd"), into_parent=True, user=None, idempotency_key=key())
+    job = done(asked)
+    assert job.sentence.startswith("Merged, but 1 disk below must be repaired")
+    assert leaf in job.sentence
+    (row,) = job_words.outcomes(job.result)
+    assert (row["path"], row["failed"]) == (leaf, True)
+    assert "another name" in row["words"]
+    assert job.result["relinked"] == []
+    assert disk("leaf.vhd").health == Disk.Health.BROKEN
+    assert disk("leaf.vhd").health_code.startswith("E_PARENT")
 
 
 def test_a_restore_that_would_orphan_a_newer_disk_is_refused_at_once(

@@ -24,7 +24,7 @@ def test_all_is_well_has_a_date(viewer: Client) -> None:
     base = make_disk("base.vhd")
     make_link(make_disk("leaf.vhd"), base)
     page = viewer.get("/").content.decode()
-    assert "All 1 chain is complete, as of" in page
+    assert "The one chain is complete, as of" in page
 
 
 def test_broken_disks_are_grouped_by_cause_with_the_repair(viewer: Client) -> None:
