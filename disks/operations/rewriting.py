@@ -261,10 +261,11 @@ def recent_write(file: ImageFile) -> Iterator[Finding]:
     """A warning where the disk was written a moment ago: perhaps a machine runs on it."""
     seconds = time.time() - file.stat().st_mtime
     if 0 <= seconds < RECENT_SECONDS:
+        words = "1 second" if int(seconds) == 1 else f"{int(seconds)} seconds"
         yield Finding(
             Level.WARNING,
             "W_RECENT_WRITE",
-            f"The disk was written {int(seconds)} seconds ago. Make sure that nobody has it open.",
+            f"The disk was written {words} ago. Make sure that nobody has it open.",
             "mtime",
             None,
             int(seconds),
