@@ -125,8 +125,10 @@ def result_rows(result: Any) -> list[tuple[str, str]]:
     """The result's known values as (words, drawn value); lists and unknown keys are left out."""
     if not isinstance(result, dict):
         return []
-    rows = []
+    rows = _links_in_sum(result)
     for key, words, kind in _RESULT:
+        if rows and key == "failed":
+            continue
         value = result.get(key)
         if value is None or isinstance(value, dict | list | bool):
             continue
@@ -134,6 +136,16 @@ def result_rows(result: Any) -> list[tuple[str, str]]:
             continue
         rows.append((words, _drawn(value, kind)))
     return rows
+
+
+def _links_in_sum(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """How a job over many links went: "Updated 5 · failed 0"."""
+    links, failed = result.get("links"), result.get("failed")
+    if not isinstance(links, list) or not isinstance(failed, int) or "rows" not in result:
+        return []
+    undone = str(result.get("sentence", "")).endswith("taken back.")
+    verb = "Taken back" if undone or "taken back;" in str(result.get("sentence")) else "Updated"
+    return [("Parent paths", f"{verb} {len(links):,} · failed {failed:,}")]
 
 
 def result_lists(result: Any) -> list[dict[str, Any]]:

@@ -151,7 +151,7 @@ def _show(
             "meanwhile": job_words.meanwhile(job),
             "if_cancelled": job_words.if_cancelled(job),
             "what_now": job_words.what_now(job),
-            "result_rows": job_words.result_rows(job.result),
+            "result_rows": job_words.result_rows(job.result) + _readable_again(job, outcomes),
             "result_lists": lists,
             "outcomes": outcomes,
             "output_disk": known.get(output or ""),
