@@ -104,6 +104,7 @@ def _add_options(parser: argparse.ArgumentParser, *, with_name: bool = True) -> 
     writing.add_argument("--read-only", action="store_true", default=None, dest="read_only")
     writing.add_argument("--writable", action="store_false", default=None, dest="read_only")
     parser.add_argument(
+        "--windows-view",
         "--view",
         action="append",
         dest="views",
