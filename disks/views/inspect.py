@@ -14,13 +14,14 @@ from django.views.decorators.http import require_GET
 from disks.engine import codes
 from disks.engine.errors import ImageError
 from disks.models import Disk, LinkUndo, ParentLink
-from disks.services import blockmap, chains, inspection, raw_link, repairing
+from disks.services import blockmap, chains, file_facts, inspection, raw_link, repairing
 from disks.services.access import Role, allows
 from disks.services.errors import Refusal
 from disks.views import listing
 from disks.views.actions import action, actions_for
 from disks.views.drawing.blockmap import describe, draw_block_map
 from disks.views.drawing.from_catalog import drawn_chain, role_in_chain
+from disks.views.field_words import SOURCES
 from disks.views.hexview import hex_views
 from disks.views.rendering import render_page
 
@@ -33,17 +34,6 @@ TABS = {
     "layout": "Layout",
     "history": "History",
     "raw": "Raw",
-}
-SOURCES = {
-    "W2ru": "Relative Windows path",
-    "W2ku": "Absolute Windows path",
-    "Wi2r": "Relative path, old form",
-    "Wi2k": "Absolute path, old form",
-    "MacX": "File address",
-    "Mac ": "Mac OS alias",
-    "name": "Parent name in the header",
-    "beside": "Its file name, in the child's folder",
-    "identity": "Search by identity",
 }
 
 
@@ -147,6 +137,7 @@ def properties(found: Disk) -> list[list[dict[str, Any]]]:
         {"label": "Size on disk", "bytes": found.allocated_bytes},
         {"label": "File size", "bytes": found.file_size_bytes},
         {"label": "Block size", "bytes": found.block_size_bytes or None},
+        {"label": "Geometry (C/H/S)", "text": file_facts.geometry(found)},
         {"label": "Identity", "identity": found.identity},
         {"label": "Created by", "text": found.creator},
         {"label": "Created", "time": found.image_created_at},
@@ -181,7 +172,7 @@ def _blocks(found: Disk) -> dict[str, int] | None:
 
 def _tabs(found: Disk, chosen: str) -> list[dict[str, Any]]:
     """Tabs as links; those that can hold nothing for this disk are left out."""
-    counts = {"children": found.child_count, "findings": len(found.findings)}
+    counts = {"children": _children(found).count(), "findings": len(found.findings)}
     hidden = set()
     if found.disk_type != "differencing" and parent_link(found) is None:
         hidden.add("parent")
@@ -268,9 +259,14 @@ def twins(found: Disk, link: ParentLink) -> list[Disk]:
     return list(rows.select_related("root").order_by("-modified_at")[:20])
 
 
+def _children(found: Disk) -> QuerySet[Disk]:
+    """What the tab lists, and so what its number counts."""
+    return Disk.objects.filter(parent_link__parent=found)
+
+
 def _children_tab(found: Disk, request: HttpRequest) -> dict[str, Any]:
-    rows: QuerySet[Disk] = (
-        Disk.objects.filter(parent_link__parent=found)
+    rows = (
+        _children(found)
         .select_related("root", "parent_link")
         .defer("findings")
         .order_by("name", "pk")

@@ -26,6 +26,12 @@ from disks.views.guard import client_address
 from disks.views.rendering import render_page, running_jobs
 
 LOG_LINES = 500
+_NOT_READABLE = (
+    Disk.Health.BROKEN,
+    Disk.Health.DAMAGED,
+    Disk.Health.UNREADABLE,
+    Disk.Health.MISSING,
+)
 
 # What a filter of the list stands for; single states may be asked for too.
 STATES = {
@@ -163,6 +169,20 @@ def _show(
         fragment="disks/_job_progress.html",
         status=status,
     )
+
+
+def _readable_again(job: Job, outcomes: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Whether a repair mended all of its disks, by what the catalog says of them now."""
+    if job.kind != Job.Kind.REPAIR_PLAN or job.status != Job.Status.SUCCEEDED or not outcomes:
+        return []
+    disks = {row["disk_id"] for row in outcomes if row["disk_id"] is not None}
+    if len(disks) < len(outcomes) or any(row["failed"] for row in outcomes):
+        return []
+    if Disk.objects.filter(pk__in=disks, health__in=_NOT_READABLE).exists():
+        return []
+    number = len(disks)
+    words = "The disk is" if number == 1 else f"All {number:,} disks are"
+    return [("Afterwards", f"{words} readable again.")]
 
 
 def _disks_at(paths: Collection[str]) -> dict[str, int]:

@@ -13,15 +13,16 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from disks.engine.errors import ImageError
 from disks.forms.declarations import DeclarationForm, needs_offline, sealed
 from disks.forms.parents import ChooseParentForm, ConfirmNameForm
-from disks.models import Disk, Job
+from disks.models import Disk, Job, ParentLink
 from disks.services import chains, parent_paths
 from disks.services.access import Role, allows
 from disks.services.errors import Refusal
 from disks.templatetags.console import plain_text
 from disks.views import plans
 from disks.views.drawing.from_catalog import drawn_chain
+from disks.views.field_words import SOURCES
 from disks.views.guard import client_address
-from disks.views.inspect import SOURCES, parent_link
+from disks.views.inspect import parent_link
 from disks.views.rendering import render_page
 
 PAGE, FRAGMENT = "disks/parent_path.html", "disks/_parent_plan.html"
@@ -157,6 +158,13 @@ def _context(request: HttpRequest, child: Disk, query: Any, sent: Any = None) ->
     except (ImageError, Refusal) as error:
         return context | {"refused": plans.as_error(error)}
     target = form.target
+    only = _only_match(link, context["candidates"])
+    if target is None and not form.errors and "parent" not in query and only is not None:
+        # The button that mends leads here without a choice: there is but one.
+        form = context["form"] = ChooseParentForm({"parent": str(only)})
+        form.is_valid()
+        context["chosen"] = str(only)
+        target = form.target
     if target is None:
         return context
     return context | _plan(request, child, form, target, sent)
@@ -225,6 +233,14 @@ def _undo_context(child: Disk, sent: Any) -> dict[str, Any]:
         "key": sent.get("key") if sent is not None else plans.new_key(),
         "seen": sealed(document["fingerprint"]),
     }
+
+
+def _only_match(link: ParentLink | None, candidates: list[dict[str, Any]]) -> int | None:
+    """The one candidate with the parent's identity, while the link leads nowhere."""
+    if link is None or link.status == ParentLink.Status.FOUND:
+        return None
+    matches = [one["disk"].pk for one in candidates if one["match"]]
+    return matches[0] if len(matches) == 1 else None
 
 
 def _locators(link: Any) -> list[dict[str, Any]]:
