@@ -20,6 +20,7 @@ class Disk(models.Model):
         BROKEN = "broken", "Chain broken"
         DAMAGED = "damaged", "Damaged"
         NOT_A_DISK = "not-a-disk", "Not a disk"
+        NOT_READ = "not-read", "Not read"
         IN_USE = "in-use", "In use"
         UNREADABLE = "unreadable", "Unreadable"
         MISSING = "missing", "Missing"

@@ -37,6 +37,11 @@ _TELLING = (
 _IN_USE = ("E_IN_USE", "E_LOCKED")
 
 
+_VHDX = Finding(
+    Level.NOTE, "N_FORMAT_NOT_READ", "This is a VHDX disk; this version reads VHD only."
+)
+
+
 @dataclass(slots=True)
 class Reading:
     """What one look at a file told.
@@ -160,11 +165,15 @@ _BLANK: dict[str, Any] = {
 
 
 def _not_a_disk(status: os.stat_result, name: str, error: ImageError) -> Reading:
+    finding, health, form = Finding.from_error(error), Health.NOT_A_DISK, ""
+    if error.value == "VHDX":  # a disk all the same
+        finding, health, form = _VHDX, Health.NOT_READ, "vhdx"
     columns = {
         **_BLANK,
         **_file_columns(status),
-        "own_health": Health.NOT_A_DISK,
-        "findings": [readable(Finding.from_error(error).as_dict())],
+        "own_health": health,
+        "findings": [readable(finding.as_dict())],
+        "format": form,
     }
     return Reading(status, promises_disk(name), was_read=True, columns=columns)
 

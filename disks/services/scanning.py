@@ -314,7 +314,10 @@ class Scan:
             self.outcome.returned += 1
             self.returned.append(known.pk)
             self.touched.add(known.pk, known.identity)
-        if (telling or known.managed_by) and known.own_health != Disk.Health.NOT_A_DISK:
+        if (telling or known.managed_by) and known.own_health not in (
+            Disk.Health.NOT_A_DISK,
+            Disk.Health.NOT_READ,
+        ):
             hidden = known.managed_by == "xcp-ng"  # the header says so and is unchanged
             code = reading.managed_by(telling, name, hidden=hidden)
             if code != known.managed_by:

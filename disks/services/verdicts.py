@@ -34,7 +34,15 @@ _LINK_CODES = {
     Status.CYCLE: "E_CYCLE",
 }
 # A child cannot be read through a parent in one of these states.
-_USELESS = (Health.DAMAGED, Health.UNREADABLE, Health.NOT_A_DISK, Health.MISSING)
+_USELESS = (
+    Health.DAMAGED,
+    Health.UNREADABLE,
+    Health.NOT_A_DISK,
+    Health.NOT_READ,
+    Health.MISSING,
+)
+# Which findings give the reason for a state; errors do for the others.
+_TELLING_LEVELS: dict[str, Level] = {Health.NOTICE: Level.WARNING, Health.NOT_READ: Level.NOTE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +67,7 @@ def own_verdict(health: str, findings: Sequence[dict[str, Any]]) -> Verdict:
     """The verdict on a disk that has no parent, from its own state."""
     if health == Health.HEALTHY:
         return Verdict(health, "", NOTHING_WRONG)
-    level = Level.WARNING if health == Health.NOTICE else Level.ERROR
+    level = _TELLING_LEVELS.get(health, Level.ERROR)
     for row in findings:
         if row["level"] == level and row["code"] not in CATALOG_CODES:
             return Verdict(health, row["code"], row["message"])
@@ -239,6 +247,7 @@ def _judge_by_parent(
         kind = {
             Health.DAMAGED: "damaged",
             Health.UNREADABLE: "unreadable",
+            Health.NOT_READ: "not read",
             Health.MISSING: "missing",
         }.get(Health(below.health), "no disk")
         return Verdict(

@@ -69,6 +69,7 @@ def _why_not_use(disk: Disk) -> str:
     """For everything that needs a sound disk that nobody has open."""
     reasons = {
         Disk.Health.NOT_A_DISK: "This file is not a disk.",
+        Disk.Health.NOT_READ: "This is a VHDX disk; this version reads VHD only.",
         Disk.Health.UNREADABLE: "The file cannot be read.",
         Disk.Health.IN_USE: "Somebody has this disk open.",
         Disk.Health.DAMAGED: "The disk is damaged; its findings say where.",

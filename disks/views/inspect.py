@@ -156,6 +156,8 @@ def properties(found: Disk) -> list[list[dict[str, Any]]]:
 def _kind(found: Disk) -> str:
     if not found.format:
         return "Not a disk that is known here"
+    if found.health == Disk.Health.NOT_READ:
+        return f"{found.format.upper()}, which this version does not read"
     return f"{found.format.upper()}, {found.disk_type or 'type unknown'}"
 
 

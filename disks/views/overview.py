@@ -115,6 +115,12 @@ def _notices(counts: Totals) -> list[dict[str, Any]]:
             "1 file has a disk's name, but holds no VHD.",
             "{} files have a disk's name, but hold no VHD.",
         ),
+        (
+            counts.not_read,
+            "not-read",
+            "1 disk is a VHDX; this version reads VHD only.",
+            "{} disks are VHDX; this version reads VHD only.",
+        ),
     ):
         if number:
             notices.append(

@@ -14,7 +14,7 @@ from disks.engine.errors import ImageError
 from disks.models import Disk, OtherFile, ParentLink, StorageRoot
 from disks.operations import paths
 from disks.operations.progress import Cancelled, Progress
-from disks.services import chains, jobs, roots, scanning
+from disks.services import chains, jobs, overview, roots, scanning
 from disks.tests.builders import build_fixed
 from disks.tests.services.catalog import base, child, declare, disk, key, scan, touch
 
@@ -75,6 +75,21 @@ def test_content_decides_and_not_the_name(tmp_path: Path) -> None:
     assert disk("empty.vhd").health_code == "E_TOO_SMALL"
     assert not Disk.objects.filter(name="letter.txt").exists()
     assert list(OtherFile.objects.values_list("relative_path", flat=True)) == ["letter.txt"]
+
+
+def test_a_vhdx_is_a_disk_that_is_not_read(tmp_path: Path) -> None:
+    """Nothing is wrong with it, so it is neither damaged nor said to be no disk."""
+    root = declare(tmp_path / "vms")
+    (tmp_path / "vms" / "new.vhdx").write_bytes(b"vhdxfile" + bytes(4096))
+    scan(root)
+    scan(root)
+    found = disk("new.vhdx")
+    assert (found.health, found.get_health_display()) == (Disk.Health.NOT_READ, "Not read")
+    assert (found.format, found.health_code) == ("vhdx", "N_FORMAT_NOT_READ")
+    assert found.sentence == "This is a VHDX disk; this version reads VHD only."
+    counts = overview.totals()
+    assert (counts.not_read, counts.not_disks, counts.damaged) == (1, 0, 0)
+    assert overview.complete_sentence(counts).endswith("; 1 VHDX and not read.")
 
 
 def test_unchanged_files_are_not_opened_again(tmp_path: Path) -> None:

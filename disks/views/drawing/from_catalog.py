@@ -31,6 +31,7 @@ _MARKS = {
     Disk.Health.NOTICE: "note",
     Disk.Health.SUSPECT: "note",
     Disk.Health.IN_USE: "note",
+    Disk.Health.NOT_READ: "note",
     Disk.Health.MISSING: "gone",
 }
 _BROKEN = (Disk.Health.BROKEN, Disk.Health.DAMAGED, Disk.Health.UNREADABLE, Disk.Health.MISSING)
