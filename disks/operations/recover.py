@@ -39,14 +39,18 @@ def recover(folder: str, roots: Roots, *, assume_dead: bool = False) -> list[dic
             if isinstance(sidecar, ImageError):
                 rows.append(_row(path, ATTENTION, sidecar.message, sidecar.code))
             elif sidecar.unfinished:
-                rows.append(_recover_one(sidecar, roots, assume_dead=assume_dead))
+                row = _recover_one(sidecar, roots, assume_dead=assume_dead)
+                rows.append({key: value for key, value in row.items() if key != "result"})
         rows += _sweep(current, roots, assume_dead=assume_dead)
         locks.sweep(roots, current)
     return rows
 
 
 def recover_disk(path: str, roots: Roots, *, assume_dead: bool = False) -> list[dict[str, Any]]:
-    """The same for the sidecars beside one disk, for a job that knows which one it left."""
+    """The same for the sidecars beside one disk, for a job that knows which one it left.
+
+    A finished copy job's row has its `result` too.
+    """
     rows = []
     for kind in journal.KINDS:
         sidecar = journal.of(roots, path, kind)
@@ -63,21 +67,22 @@ def _recover_one(sidecar: Sidecar, roots: Roots, *, assume_dead: bool) -> dict[s
             current = journal.of(roots, disk, sidecar.kind)
             if current is None or not current.unfinished:
                 return _row(disk, FINISHED, "Its own job has finished it meanwhile.", None)
-            action, sentence = _act(current, roots)
-            return _row(disk, action, sentence, None)
+            return _act(current, roots)
     except ImageError as error:
         waiting = error.code in ("E_LOCKED", "E_IN_USE")
         return _row(disk, BUSY if waiting else ATTENTION, error.message, error.code)
 
 
-def _act(sidecar: Sidecar, roots: Roots) -> tuple[str, str]:
+def _act(sidecar: Sidecar, roots: Roots) -> dict[str, Any]:
     if sidecar.kind == UNDO:
-        return rewriting.recover(roots, sidecar, token=sidecar.token + 1)
+        action, sentence = rewriting.recover(roots, sidecar, token=sidecar.token + 1)
+        return _row(sidecar.disk, action, sentence, None)
     if sidecar.kind == JOB:
         from disks.operations import copying
 
         told = copying.recover(sidecar, roots)
-        return str(told["action"]), str(told["sentence"])
+        row = _row(sidecar.disk, str(told["action"]), str(told["sentence"]), None)
+        return row | ({"result": told["result"]} if told.get("result") else {})
     raise rewriting.attention(
         sidecar.disk, f"this release cannot finish an operation of the kind “{sidecar.kind}”"
     )

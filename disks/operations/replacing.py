@@ -34,6 +34,9 @@ COPYING = "copying"
 COMMIT = "commit"
 ELSEWHERE = "elsewhere"  # a pointer: the record lies beside another disk
 
+TO_REPAIR = "to_repair"  # in a result: {path, code, message} of disks that refused their new link
+_NAMED = 5  # disks in a sentence
+
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS, errno.EACCES)
 # Why the folder of a job's record cannot be looked at, and what to do
 _UNSEEN = {
@@ -194,19 +197,39 @@ def roll_forward(
         _replace(roots, work)
         if work.mtime_ns is not None:
             _set_mtime(roots, work.surviving, work.mtime_ns)
+        refused: list[dict[str, Any]] = []
         for child in work.relink:
             progress.step("commit", f"Rewriting the parent link of {child}")
-            warning = _relink(roots, work, child)
-            if warning:
-                warnings.append(warning)
+            error = _relink(roots, work, child)
+            if error is not None:
+                message = f"The parent link of {child} could not be rewritten: {error.message}"
+                refused.append({"path": child, "code": error.code, "message": message})
+                warnings.append(message)
+                progress.log(message)
         for entry in work.manifest.entries[1:]:
             _put_away(roots, entry)
         with roots.open(work.surviving) as file:
             work.manifest.replaced_by = Fingerprint.of(file)
+        relinked = [path for path in work.relink if path not in {row["path"] for row in refused}]
+        work.manifest.relinked = relinked  # only these get an old link back by a restore
         work.manifest.state = trash.COMPLETE
         trash.write(roots, work.manifest)
         _remove_sidecars(roots, work)
-    return work.result | {"warnings": warnings}
+    done = work.result | {"warnings": warnings}
+    if work.relink:
+        done["relinked"] = relinked
+    return done | ({TO_REPAIR: refused} if refused else {})
+
+
+def and_to_repair(result: dict[str, Any]) -> str:
+    """How a finished job's sentence ends: which disks below it still has to be repaired by hand."""
+    rows = result.get(TO_REPAIR) or []
+    if not rows:
+        return "."
+    what = "1 disk" if len(rows) == 1 else f"{len(rows):,} disks"
+    more = f" and {len(rows) - _NAMED:,} more" if len(rows) > _NAMED else ""
+    names = ", ".join(row["path"] for row in rows[:_NAMED])
+    return f", but {what} below must be repaired (update the parent path): {names}{more}."
 
 
 def _replace(roots: Roots, work: Replacement) -> None:
@@ -245,8 +268,8 @@ def _put_away(roots: Roots, entry: trash.Entry) -> None:
     durable.rename(roots, entry.original, entry.trash, replace=False)
 
 
-def _relink(roots: Roots, work: Replacement, child: str) -> str:
-    """Point one child at the surviving disk. Returns a warning if the child refuses that.
+def _relink(roots: Roots, work: Replacement, child: str) -> ImageError | None:
+    """Point one child at the surviving disk. Returns why, if the child refuses that.
 
     Storage errors are raised: recovery tries again. What the child itself refuses is not
     worth holding the finished merge up for.
@@ -260,8 +283,8 @@ def _relink(roots: Roots, work: Replacement, child: str) -> str:
     except ImageError as error:
         if error.code in _STORAGE_FAILED:
             raise
-        return f"The parent link of {child} could not be rewritten: {error.message}"
-    return ""
+        return error
+    return None
 
 
 def _settle(roots: Roots, work: Replacement, child: str) -> None:
@@ -299,7 +322,8 @@ def recover(sidecar: Sidecar, roots: Roots) -> dict[str, Any]:
     journal.write(roots, work.sidecar(sidecar.state))
     if sidecar.state == COMMIT and _may_roll_forward(roots, work):
         result = roll_forward(roots, work)
-        sentence = f"The {work.kind} was past its commit step and was finished."
+        ending = and_to_repair(result)
+        sentence = f"The {work.kind} was past its commit step and was finished{ending}"
         return _told(work.surviving, "finished", sentence) | {"result": result}
     undo(roots, work)
     sentence = f"The {work.kind} was stopped before its commit step; nothing was changed."

@@ -7,7 +7,7 @@ from typing import Any
 
 from disks.engine.images import DiskType
 from disks.models import Disk, Job
-from disks.operations import copying, merge
+from disks.operations import copying, merge, replacing
 from disks.operations.merge import MergePlan
 from disks.operations.progress import Progress
 from disks.services import chains, declarations, inspection, jobs, roots, trash
@@ -141,9 +141,10 @@ def run_merge(
         )
     finally:
         scope.close()
+    told = {"sentence": f"Merged{replacing.and_to_repair(result)}"}
     return result | {
+        **(told if result.get(replacing.TO_REPAIR) else {}),
         "changed": [*planned.exclusive, planned.output],
-        "relinked": list(planned.relink),
         "put_away": [path for path in planned.trash if path != planned.output],
         "read": list(planned.shared),
     }

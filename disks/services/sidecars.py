@@ -96,8 +96,10 @@ def _with_sidecars(mine: list[Sidecar], roots: Roots) -> Recovery:
         if sidecar.kind == journal.UNDO:
             result = {"links": [_link_row(roots, each) for each, _ in finished]}
         else:
-            results = [dict(each.record.get("result") or {}) for each in mine]
-            result = next(filter(None, results), {})
+            # What the finishing itself told knows more than what was noted before the commit.
+            told_now = [dict(each.get("result") or {}) for _, each in finished]
+            noted = [dict(each.record.get("result") or {}) for each in mine]
+            result = next(filter(None, [*told_now, *noted]), {})
         return Recovery(recover.FINISHED, row["sentence"], result)
     undone = [row for _, row in rows if row["action"] == recover.UNDONE]
     return Recovery(recover.UNDONE, undone[0]["sentence"]) if undone else Recovery("nothing")

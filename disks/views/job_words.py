@@ -185,7 +185,7 @@ def _drawn(value: Any, kind: str) -> str:
 
 
 # Where jobs over many disks keep their rows.
-_ROWS = ("rows", "reports", "children", "outcomes", "problems", "disks", "failed")
+_ROWS = ("rows", "reports", "children", "outcomes", "problems", "disks", "failed", "to_repair")
 
 
 def outcomes(result: Any) -> list[dict[str, Any]]:
@@ -202,7 +202,9 @@ def outcomes(result: Any) -> list[dict[str, Any]]:
         if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
             for row in rows[:2000]:
                 link = now_named.get(row.get("child")) or {}
-                found.append(_outcome(link | row, failed=key in ("problems", "failed")))
+                found.append(
+                    _outcome(link | row, failed=key in ("problems", "failed", "to_repair"))
+                )
     return found
 
 

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from disks.engine.chain import open_chain
 from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
-from disks.operations import locks, merge, trash
+from disks.operations import locks, merge, relink, replacing, trash
 from disks.operations.paths import Root, Roots
 from disks.operations.progress import Cancelled, Progress
+from disks.operations.recover import recover_disk
 from disks.tests.builders import (
     SECTOR,
     build_differencing,
@@ -29,6 +30,7 @@ from disks.tests.builders import (
     seven_zip_sha256,
 )
 from disks.tests.operations import worlds
+from disks.tests.operations.crashing import in_fork, with_fault
 from disks.tests.operations.worlds import BLOCK, KIB, chain, content_of, errors_in, noise, roots_of
 
 needs_7z = pytest.mark.skipif(
@@ -256,6 +258,43 @@ def test_grandchildren_follow(tmp_path: Path, name: str) -> None:
     assert done["relinked"] == ([world.path("below.vhd")] if name == "parent" else [])
     assert content_of(world.path("below.vhd")) == world.grandchild.sha256
     assert errors_in(world.path("below.vhd")) == []
+
+
+@pytest.mark.parametrize("died", [False, True])
+def test_a_grandchild_that_refuses_its_new_link_is_named_for_repair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, died: bool
+) -> None:
+    """After the commit nothing is undone for one child; but nobody may overlook it either."""
+    world = chain(tmp_path, grandchild=True)
+    below = world.path("below.vhd")
+    plan = merge.plan(world.path("leaf.vhd"), world.roots, into_parent=True)
+
+    def carry_out() -> dict[str, Any]:
+        return merge.apply(plan, world.roots, offline=True, job="42")
+
+    if died:
+        in_fork(with_fault("forward.link:1:kill", carry_out))
+
+    def refuses(*args: object, **options: object) -> relink.LinkPlan:
+        raise ImageError("E_HARD_LINKS", "It has another name too.", file=below)
+
+    monkeypatch.setattr(relink, "plan", refuses)
+    if died:
+        (row,) = recover_disk(world.path("middle.vhd"), world.roots)
+        done, sentence = row["result"], row["sentence"]
+    else:
+        done = carry_out()
+        sentence = f"Merged{replacing.and_to_repair(done)}"
+    assert "1 disk below must be repaired" in sentence
+    assert below in sentence
+    assert [(row["path"], row["code"]) for row in done["to_repair"]] == [(below, "E_HARD_LINKS")]
+    assert done["relinked"] == []
+    assert any(below in warning for warning in done["warnings"])
+    monkeypatch.undo()
+    back = trash.restore(done["trash"], world.roots, offline=True)  # its old link is right again
+    assert back["warnings"] == []
+    assert world.grandchild is not None
+    assert content_of(below) == world.grandchild.sha256
 
 
 def test_disks_in_different_folders_merge_and_links_are_computed_for_the_new_place(

@@ -13,6 +13,7 @@ import pytest
 from disks.engine.chain import open_chain
 from disks.engine.errors import ImageError
 from disks.models import Disk, Job, StorageRoot, TrashedJob
+from disks.operations import relink
 from disks.services import (
     blockmap,
     compacting,
@@ -25,7 +26,6 @@ from disks.services import (
     sidecars,
     trash,
 )
-from disks.operations import relink
 from disks.services.errors import Refusal
 from disks.services.work import JobContext
 from disks.tests.factories import make_user
@@ -330,9 +330,9 @@ def test_block_map_shows_where_data_lies(tmp_path: Path) -> None:
 
 def test_the_overview_says_when_and_what_was_not_read(chained: StorageRoot) -> None:
     sentence = overview.complete_sentence()
-    assert sentence.startswith("All 1 chain is complete, as of 20")
+    assert sentence.startswith("The one chain is complete, as of 20")
     declare(Path(chained.path).parent / "never", name="never")
-    assert overview.complete_sentence().endswith("; 1 storage roots never scanned.")
+    assert overview.complete_sentence().endswith("; 1 storage root never scanned.")
 
 
 def test_the_page_of_a_disk_reads_it_now(chained: StorageRoot, tmp_path: Path) -> None:
