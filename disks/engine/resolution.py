@@ -457,6 +457,16 @@ def _found_reason(found: str, twins: list[str]) -> str:
     return f"The parent is {found}. {count} the same identity: {', '.join(twins[:5])}."
 
 
+def _absence(name: str, trace: list[Step]) -> str:
+    """What became of the named place itself: other places may have been looked at as well."""
+    verdicts = {step.verdict for step in trace if step.raw == name and step.source != "beside"}
+    if verdicts == {Verdict.UNMAPPED}:
+        return "no storage root maps, so it was not looked at"
+    if verdicts and verdicts <= {Verdict.OUTSIDE_ROOTS, Verdict.UNMAPPED}:
+        return "lies outside of the storage roots, so it was not looked at"
+    return "is not there"
+
+
 def _not_found(
     image: Image,
     parent: ParentReference,
@@ -492,7 +502,7 @@ def _not_found(
     elif not codes:
         begin = f"This disk names {name}, and no storage root covers that path"
     else:
-        begin = f"This disk names {name}, which is not there"
+        begin = f"This disk names {name}, which {_absence(name, trace)}"
     if len(matching) > 1:
         result.candidates = matching
         result.status, result.code = Status.AMBIGUOUS, "E_PARENT_AMBIGUOUS"

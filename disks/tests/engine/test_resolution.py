@@ -81,6 +81,29 @@ def test_a_same_named_file_beside_the_child_is_a_suggestion(tmp_path: Path, base
     assert "no storage root covers" in result.reason
 
 
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("D:\\Away\\base.vhd", "which no storage root maps, so it was not looked at."),
+        (
+            "/elsewhere/base.vhd",
+            "which lies outside of the storage roots, so it was not looked at.",
+        ),
+        ("C:\\VMs\\gone.vhd", "which is not there."),
+    ],
+)
+def test_a_place_that_was_not_looked_at_is_not_called_empty(
+    tmp_path: Path, base: Built, named: str, said: str
+) -> None:
+    """The relative path was looked at and the absolute one, which a person knows, was not."""
+    child = build_differencing(
+        tmp_path, "child.vhd", base, locators={"W2ku": named, "W2ru": ".\\gone.vhd"}
+    )
+    base.path.unlink()
+    result = found_by(child, World(tmp_path, {"C:\\VMs": str(tmp_path)}))
+    assert result.reason.startswith(f"This disk names {named}, {said}")
+
+
 def test_absolute_paths_go_through_the_windows_views(tmp_path: Path, base: Built) -> None:
     folder = tmp_path / "bases"
     child = build_differencing(tmp_path, "child.vhd", base)
