@@ -60,7 +60,7 @@ def request_restore(
         disk=item.job.disk if item.job else None,
         summary=f"Restore what job {item.job_id or manifest.job} replaced",
         exclusive=paths,
-        shared=list(manifest.folders),  # nobody empties them meanwhile
+        shared=[_folder(item)],  # what emptying locks: the one waits for the other
         declared_offline=declared_offline,
         idempotency_key=idempotency_key,
         address=address,

@@ -152,6 +152,20 @@ def test_trash_is_never_emptied_while_it_is_restored(chained: StorageRoot) -> No
     assert sidecars.recover_by_sidecars(claimed.job, context).action == "nothing"
 
 
+def test_a_restore_waits_while_the_trash_is_emptied(chained: StorageRoot) -> None:
+    """bad-input E68: as jobs, not by an error."""
+    done(merging.request(disk("leaf.vhd"), into_parent=True, user=None, idempotency_key=key()))
+    item = TrashedJob.objects.get()
+    restoring = trash.request_restore(item, user=None, idempotency_key=key())
+    emptying = trash.request_empty([item], user=None, idempotency_key=key())
+    locks = restoring.parameters["locks"]
+    assert locks["shared"] == emptying.parameters["locks"]["exclusive"]
+    assert jobs.claim(emptying.pk) is not None
+    assert jobs.claim(restoring.pk) is None
+    restoring.refresh_from_db()
+    assert restoring.waits_for_id == emptying.pk
+
+
 def test_what_was_restored_meanwhile_does_not_become_emptied(chained: StorageRoot) -> None:
     done(merging.request(disk("leaf.vhd"), into_parent=True, user=None, idempotency_key=key()))
     item = TrashedJob.objects.get()
