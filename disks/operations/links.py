@@ -27,18 +27,22 @@ def new_parent(roots: Roots, child_path: str, parent_path: str, parent: Image) -
     relative = roots.relative_windows_path(child_path, parent_path)
     absolute = roots.windows_path(parent_path)
     warnings = []
-    look_at = [absolute] if absolute else []
     if relative is None and absolute is None:
         warnings.append(
             f"No Windows path leads from {child_path} to {parent_path}: Windows will not find "
             "the parent until the storage root says how Windows sees it."
         )
-    elif relative is not None:
-        look_at = [*roots.windows_will_look_at(child_path, relative), *look_at]
-        if roots.is_assumed_relative(child_path, parent_path):
-            warnings.append(
-                f"The relative path {relative} holds only if Windows sees both folders in one "
-                "place, as this host does."
-            )
+    elif relative is not None and roots.is_assumed_relative(child_path, parent_path):
+        warnings.append(
+            f"The relative path {relative} holds only if Windows sees both folders in one "
+            "place, as this host does."
+        )
     link = NewParent(parent.identity, os.path.basename(parent_path), relative, absolute)
-    return NewLink(link, list(dict.fromkeys(look_at)), warnings)
+    return NewLink(link, windows_will_look_at(roots, child_path, link), warnings)
+
+
+def windows_will_look_at(roots: Roots, child_path: str, link: NewParent) -> list[str]:
+    """Absolute Windows paths that a link means, in the order in which Windows tries them."""
+    relative, absolute = link.relative_path, link.windows_path
+    seen = [] if relative is None else roots.windows_will_look_at(child_path, relative)
+    return list(dict.fromkeys([*seen, *([absolute] if absolute else [])]))

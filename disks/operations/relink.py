@@ -21,7 +21,7 @@ from disks.engine.findings import Finding, Level
 from disks.engine.formats import open_image
 from disks.engine.images import DiskType, FieldChange, HeaderRewrite, Image, NewParent
 from disks.engine.resolution import Status, resolve
-from disks.operations import journal, locks, rewriting, windows
+from disks.operations import journal, links, locks, rewriting, windows
 from disks.operations.inspection import link_document, managed_by
 from disks.operations.journal import UNDO
 from disks.operations.managers import Manager
@@ -115,7 +115,7 @@ def _plan_update(
         new = _new_parent(image, target, child, parent, roots, windows_path)
         written = _is_like_that(image, new)
         changes = () if written else image.plan_parent_link(new).changes
-        looks = _windows_will_look_at(child, new, roots)
+        looks = links.windows_will_look_at(roots, child, new)
         if image.parent is not None and image.parent.identity != target.identity:
             findings.append(_other_identity(image.parent.identity, target.identity))
         findings += _warnings(child_file, parent_file, parent, target, roots)
@@ -475,13 +475,6 @@ def _given_path(text: str) -> str:
             value=shown(text),
         )
     return str(parsed)
-
-
-def _windows_will_look_at(child: str, new: NewParent, roots: Roots) -> list[str]:
-    seen = [] if new.relative_path is None else roots.windows_will_look_at(child, new.relative_path)
-    if new.windows_path is not None:
-        seen.append(new.windows_path)
-    return list(dict.fromkeys(seen))
 
 
 def _leads_here(child: str, parent: str, new: NewParent, roots: Roots) -> bool:
