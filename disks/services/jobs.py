@@ -484,12 +484,30 @@ def cancel(job: Job, user: User, address: str = "") -> Job:
     raise Refusal("E_BUSY", f"Job {job.pk} is changing right now.", "Try again.")
 
 
+# Jobs that carry out a plan of one disk as it was shown in a form.
+PLANNED_KINDS = frozenset(
+    (Job.Kind.UPDATE_PARENT, Job.Kind.REPAIR, Job.Kind.MERGE, Job.Kind.COMPACT)
+)
+
+
+def needs_a_new_plan(job: Job) -> bool:
+    """Whether trying again can only fail: the disk is not what the job's plan was made for."""
+    return (
+        job.status == Job.Status.FAILED
+        and job.kind in PLANNED_KINDS
+        and job.disk_id is not None
+        and isinstance(job.error, dict)
+        and job.error.get("code") == "E_CHANGED"
+    )
+
+
 def retry(job: Job, user: User, address: str = "", *, declared_offline: bool | None = None) -> Job:
     """A new job with the same parameters; pressed twice, it is the same new job.
 
     declared_offline: said anew, for a machine may have been started since; None keeps what
     was said (command line). Raises Refusal E_NOT_OFFLINE where it is needed and was not
-    said, E_NOT_ALLOWED for what only an administrator may ask for.
+    said, E_NOT_ALLOWED for what only an administrator may ask for, E_CHANGED where only a
+    new plan helps.
 
     One that needs attention is not repeated: its recovery is tried again, for what it left
     half done comes first. The caller enqueues what is returned.
@@ -520,6 +538,12 @@ def retry(job: Job, user: User, address: str = "", *, declared_offline: bool | N
         raise Refusal(
             "E_NOT_ENDED",
             f"Job {job.pk} cannot be tried again: it is “{job.get_status_display()}”.",
+        )
+    if needs_a_new_plan(job):
+        raise Refusal(
+            "E_CHANGED",
+            f"Job {job.pk} cannot be tried again: its disk has changed since the plan was made.",
+            "Open the form of this disk again: it plans with the disk as it is now.",
         )
     parameters = restored(job.parameters)
     locks = parameters.pop("locks", {})

@@ -26,6 +26,13 @@ from disks.views.guard import client_address
 from disks.views.rendering import render_page, running_jobs
 
 LOG_LINES = 500
+# Where the plan is made anew of a job whose disk has changed since.
+_FORMS: dict[str, str] = {
+    Job.Kind.UPDATE_PARENT: "parent-path",
+    Job.Kind.REPAIR: "repair-footer",
+    Job.Kind.MERGE: "merge",
+    Job.Kind.COMPACT: "compact",
+}
 _NOT_READABLE = (
     Disk.Health.BROKEN,
     Disk.Health.DAMAGED,
@@ -164,11 +171,17 @@ def _show(
             "may_undo": job.kind == Job.Kind.REPAIR_PLAN and bool(parent_paths.undoable(job)),
             "trashed": list(trashed) if not job.is_active else [],
             "may_retry": allows(request.user, ROLES.get(job.kind, Role.OPERATOR)),
+            "form_again": _form_again(job),
             "refusal": refusal,
         },
         fragment="disks/_job_progress.html",
         status=status,
     )
+
+
+def _form_again(job: Job) -> str:
+    """The form to plan anew in, where trying again can only fail; "" elsewhere."""
+    return reverse(_FORMS[job.kind], args=[job.disk_id]) if jobs.needs_a_new_plan(job) else ""
 
 
 def _readable_again(job: Job, outcomes: list[dict[str, Any]]) -> list[tuple[str, str]]:

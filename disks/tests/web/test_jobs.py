@@ -161,6 +161,21 @@ def test_failed_job_shows_its_error_and_can_be_tried_again_once(operator):
     assert first["Location"] == second["Location"] == f"/jobs/{again.pk}"
 
 
+def test_a_job_whose_disk_changed_leads_back_to_the_form(operator):
+    """Trying again could only fail: the plan is of the disk as it was."""
+    disk = make_disk()
+    job = make_job(
+        Job.Kind.COMPACT, status="failed", disk=disk, error={"code": "E_CHANGED", "message": "No."}
+    )
+    page = text(operator.get(reverse("job", args=[job.pk])))
+    assert f'href="{reverse("compact", args=[disk.pk])}"' in page
+    assert reverse("job-retry", args=[job.pk]) not in page
+    answer = operator.post(reverse("job-retry", args=[job.pk]))
+    assert answer.status_code == 409
+    assert "Open the form of this disk again" in text(answer)
+    assert Job.objects.count() == 1
+
+
 def test_running_job_cannot_be_tried_again(operator):
     job = make_job(status=Job.Status.RUNNING)
     answer = operator.post(reverse("job-retry", args=[job.pk]))
