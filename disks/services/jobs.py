@@ -31,7 +31,7 @@ from django.utils import timezone
 from disks.engine.errors import ImageError
 from disks.models import Disk, DiskLock, Job, JobLogLine, StorageRoot
 from disks.operations.progress import Cancelled
-from disks.services import access, audit, leases, processes, sidecars
+from disks.services import access, audit, leases, processes, roots, sidecars
 from disks.services.errors import Refusal
 from disks.services.leases import Lease, LeaseLost
 from disks.services.stored_json import readable, restored, storable
@@ -293,10 +293,10 @@ INTERNAL_ERROR: dict[str, Any] = {
 def note_finished(job: Job, result: dict[str, Any]) -> None:
     """Bring the catalog up to date; the work is done, so an error in here is only logged."""
     work = WORK[job.kind]
-    if not work.finished:
-        return
     try:
-        function(work.finished)(job, result)
+        roots.measure(restored(job.parameters).get("locks", {}).get("exclusive", []))
+        if work.finished:
+            function(work.finished)(job, result)
     except (OperationalError, InterfaceError):
         raise
     except Exception:

@@ -7,6 +7,7 @@ administrator has said who opens its disks.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Iterable, Sequence
@@ -21,7 +22,7 @@ from django.utils import timezone
 from disks.engine.errors import ImageError
 from disks.models import Disk, Job, StorageRoot, WindowsView
 from disks.operations import durable, paths, probing
-from disks.services import audit
+from disks.services import audit, declarations
 from disks.services.errors import Refusal
 
 # Folders of the system itself: declaring one is a mistake, never a wish.
@@ -331,6 +332,22 @@ def check_state(root: StorageRoot) -> StorageRoot:
             setattr(root, name, value)
         root.save(update_fields=list(changed))
     return root
+
+
+def measure(host_paths: Iterable[str]) -> None:
+    """Note anew how much is free in the roots that hold these paths: something was written.
+
+    Whether a root is there at all is for check_state() to say; one that is not is left alone.
+    """
+    for root in declarations.roots_of(host_paths):
+        with contextlib.suppress(OSError):
+            if os.stat(root.path).st_dev != root.device:
+                continue
+            figures = os.statvfs(root.path)
+            StorageRoot.objects.filter(pk=root.pk).update(
+                free_bytes=figures.f_bavail * figures.f_frsize,
+                total_bytes=figures.f_blocks * figures.f_frsize,
+            )
 
 
 def require_online(root: StorageRoot) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from disks.models import Disk, Job, TrashedJob
+from disks.models import Disk, Job, StorageRoot, TrashedJob
 from disks.operations import merge, paths
 from disks.services import jobs, overview, trash
 from disks.tests.services.catalog import base, child, declare, disk, key, scan
@@ -54,3 +54,17 @@ def test_a_trash_beside_a_disk_is_emptied(tmp_path: Path) -> None:
     assert not (tmp_path / "vms" / "sales" / ".vdtrash").exists()
     scan(root)
     assert overview.trash_bytes() == 0
+
+
+def test_what_is_free_is_measured_after_a_job_and_by_a_scan(tmp_path: Path) -> None:
+    root = declare(tmp_path / "vms", "C:\\VMs")
+    merged_by_the_command_line(tmp_path / "vms")
+    scan(root)
+    StorageRoot.objects.update(free_bytes=1, total_bytes=2)
+    done(trash.request_empty([TrashedJob.objects.get()], user=None, idempotency_key=key()))
+    root.refresh_from_db()
+    assert root.total_bytes > root.free_bytes > 2
+    StorageRoot.objects.update(free_bytes=1, total_bytes=2)
+    scan(root)
+    root.refresh_from_db()
+    assert root.total_bytes > root.free_bytes > 2
