@@ -14,6 +14,7 @@ from playwright.sync_api import (
     ConsoleMessage,
     Page,
     Playwright,
+    expect,
     sync_playwright,
 )
 
@@ -29,7 +30,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE_MS = 15_000
+PATIENCE_MS = 30_000
 
 # A killed worker is noticed soon, so that tests need not wait for what people would.
 TIMINGS = {
@@ -65,6 +66,7 @@ def console(tmp_path_factory: pytest.TempPathFactory, storage: Path) -> Iterator
 
 @pytest.fixture(scope="session")
 def playwright() -> Iterator[Playwright]:
+    expect.set_options(timeout=PATIENCE_MS)  # its own 5 s are little on a busy machine
     with sync_playwright() as running:
         yield running
 
