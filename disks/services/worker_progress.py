@@ -18,6 +18,9 @@ from disks.services.stored_json import readable, storable
 
 logger = logging.getLogger(__name__)
 
+# Steps that the log tells of; a job that has more of them has one for each disk.
+_STEPS_LOGGED = 50
+
 
 class JobCancelled(Cancelled):
     """Somebody asked this job to stop, and it was not too late."""
@@ -43,9 +46,16 @@ class JobProgress(Progress):
         self._total_bytes = 0
         self._stored_at = float("-inf")
         self._committing = False
+        self._steps = 0
+        self._step_began = clock()
 
     def step(self, step: str, sentence: str) -> None:
         self.lease.check()
+        self._log_end_of_step()
+        self._steps += 1
+        self._step_began = clock()
+        if self._steps <= _STEPS_LOGGED:
+            self.log(f"{step}: {sentence}")
         self._step, self._sentence = step, sentence
         self._done_bytes = self._total_bytes = 0
         self._step_started_at = timezone.now()
@@ -100,9 +110,18 @@ class JobProgress(Progress):
         self._committing = True
 
     def flush(self) -> None:
-        """Store what report() kept back."""
+        """Store what report() kept back; the last step is over."""
         self.lease.check()
+        self._log_end_of_step()
         self._store()
+
+    def _log_end_of_step(self) -> None:
+        """How much the step did and how long it took; nothing where it is told by no number."""
+        if not self._done_bytes or self._steps > _STEPS_LOGGED:
+            return
+        seconds = clock() - self._step_began
+        of = f" of {self._total_bytes:,}" if self._total_bytes else ""
+        self.log(f"{self._step}: {self._done_bytes:,}{of} done in {seconds:.1f} s")
 
     def _is_ours(self) -> bool:
         return bool(self.lease.ours.exists())

@@ -167,7 +167,9 @@ def test_a_job_runs_and_tells_the_truth_about_itself():
     assert (job.status, job.result, job.error) == (Job.Status.SUCCEEDED, {"bytes": 10}, None)
     assert (job.step, job.done_bytes, job.total_bytes) == ("copy", 5, 10)
     assert job.finished_at >= job.started_at
-    assert [line.text for line in JobLogLine.objects.filter(job=job)] == ["half of it"]
+    begin, line, end = JobLogLine.objects.filter(job=job).order_by("pk")
+    assert (begin.text, line.text) == ("copy: Copying.", "half of it")
+    assert end.text.startswith("copy: 5 of 10 done in ")  # a line per step, none per report
     assert not DiskLock.objects.exists()
     assert states(job) == ["running", "succeeded"]
     assert set(AuditEntry.objects.values_list("username", flat=True)) == {"ada"}
