@@ -164,14 +164,14 @@ def complete_sentence(known: Totals | None = None) -> str:
     return f"{text}; {', '.join(limits)}." if limits else f"{text}."
 
 
-def suspects() -> QuerySet[Disk]:
-    """Disks whose parent was written after they were first seen."""
-    return (
-        Disk.objects.filter(health=Health.SUSPECT)
 def _roots(number: int) -> str:
     return "1 storage root" if number == 1 else f"{number:,} storage roots"
 
 
+def suspects() -> QuerySet[Disk]:
+    """Disks whose parent was written after they were first seen."""
+    return (
+        Disk.objects.filter(health=Health.SUSPECT)
         .select_related("root", "parent_link")
         .order_by("root__name", "relative_path")
     )
@@ -202,12 +202,12 @@ def troubled_roots() -> list[tuple[StorageRoot, str]]:
         if root.state in (StorageRoot.State.OFFLINE, StorageRoot.State.CHANGED):
             found.append((root, f"{root.name} is offline: {root.state_reason}"))
             continue
+        if root.last_scan_at is None:
+            found.append((root, f"{root.name} was never scanned: none of its disks is known yet."))
         if root.total_bytes and root.free_bytes is not None:
             used = 100 * (root.total_bytes - root.free_bytes) // root.total_bytes
             if used >= _FULL_PERCENT:
                 found.append((root, f"{root.name} is nearly full: {used} % is used."))
-        if root.last_scan_at is None:
-            found.append((root, f"{root.name} was never scanned: none of its disks is known yet."))
         if root.read_only and root.opened_by == StorageRoot.OpenedBy.OTHER:
             found.append(
                 (root, f"{root.name} is read-only until an administrator says who opens its disks.")

@@ -34,7 +34,6 @@ _MARKS = {
     Disk.Health.NOT_READ: "note",
     Disk.Health.MISSING: "gone",
 }
-_BROKEN = (Disk.Health.BROKEN, Disk.Health.DAMAGED, Disk.Health.UNREADABLE, Disk.Health.MISSING)
 # A drawing has room for a few words; the whole sentence is told in the tab "Parent link".
 _GAP_WORDS = {
     ParentLink.Status.FOUND: "parent not in the catalog",
@@ -46,6 +45,7 @@ _GAP_WORDS = {
     ParentLink.Status.UNREADABLE: "parent unreadable",
     ParentLink.Status.CYCLE: "parents in a circle",
 }
+_BROKEN = (Disk.Health.BROKEN, Disk.Health.DAMAGED, Disk.Health.UNREADABLE, Disk.Health.MISSING)
 
 
 class DrawnChain:
