@@ -20,7 +20,7 @@ from django.utils import timezone
 from django.utils.html import escape, format_html
 from django.utils.safestring import SafeString, mark_safe
 
-from disks.views import field_words as fields
+from disks.templatetags import field_words as fields
 
 register = template.Library()
 

@@ -17,11 +17,11 @@ from disks.models import Disk, LinkUndo, ParentLink
 from disks.services import blockmap, chains, file_facts, inspection, raw_link, repairing
 from disks.services.access import Role, allows
 from disks.services.errors import Refusal
+from disks.templatetags.field_words import SOURCES
 from disks.views import listing
 from disks.views.actions import action, actions_for
 from disks.views.drawing.blockmap import describe, draw_block_map
 from disks.views.drawing.from_catalog import drawn_chain, role_in_chain
-from disks.views.field_words import SOURCES
 from disks.views.hexview import hex_views
 from disks.views.rendering import render_page
 

@@ -18,9 +18,9 @@ from disks.services import chains, parent_paths
 from disks.services.access import Role, allows
 from disks.services.errors import Refusal
 from disks.templatetags.console import plain_text
+from disks.templatetags.field_words import SOURCES
 from disks.views import plans
 from disks.views.drawing.from_catalog import drawn_chain
-from disks.views.field_words import SOURCES
 from disks.views.guard import client_address
 from disks.views.inspect import parent_link
 from disks.views.rendering import render_page
