@@ -44,6 +44,7 @@ class Sharing(LoadScopeScheduling):
         return scope_of(nodeid)
 
 
+@pytest.hookimpl(optionalhook=True)  # some tests start a pytest of their own without xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Sharing:
     config.option.loadscopereorder = False  # the order below is the one that is meant
     return Sharing(config, log)  # type: ignore[arg-type]
