@@ -248,7 +248,8 @@ def test_missing_files_are_marked_and_come_back(tmp_path: Path) -> None:
     leaf = disk("leaf.vhd")
     assert (leaf.health, leaf.health_code) == (Disk.Health.BROKEN, "E_PARENT_MISSING")
     assert leaf.sentence.startswith(
-        "The parent is missing: this disk names C:\\VMs\\base.vhd, which is not there."
+        "The parent is missing: this disk names C:\\VMs\\base.vhd, which no storage root maps, "
+        "so it was not looked at."
     )
     os.rename(tmp_path / "away.vhd", folder / "base.vhd")
     scan(root)
