@@ -43,7 +43,7 @@ def request(
     if planned.refused is not None:
         raise planned.refused
     if seen is not None and planned.as_dict()["fingerprint"] != seen:
-        raise copying.changed(disk.path, "was changed since the compaction was shown")
+        raise copying.changed(disk.path, "was changed")
     declarations.require(planned.exclusive, declared_offline=declared_offline)
     return jobs.request(
         kind=Job.Kind.COMPACT,
@@ -70,11 +70,7 @@ def run_compact(
         planned = compact.plan(
             parameters["path"], scope, time_budget_seconds=0.0, progress=progress
         )
-        if planned.refused is not None:
-            raise planned.refused
-        for path, seen in parameters["fingerprint"]:
-            if planned.fingerprint.get(path) != seen:
-                raise copying.changed(path, "was changed since the compaction was asked for")
+        declarations.require_as_shown(planned, parameters["fingerprint"])
         result = compact.apply(
             planned,
             scope,

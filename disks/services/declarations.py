@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from disks.engine.errors import ImageError
 from disks.models import Disk, StorageRoot
+from disks.operations import copying
+from disks.operations.compact import CompactPlan
+from disks.operations.merge import MergePlan
 from disks.services.errors import Refusal
 from disks.services.stored_json import readable
 
@@ -88,6 +92,21 @@ def require_no_hidden_children(
             "these disks, and that root is offline: nobody can say what the child needs.",
             f"Bring the root back, or {else_do}.",
         )
+
+
+def require_as_shown(
+    planned: MergePlan | CompactPlan, shown: Iterable[tuple[str, dict[str, Any]]]
+) -> None:
+    """What a job plans anew must be possible, over the very files that the person saw.
+
+    shown: path and fingerprint of each, as the request stored them. Raises what the plan
+    refuses, E_CHANGED.
+    """
+    if planned.refused is not None:
+        raise planned.refused
+    for path, seen in shown:
+        if planned.fingerprint.get(path) != seen:
+            raise copying.changed(path, "was changed")
 
 
 def catalog_children(path: str) -> list[str]:

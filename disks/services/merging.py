@@ -80,7 +80,7 @@ def request(
     if planned.refused is not None:
         raise planned.refused
     if seen is not None and planned.as_dict()["fingerprint"] != seen:
-        raise copying.changed(leaf.path, "was changed since the merge was shown")
+        raise copying.changed(leaf.path, "was changed")
     declarations.require(planned.exclusive, declared_offline=declared_offline or not into_parent)
     return jobs.request(
         kind=Job.Kind.MERGE,
@@ -125,11 +125,7 @@ def run_merge(
             children_of=declarations.catalog_children,
             scan=False,
         )
-        if planned.refused is not None:
-            raise planned.refused
-        for path, seen in parameters["fingerprint"]:
-            if planned.fingerprint.get(path) != seen:
-                raise copying.changed(path, "was changed since the merge was asked for")
+        declarations.require_as_shown(planned, parameters["fingerprint"])
         result = merge.apply(
             planned,
             scope,
