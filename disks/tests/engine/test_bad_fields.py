@@ -18,6 +18,7 @@ from disks.tests.builders import (
     MIB,
     SECTOR,
     Built,
+    BuiltVhd,
     build_differencing,
     build_dynamic,
     build_fixed,
@@ -386,7 +387,7 @@ def test_a22_a_million_entries_are_sorted_in_time(tmp_path: Path) -> None:
         file.write(struct.pack(f">{blocks}I", *entries))
         file.seek((first + blocks * 4097) * 512)
         file.write(packed)
-    built = Built(path, template.unique_id, bytearray())
+    built = BuiltVhd(path, template.unique_id, bytearray())
     built.patch_header(max_table_entries=blocks)
     with open_file(path) as file_:
         started = time.process_time()

@@ -6,18 +6,15 @@ an argument: `build_dynamic(folder, "a.vhd", footer_checksum="wrong")`.
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 import struct
-import subprocess
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-SECTOR = 512
-MIB = 1024 * 1024
+from disks.tests.builders.common import MIB, SECTOR, Built, Content, up
+
 ABSENT = 0xFFFFFFFF
 
 FOOTER = ">8sIIQI4sI4sQQHBBII16sBB426s"
@@ -60,43 +57,12 @@ HEADER_FIELDS = [
 ]
 CREATED = 655_731_475  # 2020-10-11, as seconds since 2000
 
-Content = Iterable[tuple[int, bytes]]
-
 
 @dataclass
-class Built:
-    """A built image, where its parts lie, and what it must read as."""
-
-    path: Path
-    unique_id: bytes
-    model: bytearray
-    block_size: int = 0
-    table_offset: int = 0
+class BuiltVhd(Built):
     header_offset: int = SECTOR
     footer_offset: int = 0
-    blocks: dict[int, int] = field(default_factory=dict)  # block -> offset of its bitmap
     locators: dict[str, tuple[int, int]] = field(default_factory=dict)  # code -> offset, length
-
-    @property
-    def identity(self) -> str:
-        return str(uuid.UUID(bytes=self.unique_id))
-
-    @property
-    def sectors(self) -> int:
-        return len(self.model) // SECTOR
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.model).hexdigest()
-
-    def __fspath__(self) -> str:
-        return str(self.path)
-
-    def patch(self, offset: int, data: bytes) -> None:
-        """Overwrite bytes of the file."""
-        with self.path.open("r+b") as file:
-            file.seek(offset)
-            file.write(data)
 
     def patch_header(self, **fields: Any) -> None:
         """Change header fields, with a right checksum unless `checksum` is among them."""
@@ -159,10 +125,6 @@ def footer_fields(size: int, disk_type: int, unique_id: bytes, data_offset: int)
     }  # fmt: skip
 
 
-def _up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
-
-
 def _put_end(
     data: bytearray, footer: bytes, length: int, end_footer: str, append: bytes, cut_to: int | None
 ) -> None:
@@ -188,7 +150,7 @@ def build_fixed(
     end_footer: str = "present",
     append: bytes = b"",
     cut_to: int | None = None,
-) -> Built:
+) -> BuiltVhd:
     """A fixed disk. footer: fields that differ from the usual ones (checksum stays right)."""
     unique_id = unique_id or uuid.uuid4().bytes
     model = bytearray(size)
@@ -200,7 +162,7 @@ def build_fixed(
              append, cut_to)  # fmt: skip
     path = folder / name
     path.write_bytes(whole)
-    return Built(path, unique_id, model, footer_offset=size)
+    return BuiltVhd(path, unique_id, model, footer_offset=size)
 
 
 def _encode(code: str, value: str | bytes) -> bytes:
@@ -211,7 +173,7 @@ def _encode(code: str, value: str | bytes) -> bytes:
     return value.encode()
 
 
-def build_dynamic(folder: Path, name: str, **options: Any) -> Built:
+def build_dynamic(folder: Path, name: str, **options: Any) -> BuiltVhd:
     """A dynamic disk; options as in _build_blocks()."""
     return _build_blocks(folder, name, disk_type=3, **options)
 
@@ -224,7 +186,7 @@ def build_differencing(
     locators: Mapping[str, str | bytes] | list[tuple[str, str | bytes]] | None = None,
     parent_name: str | None = None,
     **options: Any,
-) -> Built:
+) -> BuiltVhd:
     """A differencing disk as Windows makes one.
 
     Absolute parent name, W2ku first, W2ru second. locators: code to text or raw bytes.
@@ -284,7 +246,7 @@ def _build_blocks(
     append: bytes = b"",
     cut_to: int | None = None,
     space_unit: str = "bytes",
-) -> Built:
+) -> BuiltVhd:
     """content: (first sector, data) pieces; later ones win.
 
     bitmaps      exact: written sectors only; full: whole blocks (filled from base)
@@ -302,12 +264,12 @@ def _build_blocks(
             block, inside = divmod(one, block_size // SECTOR)
             written.setdefault(block, bytearray(block_size // SECTOR))[inside] = 1
     entries = -(-size // block_size) + extra_entries
-    table_bytes = _up(entries * 4, SECTOR)
+    table_bytes = up(entries * 4, SECTOR)
     strings = [(code, _encode(code, value)) for code, value in locators or []]
     places: list[tuple[int, int]] = []  # offset, space
     if layout == "windows" and disk_type == 4:
         table = 8192
-        after = _up(table + table_bytes, 4096)
+        after = up(table + table_bytes, 4096)
         for index, (_, data) in enumerate(strings):
             if index == 0 and len(data) <= 4096:
                 places.append((4096, 4096))
@@ -319,20 +281,20 @@ def _build_blocks(
         table = SECTOR + 1024
         end = table + table_bytes
         for _, data in strings:
-            space = max(SECTOR, _up(len(data), SECTOR))
+            space = max(SECTOR, up(len(data), SECTOR))
             places.append((end, space))
             end += space
-    bitmap_bytes = _up(max(1, -(-block_size // SECTOR // 8)), SECTOR)
+    bitmap_bytes = up(max(1, -(-block_size // SECTOR // 8)), SECTOR)
     aligned = layout == "windows" and block_size >= 4096
     blocks: dict[int, int] = {}
     at = end
     for block in sorted(written, reverse=order == "descending"):
         if aligned:
-            at = _up(at + bitmap_bytes, 4096) - bitmap_bytes
+            at = up(at + bitmap_bytes, 4096) - bitmap_bytes
         blocks[block] = at
         at += bitmap_bytes + block_size
     if aligned:
-        at = _up(at + bitmap_bytes, 4096) - bitmap_bytes
+        at = up(at + bitmap_bytes, 4096) - bitmap_bytes
     whole = bytearray(at)
     for block, offset in blocks.items():
         sectors = written[block]
@@ -381,26 +343,9 @@ def _build_blocks(
              append, cut_to)  # fmt: skip
     path = folder / name
     path.write_bytes(whole)
-    return Built(
-        path, unique_id, model, block_size, table, SECTOR, footer_offset, blocks,
-        {code: (offset, len(data)) for (code, data), (offset, _) in zip(strings, places,
-                                                                        strict=True)},
+    ends = [(offset, len(data)) for (_, data), (offset, _) in zip(strings, places, strict=True)]
+    return BuiltVhd(
+        path, unique_id, model, block_size, table, blocks,
+        footer_offset=footer_offset,
+        locators=dict(zip((code for code, _ in strings), ends, strict=True)),
     )  # fmt: skip
-
-
-def seven_zip() -> str | None:
-    """The 7-Zip on this machine, if any."""
-    return shutil.which("7zz") or shutil.which("7z")
-
-
-def seven_zip_sha256(path: Path | str) -> str:
-    """SHA-256 of the virtual content as 7-Zip reads it (parents lie beside the child)."""
-    program = seven_zip()
-    if program is None:
-        raise FileNotFoundError("7-Zip is not installed")
-    run = subprocess.run(
-        [program, "x", "-tVHD", "-so", "--", str(path)], capture_output=True, check=False
-    )
-    if run.returncode != 0:
-        raise AssertionError(f"7-Zip cannot read {path}: {run.stderr.decode()[-500:]}")
-    return hashlib.sha256(run.stdout).hexdigest()
