@@ -28,6 +28,7 @@ TEST_TOOLS = (
     (("chromium",), "chromium"),
     (("7zz", "7z"), "7zip"),
     (("qemu-img",), "qemu-utils"),
+    (("vhdiinfo",), "libvhdi-utils"),
     (("redis-server",), "redis-server"),
     (("/usr/lib/postgresql/*/bin/initdb",), "postgresql"),
     (("runuser",), "util-linux"),

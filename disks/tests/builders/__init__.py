@@ -9,6 +9,7 @@ from disks.tests.builders.common import (
     seven_zip_pieces,
     seven_zip_sha256,
 )
+from disks.tests.builders.families import FAMILIES, VHD, VHDX, Family
 from disks.tests.builders.vhd import (
     BuiltVhd,
     build_differencing,
@@ -27,11 +28,15 @@ from disks.tests.builders.vhdx import (
 )
 
 __all__ = [
+    "FAMILIES",
     "MIB",
     "SECTOR",
+    "VHD",
+    "VHDX",
     "Built",
     "BuiltVhd",
     "BuiltVhdx",
+    "Family",
     "SparseModel",
     "build_differencing",
     "build_differencing_vhdx",

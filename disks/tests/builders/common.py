@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import uuid
@@ -74,7 +75,7 @@ class Built:
 
     path: Path
     unique_id: bytes  # what children refer to, as stored
-    model: bytearray
+    model: bytearray = field(repr=False)
     block_size: int = 0
     table_offset: int = 0
     blocks: dict[int, int] = field(default_factory=dict)  # block -> offset (VHD: of its bitmap)
@@ -110,7 +111,7 @@ def seven_zip() -> str | None:
     return shutil.which("7zz") or shutil.which("7z")
 
 
-def seven_zip_pieces(path: Path | str) -> Iterator[bytes]:
+def seven_zip_pieces(path: os.PathLike[str] | str) -> Iterator[bytes]:
     """The virtual content as 7-Zip reads it (parents lie beside the child)."""
     program = seven_zip()
     if program is None:
@@ -118,7 +119,7 @@ def seven_zip_pieces(path: Path | str) -> Iterator[bytes]:
     with Path(path).open("rb") as file:
         kind = "VHDX" if file.read(8) == b"vhdxfile" else "VHD"
     with subprocess.Popen(
-        [program, "x", f"-t{kind}", "-so", "--", str(path)],
+        [program, "x", f"-t{kind}", "-so", "--", os.fspath(path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as run:
@@ -131,7 +132,7 @@ def seven_zip_pieces(path: Path | str) -> Iterator[bytes]:
         raise AssertionError(f"7-Zip cannot read {path}: {said[-500:]}")
 
 
-def seven_zip_sha256(path: Path | str) -> str:
+def seven_zip_sha256(path: os.PathLike[str] | str) -> str:
     """SHA-256 of the virtual content as 7-Zip reads it."""
     digest = hashlib.sha256()
     for piece in seven_zip_pieces(path):

@@ -10,37 +10,18 @@ from __future__ import annotations
 import os
 import struct
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from disks.tests.builders import vhdx_parts as parts
-from disks.tests.builders.common import (
-    MIB,
-    SECTOR,
-    Built,
-    Content,
-    Model,
-    new_model,
-    resized,
-    up,
-)
+from disks.tests.builders.common import MIB, SECTOR, Built, Content, Model, new_model, resized, up
+from disks.tests.builders.vhdx_blocks import Blocks, entry_pieces
 from disks.tests.builders.vhdx_log import PAGE, Entry, Page, Zeros, pack_log
-from disks.tests.builders.vhdx_parts import (
-    FULLY_PRESENT,
-    NOT_PRESENT,
-    PARTIALLY_PRESENT,
-    UNDEFINED,
-    UNMAPPED,
-    ZERO,
-)
 
 LOG_AT, METADATA_AT, BAT_AT = MIB, 2 * MIB, 3 * MIB
 CREATOR = "Microsoft Windows 10.0.19041.0"
-STALE = b"\xee" * SECTOR
-"""What lies in sectors of a partial block that its bitmap does not claim: never to be seen."""
-
 Pairs = Sequence[tuple[str | bytes, str | bytes]]
 
 
@@ -220,7 +201,7 @@ def _build(
     creator: str | bytes = CREATOR,
     sequences: tuple[int, int] = (10, 11),
     headers: Mapping[int, Mapping[str, Any]] | None = None,
-    damaged: Iterable[str] = (),
+    damaged: Collection[str] = (),
     regions: Sequence[tuple[bytes, int, int, int]] = (),
     region_fields: Mapping[str, Mapping[str, int | bytes]] | None = None,
     second_regions: Sequence[tuple[bytes, int, int, int]] | None = None,
@@ -260,81 +241,20 @@ def _build(
     disk_id = disk_id or uuid.uuid4().bytes_le
     differencing = kind == "differencing"
     model = base if base is not None else new_model(size)
-    per_block = block_size // logical_sector
-    total = -(-size // block_size)
-    written: dict[int, bytearray] = {block: bytearray(per_block) for block in allocate}
-    if kind == "fixed":
-        written = {block: bytearray(per_block) for block in range(total)}
-    for sector, data in content:
-        model[sector * SECTOR : sector * SECTOR + len(data)] = data
-        first = sector * SECTOR // logical_sector
-        last = -(-(sector * SECTOR + len(data)) // logical_sector)
-        for one in range(first, last):
-            block, inside = divmod(one, per_block)
-            written.setdefault(block, bytearray(per_block))[inside] = 1
-    here = PARTIALLY_PRESENT if differencing and bitmaps != "none" else FULLY_PRESENT
-    chosen = dict.fromkeys(written, here) | dict(states or {})
-    for block, state in chosen.items():
-        start, stop = block * block_size, min((block + 1) * block_size, size)
-        if state in (UNDEFINED, ZERO, UNMAPPED):
-            model[start:stop] = bytes(stop - start)
-        elif state == NOT_PRESENT and block in written and not differencing:
-            model[start:stop] = bytes(stop - start)
-        elif state == FULLY_PRESENT and differencing:
-            inside = (stop - start) // logical_sector
-            written.setdefault(block, bytearray(per_block))[:inside] = b"\1" * inside
-        elif state == PARTIALLY_PRESENT and bitmaps == "full":
-            inside = (stop - start) // logical_sector
-            written[block][:inside] = b"\1" * inside
-    present = [block for block, state in chosen.items() if state not in (0, 1, 2, 3)]
+    blocks = Blocks(model, size, block_size, logical_sector, differencing)
+    everything = range(blocks.total) if kind == "fixed" else ()
+    blocks.fill(content, [*everything, *allocate], states or {}, bitmaps)
 
-    chunk_blocks = max(1, 2**23 * logical_sector // block_size)
-    entries = total + (max(total, 1) - 1) // chunk_blocks
-    if differencing:
-        entries = -(-total // chunk_blocks) * (chunk_blocks + 1)
-    table_bytes = up(entries * 8, MIB) if bat_bytes is None else bat_bytes
     log_at = LOG_AT
     metadata_at = log_at + up(max(log_bytes, 1), MIB)
     bat_at = metadata_at + MIB
-    at = bat_at + up(table_bytes, MIB)
-    blocks: dict[int, int] = {}
-    chunks: dict[int, int] = {}
-    for block in sorted(present, reverse=order == "descending"):
-        chunk = block // chunk_blocks
-        if chosen[block] == PARTIALLY_PRESENT and differencing and chunk not in chunks:
-            chunks[chunk] = at
-            at += MIB
-        blocks[block] = at
-        at += block_size
+    table_bytes = up(blocks.entries * 8, MIB) if bat_bytes is None else bat_bytes
+    end = blocks.place(bat_at + table_bytes, order)
+    pieces = blocks.pieces(bitmap_of or {})
+    pieces += entry_pieces(bat_at, blocks.table() | dict(bat or {}))
 
-    table: dict[int, int] = {}
-    pieces: list[tuple[int, bytes]] = []
-    bits = {chunk: bytearray(MIB) for chunk in chunks}
-    for block, state in chosen.items():
-        table[block + block // chunk_blocks] = state | blocks.get(block, 0)
-        if block not in blocks:
-            continue
-        sectors = written.get(block) or bytearray(per_block)
-        for first, last in _runs(sectors):
-            start = block * block_size + first * logical_sector
-            length = (last - first) * logical_sector
-            data = model[start : min(start + length, size)]
-            pieces.append((blocks[block] + first * logical_sector, bytes(data)))
-            if state == PARTIALLY_PRESENT and differencing:
-                _set_bits(bits[block // chunk_blocks], block % chunk_blocks * per_block, first, last)
-                pieces += _stale(blocks[block], sectors, first, last, logical_sector)
-    for chunk, offset in chunks.items():
-        table[(chunk + 1) * chunk_blocks + chunk] = FULLY_PRESENT | offset
-        if bitmap_of and chunk in bitmap_of:
-            bits[chunk][: len(bitmap_of[chunk])] = bitmap_of[chunk]
-        pieces.append((offset, bytes(bits[chunk])))
-    table |= dict(bat or {})
-    pieces += [(bat_at + 8 * index, struct.pack("<Q", value)) for index, value in table.items()]
-
-    # The head of the file
     said = creator if isinstance(creator, bytes) else creator.encode("utf-16-le")
     pieces.append((0, b"vhdxfile" + said.ljust(512, b"\0")))
-    wrong = set(damaged)
     common = {
         "file_write_guid": file_write_guid or uuid.uuid4().bytes_le,
         "data_write_guid": unique_id,
@@ -346,61 +266,58 @@ def _build(
     }
     for which, sequence in zip((1, 2), sequences, strict=True):
         fields = {**common, "sequence_number": sequence, **(headers or {}).get(which, {})}
-        packed = parts.pack_header(fields, wrong=f"header{which}" in wrong)
+        packed = parts.pack_header(fields, wrong=f"header{which}" in damaged)
         pieces.append((parts.HEADER_AT[which], packed))
     known = {
-        "bat": {"id": parts.BAT, "offset": bat_at, "length": up(table_bytes, MIB), "required": 1},
+        "bat": {"id": parts.BAT, "offset": bat_at, "length": table_bytes, "required": 1},
         "metadata": {"id": parts.METADATA, "offset": metadata_at, "length": MIB, "required": 1},
     }
-    rows = [tuple((row | dict((region_fields or {}).get(key, {}))).values())
-            for key, row in known.items()]  # fmt: skip
-    for which in (1, 2):
-        listed = [*rows, *regions]
-        if which == 2 and second_regions is not None:
-            listed = list(second_regions)
-        packed = parts.pack_regions(listed, count=region_count, wrong=f"region{which}" in wrong)
+    for key, row in known.items():
+        row |= dict((region_fields or {}).get(key, {}))
+    first = [*(tuple(row.values()) for row in known.values()), *regions]
+    second = first if second_regions is None else second_regions
+    for which, listed in zip((1, 2), (first, second), strict=True):
+        packed = parts.pack_regions(listed, count=region_count, wrong=f"region{which}" in damaged)
         pieces.append((parts.REGION_AT[which], packed))
 
-    flags = (parts.LEAVE_BLOCK_ALLOCATED if kind == "fixed" else 0) | (
-        parts.HAS_PARENT if differencing else 0
-    )
+    leave = parts.LEAVE_BLOCK_ALLOCATED if kind == "fixed" else 0
     values: dict[str, bytes | None] = {
-        "file_parameters": struct.pack("<II", block_size, flags),
+        "file_parameters": struct.pack(
+            "<II", block_size, parts.HAS_PARENT if differencing else leave
+        ),
         "virtual_disk_size": struct.pack("<Q", size),
         "logical_sector_size": struct.pack("<I", logical_sector),
         "physical_sector_size": struct.pack("<I", physical_sector),
         "virtual_disk_id": disk_id,
         "parent_locator": None,
     }
-    if locator is not None:
-        values["parent_locator"] = parts.pack_locator(locator, **(locator_options or {}))
-    values |= dict(items or {})
-    places, metadata_rows, metadata = _metadata(values, extra_items, metadata_count)
-    pieces += [(metadata_at + offset, data) for offset, data in metadata]
-
-    path = folder / name
-    _write(path, pieces, at + append, cut_to)
     strings = {}
-    if values["parent_locator"] is not None:
-        start = metadata_at + places["parent_locator"][0]
-        found = parts.locator_places(values["parent_locator"])
-        strings = {key: (start + offset, length) for key, (offset, length) in found.items()}
+    if locator is not None:
+        packed = parts.pack_locator(locator, **(locator_options or {}))
+        values["parent_locator"] = packed
+        strings = parts.locator_places(packed)
+    values |= dict(items or {})
+    places, rows, metadata = _metadata(values, extra_items, metadata_count)
+    pieces += [(metadata_at + offset, data) for offset, data in metadata]
+    path = folder / name
+    _write(path, pieces, end + append, cut_to)
+    locator_at = metadata_at + places.get("parent_locator", (0, 0))[0]
     return BuiltVhdx(
         path,
         unique_id,
         model,
         block_size,
         bat_at,
-        blocks,
+        blocks.offsets,
         logical_sector=logical_sector,
         log_offset=log_at,
         log_bytes=log_bytes,
         metadata_offset=metadata_at,
         disk_id=disk_id,
-        bitmaps=chunks,
+        bitmaps=blocks.bitmaps,
         items={name: (metadata_at + offset, size) for name, (offset, size) in places.items()},
-        rows={name: metadata_at + offset for name, offset in metadata_rows.items()},
-        strings=strings,
+        rows={name: metadata_at + offset for name, offset in rows.items()},
+        strings={key: (locator_at + offset, size) for key, (offset, size) in strings.items()},
     )
 
 
@@ -414,7 +331,7 @@ def _metadata(
     places: dict[str, tuple[int, int]] = {}
     row_at: dict[str, int] = {}
     pieces = []
-    listed = [(key, parts.ITEMS[key], parts.ITEM_FLAGS[key], value) for key, value in values.items()]
+    listed = [(key, parts.ITEMS[key], parts.ITEM_FLAGS[key], data) for key, data in values.items()]
     listed += [(f"extra{index}", *one) for index, one in enumerate(extra)]
     at = parts.FIRST_ITEM
     total = 0
@@ -433,48 +350,13 @@ def _metadata(
     return places, row_at, [(0, head + rows), *pieces]
 
 
-def _runs(sectors: bytearray) -> list[tuple[int, int]]:
-    """The runs of ones, as (first, end)."""
-    found = []
-    first = sectors.find(1)
-    while first >= 0:
-        end = sectors.find(0, first)
-        end = len(sectors) if end < 0 else end
-        found.append((first, end))
-        first = sectors.find(1, end)
-    return found
-
-
-def _set_bits(bitmap: bytearray, start: int, first: int, last: int) -> None:
-    """Sector s of a chunk is bit s & 7 of byte s >> 3, the lowest bit first."""
-    position, end = start + first, start + last
-    while position < end:
-        if position % 8 == 0 and end - position >= 8:
-            whole = (end - position) // 8
-            bitmap[position >> 3 : (position >> 3) + whole] = b"\xff" * whole
-            position += whole * 8
-        else:
-            bitmap[position >> 3] |= 1 << (position & 7)
-            position += 1
-
-
-def _stale(
-    offset: int, sectors: bytearray, first: int, last: int, logical: int
-) -> list[tuple[int, bytes]]:
-    """Stale bytes in the unwritten sectors around a run."""
-    found = []
-    for sector in (first - 1, last):
-        if 0 <= sector < len(sectors) and not sectors[sector]:
-            found.append((offset + sector * logical, STALE * (logical // SECTOR)))
-    return found
-
-
 def _write(path: Path, pieces: list[tuple[int, bytes]], end: int, cut_to: int | None) -> None:
+    """Pieces that do not overlap; zeros around what they hold stay holes."""
     with path.open("wb") as file:
         os.truncate(path, end)
         for offset, data in pieces:
-            if data.count(0) != len(data):
-                file.seek(offset)
-                file.write(data)
+            kept = data.lstrip(b"\0")
+            file.seek(offset + len(data) - len(kept))
+            file.write(kept.rstrip(b"\0"))
     if cut_to is not None:
         os.truncate(path, cut_to)

@@ -157,7 +157,8 @@ def pack_locator(
 def locator_places(item: bytes) -> dict[str, tuple[int, int]]:
     """Key to offset (in the item) and length of its value, of an item that pack_locator made."""
     found = {}
-    for index in range(struct.unpack_from("<H", item, 18)[0]):
+    count = struct.unpack_from("<H", item, 18)[0]
+    for index in range(min(count, (len(item) - 20) // 12)):
         row = struct.unpack_from(LOCATOR_ENTRY, item, 20 + 12 * index)
         key = item[row[0] : row[0] + row[2]].decode("utf-16-le", "replace")
         found[key] = (row[1], row[3])
