@@ -13,10 +13,12 @@ from disks.engine.images import Extent, Source
 from disks.tests.builders import (
     MIB,
     SECTOR,
+    VHD,
+    VHDX,
     Built,
+    Family,
     build_differencing,
     build_dynamic,
-    build_fixed,
 )
 from disks.tests.engine.world import World, open_file
 
@@ -26,33 +28,37 @@ def pattern(seed: int, sectors: int) -> bytes:
 
 
 @pytest.fixture
-def three_levels(tmp_path: Path) -> Built:
-    """512 KiB blocks over 2 MiB blocks over a fixed disk; odd extents over block borders."""
+def three_levels(tmp_path: Path, family: Family) -> Built:
+    """Small blocks over large ones over a fixed disk; odd extents over block borders."""
     size = 5 * MIB + 7 * SECTOR
-    base = build_fixed(tmp_path, "base.vhd", size=size, content=[(0, pattern(1, 9000))])
-    middle = build_differencing(
+    border = family.small // SECTOR  # the end of the first small block, inside of a large one
+    base = family.fixed(tmp_path, family.file("base"), size=size, content=[(0, pattern(1, 9000))])
+    middle = family.differencing(
         tmp_path,
-        "middle.vhd",
+        family.file("middle"),
         base,
-        block_size=2 * MIB,
+        block_size=family.large,
         content=[(4090, pattern(2, 13)), (8190, pattern(3, 2)), (size // SECTOR - 1, b"z" * 512)],
     )
-    return build_differencing(
+    return family.differencing(
         tmp_path,
-        "leaf.vhd",
+        family.file("leaf"),
         middle,
-        block_size=512 * 1024,
+        block_size=family.small,
         order="descending",
-        content=[(0, bytes(SECTOR)), (1023, pattern(4, 3)), (4094, pattern(5, 4))],
+        content=[(0, bytes(SECTOR)), (border - 1, pattern(4, 3)), (4094, pattern(5, 4))],
     )
 
 
-def test_every_border_reads_as_the_model(three_levels: Built, tmp_path: Path) -> None:
+def test_every_border_reads_as_the_model(
+    three_levels: Built, tmp_path: Path, family: Family
+) -> None:
     model, last = three_levels.model, three_levels.sectors
-    edges = [0, 1, 1022, 1023, 1024, 1025, 1026, 4089, 4095, 4096, 4103, 8190, 8192, 8999, last - 1]
+    border = family.small // SECTOR
+    edges = [0, 1, *range(border - 2, border + 3), 4089, 4095, 4096, 4103, 8190, 8192, 8999]
     with chain.open_chain(str(three_levels.path), World(tmp_path)) as opened:
         assert opened.sha256() == three_levels.sha256
-        for first in edges:
+        for first in [*edges, last - 1]:
             for count in (0, 1, 2, 3, 1024, 4097):
                 count = min(count, last - first)
                 expected = bytes(model[first * SECTOR : (first + count) * SECTOR])
@@ -88,9 +94,11 @@ def test_extents_have_no_gaps_and_are_joined(tmp_path: Path) -> None:
     ]
 
 
-def test_absent_sectors_of_a_differencing_disk_are_the_parents(tmp_path: Path) -> None:
-    base = build_dynamic(tmp_path, "base.vhd")
-    child = build_differencing(tmp_path, "child.vhd", base, content=[(3, b"\1" * SECTOR)])
+def test_absent_sectors_of_a_differencing_disk_are_the_parents(
+    tmp_path: Path, family: Family
+) -> None:
+    base = family.dynamic(tmp_path, family.file("base"))
+    child = family.differencing(tmp_path, family.file("child"), base, content=[(3, b"\1" * SECTOR)])
     with open_file(child) as file:
         extents = list(formats.open_image(file).extents(2, 4096))
     assert [(one.first_sector, one.count_sectors, one.source) for one in extents] == [
@@ -100,34 +108,44 @@ def test_absent_sectors_of_a_differencing_disk_are_the_parents(tmp_path: Path) -
     ]
 
 
-def test_zeros_written_by_the_child_hide_the_parents_data(tmp_path: Path) -> None:
-    base = build_fixed(tmp_path, "base.vhd", size=2 * MIB, content=[(0, b"\1" * 2 * MIB)])
-    child = build_differencing(tmp_path, "child.vhd", base, content=[(10, bytes(SECTOR * 3))])
+def test_zeros_written_by_the_child_hide_the_parents_data(tmp_path: Path, family: Family) -> None:
+    base = family.fixed(tmp_path, family.file("base"), size=2 * MIB, content=[(0, b"\1" * 2 * MIB)])
+    child = family.differencing(
+        tmp_path, family.file("child"), base, content=[(10, bytes(SECTOR * 3))]
+    )
     with chain.open_chain(str(child.path), World(tmp_path)) as opened:
         assert opened.read(9, 5) == b"\1" * 512 + bytes(1536) + b"\1" * 512
 
 
-@pytest.mark.parametrize("block_size", [512, 1024, 4096, 64 * 1024, 512 * 1024, 16 * MIB])
-def test_any_legal_block_size_reads(tmp_path: Path, block_size: int) -> None:
+BLOCKS = [
+    *((VHD, size) for size in (512, 1024, 4096, 64 * 1024, 512 * 1024, 16 * MIB)),
+    *((VHDX, size * MIB) for size in (1, 2, 4, 8, 16, 32, 64, 128, 256)),
+]
+
+
+@pytest.mark.parametrize(
+    ("family", "block_size"), BLOCKS, ids=[f"{family.name}-{size}" for family, size in BLOCKS]
+)
+def test_any_legal_block_size_reads(tmp_path: Path, family: Family, block_size: int) -> None:
     size = 1 * MIB + 3 * SECTOR
     content = [(sector, pattern(sector, 1 + sector % 3)) for sector in range(1, 2040, 97)]
-    base = build_dynamic(
-        tmp_path, "base.vhd", size=size, block_size=block_size, content=content[::2]
+    base = family.dynamic(
+        tmp_path, family.file("base"), size=size, block_size=block_size, content=content[::2]
     )
-    child = build_differencing(
-        tmp_path, "child.vhd", base, block_size=block_size, content=content[1::2]
+    child = family.differencing(
+        tmp_path, family.file("child"), base, block_size=block_size, content=content[1::2]
     )
     with chain.open_chain(str(child.path), World(tmp_path)) as opened:
         assert opened.sha256() == child.sha256
         assert opened.read(7, 90) == bytes(child.model[7 * 512 : 97 * 512])
 
 
-def test_a_smaller_ancestor_reads_as_zeros_past_its_end(tmp_path: Path) -> None:
+def test_a_smaller_ancestor_reads_as_zeros_past_its_end(tmp_path: Path, family: Family) -> None:
     """bad-input D57: even where the grandparent has data there."""
-    base = build_fixed(tmp_path, "base.vhd", size=4 * MIB, content=[(0, b"\1" * 4 * MIB)])
-    middle = build_differencing(tmp_path, "middle.vhd", base, size=1 * MIB)
-    leaf = build_differencing(
-        tmp_path, "leaf.vhd", middle, size=3 * MIB, content=[(2047, b"\2" * 1024)]
+    base = family.fixed(tmp_path, family.file("base"), size=4 * MIB, content=[(0, b"\1" * 4 * MIB)])
+    middle = family.differencing(tmp_path, family.file("middle"), base, size=1 * MIB)
+    leaf = family.differencing(
+        tmp_path, family.file("leaf"), middle, size=3 * MIB, content=[(2047, b"\2" * 1024)]
     )
     assert leaf.model[: MIB - 512] == b"\1" * (MIB - 512)
     with chain.open_chain(str(leaf.path), World(tmp_path)) as opened:
@@ -139,7 +157,10 @@ def test_a_smaller_ancestor_reads_as_zeros_past_its_end(tmp_path: Path) -> None:
         ]
 
 
-def test_partial_views_tell_what_lies_below_them(three_levels: Built, tmp_path: Path) -> None:
+def test_partial_views_tell_what_lies_below_them(
+    three_levels: Built, tmp_path: Path, family: Family
+) -> None:
+    border = family.small // SECTOR
     with chain.open_chain(str(three_levels.path), World(tmp_path)) as opened:
         upper = opened.levels(0, 1)
         sources = {extent.source for extent in upper.extents(0, upper.sectors)}
@@ -147,8 +168,8 @@ def test_partial_views_tell_what_lies_below_them(three_levels: Built, tmp_path: 
         held = [e for e in upper.extents(0, upper.sectors) if e.source is Source.DATA]
         assert [(e.first_sector, e.count_sectors, e.level) for e in held] == [
             (0, 1, 0),
-            (1023, 1, 0),
-            (1024, 2, 0),
+            (border - 1, 1, 0),
+            (border, 2, 0),
             (4090, 4, 1),
             (4094, 2, 0),
             (4096, 2, 0),
