@@ -10,13 +10,20 @@ import pytest
 from disks.engine import chain, formats
 from disks.engine.errors import ImageError, ParentMissing
 from disks.engine.resolution import Resolution, Shape, Status, resolve, shape_of
-from disks.tests.builders import MIB, Built, build_differencing, build_fixed
+from disks.tests.builders import MIB, VHD, VHDX, Built, Family
+from disks.tests.builders.vhdx import windows_locator
 from disks.tests.engine.world import World, open_file
 
 
 @pytest.fixture
-def base(tmp_path: Path) -> Built:
-    return build_fixed(tmp_path, "base.vhd", size=MIB, content=[(0, b"\1" * 512)])
+def base(tmp_path: Path, family: Family) -> Built:
+    return family.fixed(tmp_path, family.file("base"), size=MIB, content=[(0, b"\1" * 512)])
+
+
+def child_of(base: Built, family: Family, name: str = "child", **paths: str) -> Built:
+    """A child in its parent's folder; with paths: it names its parent by these alone."""
+    options = family.naming(base, **paths) if paths else {}
+    return family.differencing(base.path.parent, family.file(name), base, **options)
 
 
 def found_by(child: Built, world: World) -> Resolution:
@@ -34,8 +41,9 @@ def move(built: Built, folder: Path) -> Built:
     return built
 
 
-def test_the_order_of_looking(tmp_path: Path, base: Built) -> None:
-    child = build_differencing(
+@pytest.mark.parametrize("family", [VHD], ids=["vhd"])
+def test_the_order_of_looking(tmp_path: Path, family: Family, base: Built) -> None:
+    child = family.differencing(
         tmp_path,
         "child.vhd",
         base,
@@ -59,9 +67,54 @@ def test_the_order_of_looking(tmp_path: Path, base: Built) -> None:
     )
 
 
-def test_what_only_a_search_finds_is_a_suggestion(tmp_path: Path, base: Built) -> None:
+@pytest.mark.parametrize("family", [VHDX], ids=["vhdx"])
+def test_the_order_of_looking_of_a_vhdx(tmp_path: Path, family: Family, base: Built) -> None:
+    """As Windows does it: relative, volume, absolute; in whatever order the keys are stored."""
+    volume = "\\\\?\\Volume{9cdf8dfa-0000-0000-0000-501f00000000}\\VMs\\abs.vhdx"
+    child = family.differencing(
+        tmp_path,
+        "child.vhdx",
+        base,
+        locator=[
+            ("absolute_win32_path", "\\\\?\\C:\\VMs\\abs.vhdx"),
+            ("volume_path", volume),
+            windows_locator(base)[0],
+            ("relative_path", ".\\rel.vhdx"),
+        ],
+    )
+    world = World(tmp_path, {"C:\\VMs": str(tmp_path)}, {base.identity: [str(base.path)]})
+    result = found_by(child, world)
+    assert steps(result) == [
+        ("relative_path", "not-found"),
+        ("volume_path", "unmapped"),
+        ("absolute_win32_path", "not-found"),
+        ("identity", "match"),
+    ]
+    assert result.status is Status.MISSING
+    assert result.suggested == str(base.path)
+
+
+@pytest.mark.parametrize("family", [VHDX], ids=["vhdx"])
+def test_a_volume_path_of_a_vhdx_is_mapped(tmp_path: Path, family: Family, base: Built) -> None:
+    view = "\\\\?\\Volume{9cdf8dfa-0000-0000-0000-501f00000000}"
+    child = family.differencing(
+        tmp_path,
+        "child.vhdx",
+        base,
+        locator=[windows_locator(base)[0], ("volume_path", f"{view}\\x\\base.vhdx")],
+    )
+    move(base, tmp_path / "volume" / "x")
+    assert found_by(child, World(tmp_path)).status is Status.MISSING
+    result = found_by(child, World(tmp_path, {view: str(tmp_path / "volume")}))
+    assert steps(result)[0] == ("volume_path", "match")
+    assert (result.status, result.path) == (Status.FOUND, str(base.path))
+
+
+def test_what_only_a_search_finds_is_a_suggestion(
+    tmp_path: Path, family: Family, base: Built
+) -> None:
     """bad-input D54: Windows would not find it either, so nothing is read through it."""
-    child = build_differencing(tmp_path, "child.vhd", base)
+    child = child_of(base, family)
     move(base, tmp_path / "elsewhere")
     world = World(tmp_path, identities={base.identity: [str(base.path), str(child.path)]})
     with pytest.raises(ParentMissing) as caught:
@@ -72,11 +125,13 @@ def test_what_only_a_search_finds_is_a_suggestion(tmp_path: Path, base: Built) -
     assert str(base.path) in caught.value.message
 
 
-def test_a_same_named_file_beside_the_child_is_a_suggestion(tmp_path: Path, base: Built) -> None:
+def test_a_same_named_file_beside_the_child_is_a_suggestion(
+    tmp_path: Path, family: Family, base: Built
+) -> None:
     """Only absolute paths in the header: Windows would not look beside the child."""
-    child = build_differencing(tmp_path, "child.vhd", base, locators={"W2ku": "D:\\x\\base.vhd"})
+    child = child_of(base, family, absolute=f"D:\\x\\{base.path.name}")
     result = found_by(child, World(tmp_path))
-    assert steps(result) == [("W2ku", "unmapped"), ("name", "unmapped"), ("beside", "match")]
+    assert steps(result) == [(family.absolute, "unmapped"), ("beside", "match")]
     assert (result.status, result.suggested) == (Status.MISSING, str(base.path))
     assert "no storage root covers" in result.reason
 
@@ -93,63 +148,66 @@ def test_a_same_named_file_beside_the_child_is_a_suggestion(tmp_path: Path, base
     ],
 )
 def test_a_place_that_was_not_looked_at_is_not_called_empty(
-    tmp_path: Path, base: Built, named: str, said: str
+    tmp_path: Path, family: Family, base: Built, named: str, said: str
 ) -> None:
     """The relative path was looked at and the absolute one, which a person knows, was not."""
-    child = build_differencing(
-        tmp_path, "child.vhd", base, locators={"W2ku": named, "W2ru": ".\\gone.vhd"}
-    )
+    child = child_of(base, family, absolute=named, relative=".\\gone.vhd")
     base.path.unlink()
     result = found_by(child, World(tmp_path, {"C:\\VMs": str(tmp_path)}))
     assert result.reason.startswith(f"This disk names {named}, {said}")
 
 
-def test_absolute_paths_go_through_the_windows_views(tmp_path: Path, base: Built) -> None:
+def test_absolute_paths_go_through_the_windows_views(
+    tmp_path: Path, family: Family, base: Built
+) -> None:
     folder = tmp_path / "bases"
-    child = build_differencing(tmp_path, "child.vhd", base)
+    child = child_of(base, family)
     move(base, folder)
     result = found_by(child, World(tmp_path, {"C:\\VMs": str(folder)}))
-    assert steps(result)[:3] == [("W2ru", "not-found"), ("W2ku", "match"), ("name", "match")]
+    assert (family.relative, "not-found") in steps(result)
+    assert (family.absolute, "match") in steps(result)
     assert (result.status, result.path) == (Status.FOUND, str(base.path))
     assert result.twins == []
 
 
-@pytest.mark.parametrize("text", [".\\base.vhd", "./base.vhd", "base.vhd", "..\\{}\\base.vhd"])
-def test_relative_texts_under_any_code(tmp_path: Path, base: Built, text: str) -> None:
+@pytest.mark.parametrize("text", [".\\base", "./base", "base", "..\\{}\\base"])
+def test_relative_texts_under_any_code(
+    tmp_path: Path, family: Family, base: Built, text: str
+) -> None:
     """blktap writes relative paths into W2ku; VirtualBox leaves the dot out of W2ru."""
-    text = text.format(tmp_path.name)
+    text = family.file(text.format(tmp_path.name))
     world = World(tmp_path)
-    for code in ("W2ku", "W2ru"):
-        child = build_differencing(
-            tmp_path, f"{code}.vhd", base, locators={code: text}, parent_name=""
-        )
+    for which in ("relative", "absolute"):
+        child = child_of(base, family, **{which: text})
         result = found_by(child, world)
         assert (result.status, result.path) == (Status.FOUND, str(base.path))
 
 
-def test_posix_paths_lead_to_places_in_the_roots_only(tmp_path: Path, base: Built) -> None:
+def test_posix_paths_lead_to_places_in_the_roots_only(
+    tmp_path: Path, family: Family, base: Built
+) -> None:
     """bad-input D61: VirtualBox on Linux writes them; outside the roots nothing is opened."""
     world = World(tmp_path)
-    child = build_differencing(
-        tmp_path, "a.vhd", base, locators={"W2ku": str(base.path)}, parent_name=""
-    )
+    child = child_of(base, family, absolute=str(base.path))
     assert found_by(child, world).path == str(base.path)
     for text in ("/etc/shadow", "\\\\host\\share\\x.vhd", "//host/x", "\\\\?\\C:\\x.vhd"):
         world.opened.clear()
-        child = build_differencing(tmp_path, "b.vhd", base, locators={"W2ru": text}, parent_name="")
+        child = child_of(base, family, relative=text)
         result = found_by(child, world)
         assert result.status in (Status.OUTSIDE_ROOTS, Status.MISSING)
         assert all(os.path.dirname(path) == str(tmp_path) for path in world.opened)
     for text in ("http://host/x.vhd", "json:{}", "nbd:host"):
-        child = build_differencing(tmp_path, "c.vhd", base, locators={"W2ru": text}, parent_name="")
-        assert ("W2ru", "invalid") in steps(found_by(child, world))
+        child = child_of(base, family, relative=text)
+        assert (family.relative, "invalid") in steps(found_by(child, world))
 
 
-def test_another_disk_in_the_place_of_the_parent(tmp_path: Path, base: Built) -> None:
+def test_another_disk_in_the_place_of_the_parent(
+    tmp_path: Path, family: Family, base: Built
+) -> None:
     """bad-input D55."""
-    child = build_differencing(tmp_path, "child.vhd", base)
+    child = child_of(base, family)
     base.path.unlink()
-    other = build_fixed(tmp_path, "base.vhd", size=MIB)
+    other = family.fixed(tmp_path, base.path.name, size=MIB)
     result = found_by(child, World(tmp_path))
     assert result.status is Status.IDENTITY_MISMATCH
     assert other.identity in result.trace[0].detail
@@ -158,12 +216,15 @@ def test_another_disk_in_the_place_of_the_parent(tmp_path: Path, base: Built) ->
     assert caught.value.code == "E_PARENT_IDENTITY"
 
 
-def test_twins_are_a_note_when_the_header_leads_to_a_match(tmp_path: Path, base: Built) -> None:
+def test_twins_are_a_note_when_the_header_leads_to_a_match(
+    tmp_path: Path, family: Family, base: Built
+) -> None:
     """bad-input D56."""
-    child = build_differencing(tmp_path, "child.vhd", base)
-    backup = build_fixed(tmp_path, "copy.vhd", size=MIB, unique_id=base.unique_id)
-    os.link(base.path, tmp_path / "second-name.vhd")
-    known = [str(base.path), str(backup.path), str(tmp_path / "second-name.vhd")]
+    child = child_of(base, family)
+    backup = family.fixed(tmp_path, family.file("copy"), size=MIB, unique_id=base.unique_id)
+    second = tmp_path / family.file("second-name")
+    os.link(base.path, second)
+    known = [str(base.path), str(backup.path), str(second)]
     result = found_by(child, World(tmp_path, identities={base.identity: known}))
     assert (result.status, result.path) == (Status.FOUND, str(base.path))
     assert result.twins == [str(backup.path)]
@@ -172,12 +233,14 @@ def test_twins_are_a_note_when_the_header_leads_to_a_match(tmp_path: Path, base:
         assert opened.sha256() == child.sha256
 
 
-def test_two_copies_and_no_header_path_are_ambiguous(tmp_path: Path, base: Built) -> None:
+def test_two_copies_and_no_header_path_are_ambiguous(
+    tmp_path: Path, family: Family, base: Built
+) -> None:
     """bad-input D56."""
-    child = build_differencing(tmp_path, "child.vhd", base)
+    child = child_of(base, family)
     move(base, tmp_path / "one")
     (tmp_path / "two").mkdir()
-    copy = build_fixed(tmp_path / "two", "base.vhd", size=MIB, unique_id=base.unique_id)
+    copy = family.fixed(tmp_path / "two", base.path.name, size=MIB, unique_id=base.unique_id)
     world = World(tmp_path, identities={base.identity: [str(base.path), str(copy.path)]})
     result = found_by(child, world)
     assert result.status is Status.AMBIGUOUS
@@ -188,41 +251,41 @@ def test_two_copies_and_no_header_path_are_ambiguous(tmp_path: Path, base: Built
     assert caught.value.code == "E_PARENT_AMBIGUOUS"
 
 
-def test_a_stale_catalog_is_not_believed(tmp_path: Path, base: Built) -> None:
-    child = build_differencing(tmp_path, "child.vhd", base)
+def test_a_stale_catalog_is_not_believed(tmp_path: Path, family: Family, base: Built) -> None:
+    child = child_of(base, family)
     base.path.unlink()
-    other = build_fixed(tmp_path, "other.vhd", size=MIB)
-    gone = str(tmp_path / "gone.vhd")
+    other = family.fixed(tmp_path, family.file("other"), size=MIB)
+    gone = str(tmp_path / family.file("gone"))
     result = found_by(child, World(tmp_path, identities={base.identity: [str(other.path), gone]}))
     assert (result.status, result.suggested) == (Status.MISSING, None)
     assert steps(result)[-2:] == [("identity", "identity-mismatch"), ("identity", "not-found")]
 
 
-def test_an_unreadable_parent(tmp_path: Path, base: Built) -> None:
-    child = build_differencing(tmp_path, "child.vhd", base)
+def test_an_unreadable_parent(tmp_path: Path, family: Family, base: Built) -> None:
+    child = child_of(base, family)
     base.path.write_text("no disk")
     result = found_by(child, World(tmp_path))
     assert (result.status, result.code) == (Status.UNREADABLE, "E_PARENT_UNREADABLE")
 
 
-def test_a_parent_in_use(tmp_path: Path, base: Built) -> None:
+def test_a_parent_in_use(tmp_path: Path, family: Family, base: Built) -> None:
     class Busy(World):
         def open(self, path: str) -> formats.ImageFile:
             if path == str(base.path):
                 raise ImageError("E_IN_USE", "A machine has it open.", file=path)
             return super().open(path)
 
-    child = build_differencing(tmp_path, "child.vhd", base)
+    child = child_of(base, family)
     result = found_by(child, Busy(tmp_path))
     assert (result.status, result.code) == (Status.IN_USE, "E_IN_USE")
 
 
-def test_a_folder_where_the_parent_should_be(tmp_path: Path, base: Built) -> None:
-    child = build_differencing(tmp_path, "child.vhd", base)
+def test_a_folder_where_the_parent_should_be(tmp_path: Path, family: Family, base: Built) -> None:
+    child = child_of(base, family)
     base.path.unlink()
     base.path.mkdir()
     result = found_by(child, World(tmp_path))
-    assert ("W2ru", "invalid") in steps(result)
+    assert (family.relative, "invalid") in steps(result)
     assert result.status is Status.MISSING
 
 
