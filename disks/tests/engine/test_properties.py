@@ -6,7 +6,7 @@ import os
 import random
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,17 +16,22 @@ from disks.engine import chain, formats
 from disks.engine.check import check_image
 from disks.engine.images import DiskType, NewImage, NewParent
 from disks.tests.builders import (
+    FAMILIES,
+    MIB,
     SECTOR,
+    VHD,
+    VHDX,
     Built,
-    build_differencing,
-    build_dynamic,
-    build_fixed,
+    Family,
     seven_zip,
     seven_zip_sha256,
 )
 from disks.tests.engine.world import World, create_file, open_file
 
-BLOCK_SIZES = [4096, 64 * 1024, 512 * 1024, 2 * 1024 * 1024, 16 * 1024 * 1024]
+BLOCK_SIZES = {
+    "vhd": [4096, 64 * 1024, 512 * 1024, 2 * MIB, 16 * MIB],
+    "vhdx": [1 * MIB, 2 * MIB, 4 * MIB, 32 * MIB],
+}
 
 DETERMINISTIC = settings(
     deadline=None,
@@ -38,29 +43,46 @@ DETERMINISTIC = settings(
 
 
 class Level(NamedTuple):
-    """One disk of a generated chain; extents are (first sector, count)."""
+    """One disk of a generated chain; extents are (first sector, count).
+
+    bitmaps, order, layout, states: as the builders take them
+    """
 
     block_size: int
     extents: list[tuple[int, int]]
-    full_bitmaps: bool
-    descending: bool
-    windows_layout: bool
+    bitmaps: str
+    order: str
+    layout: str
+    states: dict[int, int]
 
 
 class Plan(NamedTuple):
+    """sectors, as everywhere, are of 512 bytes."""
+
+    family: Family
     sectors: int
+    logical_sector: int
     fixed_base: bool
     levels: list[Level]
     seed: int
 
+    @property
+    def seven_zip_reads(self) -> bool:
+        """7-Zip 26 refuses a VHDX with an odd number of sectors: it tests the wrong bit."""
+        odd = self.sectors * SECTOR // self.logical_sector % 2
+        return seven_zip() is not None and not (self.family is VHDX and odd)
+
 
 @st.composite
-def plans(draw: st.DrawFn) -> Plan:
+def plans(draw: st.DrawFn, family: Family) -> Plan:
     """2 to 5 levels; clustered, scattered and odd extents, many at block borders."""
-    sectors = draw(st.integers(1, 9000))
+    logical = draw(st.sampled_from([512, 4096])) if family is VHDX else 512
+    step = logical // SECTOR
+    sectors = draw(st.integers(1, 4500 // step)) * 2 * step
+    sectors -= draw(st.sampled_from([0, 0, 0, step]))  # now and then an odd number
     levels = []
     for _ in range(draw(st.integers(2, 5))):
-        block_size = draw(st.sampled_from(BLOCK_SIZES))
+        block_size = draw(st.sampled_from(BLOCK_SIZES[family.name]))
         per_block = block_size // SECTOR
         near_border = st.builds(
             lambda block, shift, per=per_block: block * per + shift,
@@ -73,50 +95,61 @@ def plans(draw: st.DrawFn) -> Plan:
         for first, count in draw(st.lists(st.tuples(firsts, counts), max_size=12)):
             first = min(max(first, 0), sectors - 1)
             extents.append((first, min(count, sectors - first)))
+        bitmaps = ["exact", "full"] if block_size <= 4 * MIB else ["exact"]
+        states: dict[int, int] = {}
+        if family is VHDX:
+            bitmaps.append("none")
+            blocks = st.integers(0, (sectors - 1) // per_block)
+            states = draw(st.dictionaries(blocks, st.integers(0, 3), max_size=2))
         levels.append(
             Level(
                 block_size,
                 extents,
-                draw(st.booleans()) and block_size <= 512 * 1024,
-                draw(st.booleans()),
-                draw(st.booleans()),
+                draw(st.sampled_from(bitmaps)),
+                draw(st.sampled_from(["ascending", "descending"])),
+                draw(st.sampled_from(["packed", "windows"])),
+                states,
             )
         )
-    return Plan(sectors, draw(st.booleans()), levels, draw(st.integers(0, 2**32)))
+    return Plan(family, sectors, logical, draw(st.booleans()), levels, draw(st.integers(0, 2**32)))
 
 
 def build(folder: Path, plan: Plan) -> Built:
     """The chain of a plan, base first; the leaf's model is the content."""
     numbers = random.Random(plan.seed)
+    family = plan.family
     disk: Built | None = None
     for index, level in enumerate(plan.levels):
         content = []
         for first, count in level.extents:
             data = bytes(count * 512) if numbers.random() < 0.2 else numbers.randbytes(count * 512)
             content.append((first, data))
-        options = {
-            "size": plan.sectors * SECTOR,
-            "content": content,
-            "block_size": level.block_size,
-            "bitmaps": "full" if level.full_bitmaps else "exact",
-            "order": "descending" if level.descending else "ascending",
-        }
-        name = f"level{index}.vhd"
+        options: dict[str, Any] = {"size": plan.sectors * SECTOR, "content": content}
+        name = family.file(f"level{index}")
+        if disk is None and plan.fixed_base:
+            if family is VHDX:
+                options |= {"logical_sector": plan.logical_sector, "block_size": MIB}
+            disk = family.fixed(folder, name, **options)
+            continue
+        options |= {"block_size": level.block_size, "order": level.order}
+        if family is VHDX:
+            options |= {"states": level.states, "logical_sector": plan.logical_sector}
         if disk is None:
-            if plan.fixed_base:
-                disk = build_fixed(folder, name, size=plan.sectors * SECTOR, content=content)
-            else:
-                disk = build_dynamic(folder, name, **options)
-        else:
-            layout = "windows" if level.windows_layout else "packed"
-            disk = build_differencing(folder, name, disk, layout=layout, **options)
+            disk = family.dynamic(folder, name, **options)
+            continue
+        options["bitmaps"] = level.bitmaps
+        if family is VHD:
+            options["layout"] = level.layout
+        disk = family.differencing(folder, name, disk, **options)
     assert disk is not None
     return disk
 
 
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 @DETERMINISTIC
-@given(plan=plans())
-def test_generated_chains_read_as_model_and_seven_zip(plan: Plan) -> None:
+@given(data=st.data())
+def test_generated_chains_read_as_model_and_seven_zip(family: Family, data: st.DataObject) -> None:
+    plan = data.draw(plans(family))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         leaf = build(folder, plan)
@@ -131,7 +164,7 @@ def test_generated_chains_read_as_model_and_seven_zip(plan: Plan) -> None:
         for path in folder.iterdir():
             with open_file(path) as file:
                 assert [f for f in check_image(file, deep=True) if f.level == "error"] == []
-        if seven_zip() is not None:
+        if plan.seven_zip_reads:
             assert seven_zip_sha256(leaf.path) == leaf.sha256
 
 
@@ -141,9 +174,11 @@ def test_seven_zip_is_here_for_the_property() -> None:
         pytest.skip("7-Zip is not installed")
 
 
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 @DETERMINISTIC
-@given(plan=plans())
-def test_our_writer_makes_disks_that_seven_zip_reads(plan: Plan) -> None:
+@given(data=st.data())
+def test_our_writer_makes_disks_that_seven_zip_reads(family: Family, data: st.DataObject) -> None:
+    plan = data.draw(plans(family))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = bytearray(plan.sectors * SECTOR)
@@ -151,12 +186,12 @@ def test_our_writer_makes_disks_that_seven_zip_reads(plan: Plan) -> None:
         parent: NewParent | None = None
         path = folder / "none"
         for index, level in enumerate(plan.levels):
-            path = folder / f"level{index}.vhd"
+            path = folder / family.file(f"level{index}")
             kind = DiskType.DIFFERENCING
             if parent is None:
                 kind = DiskType.FIXED if plan.fixed_base else DiskType.DYNAMIC
             new = NewImage(kind, len(model), level.block_size, parent=parent)
-            format_ = formats.by_name("vhd")
+            format_ = formats.by_name(family.name)
             with create_file(path) as file:
                 writer = format_.writer(file, new, blocks=numbers.choice([0, 1, 40]))
                 position = 0
@@ -165,9 +200,9 @@ def test_our_writer_makes_disks_that_seven_zip_reads(plan: Plan) -> None:
                     first = max(first, position)
                     if first >= end:
                         continue
-                    data = numbers.randbytes((end - first) * SECTOR)
-                    model[first * SECTOR : end * SECTOR] = data
-                    writer.write(first, data)
+                    data_ = numbers.randbytes((end - first) * SECTOR)
+                    model[first * SECTOR : end * SECTOR] = data_
+                    writer.write(first, data_)
                     position = end
                 writer.finish()
                 # No holes: Windows refuses sparse files.
@@ -178,5 +213,5 @@ def test_our_writer_makes_disks_that_seven_zip_reads(plan: Plan) -> None:
         with chain.open_chain(str(path), World(folder)) as opened:
             assert opened.read(0, opened.sectors) == bytes(model)
             ours = opened.sha256()
-        if seven_zip() is not None:
+        if plan.seven_zip_reads:
             assert seven_zip_sha256(path) == ours
