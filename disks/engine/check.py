@@ -61,6 +61,14 @@ def check_link(child: Image, parent: Image) -> list[Finding]:
             f"{child.logical_sector_bytes}.",
             parent.logical_sector_bytes,
         )
+    if child.virtual_disk_id != parent.virtual_disk_id:
+        add(
+            Level.WARNING,
+            "W_VIRTUAL_DISK_ID",
+            f"The parent's virtual disk id is {parent.virtual_disk_id}, the child's "
+            f"{child.virtual_disk_id}; all disks of one chain share one.",
+            parent.virtual_disk_id or "",
+        )
     if child.virtual_size_bytes < parent.virtual_size_bytes:
         add(
             Level.ERROR,

@@ -23,11 +23,11 @@ CODES: dict[str, Code] = {
     "E_NO_FOOTER": Code(
         "Not a virtual disk",
         "If it should be a VHD, its end is missing: copy the file again or restore it. "
-        "Disks of other formats, like VHDX, are not read by this version.",
+        "Disks of other formats than VHD and VHDX are not read by this version.",
     ),
     "N_FORMAT_NOT_READ": Code(
         "A disk of a format that is not read",
-        "Nothing is wrong with the file. To work with it here, convert it to VHD first.",
+        "Nothing is wrong with the file. To work with it here, convert it to VHDX first.",
     ),
     "E_AMBIGUOUS_FORMAT": Code(
         "Two formats at once",
@@ -109,6 +109,42 @@ CODES: dict[str, Code] = {
         "Copy the file again from its origin or restore it; the part before the cut can be read.",
     ),
     "E_DAMAGED": Code("The disk is damaged", "Run a check to see what is wrong, and restore it."),
+    # VHDX structures
+    "E_VHDX_HEADER": Code("Headers damaged", _RESTORE),
+    "E_VHDX_REGION": Code("Region table damaged", _RESTORE),
+    "E_VHDX_METADATA": Code("Metadata damaged", _RESTORE),
+    "E_VHDX_BAT": Code("Block table damaged", _RESTORE),
+    "E_VHDX_LOG": Code(
+        "Log damaged",
+        "What it held is lost. Restore the file from a backup; the console does not write to it.",
+    ),
+    "E_LOG": Code("The log waits to be replayed", "Replay the log, then repeat the step."),
+    "W_LOG": Code(
+        "The log waits to be replayed",
+        "Whoever wrote the disk last was stopped. Make sure nobody has it open, and replay the log.",
+    ),
+    "W_HEADER_COPY": Code(
+        "One header damaged",
+        "The disk can be read by the other one. Repair writes it over the damage.",
+    ),
+    "W_REGION_COPY": Code(
+        "One region table damaged",
+        "The disk can be read by the other one. Repair writes it over the damage.",
+    ),
+    "W_REGIONS_DIFFER": Code(
+        "The two region tables differ", "Compare both in the raw view; the first one counts."
+    ),
+    "N_HEADERS_EQUAL": Code("Both headers are the same", _KEEP),
+    "N_REGION_REQUIRED": Code("Region not marked as required", _KEEP),
+    "W_REGION_UNKNOWN": Code("Unknown region", _KEEP),
+    "N_METADATA_ITEM": Code("Unknown metadata item", _KEEP),
+    "W_VIRTUAL_DISK_ID": Code(
+        "Different virtual disk ids",
+        "Make sure that the parent is the right one: disks of one chain share this id.",
+    ),
+    "W_BAT_OFFSET": Code("Empty block with a place", "Compacting the disk mends it."),
+    "W_BITMAP_UNUSED": Code("Sector bitmap that is not used", _KEEP),
+    "W_LINKAGE2": Code("Second identity of the parent", _KEEP),
     "W_NEXT_HEADER": Code("Unknown second header", _KEEP),
     "W_BLOCK_SIZE": Code("Unusual block size", "Some tools may refuse it; copy to a new disk."),
     "W_BAT_SIZE": Code("Block table longer than needed", _KEEP),

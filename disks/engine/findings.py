@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from disks.engine.errors import ImageError
+
+MAX_ALIKE = 20  # findings of one code; more say nothing new
 
 
 class Level(StrEnum):
@@ -43,3 +46,23 @@ class Finding:
         row = error.as_dict()
         del row["file"]
         return cls(level=level, **row)
+
+
+def limited(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """At most MAX_ALIKE findings of one code, then one that says so; none twice."""
+    counts: dict[str, int] = {}
+    seen: set[Finding] = set()
+    for finding in findings:
+        if finding in seen:
+            continue
+        count = counts[finding.code] = counts.get(finding.code, 0) + 1
+        if count <= MAX_ALIKE:
+            seen.add(finding)
+            yield finding
+        elif count == MAX_ALIKE + 1:
+            yield Finding(
+                finding.level,
+                finding.code,
+                f"There are more findings of this kind ({finding.code}); they are not listed.",
+                finding.field,
+            )

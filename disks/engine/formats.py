@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from disks.engine import vhd
+from disks.engine import vhd, vhdx
 from disks.engine.errors import ImageError, NotAnImage
 from disks.engine.files import ImageFile
 from disks.engine.images import Format, Image
 
-FORMATS: tuple[Format, ...] = (vhd.FORMAT,)
+FORMATS: tuple[Format, ...] = (vhd.FORMAT, vhdx.FORMAT)
 
 # Signatures of formats that are recognised in order to name them: offset, bytes, name.
 _FOREIGN = (
-    (0, b"vhdxfile", "VHDX"),
     (0, b"QFI\xfb", "qcow2"),
     (0, b"KDMV", "VMDK"),
     (0, b"# Disk DescriptorFile", "VMDK"),

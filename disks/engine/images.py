@@ -27,7 +27,7 @@ class Source(StrEnum):
     """Where an image says that a run of sectors comes from."""
 
     DATA = "data"  # in this file, at file_offset
-    ZERO = "zero"  # reads as zeros, nothing stored (never in a differencing disk)
+    ZERO = "zero"  # reads as zeros, nothing stored; in a differencing disk it hides the parent
     PARENT = "parent"  # ask the parent
 
 
@@ -39,6 +39,22 @@ class Extent:
     count_sectors: int
     source: Source
     file_offset: int | None = None
+
+
+class LocatorRole(StrEnum):
+    """What a locator's text is for."""
+
+    RELATIVE = "relative"  # a path seen from the child's folder: looked at first
+    PATH = "path"  # any other path
+    OTHER = "other"  # no path: an identity
+
+
+_ROLES = {
+    "W2ru": LocatorRole.RELATIVE,
+    "relative_path": LocatorRole.RELATIVE,
+    "parent_linkage": LocatorRole.OTHER,
+    "parent_linkage2": LocatorRole.OTHER,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +71,10 @@ class Locator:
     offset: int
     data_space: int
     problem: str | None = None
+
+    @property
+    def role(self) -> LocatorRole:
+        return _ROLES.get(self.code, LocatorRole.PATH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +134,11 @@ class HeaderRewrite:
 
 @dataclass(frozen=True, slots=True)
 class NewImage:
-    """What a new image shall be. identity None: a fresh one. geometry None: computed."""
+    """What a new image shall be. None: a fresh one, or computed.
+
+    What a format does not store (geometry, sector sizes, the chain's virtual disk id) it
+    leaves alone.
+    """
 
     disk_type: DiskType
     virtual_size_bytes: int
@@ -124,6 +148,9 @@ class NewImage:
     creator: tuple[bytes, int, bytes] | None = None  # application, version, host OS as stored
     created: datetime | None = None
     geometry: tuple[int, int, int] | None = None
+    virtual_disk_id: str | None = None
+    logical_sector_bytes: int = 512
+    physical_sector_bytes: int = 4096
 
 
 class Image(Protocol):
@@ -134,9 +161,10 @@ class Image(Protocol):
     disk_type: DiskType
     virtual_size_bytes: int
     logical_sector_bytes: int
-    block_size_bytes: int  # 0 for a fixed disk
-    blocks_total: int  # 0 for a fixed disk
+    block_size_bytes: int  # 0 for a disk without blocks
+    blocks_total: int  # 0 for a disk without blocks
     identity: str  # what children refer to; lower case with hyphens
+    virtual_disk_id: str | None  # shared by all disks of one chain, where the format has it
     creator: str
     created: datetime | None
     findings: list[Finding]  # what opening noticed: degraded footers, quirks

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 from disks.engine import formats
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
-from disks.engine.images import Image, ParentReference
+from disks.engine.images import Image, Locator, LocatorRole, ParentReference
 
 _EMPTY_IDENTITIES = ("00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff")
 
@@ -185,10 +185,11 @@ def base_name(text: str) -> str:
 
 def _leads(parent: ParentReference) -> Iterator[_Lead]:
     """The header's texts in the order of looking; the search by identity comes after them."""
-    relative = [one for one in parent.locators if one.code == "W2ru"]
-    others = [one for one in parent.locators if one.code != "W2ru"]
+    paths = [one for one in parent.locators if one.role is not LocatorRole.OTHER]
+    relative = [one for one in paths if one.role is LocatorRole.RELATIVE]
+    others = [one for one in paths if one.role is LocatorRole.PATH]
     for locator in relative:
-        yield _Lead("W2ru", locator.path or "", locator.problem, True)
+        yield _Lead(locator.code, locator.path or "", locator.problem, True)
     name = _Lead("name", parent.name or "", parent.name_problem, True)
     name_is_absolute = parent.name is not None and shape_of(parent.name)[0] is not Shape.RELATIVE
     if parent.name is not None and not name_is_absolute:
@@ -198,7 +199,7 @@ def _leads(parent: ParentReference) -> Iterator[_Lead]:
     if parent.name is not None and name_is_absolute:
         yield name
     seen = set()
-    texts = [one.path for one in parent.locators if one.problem is None]
+    texts = [one.path for one in paths if one.problem is None]
     if parent.name_problem is None:
         texts.append(parent.name)
     for text in texts:
@@ -431,23 +432,41 @@ def _impossible(image: Image, parent: ParentReference) -> Resolution | None:
             code="E_CYCLE",
         )
     if parent.identity in _EMPTY_IDENTITIES:
-        return Resolution(
-            Status.UNREADABLE,
-            None,
-            [Step("name", parent.name or "", None, Verdict.INVALID, "No identity to compare.")],
-            reason="This disk's parent has no identity: blktap's sign for a raw file, which "
-            "cannot be proven to be the right one, so it is not read.",
-            code="E_RAW_PARENT",
+        code, reason = (
+            "E_RAW_PARENT",
+            (
+                "This disk's parent has no identity: blktap's sign for a raw file, which cannot be "
+                "proven to be the right one, so it is not read."
+            ),
         )
+        if parent.name is None:  # only VHD has such a field, and blktap fills it
+            code, reason = (
+                "E_LOCATOR",
+                (
+                    "This disk's parent locator names no identity of the parent, so no disk can be "
+                    "proven to be the right one."
+                ),
+            )
+        step = Step("name", parent.name or "", None, Verdict.INVALID, "No identity to compare.")
+        return Resolution(Status.UNREADABLE, None, [step], reason=reason, code=code)
     return None
 
 
 def _named(parent: ParentReference) -> str | None:
     """The text by which a person knows the parent."""
-    for locator in sorted(parent.locators, key=lambda one: one.code != "W2ku"):
-        if locator.problem is None and locator.path:
-            return locator.path
+    usable = [one for one in parent.locators if one.problem is None and one.path]
+    usable = [one for one in usable if one.role is not LocatorRole.OTHER]
+    for locator in sorted(usable, key=_renown):
+        return locator.path
     return parent.name if parent.name_problem is None else None
+
+
+def _renown(locator: Locator) -> int:
+    """A path with a drive or share in it says most, one relative to the child least."""
+    if locator.role is LocatorRole.RELATIVE:
+        return 2
+    is_volume = (locator.path or "").startswith("\\\\?\\Volume{")
+    return int(is_volume or shape_of(locator.path or "")[0] is not Shape.WINDOWS)
 
 
 def _found_reason(found: str, twins: list[str]) -> str:

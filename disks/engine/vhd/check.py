@@ -9,13 +9,14 @@ from __future__ import annotations
 import bisect
 import itertools
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 
 from disks.engine.errors import ImageError, NotAnImage
 from disks.engine.files import ImageFile
-from disks.engine.findings import Finding, Level
+from disks.engine.findings import MAX_ALIKE, Finding, Level, limited
 from disks.engine.images import DiskType
+from disks.engine.sector_bitmap import held_runs
 from disks.engine.units import MIB, SECTOR_BYTES, round_up
 from disks.engine.vhd import dynamic_header, footer
 from disks.engine.vhd.bat import ABSENT, PIECE_ENTRIES, to_entries
@@ -30,17 +31,14 @@ from disks.engine.vhd.parent_locator import (
     decode_name,
     parse_entries,
 )
-from disks.engine.vhd.sector_bitmap import held_runs
 from disks.engine.vhd.text import ascii_label
-
-MAX_ALIKE = 20  # findings of one code; more say nothing new
 
 
 def check_file(file: ImageFile, *, deep: bool = False) -> list[Finding]:
     """All findings of a file that claims to be a VHD. deep: every bitmap and clear sector too."""
     findings: list[Finding] = []
     try:
-        for finding in _limited(_check(file, deep)):
+        for finding in limited(_check(file, deep)):
             findings.append(finding)
     except ImageError as error:
         # The storage failed or the file ends early; what was found so far still holds.
@@ -48,31 +46,11 @@ def check_file(file: ImageFile, *, deep: bool = False) -> list[Finding]:
     return findings
 
 
-def _limited(findings: Iterable[Finding]) -> Iterator[Finding]:
-    """At most MAX_ALIKE findings of one code, then one that says so; none twice."""
-    counts: dict[str, int] = {}
-    seen: set[Finding] = set()
-    for finding in findings:
-        if finding in seen:
-            continue
-        count = counts[finding.code] = counts.get(finding.code, 0) + 1
-        if count <= MAX_ALIKE:
-            seen.add(finding)
-            yield finding
-        elif count == MAX_ALIKE + 1:
-            yield Finding(
-                finding.level,
-                finding.code,
-                f"There are more findings of this kind ({finding.code}); they are not listed.",
-                finding.field,
-            )
-
-
 def check_opened(image: VhdImage) -> list[Finding]:
     """The same as check_file for an image that opened, without reading its headers again."""
     findings: list[Finding] = []
     try:
-        for finding in _limited(_check_opened(image)):
+        for finding in limited(_check_opened(image)):
             findings.append(finding)
     except ImageError as error:
         findings.append(Finding.from_error(error))

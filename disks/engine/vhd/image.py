@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import time
-from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from typing import Any
@@ -21,13 +20,13 @@ from disks.engine.images import (
     RawRegion,
     Source,
 )
+from disks.engine.sector_bitmap import Run, RunCache, held_runs
 from disks.engine.units import SECTOR_BYTES
 from disks.engine.vhd import dynamic_header, footer, link, raw_view, repair
 from disks.engine.vhd.bat import ABSENT, BlockAllocationTable
 from disks.engine.vhd.dynamic_header import HEADER_BYTES, DynamicHeader
 from disks.engine.vhd.footer import Footer, Footers
 from disks.engine.vhd.parent_locator import ReadLocator, decode_name, parse_entries, read_locators
-from disks.engine.vhd.sector_bitmap import Run, held_runs
 from disks.engine.vhd.text import (
     EPOCH,
     ascii_label,
@@ -49,7 +48,6 @@ _REFUSING = (
     "E_FOOTER_FRONT",
     "E_RAW_PARENT",
 )
-_CACHED_RUNS = 32 * 1024
 
 
 def now_timestamp() -> int:
@@ -72,6 +70,7 @@ class VhdImage:
     """Implements `Image` for VHD. Opening reads about 17 KiB and believes only sound headers."""
 
     format_name = "vhd"
+    virtual_disk_id: str | None = None
     logical_sector_bytes = SECTOR_BYTES
 
     def __init__(self, file: ImageFile) -> None:
@@ -100,8 +99,7 @@ class VhdImage:
         self._locators: list[ReadLocator] | None = None
         self._allocated: int | None = None
         self.is_truncated = False  # blocks reach past the end of the file
-        self._runs: OrderedDict[int, list[Run]] = OrderedDict()
-        self._runs_kept = 0
+        self._runs = RunCache()
         if self.disk_type is DiskType.FIXED:
             self._open_fixed()
         else:
@@ -422,7 +420,6 @@ class VhdImage:
         """Runs of sectors that an allocated block holds."""
         runs = self._runs.get(block)
         if runs is not None:
-            self._runs.move_to_end(block)
             return runs
         offset = self.check_entry(block, entry)
         try:
@@ -437,13 +434,7 @@ class VhdImage:
                 offset=error.offset,
                 value=block * self.sectors_per_block,
             ) from error
-        runs = held_runs(bitmap, self.sectors_per_block)
-        self._runs[block] = runs
-        self._runs_kept += len(runs) + 1
-        while self._runs_kept > _CACHED_RUNS and len(self._runs) > 1:
-            _, dropped = self._runs.popitem(last=False)
-            self._runs_kept -= len(dropped) + 1
-        return runs
+        return self._runs.put(block, held_runs(bitmap, self.sectors_per_block))
 
     def check_entry(self, block: int, entry: int) -> int:
         """The byte offset of an allocated block, after its bounds were found right."""

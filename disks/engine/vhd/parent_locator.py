@@ -13,9 +13,10 @@ from typing import NamedTuple
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.images import Locator
+from disks.engine.text import escape_surrogates, has_surrogates
 from disks.engine.units import SECTOR_BYTES
 from disks.engine.vhd.dynamic_header import LOCATOR_BYTES, LOCATOR_SLOTS, NAME_BYTES
-from disks.engine.vhd.text import ascii_label, escape_surrogates, has_surrogates
+from disks.engine.vhd.text import ascii_label
 
 W2RU = b"W2ru"  # UTF-16LE, relative to the child
 W2KU = b"W2ku"  # UTF-16LE, absolute (blktap: relative too)

@@ -1,4 +1,4 @@
-"""Identities, times and UTF-16 texts of VHD structures in the forms that people read."""
+"""Identities, times and codes of VHD structures in the forms that people read."""
 
 from __future__ import annotations
 
@@ -38,23 +38,6 @@ def timestamp_of(when: datetime | None) -> int:
         return 0
     seconds = int((when - EPOCH).total_seconds())
     return seconds if 0 <= seconds <= 0xFFFFFFFF else 0
-
-
-def has_surrogates(text: str) -> bool:
-    """Whether a text holds unpaired surrogates, which no encoding can carry."""
-    if text.isascii():  # nearly all are; and this is asked for every disk of a scan
-        return False
-    return any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def escape_surrogates(text: str) -> str:
-    r"""Unpaired surrogates as \udXXX, so that the text can be stored and shown."""
-    if not has_surrogates(text):
-        return text
-    return "".join(
-        f"\\u{ord(character):04x}" if "\ud800" <= character <= "\udfff" else character
-        for character in text
-    )
 
 
 def ascii_label(data: bytes) -> str:

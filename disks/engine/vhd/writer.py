@@ -13,6 +13,7 @@ from typing import NamedTuple
 from disks.engine.errors import ImageError, OutOfRange
 from disks.engine.files import ImageFile
 from disks.engine.images import DiskType, ImageWriter, NewImage
+from disks.engine.sector_bitmap import set_range
 from disks.engine.units import SECTOR_BYTES, round_up
 from disks.engine.vhd import dynamic_header, footer, parent_locator
 from disks.engine.vhd.bat import ABSENT, to_stored
@@ -20,7 +21,6 @@ from disks.engine.vhd.dynamic_header import HEADER_BYTES, DynamicHeader
 from disks.engine.vhd.footer import FOOTER_BYTES, Footer
 from disks.engine.vhd.image import now_timestamp
 from disks.engine.vhd.parent_locator import LocatorEntry
-from disks.engine.vhd.sector_bitmap import set_range
 from disks.engine.vhd.text import identity_bytes, identity_text, timestamp_of
 
 PAGE_BYTES = 4096

@@ -195,14 +195,18 @@ def test_d59_a_fixed_parent_is_fine(tmp_path: Path, family: Family) -> None:
         assert opened.sha256() == child.sha256
 
 
-def test_d59_a_raw_parent_is_unreadable(tmp_path: Path, family: Family) -> None:
+@pytest.mark.parametrize("name", ["qcow2", "raw"])
+def test_d59_a_parent_of_a_format_that_is_not_read(
+    tmp_path: Path, family: Family, name: str
+) -> None:
     """bad-input D59."""
     base = family.fixed(tmp_path, family.file("base"), size=MIB)
     child = family.differencing(tmp_path, family.file("child"), base)
-    base.path.write_bytes(bytes(MIB))
+    base.path.write_bytes(b"QFI\xfb" * 200 if name == "qcow2" else bytes(MIB))
     with pytest.raises(ImageError) as caught:
         chain.open_chain(str(child.path), World(tmp_path))
     assert caught.value.code == "E_PARENT_UNREADABLE"
+    assert ("qcow2" in caught.value.message) == (name == "qcow2")
 
 
 @pytest.mark.parametrize("same", [False, True])

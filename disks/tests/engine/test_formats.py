@@ -18,7 +18,6 @@ from disks.tests.engine.world import examine, open_file
 @pytest.mark.parametrize(
     ("head", "name"),
     [
-        (b"vhdxfile", "VHDX"),
         (b"QFI\xfb", "qcow2"),
         (b"KDMV", "VMDK"),
         (b"# Disk DescriptorFile", "VMDK"),

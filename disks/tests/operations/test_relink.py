@@ -203,10 +203,10 @@ def test_a_smaller_parent_is_a_warning_and_a_larger_one_is_refused(
 
 
 def test_only_a_disk_of_the_same_format_can_be_a_parent(vms: Path, child: Built) -> None:
-    """bad-input D59: a raw file, a VHDX, a text named .vhd."""
+    """bad-input D59: a raw file, a qcow2, a text named .vhd."""
     for name, content in (
         ("raw.vhd", bytes(SIZE)),
-        ("other.vhd", b"vhdxfile" + bytes(SIZE)),
+        ("other.vhd", b"QFI\xfb" + bytes(SIZE)),
         ("text.vhd", b"hello\n" * 1000),
     ):
         (vms / name).write_bytes(content)

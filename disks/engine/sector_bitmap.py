@@ -1,6 +1,11 @@
-"""The sector bitmap of one block: which sectors it holds. Bit order: first sector is 0x80."""
+"""The sector bitmap of one block: which sectors it holds.
+
+Bit order here is VHD's: the first sector is 0x80.
+"""
 
 from __future__ import annotations
+
+from collections import OrderedDict
 
 Run = tuple[int, int]  # first sector in the block, end sector (exclusive)
 
@@ -42,3 +47,27 @@ def set_range(bitmap: bytearray, first: int, count: int) -> None:
     if last_byte > first_byte + 1:
         bitmap[first_byte + 1 : last_byte] = b"\xff" * (last_byte - first_byte - 1)
     bitmap[last_byte] |= tail
+
+
+class RunCache:
+    """The runs of the blocks that were asked for last; bounded by the number of runs."""
+
+    _MOST = 32 * 1024
+
+    def __init__(self) -> None:
+        self._runs: OrderedDict[int, list[Run]] = OrderedDict()
+        self._kept = 0
+
+    def get(self, block: int) -> list[Run] | None:
+        runs = self._runs.get(block)
+        if runs is not None:
+            self._runs.move_to_end(block)
+        return runs
+
+    def put(self, block: int, runs: list[Run]) -> list[Run]:
+        self._runs[block] = runs
+        self._kept += len(runs) + 1
+        while self._kept > self._MOST and len(self._runs) > 1:
+            _, dropped = self._runs.popitem(last=False)
+            self._kept -= len(dropped) + 1
+        return runs

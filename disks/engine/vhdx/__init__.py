@@ -1,0 +1,70 @@
+"""Virtual Hard Disk v2 (VHDX, AVHDX): fixed, dynamic and differencing disks."""
+
+from __future__ import annotations
+
+from disks.engine.files import ImageFile
+from disks.engine.findings import Finding
+from disks.engine.images import Format, Image, ImageWriter, NewImage, RawRegion
+
+_SIGNATURE = b"vhdxfile"
+
+
+class VhdxFormat:
+    """Implements `Format` for VHDX. Slower parts are imported when they are first needed."""
+
+    name = "vhdx"
+    extensions: tuple[str, ...] = (".vhdx", ".avhdx")
+
+    def matches(self, file: ImageFile) -> bool:
+        """True if the file begins with the file type identifier."""
+        return file.size_bytes >= 512 and file.read_at(0, len(_SIGNATURE)) == _SIGNATURE
+
+    def open(self, file: ImageFile) -> Image:
+        """Raises ImageError where the structures are not sound enough to read the disk."""
+        from disks.engine.vhdx.image import VhdxImage
+
+        return VhdxImage(file)
+
+    def check(self, file: ImageFile, *, deep: bool = False) -> list[Finding]:
+        """Every invariant that this one file can break; goes on after the first."""
+        from disks.engine.vhdx.check import check_file
+
+        return check_file(file, deep=deep)
+
+    def check_opened(self, image: Image) -> list[Finding]:
+        """As check(), not deep, for an image that was opened: nothing is read twice."""
+        from disks.engine.vhdx import check
+        from disks.engine.vhdx.image import VhdxImage
+
+        if not isinstance(image, VhdxImage):
+            raise TypeError(f"{image.format_name} is not VHDX")
+        return check.check_opened(image)
+
+    def predicted_size_bytes(self, new: NewImage, blocks: int) -> int:
+        """File size of a new image with that many allocated blocks."""
+        from disks.engine.vhdx.writer import predicted_size_bytes
+
+        return predicted_size_bytes(new, blocks)
+
+    def writer(self, file: ImageFile, new: NewImage, *, blocks: int) -> ImageWriter:
+        """A writer into an empty file; blocks is an upper bound of what will be written."""
+        from disks.engine.vhdx.writer import open_writer
+
+        return open_writer(file, new, blocks)
+
+    def header_bytes(self, file: ImageFile) -> bytes:
+        """Headers, region tables and metadata items, one behind the other."""
+        from disks.engine.vhdx.raw_view import header_bytes
+
+        return header_bytes(file)
+
+    def raw_regions(self, file: ImageFile) -> list[RawRegion]:
+        """The structures of a file that may be too damaged to open."""
+        from disks.engine.vhdx.raw_view import raw_regions
+
+        return raw_regions(file)
+
+
+FORMAT: Format = VhdxFormat()
+
+__all__ = ["FORMAT", "VhdxFormat"]

@@ -1,0 +1,251 @@
+"""Every invariant that one VHDX file can break, as findings; goes on after the first.
+
+Memory is bounded by the file: of a BAT, however long, no more entries are kept than blocks can
+fit into the file without overlapping. Source: [MS-VHDX]; the list is in formats/vhdx.md §10.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+
+from disks.engine.errors import ImageError
+from disks.engine.files import ImageFile
+from disks.engine.findings import MAX_ALIKE, Finding, Level, limited
+from disks.engine.images import DiskType
+from disks.engine.units import MIB, SECTOR_BYTES
+from disks.engine.vhdx import bat, headers, parent_locator
+from disks.engine.vhdx.bat import offset_of, state_of
+from disks.engine.vhdx.image import BITMAP_BLOCK_BYTES, VhdxImage
+
+
+def check_file(file: ImageFile, *, deep: bool = False) -> list[Finding]:
+    """All findings of a file that claims to be a VHDX. deep: every sector bitmap too."""
+    findings: list[Finding] = []
+    try:
+        for finding in limited(_check(file, deep)):
+            findings.append(finding)
+    except ImageError as error:
+        # The storage failed or the file ends early; what was found so far still holds.
+        findings.append(Finding.from_error(error))
+    return findings
+
+
+def check_opened(image: VhdxImage) -> list[Finding]:
+    """The same as check_file for an image that opened, without reading its headers again."""
+    findings: list[Finding] = []
+    try:
+        for finding in limited(_opened_findings(image, deep=False)):
+            findings.append(finding)
+    except ImageError as error:
+        findings.append(Finding.from_error(error))
+    return findings
+
+
+def _check(file: ImageFile, deep: bool) -> Iterator[Finding]:
+    signature = file.read_at(0, min(file.size_bytes, len(headers.SIGNATURE)))
+    if signature != headers.SIGNATURE:
+        return  # nothing of it claims to be a VHDX
+    try:
+        image = VhdxImage(file)
+    except ImageError as error:
+        yield Finding.from_error(error)
+        # What the headers show apart from what kept the disk from being opened.
+        if error.code not in ("E_VHDX_HEADER", "E_VERSION"):
+            yield from headers.findings(headers.read_headers(file))
+        return
+    yield from _opened_findings(image, deep)
+
+
+def _opened_findings(image: VhdxImage, deep: bool) -> Iterator[Finding]:
+    yield from image.findings
+    kept: array[int] = array("Q")
+    yield from _bat_findings(image, kept)
+    yield from _overlap_findings(image, kept)
+    if image.locator is not None:
+        yield from parent_locator.findings(image.locator)
+        if parent_locator.linkage(image.locator)[0] == image.identity:
+            yield Finding(
+                Level.ERROR,
+                "E_CYCLE",
+                "The disk names itself as its parent.",
+                parent_locator.LINKAGE,
+                image.locator.offset,
+                image.identity,
+            )
+    if deep:
+        yield from _bitmap_findings(image)
+
+
+def _bat_findings(image: VhdxImage, kept: array[int]) -> Iterator[Finding]:
+    """State and bounds of every entry; packs (MiB << 32 | index) of the sound ones into kept.
+
+    More entries than fit into the file without overlapping are not kept: their overlap shows.
+    """
+    most = image.file.size_bytes // MIB + 2
+    geometry = image.geometry
+    told: dict[str, int] = {}
+    for index, entry in image.bat.used():
+        is_bitmap = geometry.is_bitmap(index)
+        if told.get("E_VHDX_BAT", 0) <= MAX_ALIKE:
+            try:
+                yield from _entry_findings(image, index, entry, is_bitmap)
+            except ImageError as error:
+                told["E_VHDX_BAT"] = told.get("E_VHDX_BAT", 0) + 1
+                yield Finding.from_error(error)
+                continue
+        if state_of(entry) >= bat.FULLY_PRESENT and len(kept) < most:
+            kept.append(offset_of(entry) // MIB << 32 | index)
+
+
+def _entry_findings(image: VhdxImage, index: int, entry: int, is_bitmap: bool) -> Iterator[Finding]:
+    """One entry of the table. Raises ImageError where its sectors could not be read."""
+    at = image.bat.entry_offset(index)
+    state, offset = state_of(entry), offset_of(entry)
+    if entry & bat.RESERVED:
+        yield Finding(
+            Level.ERROR,
+            "E_VHDX_BAT",
+            f"Entry {index:,} of the block allocation table has reserved bits in use.",
+            "block_allocation_table",
+            at,
+            entry,
+        )
+    if is_bitmap:
+        yield from _bitmap_entry_findings(image, index, entry)
+        return
+    block = image.geometry.block_of(index)
+    if state < bat.FULLY_PRESENT:
+        if state not in bat.STATE_NAMES:
+            image.check_entry(block, entry)  # raises
+        if offset:
+            yield Finding(
+                Level.WARNING,
+                "W_BAT_OFFSET",
+                f"Block {block:,} is {bat.STATE_NAMES[state]} and has a place in the file all "
+                "the same; Hyper-V may refuse the disk.",
+                "block_allocation_table",
+                at,
+                entry,
+            )
+        return
+    image.check_entry(block, entry)
+    if offset + image.block_size_bytes > image.file.size_bytes:
+        yield Finding(
+            Level.WARNING,
+            "W_SHORT_BLOCK",
+            f"The last block, {block:,}, is cut short behind the end of the virtual disk.",
+            "block_allocation_table",
+            at,
+            entry,
+        )
+    if state == bat.PARTIALLY_PRESENT:
+        image.bitmap_place(block)
+
+
+def _bitmap_entry_findings(image: VhdxImage, index: int, entry: int) -> Iterator[Finding]:
+    at = image.bat.entry_offset(index)
+    chunk = index // (image.geometry.ratio + 1)
+    state, offset = state_of(entry), offset_of(entry)
+    if state not in (bat.NOT_PRESENT, bat.BITMAP_PRESENT):
+        yield Finding(
+            Level.ERROR,
+            "E_VHDX_BAT",
+            f"The sector bitmap of chunk {chunk:,} has the unknown state {state}.",
+            "block_allocation_table",
+            at,
+            entry,
+        )
+    elif state == bat.BITMAP_PRESENT and image.disk_type is not DiskType.DIFFERENCING:
+        yield Finding(
+            Level.WARNING,
+            "W_BITMAP_UNUSED",
+            f"Chunk {chunk:,} has a sector bitmap, which a disk without parent does not use.",
+            "block_allocation_table",
+            at,
+            entry,
+        )
+    elif state == bat.BITMAP_PRESENT and (
+        offset < headers.HEADER_SECTION_BYTES or offset + BITMAP_BLOCK_BYTES > image.file.size_bytes
+    ):
+        yield Finding(
+            Level.ERROR,
+            "E_VHDX_BAT",
+            f"The sector bitmap of chunk {chunk:,} does not lie inside of the file.",
+            "block_allocation_table",
+            at,
+            entry,
+        )
+
+
+def _overlap_findings(image: VhdxImage, kept: array[int]) -> Iterator[Finding]:
+    """Blocks and bitmaps that share bytes with each other: neighbours after sorting."""
+    ordered = sorted(kept)
+    block_mib = image.block_size_bytes // MIB
+    last_end = last_index = -1
+    for packed in ordered:
+        start, index = packed >> 32, packed & 0xFFFFFFFF
+        if start < last_end:
+            yield Finding(
+                Level.ERROR,
+                "E_VHDX_BAT",
+                f"{_what(image, last_index)} and {_what(image, index)} share the same place in "
+                f"the file (byte {start * MIB:,}).",
+                "block_allocation_table",
+                image.bat.entry_offset(index),
+                start * MIB,
+            )
+        length = 1 if image.geometry.is_bitmap(index) else block_mib
+        if start + length > last_end:
+            last_end, last_index = start + length, index
+    end = max(last_end * MIB, image.table.bat.end, image.table.metadata.end)
+    end = max(end, image.headers.header.log_offset + image.headers.header.log_length)
+    behind = image.stored_file.size_bytes - end
+    if behind > 0:
+        yield Finding(
+            Level.NOTE,
+            "N_UNUSED_SPACE",
+            f"{behind:,} bytes at the end of the file are not used.",
+            "file_size",
+            end,
+            behind,
+        )
+
+
+def _what(image: VhdxImage, index: int) -> str:
+    if image.geometry.is_bitmap(index):
+        return f"The sector bitmap of chunk {index // (image.geometry.ratio + 1):,}"
+    return f"Block {image.geometry.block_of(index):,}"
+
+
+def _bitmap_findings(image: VhdxImage) -> Iterator[Finding]:
+    """Every sector bitmap: whether it can be read, and what it says about the block."""
+    total = image.virtual_size_bytes // SECTOR_BYTES
+    for index, entry in image.bat.used():
+        if image.geometry.is_bitmap(index) or state_of(entry) != bat.PARTIALLY_PRESENT:
+            continue
+        block = image.geometry.block_of(index)
+        try:
+            runs = image.held(block)
+        except ImageError as error:
+            yield Finding.from_error(error)
+            continue
+        at = image.bat.entry_offset(index)
+        if not runs:
+            yield Finding(
+                Level.NOTE,
+                "N_EMPTY_BLOCK",
+                f"Block {block:,} has room in the file and holds nothing.",
+                "sector_bitmap",
+                at,
+                block,
+            )
+        elif block * image.sectors_per_block + runs[-1][1] > total:
+            yield Finding(
+                Level.WARNING,
+                "W_BITMAP_BEYOND_SIZE",
+                f"The sector bitmap of block {block:,} marks sectors beyond the virtual size.",
+                "sector_bitmap",
+                at,
+                block,
+            )

@@ -1,0 +1,422 @@
+"""An opened VHDX: where every sector of the virtual disk comes from, and what its items say."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from disks.engine.errors import ImageError, OutOfRange
+from disks.engine.files import ImageFile
+from disks.engine.findings import Finding, Level
+from disks.engine.images import (
+    DiskType,
+    Extent,
+    HeaderRewrite,
+    NewParent,
+    ParentReference,
+    RawRegion,
+    Source,
+)
+from disks.engine.sector_bitmap import Run, RunCache, held_runs
+from disks.engine.units import MIB, SECTOR_BYTES
+from disks.engine.vhdx import bat, headers, log, metadata, parent_locator, regions
+from disks.engine.vhdx.bat import BlockAllocationTable, Geometry, offset_of, state_of
+from disks.engine.vhdx.guid import guid_text
+from disks.engine.vhdx.parent_locator import ParentLocator
+
+BITMAP_BLOCK_BYTES = 1 * MIB
+_CREATOR_AT = len(headers.SIGNATURE)
+# VHDX counts bits from the lowest, `held_runs` from the highest.
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+class VhdxImage:
+    """Implements `Image` for VHDX. A log that waits is replayed in memory before all reading."""
+
+    format_name = "vhdx"
+    created: datetime | None = None  # not stored in a VHDX
+    hidden = False
+
+    def __init__(self, file: ImageFile) -> None:
+        """Raises ImageError where the structures are not sound enough to read the disk.
+
+        `E_VHDX_HEADER`, `E_VERSION`, `E_VHDX_LOG`, `E_VHDX_REGION`, `E_VHDX_METADATA`,
+        `E_SIZE`, `E_BLOCK_SIZE`, `E_TYPE_CONFLICT`, `E_VHDX_BAT`, `E_TRUNCATED`.
+        """
+        self.stored_file = file  # as it is; `file` reads as it will be once the log is replayed
+        self.findings: list[Finding] = []
+        self.headers = headers.read_headers(file)
+        header = self.headers.header
+        self.findings += headers.findings(self.headers)
+        self.updates: log.Updates | None = None
+        self.file: ImageFile = file
+        self.log_problem = headers.log_problem(self.headers, file.size_bytes)
+        if header.has_log:
+            self._replay(file)
+        elif self.log_problem is not None:
+            self.findings.append(Finding.from_error(self.log_problem))
+        self.table = regions.read_table(self.file, self._log_range())
+        self.findings += regions.findings(self.table)
+        self.metadata = found = metadata.read_metadata(self.file, self.table.metadata)
+        self.findings += metadata.findings(found)
+        self.virtual_size_bytes = found.virtual_bytes
+        self.logical_sector_bytes = found.logical_sector_bytes
+        self.block_size_bytes = found.block_bytes
+        self.identity = guid_text(header.data_write_guid)
+        self.virtual_disk_id: str | None = guid_text(found.virtual_disk_id)
+        self.creator = _creator(file)
+        self.disk_type = DiskType.DYNAMIC
+        self.locator: ParentLocator | None = None
+        if found.locator is not None:
+            self.disk_type = DiskType.DIFFERENCING
+            self.locator = parent_locator.parse(*found.locator)
+        elif found.leaves_blocks_allocated:
+            self.disk_type = DiskType.FIXED
+        self.geometry = self._geometry()
+        self.blocks_total = self.geometry.blocks
+        self.sectors_per_block = found.block_bytes // SECTOR_BYTES
+        self.bat = BlockAllocationTable(self.file, self.table.bat.offset, self.geometry)
+        self._taken = [
+            (self.table.bat.offset, self.table.bat.end),
+            (self.table.metadata.offset, self.table.metadata.end),
+            self._log_range(),
+        ]
+        self._runs = RunCache()
+        self.write_refusal: ImageError | None = self._write_refusal()
+
+    def _replay(self, file: ImageFile) -> None:
+        if self.log_problem is not None:
+            raise ImageError(
+                self.log_problem.code,
+                self.log_problem.message,
+                file=file.path,
+                field=self.log_problem.field,
+                offset=self.log_problem.offset,
+                value=self.log_problem.value,
+            )
+        self.updates = log.find_updates(file, self.headers.header)
+        self.file = log.Replayed(file, self.updates)
+        count = len(self.updates.entries)
+        self.findings.append(
+            Finding(
+                Level.WARNING,
+                "W_LOG",
+                f"The log holds {count} {'entry' if count == 1 else 'entries'} that whoever wrote "
+                "the disk last did not bring to its place. The disk is read as if it had; nothing "
+                "is written to it before the log is replayed.",
+                "log_guid",
+                self.headers.current.offset + headers.FIELDS["log_guid"][0],
+                guid_text(self.headers.header.log_guid),
+            )
+        )
+
+    def _log_range(self) -> tuple[int, int]:
+        header = self.headers.header
+        if self.log_problem is not None:
+            return 0, 0
+        return header.log_offset, header.log_offset + header.log_length
+
+    def _geometry(self) -> Geometry:
+        found = self.metadata
+        geometry = Geometry.of(
+            found.virtual_bytes, found.block_bytes, found.logical_sector_bytes, found.has_parent
+        )
+        if geometry.entries * bat.ENTRY_BYTES > self.table.bat.length:
+            raise ImageError(
+                "E_VHDX_BAT",
+                f"The block allocation table has {self.table.bat.length:,} bytes, too few for "
+                f"the {geometry.entries:,} entries that the disk's size needs.",
+                file=self.file.path,
+                field="block_allocation_table",
+                offset=self.table.bat.offset,
+                value=geometry.entries,
+            )
+        return geometry
+
+    def _write_refusal(self) -> ImageError | None:
+        """Why nothing may be written: first what is decided and not done, then what is broken."""
+        path = self.file.path
+        if self.updates is not None:
+            return ImageError(
+                "E_LOG",
+                "The disk's log holds changes that are not in their place yet. Replay the log "
+                "first; until then nothing is written to the disk.",
+                file=path,
+                field="log_guid",
+                offset=self.headers.current.offset + headers.FIELDS["log_guid"][0],
+            )
+        for finding in self.findings:
+            if finding.code in ("E_VHDX_HEADER", "E_VHDX_LOG"):
+                return ImageError(
+                    finding.code,
+                    finding.message,
+                    file=path,
+                    field=finding.field,
+                    offset=finding.offset,
+                    value=finding.value,
+                )
+        return None
+
+    # The parent link
+
+    @property
+    def parent(self) -> ParentReference | None:
+        """What the parent locator says; None without one."""
+        return None if self.locator is None else parent_locator.reference(self.locator)
+
+    def plan_parent_link(self, parent: NewParent) -> HeaderRewrite:
+        """See `Image`. Raises the write refusal, `E_NAME`, `E_NOT_DIFFERENCING`."""
+        from disks.engine.vhdx import link
+
+        return link.plan_parent_link(self, parent)
+
+    def recorded_link(self) -> dict[str, Any]:
+        """See `Image`."""
+        from disks.engine.vhdx import link
+
+        return link.recorded_link(self)
+
+    def plan_recorded_link(self, recorded: dict[str, Any]) -> HeaderRewrite:
+        """See `Image`."""
+        from disks.engine.vhdx import link
+
+        return link.plan_recorded_link(self, recorded)
+
+    def plan_repair(self) -> HeaderRewrite:
+        """See `Image`."""
+        from disks.engine.vhdx import repair
+
+        return repair.plan_repair(self)
+
+    # Content
+
+    def blocks_allocated(self) -> int:
+        """Payload blocks with room in the file."""
+        return self.bat.count_present()
+
+    def extents(self, first_sector: int, count_sectors: int) -> Iterator[Extent]:
+        """See `Image`. A damaged entry raises when its sectors are reached."""
+        end = first_sector + count_sectors
+        total = self.virtual_size_bytes // SECTOR_BYTES
+        if first_sector < 0 or count_sectors < 0 or end > total:
+            raise OutOfRange(
+                "E_RANGE",
+                f"Sectors {first_sector:,} to {end:,} were asked for; the disk has {total:,}.",
+                file=self.file.path,
+                value=end,
+            )
+        return _joined(self._pieces(first_sector, end))
+
+    def _pieces(self, first: int, end: int) -> Iterator[Extent]:
+        """One extent for each run of a block, and for all blocks between that are not used."""
+        per_block = self.sectors_per_block
+        absent = Source.PARENT if self.disk_type is DiskType.DIFFERENCING else Source.ZERO
+        position = first
+        while position < end:
+            block = position // per_block
+            entry = self.bat.entry(block)
+            if not entry:
+                last = -(-end // per_block)
+                stop = min(end, self.bat.next_used(block + 1, last) * per_block)
+                yield Extent(position, stop - position, absent)
+                position = stop
+                continue
+            stop = min(end, (block + 1) * per_block)
+            yield from self._block_pieces(block, entry, position, stop, absent)
+            position = stop
+
+    def _block_pieces(
+        self, block: int, entry: int, first: int, end: int, absent: Source
+    ) -> Iterator[Extent]:
+        """The sectors [first, end), all of one block."""
+        state = state_of(entry)
+        if state == bat.NOT_PRESENT:
+            yield Extent(first, end - first, absent)
+            return
+        if state in (bat.UNDEFINED, bat.ZERO, bat.UNMAPPED):
+            yield Extent(first, end - first, Source.ZERO)
+            return
+        start = block * self.sectors_per_block
+        data = self.check_entry(block, entry) - start * SECTOR_BYTES
+        if state == bat.FULLY_PRESENT:
+            yield Extent(first, end - first, Source.DATA, data + first * SECTOR_BYTES)
+            return
+        runs = self.held(block)
+        index = max(0, bisect.bisect_right(runs, (first - start, self.sectors_per_block)) - 1)
+        position = first
+        for run_first, run_end in runs[index:]:
+            begin, stop = max(start + run_first, first), min(start + run_end, end)
+            if begin >= end:
+                break
+            if begin >= stop:
+                continue
+            if begin > position:
+                yield Extent(position, begin - position, absent)
+            yield Extent(begin, stop - begin, Source.DATA, data + begin * SECTOR_BYTES)
+            position = stop
+        if position < end:
+            yield Extent(position, end - position, absent)
+
+    def held(self, block: int) -> list[Run]:
+        """Runs of 512-byte sectors that a partially present block holds."""
+        runs = self._runs.get(block)
+        if runs is not None:
+            return runs
+        offset, length = self.bitmap_place(block)
+        try:
+            bitmap = self.file.read_at(offset, length)
+        except ImageError as error:
+            first = block * self.sectors_per_block
+            raise ImageError(
+                error.code,
+                f"The sector bitmap of block {block:,}, first sector (LBA) {first:,}, cannot be "
+                f"read. {error.message}",
+                file=error.file,
+                field="sector_bitmap",
+                offset=error.offset,
+                value=first,
+            ) from error
+        scale = self.logical_sector_bytes // SECTOR_BYTES
+        runs = held_runs(bitmap.translate(_REVERSED), self.sectors_per_block // scale)
+        if scale > 1:
+            runs = [(first * scale, end * scale) for first, end in runs]
+        return self._runs.put(block, runs)
+
+    def bitmap_place(self, block: int) -> tuple[int, int]:
+        """Offset and length in bytes of a block's part of its chunk's sector bitmap."""
+        chunk, inside = divmod(block, self.geometry.ratio)
+        index = self.geometry.bitmap_index(chunk)
+        entry = self.bat.at(index)
+        if state_of(entry) != bat.BITMAP_PRESENT:
+            raise self._wrong_entry(
+                index, entry, f"block {block:,} is partly held, but its sector bitmap is missing"
+            )
+        offset = offset_of(entry)
+        self._check_bounds(
+            index, entry, BITMAP_BLOCK_BYTES, f"the sector bitmap of block {block:,}"
+        )
+        length = BITMAP_BLOCK_BYTES // self.geometry.ratio
+        return offset + inside * length, length
+
+    def check_entry(self, block: int, entry: int) -> int:
+        """The byte offset of a present block, after state and bounds were found right."""
+        index = self.geometry.index_of(block)
+        state = state_of(entry)
+        if state not in bat.STATE_NAMES:
+            raise self._wrong_entry(index, entry, f"block {block:,} has the unknown state {state}")
+        if state == bat.PARTIALLY_PRESENT and self.disk_type is not DiskType.DIFFERENCING:
+            raise self._wrong_entry(
+                index, entry, f"block {block:,} is partly held, but the disk has no parent"
+            )
+        # QEMU once wrote the last block only as far as the disk goes.
+        inside = self.virtual_size_bytes - block * self.block_size_bytes
+        length = min(self.block_size_bytes, inside)
+        self._check_bounds(index, entry, length, f"block {block:,}")
+        return offset_of(entry)
+
+    def _check_bounds(self, index: int, entry: int, length: int, what: str) -> None:
+        offset = offset_of(entry)
+        if offset < headers.HEADER_SECTION_BYTES:
+            raise self._wrong_entry(index, entry, f"{what} would lie over the headers")
+        if any(offset < stop and start < offset + length for start, stop in self._taken):
+            raise self._wrong_entry(
+                index, entry, f"{what} would lie over the log, the metadata or the table itself"
+            )
+        if offset + length > self.file.size_bytes:
+            raise self._wrong_entry(index, entry, f"{what} would reach past the end of the file")
+
+    def _wrong_entry(self, index: int, entry: int, why: str) -> ImageError:
+        return ImageError(
+            "E_VHDX_BAT",
+            f"The block allocation table cannot be right: {why}.",
+            file=self.file.path,
+            field="block_allocation_table",
+            offset=self.bat.entry_offset(index),
+            value=entry,
+        )
+
+    # For people
+
+    def properties(self) -> list[tuple[str, str]]:
+        """See `Image`."""
+        header, found = self.headers.header, self.metadata
+        log_state = "empty"
+        if self.updates is not None:
+            pages = sum(1 for _ in self.updates)
+            log_state = f"{len(self.updates.entries)} entries, {pages} updates to be replayed"
+        return [
+            ("Format", "VHDX 1"),
+            ("DataWriteGuid", guid_text(header.data_write_guid)),
+            ("FileWriteGuid", guid_text(header.file_write_guid)),
+            ("Virtual disk id", guid_text(found.virtual_disk_id)),
+            (
+                "Header in use",
+                f"{self.headers.current.number} of 2, sequence {header.sequence_number:,}",
+            ),
+            ("Log", log_state),
+            ("Logical sector size", f"{found.logical_sector_bytes:,} bytes"),
+            ("Physical sector size", f"{found.physical_sector_bytes:,} bytes"),
+            ("Chunk ratio", f"{self.geometry.ratio:,} blocks to a sector bitmap"),
+            ("Log at byte", f"{header.log_offset:,}, {header.log_length:,} bytes"),
+            ("Metadata at byte", f"{found.region.offset:,}"),
+            ("Block allocation table at byte", f"{self.bat.offset:,}"),
+            ("Block allocation table entries", f"{self.geometry.entries:,}"),
+        ]
+
+    def stored_headers(self) -> bytes:
+        """Headers, region table and items as opened: what a change of metadata changes."""
+        pieces = [copy.raw for copy in self.headers.copies]
+        pieces += [self.table.chosen.raw[: 16 + 32 * len(self.table.regions)]]
+        pieces += [self.metadata.table_raw]
+        if self.metadata.locator is not None:
+            pieces.append(self.metadata.locator[1])
+        return b"".join(pieces)
+
+    def raw_regions(self) -> list[RawRegion]:
+        """See `Image`."""
+        from disks.engine.vhdx import raw_view
+
+        return raw_view.raw_regions(self.stored_file)
+
+    def copy_traits(self) -> dict[str, Any]:
+        """See `Image`: the id that all disks of a chain share, and the sector sizes."""
+        return {
+            "virtual_disk_id": self.virtual_disk_id,
+            "logical_sector_bytes": self.logical_sector_bytes,
+            "physical_sector_bytes": self.metadata.physical_sector_bytes,
+        }
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def _joined(extents: Iterator[Extent]) -> Iterator[Extent]:
+    """Neighbours that continue each other as one."""
+    last: Extent | None = None
+    for extent in extents:
+        if last is not None and last.source is extent.source:
+            follows = last.file_offset is None or (
+                last.file_offset + last.count_sectors * SECTOR_BYTES == extent.file_offset
+            )
+            if follows:
+                last = Extent(
+                    last.first_sector,
+                    last.count_sectors + extent.count_sectors,
+                    last.source,
+                    last.file_offset,
+                )
+                continue
+        if last is not None:
+            yield last
+        last = extent
+    if last is not None:
+        yield last
+
+
+def _creator(file: ImageFile) -> str:
+    """The text of the file type identifier: diagnostic, and from outside."""
+    raw = file.read_at(_CREATOR_AT, headers.CREATOR_BYTES)
+    text = raw.decode("utf-16-le", "replace").partition("\0")[0]
+    return "".join(one if one.isprintable() else f"\\u{ord(one):04x}" for one in text).strip()
