@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from disks.engine import formats
+from disks.engine.check import pair_errors
 from disks.engine.errors import ImageError, OutOfRange, ParentMissing
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
@@ -308,8 +309,8 @@ def open_chain(path: str, places: Places, *, limit: int = LIMIT) -> Chain:
 
     Raises ParentMissing (`E_PARENT_MISSING`), `E_PARENT_IDENTITY`, `E_PARENT_AMBIGUOUS`,
     `E_PARENT_UNREADABLE`, `E_RAW_PARENT`, `E_NO_PARENT_NAME`, `E_IN_USE`, `E_OUTSIDE_ROOTS`,
-    `E_CYCLE` with the ring, `E_CHAIN_DEPTH` above limit images, and what opening raises.
-    Nothing stays open then.
+    `E_PARENT_FORMAT`, `E_PARENT_SECTOR_SIZE`, `E_CYCLE` with the ring, `E_CHAIN_DEPTH` above
+    limit images, and what opening raises. Nothing stays open then.
     """
     images: list[Image] = []
     paths: list[str] = []
@@ -332,7 +333,11 @@ def open_chain(path: str, places: Places, *, limit: int = LIMIT) -> Chain:
                 # Stopping at a match saved nothing here: the reason names all places.
                 raise resolution.error(at)
             resolutions.append(resolution)
+            refusal = next(pair_errors(image, parent), None)
             image, at = parent, resolution.path
+            if refusal is not None:
+                image.close()
+                raise refusal
     except BaseException:
         for one in images:
             one.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from disks.engine import formats
 from disks.engine.errors import ImageError, NotAnImage
 from disks.engine.files import ImageFile
@@ -27,12 +29,34 @@ def check_image(file: ImageFile, *, deep: bool = False) -> list[Finding]:
         return [Finding.from_error(error)]
 
 
+def pair_errors(child: Image, parent: Image) -> Iterator[ImageError]:
+    """Why nothing may be read through this parent, even if its identity is the right one."""
+
+    def error(code: str, message: str, value: int | str) -> ImageError:
+        return ImageError(code, message, file=child.file.path, field="parent", value=value)
+
+    if child.format_name != parent.format_name:
+        yield error(
+            "E_PARENT_FORMAT",
+            f"The parent's format is {parent.format_name.upper()}, the child's "
+            f"{child.format_name.upper()}; both must be of one format.",
+            parent.format_name,
+        )
+    if child.logical_sector_bytes != parent.logical_sector_bytes:
+        yield error(
+            "E_PARENT_SECTOR_SIZE",
+            f"The parent has sectors of {parent.logical_sector_bytes} bytes, the child of "
+            f"{child.logical_sector_bytes}.",
+            parent.logical_sector_bytes,
+        )
+
+
 def check_link(child: Image, parent: Image) -> list[Finding]:
     """What only shows when both are open: identity, sizes, timestamp, format."""
     reference = child.parent
     if reference is None:
         return []
-    findings: list[Finding] = []
+    findings = [Finding.from_error(error) for error in pair_errors(child, parent)]
 
     def add(level: Level, code: str, message: str, value: int | str) -> None:
         findings.append(Finding(level, code, message, "parent", None, value))
@@ -44,22 +68,6 @@ def check_link(child: Image, parent: Image) -> list[Finding]:
             f"The parent's identity is {parent.identity}; the child was made from "
             f"{reference.identity}.",
             parent.identity,
-        )
-    if child.format_name != parent.format_name:
-        add(
-            Level.ERROR,
-            "E_PARENT_FORMAT",
-            f"The parent's format is {parent.format_name.upper()}, the child's "
-            f"{child.format_name.upper()}; both must be of one format.",
-            parent.format_name,
-        )
-    if child.logical_sector_bytes != parent.logical_sector_bytes:
-        add(
-            Level.ERROR,
-            "E_PARENT_SECTOR_SIZE",
-            f"The parent has sectors of {parent.logical_sector_bytes} bytes, the child of "
-            f"{child.logical_sector_bytes}.",
-            parent.logical_sector_bytes,
         )
     if child.virtual_disk_id != parent.virtual_disk_id:
         add(
