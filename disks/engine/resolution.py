@@ -157,13 +157,14 @@ class Shape(StrEnum):
 def shape_of(text: str) -> tuple[Shape, str]:
     r"""The shape of a path text, and the text without `\\?\` or a drive that says nothing.
 
+    `\\?\Volume{…}\name` stays whole: without `\\?\` it would be a folder beside the child.
     `C:name` (relative to the drive's current folder) is taken as a bare name.
     """
     plain = text
     upper = text[:8].upper().replace("/", "\\")
     if upper.startswith("\\\\?\\UNC\\"):
         plain = "\\\\" + text[8:]
-    elif upper.startswith("\\\\?\\"):
+    elif upper.startswith("\\\\?\\") and _DRIVE.match(text[4:]):
         plain = text[4:]
     if plain[:2] in ("\\\\", "//", "\\/", "/\\"):
         return Shape.WINDOWS, plain

@@ -297,6 +297,8 @@ def test_a_folder_where_the_parent_should_be(tmp_path: Path, family: Family, bas
         ("\\\\nas\\vhd\\a.vhd", Shape.WINDOWS, "\\\\nas\\vhd\\a.vhd"),
         ("\\\\?\\C:\\a.vhd", Shape.WINDOWS, "C:\\a.vhd"),
         ("\\\\?\\UNC\\nas\\vhd\\a.vhd", Shape.WINDOWS, "\\\\nas\\vhd\\a.vhd"),
+        ("\\\\?\\Volume{1-2}\\a.vhd", Shape.WINDOWS, "\\\\?\\Volume{1-2}\\a.vhd"),
+        ("\\\\?\\GLOBALROOT\\a.vhd", Shape.WINDOWS, "\\\\?\\GLOBALROOT\\a.vhd"),
         ("//host/x", Shape.WINDOWS, "//host/x"),
         ("/srv/a.vhd", Shape.POSIX, "/srv/a.vhd"),
         ("\\VMs\\a.vhd", Shape.ROOTED, "\\VMs\\a.vhd"),
