@@ -172,6 +172,12 @@ class VhdxImage:
 
         return link.plan_parent_link(self, parent)
 
+    def is_linked_to(self, parent: NewParent) -> bool:
+        """See `Image`."""
+        from disks.engine.vhdx import link
+
+        return link.is_linked_to(self, parent)
+
     def recorded_link(self) -> dict[str, Any]:
         """See `Image`."""
         from disks.engine.vhdx import link
@@ -183,6 +189,17 @@ class VhdxImage:
         from disks.engine.vhdx import link
 
         return link.plan_recorded_link(self, recorded)
+
+    @property
+    def log_waits(self) -> bool:
+        """See `Image`."""
+        return self.updates is not None
+
+    def replay_log(self) -> None:
+        """See `Image`."""
+        from disks.engine.vhdx import replay
+
+        replay.replay(self.stored_file)
 
     def plan_repair(self) -> HeaderRewrite:
         """See `Image`."""
