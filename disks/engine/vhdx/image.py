@@ -78,7 +78,7 @@ class VhdxImage:
         self.blocks_total = self.geometry.blocks
         self.sectors_per_block = found.block_bytes // SECTOR_BYTES
         self.bat = BlockAllocationTable(self.file, self.table.bat.offset, self.geometry)
-        self._taken = [
+        self.taken = [
             (self.table.bat.offset, self.table.bat.end),
             (self.table.metadata.offset, self.table.metadata.end),
             self._log_range(),
@@ -337,7 +337,7 @@ class VhdxImage:
         offset = offset_of(entry)
         if offset < headers.HEADER_SECTION_BYTES:
             raise self._wrong_entry(index, entry, f"{what} would lie over the headers")
-        if any(offset < stop and start < offset + length for start, stop in self._taken):
+        if any(offset < stop and start < offset + length for start, stop in self.taken):
             raise self._wrong_entry(
                 index, entry, f"{what} would lie over the log, the metadata or the table itself"
             )
