@@ -119,9 +119,10 @@ CODES: dict[str, Code] = {
         "What it held is lost. Restore the file from a backup; the console does not write to it.",
     ),
     "E_LOG": Code("The log waits to be replayed", "Replay the log, then repeat the step."),
+    "E_NOTHING_TO_REPLAY": Code("Nothing to replay", _KEEP),
     "W_LOG": Code(
         "The log waits to be replayed",
-        "Whoever wrote the disk last was stopped. Make sure nobody has it open, and replay the log.",
+        "Whoever wrote the disk was stopped. Make sure nobody has it open, and replay the log.",
     ),
     "W_HEADER_COPY": Code(
         "One header damaged",

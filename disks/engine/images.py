@@ -125,11 +125,15 @@ class HeaderRewrite:
     """A metadata change as ordered steps; every step is made durable before the next.
 
     size_after_bytes is the file's size when all is done (never smaller).
+
+    logged_step: the step whose writes the format's own log holds. An interruption then needs
+    no old bytes: the log is replayed, and that step is there whole or not at all.
     """
 
     steps: tuple[tuple[Write, ...], ...]
     size_after_bytes: int
     changes: tuple[FieldChange, ...]
+    logged_step: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,12 +212,29 @@ class Image(Protocol):
         """The writes that make parent this differencing disk's parent."""
         ...
 
+    def is_linked_to(self, parent: NewParent) -> bool:
+        """Whether the link says all of this already, and nothing else."""
+        ...
+
     def recorded_link(self) -> dict[str, Any]:
         """The link exactly as stored (JSON-able), enough for plan_recorded_link."""
         ...
 
     def plan_recorded_link(self, recorded: dict[str, Any]) -> HeaderRewrite:
         """The writes that bring a link back that recorded_link() once returned."""
+        ...
+
+    @property
+    def log_waits(self) -> bool:
+        """Whether the format's own log holds changes that are not in their place yet."""
+        ...
+
+    def replay_log(self) -> None:
+        """Bring what waits in the log to its place; the file must be open for writing.
+
+        Content, identity and link read as before. An interruption leaves the log waiting: this
+        may be repeated. The image itself is stale afterwards. Raises E_NOTHING_TO_REPLAY.
+        """
         ...
 
     def plan_repair(self) -> HeaderRewrite:
@@ -263,6 +284,10 @@ class ImageWriter(Protocol):
         Marks the sectors as held and returns (file_offset, length_bytes) pieces, in order,
         that the caller has to fill before finish().
         """
+        ...
+
+    def hold_zeros(self, first_sector: int, count_sectors: int) -> None:
+        """As write() of zeros, without data: in a differencing disk they hide the parent's."""
         ...
 
     def finish(self) -> None:

@@ -113,7 +113,7 @@ def _plan_update(
         findings = _refuse_mismatch(image, target, child, ignore_identity=ignore_identity)
         ancestors, broken = _ancestors(parent, child_file, image, roots)
         new = _new_parent(image, target, child, parent, roots, windows_path)
-        written = _is_like_that(image, new)
+        written = image.is_linked_to(new)
         changes = () if written else image.plan_parent_link(new).changes
         looks = links.windows_will_look_at(roots, child, new)
         if image.parent is not None and image.parent.identity != target.identity:
@@ -447,21 +447,6 @@ def _new_parent(
     if child.parent is not None and child.parent.timestamp is not None:
         timestamp = datetime.fromtimestamp(int(parent.file.stat().st_mtime), UTC)
     return NewParent(parent.identity, name, relative, absolute, timestamp)
-
-
-def _is_like_that(image: Image, new: NewParent) -> bool:
-    """True if the header says all of this already, and nothing else."""
-    link = image.parent
-    if link is None:
-        return False
-    wanted = {"W2ru": new.relative_path, "W2ku": new.windows_path}
-    return (
-        (link.identity, link.name, link.timestamp) == (new.identity, new.name, new.timestamp)
-        and all(locator.problem is None for locator in link.locators)
-        and len(link.locators) == len({locator.code for locator in link.locators})
-        and {locator.code: locator.path for locator in link.locators}
-        == {code: path for code, path in wanted.items() if path is not None}
-    )
 
 
 def _given_path(text: str) -> str:

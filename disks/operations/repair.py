@@ -75,7 +75,9 @@ def plan(path: str, roots: Roots, *, job: str = "") -> RepairPlan:
             managers=tuple(guards.managers(roots, [(path, image)])),
             size_before_bytes=file.size_bytes,
             size_after_bytes=rewrite.size_after_bytes,
-            fingerprint=rewriting.fingerprint(file, image, [rewrite]),
+            fingerprint=rewriting.fingerprint(
+                file, image, [rewrite.changes, rewrite.size_after_bytes]
+            ),
             file=file.identity(),
         )
 
@@ -168,4 +170,4 @@ def _verify(path: str, image: Image, before: _Looks) -> None:
         if error.code == NOTHING:
             return
         raise rewriting.unverified(path, error.message) from error
-    raise rewriting.unverified(path, "a copy of its footer is still damaged")
+    raise rewriting.unverified(path, "one of its copies is still damaged")

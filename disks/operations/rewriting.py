@@ -21,11 +21,12 @@ from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity, ImageFile, storage_error
 from disks.engine.findings import Finding, Level
 from disks.engine.formats import by_name, open_image
-from disks.engine.images import DiskType, HeaderRewrite, Image
+from disks.engine.images import DiskType, HeaderRewrite, Image, Write
 from disks.operations import journal
 from disks.operations.journal import DONE, UNDO, Sidecar
 from disks.operations.pages import Page, PageState, changed_writes, put_back, states
 from disks.operations.paths import Roots
+from disks.operations.settling import settle
 from disks.operations.windows import shown
 
 PREPARED = "prepared"
@@ -35,7 +36,7 @@ _MOST_EARLIER = 8
 # What a change is about; the prefix of its fault points, and a word of its sidecar.
 LINK = "relink"
 REPAIR = "repair"
-_WORDS = {LINK: "change of its parent link", REPAIR: "repair of its footer"}
+_WORDS = {LINK: "change of its parent link", REPAIR: "repair of its headers"}
 
 _LINK_HELP = """\
 The header of the disk {disk} was being changed by vdadmin when this was written, or the
@@ -46,10 +47,14 @@ With vdadmin:  manage.py disk recover FOLDER        (if the change was interrupt
 
 """
 _REPAIR_HELP = """\
-The footer of the disk {disk} was being repaired by vdadmin when this was written.
+The headers of the disk {disk} were being repaired by vdadmin when this was written.
 
 With vdadmin:  manage.py disk recover FOLDER
 
+"""
+_LOGGED_HELP = """\
+Without it: the change goes through the disk's own log. Whoever opens the disk for writing next,
+Windows for example, finds it done or not begun; nothing has to be put back.
 """
 _BY_HAND = """\
 Without it, only while "state" below is "prepared", with the disk closed everywhere: every
@@ -107,6 +112,9 @@ def rewrite(
         steps, pages = changed_writes(file, planned)
         if not steps:
             return before, before
+        logged = planned.logged_step is not None
+        if logged:
+            pages = [page for page in pages if page.step == planned.logged_step]
         sidecar = Sidecar(
             UNDO,
             path,
@@ -114,14 +122,16 @@ def rewrite(
             job=job,
             token=token or (previous.token + 1 if previous else 1),
             neighbours=change.neighbours,
-            help=_help(path, change.about),
+            help=_help(path, change.about, logged=logged),
             record={
                 "about": change.about,
                 "pages": [page.as_dict() for page in pages],
                 "size_before": file.size_bytes,
                 "size_after": planned.size_after_bytes,
+                "logged": logged,
                 "file": expected.as_dict(),
                 "identity": image.identity,
+                "identities": [image.identity],
                 "keep_mtime": change.keep_mtime,
                 "is_undo": change.is_undo,
                 "link_before": before,
@@ -133,10 +143,7 @@ def rewrite(
             journal.write(roots, sidecar)
         try:
             with faults.stage(f"{change.about}.header"):
-                for step in steps:
-                    for write in step:
-                        file.write_at(write.offset, write.data)
-                    file.sync()
+                _write_steps(file, steps)
             after = _check(roots, path, change)
             if change.keep_mtime:
                 set_mtime(file, expected.mtime_ns)
@@ -173,12 +180,42 @@ def finished(roots: Roots, sidecar: Sidecar, link_after: dict[str, Any]) -> None
         journal.remove(roots, sidecar)
 
 
+def _write_steps(file: ImageFile, steps: Iterable[Iterable[Write]]) -> None:
+    """Each step is durable before the next begins."""
+    for step in steps:
+        for write in step:
+            file.write_at(write.offset, write.data)
+        file.sync()
+
+
 def roll_back(roots: Roots, sidecar: Sidecar, file: ImageFile) -> None:
-    """Old pages, old size, old modification time; then the record before this one."""
+    """Old pages, old size, old modification time; then the record before this one.
+
+    What went through the disk's own log is taken back by a second such change: raw bytes of
+    headers are never put back, sequence numbers only grow.
+    """
     record = sidecar.record
+    if record.get("logged"):
+        _take_back(file, sidecar)
+        _restore(roots, sidecar, record.get("previous"))
+        return
     put_back(file, [Page.from_dict(row) for row in record["pages"]], int(record["size_before"]))
     set_mtime(file, int(record["file"]["mtime_ns"]))
     _restore(roots, sidecar, record.get("previous"))
+
+
+def _take_back(file: ImageFile, sidecar: Sidecar) -> None:
+    """Whatever of a logged change is there goes through the log again, back to the old link.
+
+    E_NEEDS_ATTENTION where the disk is neither as before nor as planned.
+    """
+    record = sidecar.record
+    there = settle(file, [Page.from_dict(row) for row in record["pages"]])
+    if there is None or (there and not record["link_before"]):
+        raise attention(sidecar.disk, "what was written cannot be taken back")
+    if there:
+        back = open_image(file).plan_recorded_link(record["link_before"])
+        _write_steps(file, changed_writes(file, back)[0])
 
 
 def recover(roots: Roots, sidecar: Sidecar, *, token: int) -> tuple[str, str]:
@@ -204,6 +241,8 @@ def recover(roots: Roots, sidecar: Sidecar, *, token: int) -> tuple[str, str]:
     with file:
         if file.stat().st_ino != expected.inode:
             raise attention(path, "another file has its name now")
+        if record.get("logged"):
+            return _recover_logged(roots, replace(sidecar, token=token), file, pages)
         if not before <= file.size_bytes <= after:
             raise attention(path, "its size is neither the old nor the planned one")
         found = states(file, pages)
@@ -230,6 +269,31 @@ def recover(roots: Roots, sidecar: Sidecar, *, token: int) -> tuple[str, str]:
         with faults.stage(f"{about}.rollback"):
             roll_back(roots, sidecar, file)
     return "undone", f"The interrupted {_WORDS[about]} was taken back."
+
+
+def _recover_logged(
+    roots: Roots, sidecar: Sidecar, file: ImageFile, pages: list[Page]
+) -> tuple[str, str]:
+    """As recover(), for a change that the disk's own log holds: replayed, or never begun."""
+    path, about = sidecar.disk, _about(sidecar)
+    with faults.stage(f"{about}.takeover"):
+        journal.write(roots, sidecar)
+    try:
+        with faults.stage(f"{about}.settle"):
+            there = settle(file, pages)
+            image = open_image(file)
+    except ImageError as error:
+        raise attention(path, f"the disk cannot be read ({error.message})") from error
+    if there is None:
+        raise attention(path, "somebody else has written to it since")
+    if image.identity not in sidecar.record["identities"]:
+        raise attention(path, "it has another identity now")
+    with faults.stage(f"{about}.done"):
+        if there:
+            finished(roots, sidecar, _link_of(image))
+            return "finished", f"The interrupted {_WORDS[about]} was completed."
+        _restore(roots, sidecar, sidecar.record.get("previous"))
+    return "undone", f"The interrupted {_WORDS[about]} had not begun; nothing was changed."
 
 
 def require_one_name(file: ImageFile) -> None:
@@ -355,9 +419,10 @@ def _about(sidecar: Sidecar) -> str:
     return about if about in _WORDS else LINK
 
 
-def _help(path: str, about: str) -> str:
+def _help(path: str, about: str, *, logged: bool) -> str:
     """The sidecar's plain text."""
-    text = (_REPAIR_HELP if about == REPAIR else _LINK_HELP) + _BY_HAND
+    text = _REPAIR_HELP if about == REPAIR else _LINK_HELP
+    text += _LOGGED_HELP if logged else _BY_HAND
     return text.format(disk=shown(os.path.basename(path)))
 
 
@@ -396,7 +461,7 @@ def _restore(roots: Roots, sidecar: Sidecar, previous: dict[str, Any] | None) ->
         replace(
             sidecar,
             state=DONE,
-            help=_help(sidecar.disk, LINK),
+            help=_help(sidecar.disk, LINK, logged=bool(previous["record"].get("logged"))),
             job=str(previous["job"]),
             token=int(previous["token"]),
             record=previous["record"],

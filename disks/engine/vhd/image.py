@@ -318,6 +318,18 @@ class VhdImage:
         """See `Image`. Raises the write refusal, `E_NAME`, `E_NOT_DIFFERENCING`."""
         return link.plan_parent_link(self, parent)
 
+    log_waits = False  # a VHD has no log
+
+    def replay_log(self) -> None:
+        """See `Image`."""
+        raise ImageError(
+            "E_NOTHING_TO_REPLAY", "A VHD has no log to be replayed.", file=self.file.path
+        )
+
+    def is_linked_to(self, parent: NewParent) -> bool:
+        """See `Image`."""
+        return link.is_linked_to(self, parent)
+
     def recorded_link(self) -> dict[str, Any]:
         """See `Image`."""
         return link.recorded_link(self)

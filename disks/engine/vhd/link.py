@@ -195,6 +195,21 @@ def _time_text(timestamp: int) -> str | None:
     return f"{moment(timestamp):%Y-%m-%dT%H:%M:%SZ}" if timestamp else None
 
 
+def is_linked_to(image: VhdImage, new: NewParent) -> bool:
+    """Whether the header says all of this already, and nothing else."""
+    link = image.parent
+    if link is None:
+        return False
+    wanted = {"W2ru": new.relative_path, "W2ku": new.windows_path}
+    return (
+        (link.identity, link.name, link.timestamp) == (new.identity, new.name, new.timestamp)
+        and all(locator.problem is None for locator in link.locators)
+        and len(link.locators) == len({locator.code for locator in link.locators})
+        and {locator.code: locator.path for locator in link.locators}
+        == {code: path for code, path in wanted.items() if path is not None}
+    )
+
+
 def plan_parent_link(image: VhdImage, parent: NewParent) -> HeaderRewrite:
     """The steps that make parent the parent; W2ru and W2ku as given, every other one removed.
 

@@ -236,6 +236,10 @@ class _Writer:
     def place(self, first_sector: int, count_sectors: int) -> list[tuple[int, int]]:
         raise NotImplementedError
 
+    def hold_zeros(self, first_sector: int, count_sectors: int) -> None:
+        """See `ImageWriter`: reserved room reads as zeros."""
+        self.place(first_sector, count_sectors)
+
     def write(self, first_sector: int, data: bytes | bytearray | memoryview) -> None:
         """See `ImageWriter`. Sectors ascend; each is written once."""
         view = memoryview(data).cast("B")

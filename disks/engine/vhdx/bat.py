@@ -34,6 +34,7 @@ _CACHED_PIECES = 64  # 4 MiB
 _STATE = 7
 _OFFSET = ~(MIB - 1) & 0xFFFFFFFFFFFFFFFF
 RESERVED = 0xFFFFF & ~_STATE
+_STATE_OF_BYTE = bytes(byte & _STATE for byte in range(256))
 
 assert array("Q").itemsize == ENTRY_BYTES  # noqa: S101 - the layout itself, at import
 
@@ -167,10 +168,15 @@ class BlockAllocationTable:
                         yield first + index, entry
 
     def count_present(self) -> int:
-        """How many payload blocks have room in the file."""
-        geometry = self.geometry
-        return sum(
-            1
-            for index, entry in self.used()
-            if entry & _STATE >= FULLY_PRESENT and not geometry.is_bitmap(index)
-        )
+        """How many payload blocks have room in the file; several times faster than a loop."""
+        stride = self.geometry.ratio + 1
+        total = 0
+        for piece in range(-(-self.geometry.entries // PIECE_ENTRIES)):
+            entries = self.piece(piece)
+            if entries is None:
+                continue
+            states = to_stored(entries)[::ENTRY_BYTES].translate(_STATE_OF_BYTE)
+            total += states.count(FULLY_PRESENT) + states.count(PARTIALLY_PRESENT)
+            first_bitmap = (self.geometry.ratio - piece * PIECE_ENTRIES) % stride
+            total -= states[first_bitmap::stride].count(BITMAP_PRESENT)
+        return total

@@ -78,7 +78,7 @@ class VhdxImage:
         self.blocks_total = self.geometry.blocks
         self.sectors_per_block = found.block_bytes // SECTOR_BYTES
         self.bat = BlockAllocationTable(self.file, self.table.bat.offset, self.geometry)
-        self._taken = [
+        self.taken = [
             (self.table.bat.offset, self.table.bat.end),
             (self.table.metadata.offset, self.table.metadata.end),
             self._log_range(),
@@ -172,6 +172,12 @@ class VhdxImage:
 
         return link.plan_parent_link(self, parent)
 
+    def is_linked_to(self, parent: NewParent) -> bool:
+        """See `Image`."""
+        from disks.engine.vhdx import link
+
+        return link.is_linked_to(self, parent)
+
     def recorded_link(self) -> dict[str, Any]:
         """See `Image`."""
         from disks.engine.vhdx import link
@@ -183,6 +189,17 @@ class VhdxImage:
         from disks.engine.vhdx import link
 
         return link.plan_recorded_link(self, recorded)
+
+    @property
+    def log_waits(self) -> bool:
+        """See `Image`."""
+        return self.updates is not None
+
+    def replay_log(self) -> None:
+        """See `Image`."""
+        from disks.engine.vhdx import replay
+
+        replay.replay(self.stored_file)
 
     def plan_repair(self) -> HeaderRewrite:
         """See `Image`."""
@@ -320,7 +337,7 @@ class VhdxImage:
         offset = offset_of(entry)
         if offset < headers.HEADER_SECTION_BYTES:
             raise self._wrong_entry(index, entry, f"{what} would lie over the headers")
-        if any(offset < stop and start < offset + length for start, stop in self._taken):
+        if any(offset < stop and start < offset + length for start, stop in self.taken):
             raise self._wrong_entry(
                 index, entry, f"{what} would lie over the log, the metadata or the table itself"
             )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from disks.engine.errors import ImageError
 from disks.engine.findings import Finding, Level
-from disks.engine.images import Locator, ParentReference
+from disks.engine.images import Locator, NewParent, ParentReference
 from disks.engine.text import escape_surrogates, has_surrogates
 from disks.engine.units import KIB
 from disks.engine.vhdx.guid import NIL_TEXT, guid_bytes
@@ -40,6 +40,10 @@ class Pair(NamedTuple):
     raw: bytes
     at: int
     problem: str | None
+
+    @property
+    def is_known(self) -> bool:
+        return self.key in _KNOWN
 
 
 class ParentLocator(NamedTuple):
@@ -134,7 +138,7 @@ def _locators(locator: ParentLocator) -> Iterator[Locator]:
         problem = None if pair.problem is None else f"Unusable: its text {pair.problem}."
         if problem is None and pair.key in seen:
             problem = "Unusable: this key is there twice."
-        if problem is None and pair.key not in _KNOWN:
+        if problem is None and not pair.is_known:
             problem = "Not used: this key is not known."
         seen.add(pair.key)
         yield Locator(
@@ -205,6 +209,19 @@ def pack(pairs: Sequence[tuple[str, bytes]]) -> bytes:
     if len(data) > MAX_BYTES or any(len(value) > 0xFFFF for _, value in pairs):
         raise ImageError("E_NAME", "The parent's path is too long.", field="parent")
     return data
+
+
+def pairs_of(parent: NewParent) -> list[tuple[str, bytes]]:
+    """Keys and values of a new link, in the order in which Windows writes them.
+
+    Raises ImageError `E_NAME`.
+    """
+    pairs = [(LINKAGE, encode(f"{{{parent.identity}}}"))]
+    if parent.windows_path:
+        pairs.append((ABSOLUTE, encode(parent.windows_path)))
+    if parent.relative_path:
+        pairs.append((RELATIVE, encode(parent.relative_path)))
+    return pairs
 
 
 def encode(text: str) -> bytes:

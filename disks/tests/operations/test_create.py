@@ -86,7 +86,7 @@ def test_without_a_windows_view_only_the_relative_path_is_written(tmp_path: Path
     ("name", "size", "code"),
     [
         ("old.vhd", MIB, "E_EXISTS"),
-        ("new.vhdx", MIB, "E_NAME"),
+        ("new.qcow2", MIB, "E_NAME"),
         ("nul.vhd", MIB, "E_NAME"),
         ("a:b.vhd", MIB, "E_NAME"),
         ("new.vhd ", MIB, "E_NAME"),

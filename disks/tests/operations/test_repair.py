@@ -228,8 +228,8 @@ def test_until_recovery_everything_else_is_refused(scene: Scene) -> None:
         scene.repair()
     assert refused.value.code == "E_UNFINISHED"
     text = (scene.path.parent / ".disk.vhd.vdundo").read_text()
-    assert "The footer of the disk disk.vhd was being repaired" in text
-    assert "repair of its footer" in str(scene.recover()[0]["sentence"])
+    assert "The headers of the disk disk.vhd were being repaired" in text
+    assert "repair of its headers" in str(scene.recover()[0]["sentence"])
 
 
 def test_a_disk_that_changed_since_the_plan_is_not_written(scene: Scene) -> None:
