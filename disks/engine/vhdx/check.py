@@ -16,7 +16,7 @@ from disks.engine.images import DiskType
 from disks.engine.units import MIB, SECTOR_BYTES
 from disks.engine.vhdx import bat, headers, parent_locator
 from disks.engine.vhdx.bat import offset_of, state_of
-from disks.engine.vhdx.image import BITMAP_BLOCK_BYTES, VhdxImage
+from disks.engine.vhdx.image import VhdxImage
 
 
 def check_file(file: ImageFile, *, deep: bool = False) -> list[Finding]:
@@ -99,7 +99,8 @@ def _bat_findings(image: VhdxImage, kept: array[int]) -> Iterator[Finding]:
                 wrong += 1
                 yield Finding.from_error(error)
                 continue
-        if state_of(entry) >= bat.FULLY_PRESENT and len(kept) < most:
+        inside = entry < image.file.size_bytes
+        if inside and state_of(entry) >= bat.FULLY_PRESENT and len(kept) < most:
             kept.append(offset_of(entry) // MIB << 32 | index)
 
 
@@ -149,9 +150,10 @@ def _entry_findings(image: VhdxImage, index: int, entry: int, is_bitmap: bool) -
 
 
 def _bitmap_entry_findings(image: VhdxImage, index: int, entry: int) -> Iterator[Finding]:
+    """As _entry_findings, of a sector bitmap."""
     at = image.bat.entry_offset(index)
     chunk = index // (image.geometry.ratio + 1)
-    state, offset = state_of(entry), offset_of(entry)
+    state = state_of(entry)
     if state not in (bat.NOT_PRESENT, bat.BITMAP_PRESENT):
         yield Finding(
             Level.ERROR,
@@ -170,17 +172,8 @@ def _bitmap_entry_findings(image: VhdxImage, index: int, entry: int) -> Iterator
             at,
             entry,
         )
-    elif state == bat.BITMAP_PRESENT and (
-        offset < headers.HEADER_SECTION_BYTES or offset + BITMAP_BLOCK_BYTES > image.file.size_bytes
-    ):
-        yield Finding(
-            Level.ERROR,
-            "E_VHDX_BAT",
-            f"The sector bitmap of chunk {chunk:,} does not lie inside of the file.",
-            "block_allocation_table",
-            at,
-            entry,
-        )
+    elif state == bat.BITMAP_PRESENT:
+        image.check_bitmap_entry(chunk, entry)
 
 
 def _overlap_findings(image: VhdxImage, kept: array[int]) -> Iterator[Finding]:
@@ -225,6 +218,8 @@ def _what(image: VhdxImage, index: int) -> str:
 
 def _bitmap_findings(image: VhdxImage) -> Iterator[Finding]:
     """Every sector bitmap: whether it can be read, and what it says about the block."""
+    if image.disk_type is not DiskType.DIFFERENCING:
+        return
     total = image.virtual_size_bytes // SECTOR_BYTES
     for index, entry in image.bat.used():
         if image.geometry.is_bitmap(index) or state_of(entry) != bat.PARTIALLY_PRESENT:

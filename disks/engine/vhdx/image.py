@@ -78,11 +78,8 @@ class VhdxImage:
         self.blocks_total = self.geometry.blocks
         self.sectors_per_block = found.block_bytes // SECTOR_BYTES
         self.bat = BlockAllocationTable(self.file, self.table.bat.offset, self.geometry)
-        self.taken = [
-            (self.table.bat.offset, self.table.bat.end),
-            (self.table.metadata.offset, self.table.metadata.end),
-            self._log_range(),
-        ]
+        taken = [(region.offset, region.end) for region in self.table.regions]
+        self.taken = sorted([*taken, self._log_range()])  # disjoint, as the table was judged
         self._runs = RunCache()
         self.write_refusal: ImageError | None = self._write_refusal()
 
@@ -310,12 +307,16 @@ class VhdxImage:
             raise self._wrong_entry(
                 index, entry, f"block {block:,} is partly held, but its sector bitmap is missing"
             )
-        offset = offset_of(entry)
-        self._check_bounds(
-            index, entry, BITMAP_BLOCK_BYTES, f"the sector bitmap of block {block:,}"
-        )
+        offset = self.check_bitmap_entry(chunk, entry)
         length = BITMAP_BLOCK_BYTES // self.geometry.ratio
         return offset + inside * length, length
+
+    def check_bitmap_entry(self, chunk: int, entry: int) -> int:
+        """The byte offset of a present sector bitmap, after its bounds were found right."""
+        index = self.geometry.bitmap_index(chunk)
+        what = f"the sector bitmap of chunk {chunk:,}"
+        self._check_bounds(index, entry, BITMAP_BLOCK_BYTES, what)
+        return offset_of(entry)
 
     def check_entry(self, block: int, entry: int) -> int:
         """The byte offset of a present block, after state and bounds were found right."""
@@ -337,9 +338,10 @@ class VhdxImage:
         offset = offset_of(entry)
         if offset < headers.HEADER_SECTION_BYTES:
             raise self._wrong_entry(index, entry, f"{what} would lie over the headers")
-        if any(offset < stop and start < offset + length for start, stop in self.taken):
+        before = bisect.bisect_left(self.taken, (offset + length,)) - 1
+        if before >= 0 and offset < self.taken[before][1]:
             raise self._wrong_entry(
-                index, entry, f"{what} would lie over the log, the metadata or the table itself"
+                index, entry, f"{what} would lie over the log or over one of the regions"
             )
         if offset + length > self.file.size_bytes:
             raise self._wrong_entry(index, entry, f"{what} would reach past the end of the file")
