@@ -169,14 +169,17 @@ class BlockAllocationTable:
 
     def count_present(self) -> int:
         """How many payload blocks have room in the file; several times faster than a loop."""
-        stride = self.geometry.ratio + 1
+        geometry = self.geometry
+        stride = geometry.ratio + 1
+        end = geometry.index_of(geometry.blocks - 1) + 1  # behind it: no blocks of the disk
         total = 0
-        for piece in range(-(-self.geometry.entries // PIECE_ENTRIES)):
+        for piece in range(-(-end // PIECE_ENTRIES)):
             entries = self.piece(piece)
             if entries is None:
                 continue
-            states = to_stored(entries)[::ENTRY_BYTES].translate(_STATE_OF_BYTE)
-            total += states.count(FULLY_PRESENT) + states.count(PARTIALLY_PRESENT)
-            first_bitmap = (self.geometry.ratio - piece * PIECE_ENTRIES) % stride
-            total -= states[first_bitmap::stride].count(BITMAP_PRESENT)
+            first = piece * PIECE_ENTRIES
+            states = to_stored(entries)[::ENTRY_BYTES].translate(_STATE_OF_BYTE)[: end - first]
+            bitmaps = states[(geometry.ratio - first) % stride :: stride]
+            for state in (FULLY_PRESENT, PARTIALLY_PRESENT):
+                total += states.count(state) - bitmaps.count(state)
         return total

@@ -89,8 +89,13 @@ def _bat_findings(image: VhdxImage, kept: array[int]) -> Iterator[Finding]:
     # Whole blocks between these bounds are sound whatever they hold: nearly all there are.
     low = max(end for _, end in image.taken)
     high = image.file.size_bytes - image.block_size_bytes
+    last = geometry.index_of(geometry.blocks - 1)
+    beyond: list[tuple[int, int]] = []
     for index, entry in image.bat.used():
         is_bitmap = index % stride == geometry.ratio
+        if index > last and not is_bitmap:
+            beyond.append((index, entry))
+            continue
         plain = low <= entry - bat.FULLY_PRESENT <= high and not entry & bat.RESERVED
         if not (plain and not is_bitmap and entry & 7 == bat.FULLY_PRESENT) and wrong <= MAX_ALIKE:
             try:
@@ -102,6 +107,17 @@ def _bat_findings(image: VhdxImage, kept: array[int]) -> Iterator[Finding]:
         inside = entry < image.file.size_bytes
         if inside and state_of(entry) >= bat.FULLY_PRESENT and len(kept) < most:
             kept.append(offset_of(entry) // MIB << 32 | index)
+    if beyond:
+        index, entry = beyond[0]
+        yield Finding(
+            Level.WARNING,
+            "W_BAT_BEYOND_SIZE",
+            f"{len(beyond):,} blocks beyond the virtual size are in the table; what they hold is "
+            "never read.",
+            "block_allocation_table",
+            image.bat.entry_offset(index),
+            entry,
+        )
 
 
 def _entry_findings(image: VhdxImage, index: int, entry: int, is_bitmap: bool) -> Iterator[Finding]:
