@@ -101,6 +101,12 @@ class Headers(NamedTuple):
         """The copy that the next header goes over."""
         return self.copies[2 - self.current.number]
 
+    def log_range(self, problem: ImageError | None) -> tuple[int, int]:
+        """Start and end of the log in the file; nothing where its place is a problem."""
+        if problem is not None:
+            return 0, 0
+        return self.header.log_offset, self.header.log_offset + self.header.log_length
+
 
 def _read_copy(file: ImageFile, number: int) -> HeaderCopy:
     offset = OFFSETS[number - 1]
