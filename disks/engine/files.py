@@ -92,6 +92,16 @@ class ImageFile:
                 raise self._too_short(offset + done, offset + len(buffer))
             done += count
 
+    def next_data(self, offset: int) -> int:
+        """The first byte from offset on that may be stored: holes before it read as zeros.
+
+        The file's size if nothing more is stored; offset itself where the storage cannot tell.
+        """
+        try:
+            return os.lseek(self.fd, offset, os.SEEK_DATA)
+        except OSError as error:
+            return self.size_bytes if error.errno == errno.ENXIO else offset
+
     def write_at(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """All of data, short writes looped. E_NOSPC, E_IO, E_READ_ONLY, E_TOO_LARGE…"""
         view = memoryview(data)
