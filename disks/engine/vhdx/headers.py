@@ -227,6 +227,8 @@ def log_problem(headers: Headers, file_bytes: int) -> ImageError | None:
         )
 
     offset, length = header.log_offset, header.log_length
+    if length == 0 and not header.has_log:
+        return None  # a disk without a log is legal until something is to be written through it
     if header.has_log and header.log_version != LOG_VERSION:
         return wrong(
             "log_version", f"its version is {header.log_version}, not 0", header.log_version
