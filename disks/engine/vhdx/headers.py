@@ -103,7 +103,7 @@ class Headers(NamedTuple):
 
     def log_range(self, problem: ImageError | None) -> tuple[int, int]:
         """Start and end of the log in the file; nothing where its place is a problem."""
-        if problem is not None:
+        if problem is not None or not self.header.log_length:
             return 0, 0
         return self.header.log_offset, self.header.log_offset + self.header.log_length
 
