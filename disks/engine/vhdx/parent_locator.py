@@ -122,6 +122,8 @@ def linkage(locator: ParentLocator) -> tuple[str, str | None]:
         return NIL_TEXT, (
             f"The parent_linkage is {found[0].value!r}, where an identity in braces is due."
         )
+    if match[1] == NIL_TEXT:
+        return NIL_TEXT, "The parent_linkage is all zeros: nothing identifies the parent."
     return match[1].lower(), None
 
 
