@@ -202,6 +202,20 @@ def findings(headers: Headers) -> Iterator[Finding]:
             current.offset + FIELDS["sequence_number"][0],
             header.sequence_number,
         )
+    if (
+        other is not None
+        and other.data_write_guid != header.data_write_guid
+        and abs(other.sequence_number - header.sequence_number) == 1
+    ):
+        yield Finding(
+            Level.NOTE,
+            "N_HEADERS_DIFFER",
+            "The two headers name different DataWriteGuids, as QEMU writes them; the one of the "
+            "current header is the disk's identity.",
+            "data_write_guid",
+            headers.other.offset + FIELDS["data_write_guid"][0],
+            guid_text(other.data_write_guid),
+        )
     if header.data_write_guid == NIL:
         yield Finding(
             Level.ERROR,
