@@ -250,6 +250,10 @@ class Image(Protocol):
         """NewImage keywords that make a copy keep creator, geometry, creation time."""
         ...
 
+    def child_traits(self) -> dict[str, Any]:
+        """NewImage keywords that all disks of a chain have in common."""
+        ...
+
     def close(self) -> None: ...
 
 

@@ -18,7 +18,14 @@ from typing import Any
 from disks.engine.chain import Chain, open_chain
 from disks.engine.errors import ImageError
 from disks.engine.formats import by_name, open_image
-from disks.engine.images import DiskType, HeaderRewrite, Image, NewImage, NewParent
+from disks.engine.images import (
+    DiskType,
+    HeaderRewrite,
+    Image,
+    LocatorRole,
+    NewImage,
+    NewParent,
+)
 from disks.engine.units import SECTOR_BYTES
 from disks.operations import (
     copying,
@@ -266,15 +273,15 @@ def _same_parent(image: Image) -> NewParent | None:
     parent = image.parent
     if parent is None:
         return None
-    paths: dict[str, str] = {}
+    paths: dict[LocatorRole, str] = {}
     for locator in parent.locators:
         if locator.path and not locator.problem:
-            paths.setdefault(locator.code, locator.path)
+            paths.setdefault(locator.role, locator.path)
     return NewParent(
         parent.identity,
         parent.name or "",
-        paths.get("W2ru"),
-        paths.get("W2ku"),
+        paths.get(LocatorRole.RELATIVE),
+        paths.get(LocatorRole.PATH),
         parent.timestamp,
     )
 

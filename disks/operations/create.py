@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from disks.engine.errors import ImageError
@@ -190,8 +190,8 @@ def _child_of(
             image.virtual_size_bytes,
             rules.block_bytes_of(image),
             parent=link.parent,
-            geometry=image.copy_traits().get("geometry"),
         )
+        new = replace(new, **image.child_traits())
         return new, Fingerprint.of(file), link.windows_will_look_at, link.warnings
 
 

@@ -474,7 +474,7 @@ def _new_image(request: Request, merged: list[Image], parent: Any) -> NewImage:
         return replace(new, **traits)
     kind = DiskType.DIFFERENCING if parent else request.disk_type or DiskType.DYNAMIC
     new = NewImage(kind, leaf.virtual_size_bytes, rules.block_bytes_of(leaf), parent=parent)
-    return replace(new, geometry=traits.get("geometry"))
+    return replace(new, **leaf.child_traits())
 
 
 def _commands(result: MergePlan, roots: Roots) -> list[str]:

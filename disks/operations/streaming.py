@@ -21,7 +21,7 @@ import xxhash
 from disks.engine.chain import ChainExtent
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
-from disks.engine.images import Image, ImageWriter, Source
+from disks.engine.images import DiskType, Image, ImageWriter, Source
 from disks.engine.units import GIB, KIB, MIB, SECTOR_BYTES, sectors
 from disks.operations.progress import Progress
 
@@ -69,11 +69,16 @@ class ChainExtents(Protocol):
 
 
 class ChainContent:
-    """A chain, or some levels of it, as one disk."""
+    """A chain, or some levels of it, as one disk.
+
+    Where levels below are left out, zeros that a level states (a VHDX block in the state ZERO)
+    are held: they hide what the parent has. In a whole chain they are gaps like others.
+    """
 
     def __init__(self, chain: ChainExtents) -> None:
         self._chain = chain
         self._files = [image.file for image in chain.images]
+        self._holds_zeros = chain.images[-1].disk_type is DiskType.DIFFERENCING
 
     @property
     def virtual_size_bytes(self) -> int:
@@ -83,6 +88,8 @@ class ChainContent:
         files = self._files
         for extent in self._chain.extents(first_sector, count_sectors):
             if extent.level is None or extent.file_offset is None:
+                if self._holds_zeros and extent.source is Source.ZERO:
+                    yield Run(extent.first_sector, extent.count_sectors, None, 0)
                 continue
             yield Run(
                 extent.first_sector, extent.count_sectors, files[extent.level], extent.file_offset
@@ -94,6 +101,7 @@ class ImageContent:
 
     def __init__(self, image: Image) -> None:
         self._image = image
+        self._holds_zeros = image.disk_type is DiskType.DIFFERENCING
 
     @property
     def virtual_size_bytes(self) -> int:
@@ -104,11 +112,13 @@ class ImageContent:
         for extent in self._image.extents(first_sector, count_sectors):
             if extent.source is Source.DATA and extent.file_offset is not None:
                 yield Run(extent.first_sector, extent.count_sectors, file, extent.file_offset)
+            elif self._holds_zeros and extent.source is Source.ZERO:
+                yield Run(extent.first_sector, extent.count_sectors, None, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """How much a view holds, counted from the metadata: blocks touched, bytes to read."""
+    """How much a view holds, counted from the metadata: blocks that need room, bytes held."""
 
     blocks: int
     held_bytes: int
@@ -132,17 +142,25 @@ Verdict = Callable[[int, memoryview, list[tuple[int, int]]], bool]
 def count(view: View, block_bytes: int, progress: Progress | None = None) -> Amount:
     """How many blocks of block_bytes the view touches: an upper bound for the output.
 
+    Whole blocks of held zeros are none of them: a format that knows such zeros stores nothing.
+
     Reads metadata only. Block sizes above 2 MiB are counted as the copy writes them.
     """
     block_sectors = _block_sectors(block_bytes)
     blocks = held = 0
-    last = -1
+    last = -1  # the block counted last
+    total = sectors(view.virtual_size_bytes)
     for run in _all_runs(view, progress):
-        first = run.first_sector // block_sectors
-        final = (run.first_sector + run.count_sectors - 1) // block_sectors
-        blocks += final - first + (first != last)
-        last = final
         held += run.count_sectors
+        end = run.first_sector + run.count_sectors
+        first, final = run.first_sector // block_sectors, (end - 1) // block_sectors
+        if run.file is None:
+            touched = {first, final} - _whole_blocks(run.first_sector, end, block_sectors, total)
+            blocks += len(touched - {last})
+        else:
+            blocks += final - first + (first != last)
+            touched = {final}
+        last = max(touched, default=last)
     return Amount(blocks, held * SECTOR_BYTES)
 
 
@@ -222,12 +240,11 @@ def _pass_held(
     block: _Block, buffer: memoryview, digest: _Digest, writer: ImageWriter | None
 ) -> bool:
     """Hash a block slice by slice, write the sectors it holds, whatever they contain."""
-    held = block.held()
-    digest.begin(block, held)
+    digest.begin(block, block.held())
     for start, data in block.slices(buffer):
         digest.update(data)
         if writer is not None:
-            _write_held(writer, block, held, start, data)
+            _write_held(writer, block, start, data)
     return True
 
 
@@ -247,23 +264,28 @@ def _pass_if_kept(
     digest.begin(block, held)
     digest.update(data)
     if writer is not None:
-        _write_held(writer, block, held, 0, data)
+        _write_held(writer, block, 0, data)
     return True
 
 
-def _write_held(
-    writer: ImageWriter,
-    block: _Block,
-    held: list[tuple[int, int]],
-    start: int,
-    data: memoryview,
-) -> None:
-    """Write what is held of the part of a block that begins at start."""
+def _write_held(writer: ImageWriter, block: _Block, start: int, data: memoryview) -> None:
+    """Write what is held of the part of a block that begins at start.
+
+    A block that is all zeros without being stored anywhere is said as one, with its last part.
+    """
     end = start + len(data)
-    for at, length in held:
+    if block.is_stated_zero:
+        if end == block.length:
+            writer.hold_zeros(block.first_sector, block.length // SECTOR_BYTES)
+        return
+    for at, length, is_zero in block.pieces():
         first, last = max(at, start), min(at + length, end)
-        if first < last:
-            sector = block.first_sector + first // SECTOR_BYTES
+        if first >= last:
+            continue
+        sector = block.first_sector + first // SECTOR_BYTES
+        if is_zero:
+            writer.hold_zeros(sector, (last - first) // SECTOR_BYTES)
+        else:
             writer.write(sector, data[first - start : last - start])
 
 
@@ -296,6 +318,15 @@ def _sentence(verb: str, block: int, total: int) -> str:
 
 def _block_sectors(block_bytes: int) -> int:
     return min(block_bytes or PIECE_BYTES, PIECE_BYTES) // SECTOR_BYTES
+
+
+def _whole_blocks(first: int, end: int, block_sectors: int, total: int) -> set[int]:
+    """Which of the blocks at both ends of a range of sectors lie wholly in it."""
+    return {
+        block
+        for block in (first // block_sectors, (end - 1) // block_sectors)
+        if block * block_sectors >= first and min((block + 1) * block_sectors, total) <= end
+    }
 
 
 def _all_runs(view: View, progress: Progress | None) -> Iterator[Run]:
@@ -338,6 +369,22 @@ class _Block:
             else:
                 held.append((start, length))
         return held
+
+    def pieces(self) -> list[tuple[int, int, bool]]:
+        """As held(), apart by whether they are zeros that lie nowhere: (start, length, zeros)."""
+        pieces: list[tuple[int, int, bool]] = []
+        for start, length, file, _at in self.parts:
+            zeros = file is None
+            if pieces and pieces[-1][2] is zeros and pieces[-1][0] + pieces[-1][1] == start:
+                pieces[-1] = (pieces[-1][0], pieces[-1][1] + length, zeros)
+            else:
+                pieces.append((start, length, zeros))
+        return pieces
+
+    @property
+    def is_stated_zero(self) -> bool:
+        """Whether all of it is held, as zeros that lie nowhere."""
+        return self.held_bytes == self.length and all(part[2] is None for part in self.parts)
 
     def slices(self, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
         """The block's content from its start on, in pieces that lie in buffer: (start, data)."""

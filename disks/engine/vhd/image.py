@@ -540,5 +540,10 @@ class VhdImage:
             "geometry": (f.cylinders, f.heads, f.sectors_per_track),
         }
 
+    def child_traits(self) -> dict[str, Any]:
+        """See `Image`."""
+        f = self.footer
+        return {"geometry": (f.cylinders, f.heads, f.sectors_per_track)}
+
     def close(self) -> None:
         self.file.close()

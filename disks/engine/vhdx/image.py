@@ -402,6 +402,10 @@ class VhdxImage:
             "physical_sector_bytes": self.metadata.physical_sector_bytes,
         }
 
+    def child_traits(self) -> dict[str, Any]:
+        """See `Image`."""
+        return self.copy_traits()
+
     def close(self) -> None:
         self.file.close()
 
