@@ -102,7 +102,11 @@ class Metadata(NamedTuple):
 
     def value_offset(self, guid: bytes) -> int:
         """Where the bytes of an item lie in the file."""
-        return self.region.offset + self.items[self._index(guid)].offset
+        return self.region.offset + self.item(guid).offset
+
+    def item(self, guid: bytes) -> Item:
+        """The system's item of that name."""
+        return self.items[self._index(guid)]
 
     def _index(self, guid: bytes) -> int:
         """Of the system's item: users may have one of the same name."""
