@@ -168,6 +168,21 @@ def read_headers(file: ImageFile) -> Headers:
     return headers
 
 
+def count_problem(headers: Headers) -> ImageError | None:
+    """Why no further header can be written (`E_VHDX_HEADER`); None if it can."""
+    number = headers.header.sequence_number
+    if number <= MAX_SEQUENCE - 8:
+        return None
+    return ImageError(
+        "E_VHDX_HEADER",
+        f"The sequence number of the headers, {number:,}, cannot be counted on: no further "
+        "change could be told from the last one. The disk is only read.",
+        field="sequence_number",
+        offset=headers.current.offset + FIELDS["sequence_number"][0],
+        value=number,
+    )
+
+
 def findings(headers: Headers) -> Iterator[Finding]:
     """What the pair of headers shows; nothing of it keeps the disk from being read."""
     header, current = headers.header, headers.current
@@ -181,16 +196,9 @@ def findings(headers: Headers) -> Iterator[Finding]:
                 copy.offset,
                 copy.raw[:8].hex(),
             )
-    if header.sequence_number > MAX_SEQUENCE - 8:
-        yield Finding(
-            Level.ERROR,
-            "E_VHDX_HEADER",
-            f"The sequence number of the headers, {header.sequence_number:,}, cannot be counted "
-            "on: no further change could be told from the last one. The disk is only read.",
-            "sequence_number",
-            current.offset + FIELDS["sequence_number"][0],
-            header.sequence_number,
-        )
+    problem = count_problem(headers)
+    if problem is not None:
+        yield Finding.from_error(problem)
     other = headers.other.header
     if other is not None and other.sequence_number == header.sequence_number:
         yield Finding(

@@ -86,14 +86,8 @@ class VhdxImage:
 
     def _replay(self, file: ImageFile) -> None:
         if self.log_problem is not None:
-            raise ImageError(
-                self.log_problem.code,
-                self.log_problem.message,
-                file=file.path,
-                field=self.log_problem.field,
-                offset=self.log_problem.offset,
-                value=self.log_problem.value,
-            )
+            self.log_problem.file = file.path
+            raise self.log_problem
         self.updates = log.find_updates(file, self.headers.header)
         self.file = log.Replayed(file, self.updates)
         count = len(self.updates.entries)
