@@ -35,9 +35,10 @@ Extents = list[tuple[int, int, bool]]  # first sector, sectors, zeros
 
 @dataclass
 class Run:
-    """One process: wall seconds, peak memory, and what it printed as JSON."""
+    """One process: wall and processor seconds, peak memory, and what it printed as JSON."""
 
     seconds: float
+    cpu_seconds: float
     rss_mib: float
     document: dict[str, Any] = field(default_factory=dict)
 
@@ -72,7 +73,8 @@ def run(command: Sequence[str], *, then_sync: str = "", parse: bool = False) -> 
     seconds = time.monotonic() - started
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)}: {problems.decode(errors='replace')}")
-    return Run(seconds, usage.ru_maxrss / 1024, document)
+    cpu_seconds = usage.ru_utime + usage.ru_stime
+    return Run(seconds, cpu_seconds, usage.ru_maxrss / 1024, document)
 
 
 def disk(*arguments: str) -> Run:
