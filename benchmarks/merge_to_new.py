@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -28,14 +29,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gib", type=float, default=1.0, help="data in the base, GiB (1)")
     parser.add_argument("--rounds", type=int, default=5)
+    common.add_format(parser)
     parser.add_argument("--folder", help="where to build (default: the temporary folder)")
     args = parser.parse_args()
     with common.workspace(args.folder) as folder:
         blocks = max(16, int(args.gib * 512))
-        chain = common.build_chain(folder, blocks)
+        chain = common.build_chain(folder, blocks, args.format)
         leaf = chain[-1]
         expected = common.our_hash(leaf)
-        one = os.path.join(folder, "same-bytes.vhd")
+        one = os.path.join(folder, f"same-bytes.{args.format}")
         first = common.merge_to(leaf, one)
         size = os.path.getsize(one)
         print(f"chain of {len(chain)}, {blocks} base blocks; result {size / 2**20:,.0f} MiB")
@@ -50,7 +52,7 @@ def main() -> None:
         memory = 0.0
         for number in range(args.rounds):
             for name in common.rotated(list(ways), number):
-                target = os.path.join(folder, "out.vhd")
+                target = os.path.join(folder, f"out.{args.format}")
                 common.forget(target)
                 common.settle()
                 run = ways[name](leaf, one, target)
@@ -88,12 +90,11 @@ def ours(leaf: str, one: str, target: str) -> common.Run:
 
 
 def seven_zip(leaf: str, one: str, target: str) -> common.Run:
-    """7-Zip reads the chain into a raw file, qemu-img makes a dynamic VHD of it."""
+    """7-Zip reads the chain into a raw file, qemu-img makes a dynamic disk of it."""
     raw = os.path.join(os.path.dirname(target), "out.raw")
-    script = (
-        f"{SEVEN_ZIP} x -tVHD -so {leaf} > {raw} && "
-        f"qemu-img convert -f raw -O vpc -o subformat=dynamic,force_size=on {raw} {target}"
-    )
+    kind = os.path.splitext(leaf)[1][1:].upper()
+    convert = shlex.join(["qemu-img", "convert", "-f", "raw", *common.qemu_output(target)])
+    script = f"{SEVEN_ZIP} x -t{kind} -so {leaf} > {raw} && {convert} {raw} {target}"
     result = common.run(["sh", "-c", script], then_sync=target)
     Path(raw).unlink()
     return result
