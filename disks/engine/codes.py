@@ -136,6 +136,7 @@ CODES: dict[str, Code] = {
         "The two region tables differ", "Compare both in the raw view; the first one counts."
     ),
     "N_HEADERS_EQUAL": Code("Both headers are the same", _KEEP),
+    "N_HEADERS_DIFFER": Code("The headers name two identities", _KEEP),
     "N_REGION_REQUIRED": Code("Region not marked as required", _KEEP),
     "W_REGION_UNKNOWN": Code("Unknown region", _KEEP),
     "N_METADATA_ITEM": Code("Unknown metadata item", _KEEP),

@@ -101,6 +101,16 @@ class ImageFile:
             done += count
         self._passed(offset, done)
 
+    def next_data(self, offset: int) -> int:
+        """The first byte from offset on that may be stored: holes before it read as zeros.
+
+        The file's size if nothing more is stored; offset itself where the storage cannot tell.
+        """
+        try:
+            return os.lseek(self.fd, offset, os.SEEK_DATA)
+        except OSError as error:
+            return self.size_bytes if error.errno == errno.ENXIO else offset
+
     def write_at(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """All of data, short writes looped. E_NOSPC, E_IO, E_READ_ONLY, E_TOO_LARGE…"""
         view = memoryview(data)
@@ -158,11 +168,14 @@ class ImageFile:
             raise self._failed(error, size_bytes, "truncate") from error
         self.size_bytes = size_bytes
 
-    def allocate(self, size_bytes: int) -> None:
-        """Reserve room up to size_bytes: no holes (R9), and a full volume is met first."""
+    def allocate(self, size_bytes: int, *, start: int = 0) -> None:
+        """Reserve room up to size_bytes: no holes (R9), and a full volume is met first.
+
+        start: holes before that byte stay holes; it lies before size_bytes.
+        """
         try:
             faults.reached("allocate", self.path, offset=size_bytes)
-            os.posix_fallocate(self.fd, 0, size_bytes)
+            os.posix_fallocate(self.fd, start, size_bytes - start)
         except OSError as error:
             raise self._failed(error, size_bytes, "fallocate") from error
         self.size_bytes = max(self.size_bytes, size_bytes)

@@ -28,8 +28,9 @@ def replay(file: ImageFile) -> None:
         raise ImageError(
             "E_NOTHING_TO_REPLAY", "The log is empty. Nothing is to be replayed.", file=file.path
         )
-    problem = headers.log_problem(found, file.size_bytes)
+    problem = headers.log_problem(found, file.size_bytes) or headers.count_problem(found)
     if problem is not None:
+        problem.file = file.path
         raise problem
     updates = log.find_updates(file, found.header)
     begun, done, again = headers.next_headers(
@@ -38,7 +39,7 @@ def replay(file: ImageFile) -> None:
     file.write_at(*begun)
     file.sync()
     if updates.file_bytes > file.size_bytes:
-        file.allocate(updates.file_bytes)
+        file.allocate(updates.file_bytes, start=file.size_bytes)
     for update in updates:
         if update.data is not None:
             file.write_at(update.offset, update.data)
