@@ -32,9 +32,10 @@ from disks.operations import (
 )
 from disks.operations.copying import Copied, Draft, Fingerprint
 from disks.operations.family import ChildrenOf, Family
+from disks.operations.counting import count_levels
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
-from disks.operations.streaming import Amount, ChainContent, count
+from disks.operations.streaming import Amount, ChainContent
 
 PARENT = "parent"
 CHILD = "child"
@@ -322,8 +323,7 @@ def _refusals(
     result.new = _new_image(request, merged, link.parent if link else None)
     result.format_name = merged[-1].format_name
     format = by_name(result.format_name)
-    view = ChainContent(chain.levels(0, last) if result.survivors else chain)
-    result.amount = count(view, copying.unit_bytes(result.new), progress)
+    result.amount = count_levels(merged, copying.unit_bytes(result.new), progress)
     result.predicted_size_bytes = format.predicted_size_bytes(result.new, result.amount.blocks)
     result.commands = _commands(result, roots)
     if request.into_parent:
