@@ -62,7 +62,7 @@ def chains(draw: Any) -> list[Level]:
 
 
 @given(levels=chains(), block_sectors=st.sampled_from([1, 4, 16]), windows=st.integers(1, 4))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_it_counts_what_each_sector_says(
     levels: list[Level], block_sectors: int, windows: int
 ) -> None:
