@@ -82,7 +82,7 @@ def point_machine(old: str, new: str) -> str:
     )
 
 
-_HEAD = """\
+_HEAD = """
 #Requires -Version 3.0
 #Requires -RunAsAdministrator
 #Requires -Modules Hyper-V
