@@ -23,7 +23,7 @@ from disks.operations import copying, merge, pile, pile_script
 from disks.operations.forest import Forest, Lost, Member, Run
 from disks.operations.managers import NO_CLAIM
 from disks.operations.merge import MergePlan
-from disks.operations.pile import PilePlan, Step
+from disks.operations.pile import Pile, PilePlan, Step
 from disks.operations.progress import Progress
 from disks.operations.survey import Survey, is_inside
 from disks.services import declarations, jobs, merging, roots
@@ -180,9 +180,15 @@ def _as_error(disk: Disk) -> ImageError:
 
 @dataclass
 class FolderPlan:
-    """The dry run of a folder's piles. others: runs that were not planned this time."""
+    """The dry run of a folder's piles.
+
+    plan    of the piles that can be merged now; of all where none can, with the refusal
+    piles   all that were looked at
+    others  runs that were not looked at this time
+    """
 
     plan: PilePlan
+    piles: list[Pile]
     disks: dict[str, Disk]
     others: list[Run]
 
@@ -200,7 +206,8 @@ def plan(
 ) -> FolderPlan:
     """What merging the piles of a folder comes to; leaf: only the pile that ends there.
 
-    Raises ImageError E_NO_PILE. What stands in the way of one pile is in its `refused`.
+    Raises ImageError E_NO_PILE. What stands in the way of one pile is in its `refused`; the
+    others can be merged all the same.
     """
     found, disks = survey(root, folder)
     runs = found.forest.runs
@@ -210,8 +217,9 @@ def plan(
             pile.judged(found.forest, run, _dry_run(disks[run.leaf], run, keep_name), scope)
             for run in chosen
         ]
-        planned = PilePlan(found, piles, keep_name, pile.shortage(piles, scope))
-    return FolderPlan(planned, disks, [run for run in runs if run not in chosen])
+        ready = [one for one in piles if one.refused is None] or piles
+        planned = PilePlan(found, ready, keep_name, pile.shortage(ready, scope))
+    return FolderPlan(planned, piles, disks, [run for run in runs if run not in chosen])
 
 
 def _dry_run(leaf: Disk, run: Run, keep_name: str) -> MergePlan:
@@ -229,7 +237,7 @@ def script(planned: FolderPlan) -> str:
     """The same merges as PowerShell for the Hyper-V host; E_NO_PILE where there are none."""
     found = planned.plan
     with closing(roots.operation_roots()) as scope:
-        text, steps = pile_script.script(found.piles, found.forest, scope, found.survey.folder)
+        text, steps = pile_script.script(planned.piles, found.forest, scope, found.survey.folder)
     if steps:
         return text
     raise found.refused or ImageError(
@@ -252,7 +260,7 @@ def request(
     seen: dict[str, Any] | None = None,
     address: str = "",
 ) -> Job:
-    """Ask for the merge of these piles in one job; the caller enqueues it.
+    """Ask for the merge of the piles that can be merged, in one job; the caller enqueues it.
 
     A single pile is a merge like any other. seen: the fingerprint that was shown, E_CHANGED
     if it is another one by now. Raises what the plan refuses, and Refusal E_NOT_OFFLINE,

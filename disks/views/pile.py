@@ -187,14 +187,17 @@ def _context(place: Place, sent: Any = None) -> dict[str, Any]:
     except (ImageError, Refusal) as error:
         return context | {"refused": plans.as_error(error)}
     document = planned.plan.as_dict()
-    found = planned.plan.piles
+    found = planned.plan.piles  # what will be merged; the page tells of all
     managed = [row for one in found for row in one.merge.managers]
     merged = [planned.disks[path] for one in found for path in one.run.paths]
     text, no_script = _script(planned)
     return context | {
         "plan": document,
         "refused": plans.as_error(planned.plan.refused),
-        "piles": [_pile(place, planned, one, number) for number, one in enumerate(found, 1)],
+        "piles": [
+            _pile(place, planned, one, number) for number, one in enumerate(planned.piles, 1)
+        ],
+        "ready": [] if planned.plan.refused else [one.output for one in found],
         "others": [planned.disks[run.leaf] for run in planned.others],
         "verb": _verb(planned),
         "merged": len(merged),
@@ -233,6 +236,7 @@ def _pile(place: Place, planned: FolderPlan, one: Pile, number: int) -> dict[str
         "allocated_bytes": sum(disk.allocated_bytes for disk in rows[:-1]),
         "plan": one.merge.as_dict(),
         "output": one.output,
+        "is_ready": one.refused is None,
         "pairwise_bytes": one.pairwise_bytes,
         "above": plans.known(list(one.run.above)),
         "warnings": one.warnings,
@@ -246,7 +250,8 @@ def _verb(planned: FolderPlan) -> str:
     """What the button says: "Merge 30 disks into base.vhd"."""
     found = planned.plan.piles
     if len(found) != 1:
-        return f"Merge {len(found):,} piles, one after the other"
+        of = f" of {len(planned.piles):,}" if len(planned.piles) > len(found) else ""
+        return f"Merge {len(found):,}{of} piles, one after the other"
     run = found[0].run
     above = len(run.paths) - 1
     what = planned.disks[run.leaf].name if above == 1 else f"{above:,} disks"
@@ -275,7 +280,7 @@ def _apart(planned: FolderPlan, document: dict[str, Any]) -> list[dict[str, Any]
     told = [
         (
             "Orphans: the parent is missing",
-            "Repair their parent paths first; then they can be merged.",
+            "Mend their parent paths first; then they can be merged.",
             [(row["path"], row["reason"]) for row in document["orphans"]],
         ),
         (
@@ -303,6 +308,7 @@ def _apart(planned: FolderPlan, document: dict[str, Any]) -> list[dict[str, Any]
         {
             "title": title,
             "advice": advice,
+            "repair": title.startswith("Orphans"),
             "rows": [
                 {"path": path, "disk": planned.disks.get(path), "reason": reason}
                 for path, reason in rows[:ROWS_SHOWN]

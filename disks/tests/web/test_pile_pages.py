@@ -296,6 +296,26 @@ def test_several_piles_are_one_job_whose_page_tells_of_each(operator: Client, ma
     assert page.count("What it replaced is in the trash") == 2
 
 
+def test_a_pile_that_cannot_be_merged_is_left_out_and_said_so(operator: Client, made: Pile) -> None:
+    made.base("gone")
+    made.tower("orphan", "above", on="gone")
+    made.disks["gone"].path.unlink()
+    made.base("other")
+    made.child("o", "other")
+    scan()
+    page = folder(operator)
+    text = words(page)
+    assert "2 of 3 piles can be merged now" in text
+    assert "Merge 2 of 3 piles, one after the other" in text
+    assert "left out: see above what stands in its way" in text
+    assert operator.post("/piles/merge", hidden(page) | DECLARED).status_code == 302
+    job = jobs.run_now(Job.objects.get(kind=Job.Kind.PILE))
+    assert job.status == Job.Status.SUCCEEDED
+    assert content_of(made.path("vm")) == made.disks["e"].sha256
+    assert content_of(made.path("other")) == made.disks["o"].sha256
+    assert Path(made.path("orphan")).exists()
+
+
 def test_the_declarations_are_asked_for(operator: Client, made: Pile) -> None:
     StorageRoot.objects.update(opened_by="hyper-v")
     page = folder(operator)
