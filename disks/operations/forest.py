@@ -6,7 +6,8 @@ Names and times order nothing here. They only help to guess which leaf a machine
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -193,10 +194,10 @@ class Forest:
                 leaves.append(current)
         return sorted(leaves, key=lambda each: (-self.members[each].mtime_ns, each))
 
-    def _same_disk(self, paths: Iterable[str]) -> list[str]:
+    def _same_disk(self, paths: Sequence[str]) -> list[str]:
         """Those that share their identity with another one of them."""
-        identities = [self.members[path].identity for path in paths]
-        return [path for path in paths if identities.count(self.members[path].identity) > 1]
+        times = Counter(self.members[path].identity for path in paths)
+        return [path for path in paths if times[self.members[path].identity] > 1]
 
     @cached_property
     def twins(self) -> dict[str, list[str]]:
