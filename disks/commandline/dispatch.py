@@ -38,6 +38,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "undo-update": ("linking", "take the last update-parent back"),
     "repair": ("repairing", "the footer from its surviving copy"),
     "merge": ("merge", "merge one or more levels, into the parent or to a new disk"),
+    "pile": ("piling", "merge the checkpoints of a folder in the right order"),
     "compact": ("compact", "give space back"),
     "create": ("create", "a new fixed, dynamic or differencing disk"),
     "recover": ("recovering", "finish or undo what an interrupted job left behind"),

@@ -324,6 +324,14 @@ CODES: dict[str, Code] = {
         "Give the storage root a Windows view if Windows shall find it from afar.",
     ),
     "N_NO_RELATIVE_PATH": Code("Different drives", _KEEP),
+    # Checkpoint piles
+    "E_TWINS": Code(
+        "One disk is there twice",
+        "Move the copy out of the storage roots, then look again.",
+    ),
+    "E_NO_PILE": Code(
+        "Not a pile of checkpoints", "Look at the folder again: its disks may have been merged."
+    ),
     # Jobs
     "E_CANCELLED": Code("Cancelled", "Nothing was changed; start it again when you like."),
     "E_TOO_LATE": Code("Too late to cancel", "The work is being finished; it can be undone after."),

@@ -20,6 +20,7 @@ class Job(models.Model):
         UNDO_PLAN = "undo-plan", "Undo repair of parent paths"
         REPAIR = "repair", "Repair footer"
         MERGE = "merge", "Merge"
+        PILE = "pile", "Merge checkpoint piles"
         COMPACT = "compact", "Compact"
         CREATE = "create", "Create"
         RESTORE = "restore", "Restore from trash"

@@ -226,6 +226,7 @@ def copy(
     progress = progress or Progress()
     differencing = new.disk_type is DiskType.DIFFERENCING
     file = draft.file
+    file.pass_once()
     predicted = format.predicted_size_bytes(new, expected.blocks)
     short = space.shortage(predicted, draft.space(), draft.path)
     if short is not None:
@@ -259,9 +260,7 @@ def prove(draft: Draft, new: NewImage, written: Streamed, progress: Progress) ->
     Raises E_PROOF with what differs.
     """
     with draft.reopened() as file:
-        with contextlib.suppress(OSError):  # advice only; some file systems know none
-            os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        file.pass_once()
         for finding in check_image(file):
             if finding.level is Level.ERROR:
                 raise _unproven(draft, f"its structure is damaged: {finding.message}")

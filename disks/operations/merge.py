@@ -25,16 +25,18 @@ from disks.operations import (
     links,
     locks,
     ownership,
+    powershell,
     replacing,
     rules,
     space,
     trash,
 )
 from disks.operations.copying import Copied, Draft, Fingerprint
+from disks.operations.counting import count_levels
 from disks.operations.family import ChildrenOf, Family
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
-from disks.operations.streaming import Amount, ChainContent, count
+from disks.operations.streaming import Amount, ChainContent
 
 PARENT = "parent"
 CHILD = "child"
@@ -322,8 +324,7 @@ def _refusals(
     result.new = _new_image(request, merged, link.parent if link else None)
     result.format_name = merged[-1].format_name
     format = by_name(result.format_name)
-    view = ChainContent(chain.levels(0, last) if result.survivors else chain)
-    result.amount = count(view, copying.unit_bytes(result.new), progress)
+    result.amount = count_levels(merged, copying.unit_bytes(result.new), progress)
     result.predicted_size_bytes = format.predicted_size_bytes(result.new, result.amount.blocks)
     result.commands = _commands(result, roots)
     if request.into_parent:
@@ -480,20 +481,13 @@ def _new_image(request: Request, merged: list[Image], parent: Any) -> NewImage:
 def _commands(result: MergePlan, roots: Roots) -> list[str]:
     """PowerShell for the virtual machine's host: use the new name, and prove the disk."""
     old, new = (_windows_text(roots, path) for path in (result.request.leaf, result.output))
-    commands = []
-    if old != new:
-        commands.append(
-            f"Get-VM | Get-VMHardDiskDrive | Where-Object Path -eq {old} "
-            f"| Set-VMHardDiskDrive -Path {new}"
-        )
-    commands.append(f"Test-VHD -Path {new}")
-    return commands
+    commands = [] if old == new else [powershell.point_machine(old, new)]
+    return [*commands, f"Test-VHD -Path {powershell.quoted(new)}"]
 
 
 def _windows_text(roots: Roots, path: str) -> str:
-    """A path in single quotes for PowerShell; a placeholder where no Windows view is known."""
-    text = roots.windows_path(path) or "<folder>\\" + os.path.basename(path)
-    return "'" + text.replace("'", "''") + "'"
+    """How Windows names a file; with a placeholder where no Windows view is known."""
+    return roots.windows_path(path) or "<folder>\\" + os.path.basename(path)
 
 
 def _compare(plan: MergePlan, fresh: MergePlan) -> None:

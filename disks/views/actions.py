@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from disks.models import Disk, StorageRoot
 from disks.services import repairing
+from disks.services.piles import LEAST_CHECKPOINTS
 from disks.views.addresses import disk_address, page_address
 
 
@@ -37,12 +38,14 @@ class Action:
 def actions_for(disk: Disk, *, may_operate: bool) -> list[Action]:
     """Every action of the product in its order; asks no query when root is selected along.
 
-    Repair footer is there for disks with a damaged one only.
+    Repair footer is there for disks with a damaged one only, the pile where there is one.
     """
     actions = []
     for key, label, icon, name, posts, why_not in _ACTIONS:
         if key == "repair-footer" and not repairing.is_damaged(disk):
             continue  # of no use to the thousands of disks whose footer is sound
+        if key == "disk-pile" and disk.chain_depth <= LEAST_CHECKPOINTS:
+            continue  # a chain, but no pile
         if key == "create":
             url = f"{page_address(name)}?parent={disk.pk}"
         else:
@@ -124,6 +127,7 @@ _ACTIONS: tuple[tuple[str, str, str, str, bool, Callable[[Disk], str]], ...] = (
     ("parent-path", "Update parent path", "link", "parent-path", False, _why_not_relink),
     ("repair-footer", "Repair footer", "tool", "repair-footer", False, _why_not_repair),
     ("merge", "Merge", "git-merge", "merge", False, _why_not_merge),
+    ("disk-pile", "Merge checkpoint pile", "stack-2", "disk-pile", False, _why_not_read),
     ("compact", "Compact", "arrows-minimize", "compact", False, _why_not_compact),
     ("create", "Create child disk", "plus", "create", False, _why_not_parent),
     ("check", "Check", "shield-check", "check", True, _why_not_read),

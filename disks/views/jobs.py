@@ -31,6 +31,7 @@ _FORMS: dict[str, str] = {
     Job.Kind.UPDATE_PARENT: "parent-path",
     Job.Kind.REPAIR: "repair-footer",
     Job.Kind.MERGE: "merge",
+    Job.Kind.PILE: "disk-pile",
     Job.Kind.COMPACT: "compact",
 }
 _NOT_READABLE = (
