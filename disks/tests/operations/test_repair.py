@@ -20,8 +20,10 @@ from disks.operations import journal, relink, repair
 from disks.operations.paths import Root, Roots
 from disks.operations.recover import recover
 from disks.tests.builders import (
+    MIB,
     build_differencing,
     build_dynamic,
+    build_dynamic_vhdx,
     build_fixed,
     seven_zip,
     seven_zip_sha256,
@@ -49,11 +51,19 @@ def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class Scene:
-    """One disk with a damaged footer, and the bytes that it had before anything was done."""
+    """One disk with a damaged copy, and the bytes that it had before anything was done.
+
+    codes: what a check says of the damage, where it is none that keeps from writing (VHDX).
+    """
 
     path: Path
     sha256: str
     damaged: bytes
+    codes: frozenset[str] = frozenset()
+
+    @property
+    def undo_record(self) -> Path:
+        return self.path.parent / f".{self.path.name}.vdundo"
 
     @property
     def roots(self) -> Roots:
@@ -76,8 +86,22 @@ class Scene:
         self.path.write_bytes(self.damaged)
 
 
+VHDX_DAMAGE = {
+    "vhdx header": (["header1"], {"W_HEADER_COPY"}),
+    "vhdx region": (["region2"], {"W_REGION_COPY"}),
+    "vhdx both": (["header2", "region1"], {"W_HEADER_COPY", "W_REGION_COPY"}),
+}
+
+
 def make(folder: Path, damage: str) -> Scene:
     folder.mkdir()
+    if damage in VHDX_DAMAGE:
+        damaged, codes = VHDX_DAMAGE[damage]
+        content = [(3, b"\xa5" * 1024), (300, b"\x5a" * 512)]
+        other = build_dynamic_vhdx(
+            folder, "disk.vhdx", size=SIZE, block_size=MIB, content=content, damaged=damaged
+        )
+        return Scene(other.path, other.sha256, other.path.read_bytes(), frozenset(codes))
     built = build_dynamic(
         folder, "disk.vhd", size=SIZE, block_size=BLOCK,
         content=[(3, b"\xa5" * 1024), (300, b"\x5a" * 512)],
@@ -90,7 +114,7 @@ def make(folder: Path, damage: str) -> Scene:
     return Scene(built.path, built.sha256, built.path.read_bytes())
 
 
-@pytest.fixture(params=["end", "missing", "front"])
+@pytest.fixture(params=["end", "missing", "front", *VHDX_DAMAGE])
 def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Scene:
     return make(tmp_path / "disks", request.param)
 
@@ -103,9 +127,11 @@ def assert_old_or_repaired(scene: Scene) -> str:
     if scene.path.read_bytes() == scene.damaged:
         return "old"
     with scene.roots.open(str(scene.path)) as file:
-        assert [one for one in check_image(file, deep=True) if one.level is Level.ERROR] == []
+        findings = check_image(file, deep=True)
+        assert [one for one in findings if one.level is Level.ERROR] == []
         assert open_image(file).write_refusal is None
-    return "repaired"
+    # A change that a VHDX's log holds may have begun with a new header, and ended there.
+    return "old" if scene.codes & {one.code for one in findings} else "repaired"
 
 
 def test_repair_leaves_the_content_and_makes_the_disk_writable(scene: Scene) -> None:
@@ -199,9 +225,9 @@ def test_power_cuts_leave_the_old_footer_or_the_repaired_one(scene: Scene) -> No
 def undo_by_hand(scene: Scene) -> None:
     """What the sidecar's plain text tells a person to do."""
     folder = scene.path.parent
-    text = (folder / ".disk.vhd.vdundo").read_text()
+    text = scene.undo_record.read_text()
     command = next(line for line in text.splitlines() if line.startswith("  python3 -c"))
-    command = command.replace("SIDECAR", ".disk.vhd.vdundo")
+    command = command.replace("SIDECAR", scene.undo_record.name)
     subprocess.run(command, shell=True, check=True, cwd=folder)
 
 
@@ -227,8 +253,8 @@ def test_until_recovery_everything_else_is_refused(scene: Scene) -> None:
     with pytest.raises(ImageError) as refused:
         scene.repair()
     assert refused.value.code == "E_UNFINISHED"
-    text = (scene.path.parent / ".disk.vhd.vdundo").read_text()
-    assert "The headers of the disk disk.vhd were being repaired" in text
+    text = scene.undo_record.read_text()
+    assert f"The headers of the disk {scene.path.name} were being repaired" in text
     assert "repair of its headers" in str(scene.recover()[0]["sentence"])
 
 
