@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
 
-from disks.engine.images import Image, Source
+from disks.engine.images import DiskType, Image, Source
 from disks.engine.units import GIB, SECTOR_BYTES
 from disks.operations.progress import Progress
 from disks.operations.streaming import Amount
@@ -25,26 +25,47 @@ def count_levels(
     """Blocks of block_bytes that some levels of a chain touch together, and the bytes to read.
 
     images: leaf first, none larger than the one before it. The same as `streaming.count` of
-    these levels: what a level holds counts unless one above has zeros there. Reads metadata
-    only; raises what damaged images raise, and Cancelled out of progress.
+    these levels: what a level holds counts unless one above has zeros there. Without the
+    chain's base, such zeros are held as well, but need no room where they fill a block. Reads
+    metadata only; raises what damaged images raise, and Cancelled out of progress.
     """
     block_sectors = block_bytes // SECTOR_BYTES
     size_sectors = images[0].virtual_size_bytes // SECTOR_BYTES
+    lowest = images[-1]
+    partial = lowest.disk_type is DiskType.DIFFERENCING
+    zeros_end = lowest.virtual_size_bytes // SECTOR_BYTES if partial else 0  # as ChainContent
     blocks = held = 0
     last = -1
     for first in range(0, size_sectors, _WINDOW_SECTORS):
-        for start, end in _held(images, first, min(size_sectors, first + _WINDOW_SECTORS)):
+        data, zeros = _held(images, first, min(size_sectors, first + _WINDOW_SECTORS))
+        zeros = [(start, min(end, zeros_end)) for start, end in zeros if start < zeros_end]
+        held += sum(end - start for start, end in _joined(heapq.merge(data, zeros)))
+        edges = _edges(zeros, block_sectors, size_sectors)
+        for start, end in _joined(heapq.merge(data, edges)):
             first_block, final_block = start // block_sectors, (end - 1) // block_sectors
             blocks += final_block - first_block + (first_block != last)
             last = final_block
-            held += end - start
         if progress is not None:
             progress.report(0, images[0].virtual_size_bytes)
     return Amount(blocks, held * SECTOR_BYTES)
 
 
-def _held(images: Sequence[Image], first: int, end: int) -> Iterator[Range]:
-    """The sectors that any level gives in a window, ascending and joined."""
+def _edges(zeros: Sequence[Range], block_sectors: int, size_sectors: int) -> Iterator[Range]:
+    """The parts of ranges of zeros that lie in blocks which hold something else as well."""
+    for start, end in zeros:
+        inner_start = -(-start // block_sectors) * block_sectors
+        inner_end = end if end == size_sectors else end // block_sectors * block_sectors
+        if inner_start >= inner_end:
+            yield start, end
+            continue
+        if start < inner_start:
+            yield start, inner_start
+        if inner_end < end:
+            yield inner_end, end
+
+
+def _held(images: Sequence[Image], first: int, end: int) -> tuple[list[Range], list[Range]]:
+    """What any level gives in a window, and the zeros that hide more: ascending and joined."""
     levels: list[list[Range]] = []
     hidden: list[Range] = []  # by zeros of the levels so far
     for image in images:
@@ -59,9 +80,9 @@ def _held(images: Sequence[Image], first: int, end: int) -> Iterator[Range]:
             elif extent.source is Source.ZERO:
                 zeros.append((extent.first_sector, extent.first_sector + extent.count_sectors))
         levels.append(list(_without(data, hidden)) if hidden else data)
-        if zeros and image is not images[-1]:
+        if zeros:
             hidden = list(_joined(heapq.merge(hidden, zeros)))
-    return _joined(heapq.merge(*levels))
+    return list(_joined(heapq.merge(*levels))), hidden
 
 
 def _joined(ranges: Iterable[Range]) -> Iterator[Range]:

@@ -72,13 +72,16 @@ class ChainContent:
     """A chain, or some levels of it, as one disk.
 
     Where levels below are left out, zeros that a level states (a VHDX block in the state ZERO)
-    are held: they hide what the parent has. In a whole chain they are gaps like others.
+    are held: they hide what the parent has. In a whole chain, and behind the end of the lowest
+    level, where no parent has anything, they are gaps like others.
     """
 
     def __init__(self, chain: ChainExtents) -> None:
         self._chain = chain
         self._files = [image.file for image in chain.images]
-        self._holds_zeros = chain.images[-1].disk_type is DiskType.DIFFERENCING
+        lowest = chain.images[-1]
+        partial = lowest.disk_type is DiskType.DIFFERENCING
+        self._zeros_end = sectors(lowest.virtual_size_bytes) if partial else 0
 
     @property
     def virtual_size_bytes(self) -> int:
@@ -88,8 +91,9 @@ class ChainContent:
         files = self._files
         for extent in self._chain.extents(first_sector, count_sectors):
             if extent.level is None or extent.file_offset is None:
-                if self._holds_zeros and extent.source is Source.ZERO:
-                    yield Run(extent.first_sector, extent.count_sectors, None, 0)
+                count = min(extent.count_sectors, self._zeros_end - extent.first_sector)
+                if extent.source is Source.ZERO and count > 0:
+                    yield Run(extent.first_sector, count, None, 0)
                 continue
             yield Run(
                 extent.first_sector, extent.count_sectors, files[extent.level], extent.file_offset

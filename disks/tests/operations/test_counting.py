@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from disks.engine.chain import open_chain
-from disks.engine.images import Extent, Source
+from disks.engine.images import DiskType, Extent, Source
 from disks.operations import counting
 from disks.operations.counting import count_levels
 from disks.operations.progress import Cancelled, Progress
@@ -26,7 +26,8 @@ DATA, ZERO, PARENT = Source.DATA, Source.ZERO, Source.PARENT
 class Level:
     """An image that consists of what its sectors say of themselves."""
 
-    def __init__(self, sectors: list[Source]) -> None:
+    def __init__(self, sectors: list[Source], disk_type: DiskType = DiskType.DYNAMIC) -> None:
+        self.disk_type = disk_type
         self.sectors = sectors
         self.virtual_size_bytes = len(sectors) * SECTOR
 
@@ -39,26 +40,39 @@ class Level:
 
 
 def sector_by_sector(levels: list[Level], block_sectors: int) -> tuple[int, int]:
-    """The model: for each sector the first level that knows it decides."""
-    blocks, held = set(), 0
-    for sector in range(len(levels[0].sectors)):
+    """The model: for each sector the first level that knows it decides.
+
+    Zeros count where a parent could lie below them, and need room in blocks that hold more.
+    """
+    blocks, held, total = set(), 0, len(levels[0].sectors)
+    partial = levels[-1].disk_type is DiskType.DIFFERENCING
+    zeros = set()
+    for sector in range(total):
         for level in levels:
-            if sector >= len(level.sectors) or level.sectors[sector] is ZERO:
+            if sector >= len(level.sectors):
+                break
+            if level.sectors[sector] is ZERO:
+                if partial and sector < len(levels[-1].sectors):
+                    held += SECTOR
+                    zeros.add(sector)
                 break
             if level.sectors[sector] is DATA:
                 held += SECTOR
                 blocks.add(sector // block_sectors)
                 break
+    for sector in zeros:
+        first = sector - sector % block_sectors
+        if not zeros.issuperset(range(first, min(total, first + block_sectors))):
+            blocks.add(sector // block_sectors)
     return len(blocks), held
 
 
 @st.composite
 def chains(draw: Any) -> list[Level]:
     sizes = sorted(draw(st.lists(st.integers(1, 90), min_size=1, max_size=6)), reverse=True)
-    return [
-        Level(draw(st.lists(st.sampled_from([DATA, ZERO, PARENT]), min_size=size, max_size=size)))
-        for size in sizes
-    ]
+    lowest = draw(st.sampled_from([DiskType.DYNAMIC, DiskType.DIFFERENCING]))
+    said = st.sampled_from([DATA, ZERO, PARENT])
+    return [Level(draw(st.lists(said, min_size=size, max_size=size)), lowest) for size in sizes]
 
 
 @given(levels=chains(), block_sectors=st.sampled_from([1, 4, 16]), windows=st.integers(1, 4))
