@@ -242,11 +242,26 @@ class ImageWriter(Protocol):
         ...
 
 
-class Format(Protocol):
-    """One disk format. All functions read the content, never the extension."""
+class Target(Protocol):
+    """What a copy can be written as: a disk format, or plain bytes (`raw.py`)."""
 
     name: str  # "vhd"
     extensions: tuple[str, ...]  # (".vhd", ".avhd"), for new names and wording only
+
+    def predicted_size_bytes(self, new: NewImage, blocks: int) -> int:
+        """File size of a new image with that many allocated blocks.
+
+        Raises what the format cannot hold: E_SIZE, E_BLOCK_SIZE, E_TOO_LARGE.
+        """
+        ...
+
+    def writer(self, file: ImageFile, new: NewImage, *, blocks: int) -> ImageWriter:
+        """blocks: an upper bound of the blocks that will be written."""
+        ...
+
+
+class Format(Target, Protocol):
+    """One disk format. All functions read the content, never the extension."""
 
     def matches(self, file: ImageFile) -> bool:
         """True if the content claims this format, sound or damaged."""
@@ -260,14 +275,6 @@ class Format(Protocol):
 
     def check_opened(self, image: Image) -> list[Finding]:
         """As check(), not deep, for an image of this format that was opened already."""
-        ...
-
-    def predicted_size_bytes(self, new: NewImage, blocks: int) -> int:
-        """File size of a new image with that many allocated blocks."""
-        ...
-
-    def writer(self, file: ImageFile, new: NewImage, *, blocks: int) -> ImageWriter:
-        """blocks: an upper bound of the blocks that will be written."""
         ...
 
     def header_bytes(self, file: ImageFile) -> bytes:

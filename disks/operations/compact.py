@@ -399,13 +399,9 @@ def _likely(kept: int, read: int, total: int) -> tuple[int, int]:
 
 
 def _check_room(result: CompactPlan, roots: Roots) -> None:
-    folder = roots.open_folder(os.path.dirname(result.path))
-    try:
-        room = space.space_of(folder)
-    finally:
-        os.close(folder)
-    result.free_space_bytes = room.free_bytes
-    short = space.shortage(result.free_space_needed_bytes, room, result.path)
+    result.free_space_bytes, short = space.shortage_at(
+        roots, result.path, result.free_space_needed_bytes
+    )
     if short is not None:
         raise short
 

@@ -99,7 +99,7 @@ def plan(
         else:
             _check_size(path, kind, size_bytes)
         predicted = format.predicted_size_bytes(new, 0)
-        free, refused = _room(roots, path, predicted)
+        free, refused = space.shortage_at(roots, path, predicted)
     except ImageError as error:
         refused = error
     return CreatePlan(
@@ -208,15 +208,6 @@ def _check_size(path: str, kind: DiskType, size_bytes: int | None) -> None:
             field="current_size",
             value=size_bytes,
         )
-
-
-def _room(roots: Roots, path: str, needed: int) -> tuple[int, ImageError | None]:
-    folder = roots.open_folder(os.path.dirname(path))
-    try:
-        room = space.space_of(folder)
-    finally:
-        os.close(folder)
-    return room.free_bytes, space.shortage(needed, room, path)
 
 
 def _write(draft: Draft, plan: CreatePlan, progress: Progress) -> None:

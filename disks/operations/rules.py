@@ -10,14 +10,14 @@ from disks.engine.check import check_image
 from disks.engine.errors import ImageError
 from disks.engine.findings import Level
 from disks.engine.formats import FORMATS
-from disks.engine.images import DiskType, Format, Image
+from disks.engine.images import DiskType, Format, Image, Target
 from disks.operations import windows
 from disks.operations.paths import Roots, is_internal_name
 
 LARGEST_NAME_BYTES = 255
 
 
-def check_new_name(roots: Roots, path: str, format: Format) -> None:
+def check_new_name(roots: Roots, path: str, format: Target) -> None:
     """Raises why no new disk can get this path: E_NAME, E_EXISTS, E_READ_ONLY, E_OUTSIDE_ROOTS…
 
     The name must be one that Windows can open and that says what the file is.
