@@ -204,7 +204,13 @@ CODES: dict[str, Code] = {
     "E_ACCESS": Code("No permission", "Give the console's service account access to the file."),
     "E_IO": Code("The storage failed", "Look at the storage and its connection, then try again."),
     "E_NOSPC": Code("The storage is full", "Free some room, or empty the trash, and try again."),
-    "E_TOO_LARGE": Code("Too large", "The file system or the format cannot hold such a file."),
+    "E_TOO_LARGE": Code(
+        "Too large",
+        "Choose a smaller size, another format, or a file system that holds such a file.",
+    ),
+    "E_SECTOR_SIZE": Code(
+        "Sectors of another size", "Convert within the format, or to a plain image."
+    ),
     "E_READ_ONLY": Code(
         "Read-only", "Tell in the storage root who opens its disks, or mount it writable."
     ),

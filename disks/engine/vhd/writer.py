@@ -61,18 +61,19 @@ class Layout(NamedTuple):
 
 def _check_size(new: NewImage) -> None:
     size = new.virtual_size_bytes
-    if size <= 0 or size % SECTOR_BYTES or size > footer.MAX_SIZE_BYTES:
+    if size > footer.MAX_SIZE_BYTES:
+        raise footer.too_large(size)
+    if size <= 0 or size % SECTOR_BYTES:
         raise ImageError(
             "E_SIZE",
-            f"A VHD cannot have {size:,} bytes: the size must be a multiple of 512, more than "
-            "0 and at most 2,040 GiB.",
+            f"A VHD cannot have {size:,} bytes: the size must be a multiple of 512, more than 0.",
             field="current_size",
             value=size,
         )
 
 
 def layout_of(new: NewImage) -> Layout:
-    """The layout for a new dynamic or differencing disk. Raises `E_SIZE`, `E_BLOCK_SIZE`…"""
+    """The layout for a new dynamic or differencing disk. E_SIZE, E_TOO_LARGE, E_BLOCK_SIZE…"""
     _check_size(new)
     block = new.block_size_bytes
     legal = SECTOR_BYTES <= block <= dynamic_header.MAX_BLOCK_BYTES and block & (block - 1) == 0
