@@ -101,13 +101,30 @@ class Write:
 
 
 @dataclass(frozen=True, slots=True)
+class Fill:
+    """Content for room that holds nothing: behind the file's end or the disk's, or a gap.
+
+    What lay there is neither kept nor put back when the change is taken back.
+
+    byte     what all of it becomes
+    copy_of  instead of that: where in the same file the bytes lie that come there
+    """
+
+    offset: int
+    length: int
+    byte: int = 0
+    copy_of: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class HeaderRewrite:
     """A metadata change as ordered steps; every step is made durable before the next.
 
-    size_after_bytes is the file's size when all is done (never smaller).
+    size_after_bytes is the file's size when all is done (never smaller). No page of 4 KiB
+    that a Fill covers whole is written to by anything else; the last step has no Fill.
     """
 
-    steps: tuple[tuple[Write, ...], ...]
+    steps: tuple[tuple[Write | Fill, ...], ...]
     size_after_bytes: int
     changes: tuple[FieldChange, ...]
 

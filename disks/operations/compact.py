@@ -28,6 +28,7 @@ from disks.operations import (
     locks,
     ownership,
     replacing,
+    rewriting,
     rules,
     space,
     trash,
@@ -510,10 +511,8 @@ def _keep_link(image: Image, draft: Draft) -> None:
 
 
 def _write(draft: Draft, rewrite: HeaderRewrite) -> None:
-    for step in rewrite.steps:
-        for write in step:
-            draft.file.write_at(write.offset, write.data)
-        draft.file.sync()
+    """The writes of a link; a file that has no name yet needs no journal."""
+    rewriting.write_steps(draft.file, rewrite.steps, Progress())
 
 
 def _document(result: CompactPlan, copied: Copied) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -21,11 +21,12 @@ from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity, ImageFile, storage_error
 from disks.engine.findings import Finding, Level
 from disks.engine.formats import by_name, open_image
-from disks.engine.images import DiskType, HeaderRewrite, Image
-from disks.operations import journal
+from disks.engine.images import DiskType, Fill, HeaderRewrite, Image, Write
+from disks.operations import filling, journal
 from disks.operations.journal import DONE, UNDO, Sidecar
 from disks.operations.pages import Page, PageState, changed_writes, put_back, states
 from disks.operations.paths import Roots
+from disks.operations.progress import Progress
 from disks.operations.windows import shown
 
 PREPARED = "prepared"
@@ -35,7 +36,10 @@ _MOST_EARLIER = 8
 # What a change is about; the prefix of its fault points, and a word of its sidecar.
 LINK = "relink"
 REPAIR = "repair"
-_WORDS = {LINK: "change of its parent link", REPAIR: "repair of its footer"}
+_WORDS = {
+    LINK: "change of its parent link",
+    REPAIR: "repair of its footer",
+}
 
 _LINK_HELP = """\
 The header of the disk {disk} was being changed by vdadmin when this was written, or the
@@ -51,6 +55,10 @@ The footer of the disk {disk} was being repaired by vdadmin when this was writte
 With vdadmin:  manage.py disk recover FOLDER
 
 """
+_HELP = {
+    LINK: _LINK_HELP,
+    REPAIR: _REPAIR_HELP,
+}
 _BY_HAND = """\
 Without it, only while "state" below is "prepared", with the disk closed everywhere: every
 entry of "x_pages" holds, in base64, what stood at "offset" before ("old"). Put it back, then
@@ -69,10 +77,11 @@ class Change:
 
     build       the rewrite, computed on the freshly opened image
     check       called after the writes with the reopened image; raising undoes everything
-    about       LINK, or REPAIR: the link stays, and nothing is kept to take it back with
+    about       LINK; with any other the link stays, and nothing is kept to take it back with
     keep_mtime  put the modification time back: a child stores exactly that one
     is_undo     the change takes an earlier one back
     neighbours  other disks that this concerns
+    progress    told while room is filled; Cancelled out of it takes everything back
     """
 
     build: Callable[[Image], HeaderRewrite]
@@ -81,6 +90,7 @@ class Change:
     keep_mtime: bool = False
     is_undo: bool = False
     neighbours: tuple[str, ...] = ()
+    progress: Progress = field(default_factory=Progress)
 
 
 def rewrite(
@@ -133,10 +143,7 @@ def rewrite(
             journal.write(roots, sidecar)
         try:
             with faults.stage(f"{change.about}.header"):
-                for step in steps:
-                    for write in step:
-                        file.write_at(write.offset, write.data)
-                    file.sync()
+                write_steps(file, steps, change.progress)
             after = _check(roots, path, change)
             if change.keep_mtime:
                 set_mtime(file, expected.mtime_ns)
@@ -150,14 +157,38 @@ def rewrite(
     return before, after
 
 
+def write_steps(
+    file: ImageFile, steps: Sequence[Sequence[Write | Fill]], progress: Progress
+) -> None:
+    """Each step is durable before the next begins, each copy read again.
+
+    Until the last room is filled it can be cancelled; then it only takes a moment.
+    """
+    grown_from = file.size_bytes
+    filling_steps = [n for n, step in enumerate(steps) if any(isinstance(p, Fill) for p in step)]
+    commits_at = max(filling_steps, default=-1) + 1
+    for number, step in enumerate(steps):
+        if number == commits_at:
+            progress.commit_starts()
+        for piece in step:
+            if isinstance(piece, Fill):
+                filling.fill(file, piece, grown_from, progress)
+            else:
+                file.write_at(piece.offset, piece.data)
+        file.sync()
+        for piece in step:
+            if isinstance(piece, Fill):
+                filling.require_filled(file, piece)
+
+
 def finished(roots: Roots, sidecar: Sidecar, link_after: dict[str, Any]) -> None:
     """The header is as planned and checked: keep what an undo needs, forget the pages.
 
     After an undo the record of the update before the undone one comes back, if that is
-    what made the link as it is again; else nothing is left to take back. After a repair the
-    record of the last update comes back as it was: the link has not changed.
+    what made the link as it is again; else nothing is left to take back. After any other
+    change the record of the last update comes back as it was: the link has not changed.
     """
-    if _about(sidecar) == REPAIR:
+    if _about(sidecar) != LINK:
         _restore(roots, sidecar, sidecar.record.get("previous"))
         return
     if not sidecar.record["is_undo"]:
@@ -357,7 +388,7 @@ def _about(sidecar: Sidecar) -> str:
 
 def _help(path: str, about: str) -> str:
     """The sidecar's plain text."""
-    text = (_REPAIR_HELP if about == REPAIR else _LINK_HELP) + _BY_HAND
+    text = _HELP[about] + _BY_HAND
     return text.format(disk=shown(os.path.basename(path)))
 
 

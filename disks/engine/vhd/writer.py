@@ -15,17 +15,16 @@ from disks.engine.files import ImageFile
 from disks.engine.images import DiskType, ImageWriter, NewImage
 from disks.engine.units import SECTOR_BYTES, round_up
 from disks.engine.vhd import dynamic_header, footer, parent_locator
-from disks.engine.vhd.bat import ABSENT, to_stored
+from disks.engine.vhd.bat import ABSENT, MAX_FILE_SECTORS, to_stored
 from disks.engine.vhd.dynamic_header import HEADER_BYTES, DynamicHeader
 from disks.engine.vhd.footer import FOOTER_BYTES, Footer
 from disks.engine.vhd.image import now_timestamp
 from disks.engine.vhd.parent_locator import LocatorEntry
+from disks.engine.vhd.room import PAGE_BYTES
 from disks.engine.vhd.sector_bitmap import set_range
 from disks.engine.vhd.text import identity_bytes, identity_text, timestamp_of
 
-PAGE_BYTES = 4096
 LOCATOR_SPACE_BYTES = 4096  # room for a longer path later
-MAX_FILE_SECTORS = 0xFFFFFFFF  # BAT entries are 32-bit sector numbers
 
 # Windows' own code: QEMU believes the geometry, not the size, of disks of unknown creators,
 # and so would cut the end off ours.
