@@ -243,6 +243,16 @@ CODES: dict[str, Code] = {
     "E_SIBLINGS": Code(
         "Other disks would be ruined", "Merge to a new disk; the parent then stays as it is."
     ),
+    "E_CHILDREN": Code(
+        "Other disks build on it",
+        "Expand the lowest disk of the chain instead, or create a child disk and expand that.",
+    ),
+    "E_SHRINK": Code(
+        "Not larger than it is",
+        "Choose a larger size. To make a disk smaller, shrink its partitions in the machine and "
+        "copy them to a new disk.",
+    ),
+    "E_SECTORS": Code("No whole sectors", "Choose a size that is a multiple of the sector size."),
     "E_PROOF": Code(
         "The copy differs from its source",
         "Nothing was replaced. Check memory and storage, then try again.",

@@ -130,6 +130,25 @@ class HeaderRewrite:
 
 
 @dataclass(frozen=True, slots=True)
+class Expansion:
+    """How a disk becomes larger in place.
+
+    rewrite           what is to be done next
+    makes_room        True: it only moves what is in the way, so that size and content stay;
+                      when it is done, plan again
+    changes           rows for people: of this rewrite and of what follows it
+    size_after_bytes  of the file when all is done
+    warnings          what a person should know of the result
+    """
+
+    rewrite: HeaderRewrite
+    makes_room: bool
+    changes: tuple[FieldChange, ...]
+    size_after_bytes: int
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class NewImage:
     """What a new image shall be. identity None: a fresh one. geometry None: computed."""
 
@@ -211,6 +230,15 @@ class Image(Protocol):
         Content, identity and link stay; no byte that could be data is overwritten or cut off.
         Raises E_NOTHING_TO_REPAIR where no copy is damaged (or none exists), and what
         makes it unclear which copy is right or shows that data is lost.
+        """
+        ...
+
+    def plan_expand(self, new_size_bytes: int) -> Expansion:
+        """The writes that give the disk a larger virtual size, a multiple of its sectors.
+
+        Identity and content stay, the grown area reads zeros (or the parent's bytes, where
+        that is larger: the caller sees to it that it is not). Raises the write refusal,
+        E_TOO_LARGE past what the format holds, E_BLOCK_SIZE where its blocks are too small.
         """
         ...
 

@@ -32,7 +32,7 @@ from disks.operations import (
 )
 from disks.operations.copying import Copied, Draft, Fingerprint
 from disks.operations.counting import count_levels
-from disks.operations.family import ChildrenOf, Family
+from disks.operations.family import ChildrenOf
 from disks.operations.new_copy import CopyPlan, Level
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
@@ -320,7 +320,7 @@ def _find_family(
             result.fingerprints[path] = Fingerprint.of(file)
             if path in result.relink:
                 _require_relinkable(file, path, result.output, roots)
-    result.warnings += _unread(found)
+    result.warnings += found.unread_warnings()
 
 
 def _require_relinkable(file: ImageFile, path: str, output: str, roots: Roots) -> None:
@@ -343,17 +343,6 @@ def _require_relinkable(file: ImageFile, path: str, output: str, roots: Roots) -
             "folder. Give its storage root a Windows view, or keep the child's name.",
             file=path,
         )
-
-
-def _unread(found: Family) -> list[str]:
-    if not found.unread:
-        return []
-    names = ", ".join(str(error.file) for error in found.unread[:5])
-    more = f" and {len(found.unread) - 5} more" if len(found.unread) > 5 else ""
-    return [
-        f"{len(found.unread)} files could not be read, so it is not known whether they are "
-        f"children of a disk that is merged: {names}{more}."
-    ]
 
 
 def _ruined(result: MergePlan) -> ImageError:

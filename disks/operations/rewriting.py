@@ -36,9 +36,13 @@ _MOST_EARLIER = 8
 # What a change is about; the prefix of its fault points, and a word of its sidecar.
 LINK = "relink"
 REPAIR = "repair"
+EXPAND = "expand"
+MAKE_ROOM = "make-room"
 _WORDS = {
     LINK: "change of its parent link",
     REPAIR: "repair of its footer",
+    EXPAND: "expansion",
+    MAKE_ROOM: "move of blocks that makes room for its expansion",
 }
 
 _LINK_HELP = """\
@@ -55,9 +59,24 @@ The footer of the disk {disk} was being repaired by vdadmin when this was writte
 With vdadmin:  manage.py disk recover FOLDER
 
 """
+_EXPAND_HELP = """\
+The disk {disk} was being made larger by vdadmin when this was written.
+
+With vdadmin:  manage.py disk recover FOLDER
+
+"""
+_MAKE_ROOM_HELP = """\
+Blocks of the disk {disk} were being moved by vdadmin when this was written, to make room for
+an expansion. Its size and content are the same before and after that.
+
+With vdadmin:  manage.py disk recover FOLDER
+
+"""
 _HELP = {
     LINK: _LINK_HELP,
     REPAIR: _REPAIR_HELP,
+    EXPAND: _EXPAND_HELP,
+    MAKE_ROOM: _MAKE_ROOM_HELP,
 }
 _BY_HAND = """\
 Without it, only while "state" below is "prepared", with the disk closed everywhere: every
