@@ -122,11 +122,16 @@ class HeaderRewrite:
 
     size_after_bytes is the file's size when all is done (never smaller). No page of 4 KiB
     that a Fill covers whole is written to by anything else; the last step has no Fill.
+
+    visible_step: the one that makes the change visible. From then on somebody may have gone
+    on with what is new: a change that broke off is completed, whatever lies in pages of earlier
+    steps, and never taken back. None: nobody goes on with it; it is taken back if not whole.
     """
 
     steps: tuple[tuple[Write | Fill, ...], ...]
     size_after_bytes: int
     changes: tuple[FieldChange, ...]
+    visible_step: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +139,8 @@ class Expansion:
     """How a disk becomes larger in place.
 
     rewrite           what is to be done next
-    makes_room        True: it only moves what is in the way, so that size and content stay;
-                      when it is done, plan again
+    makes_room        True: it only moves some of what is in the way, so that size and content
+                      stay; when it is done, plan again
     changes           rows for people: of this rewrite and of what follows it
     size_after_bytes  of the file when all is done
     warnings          what a person should know of the result

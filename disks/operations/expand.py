@@ -15,8 +15,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from disks.engine.chain import Chain, open_chain
+from disks.engine.check import check_image
 from disks.engine.errors import ImageError
-from disks.engine.files import ImageFile
+from disks.engine.files import FileIdentity
+from disks.engine.findings import Level
 from disks.engine.formats import open_image
 from disks.engine.images import DiskType, FieldChange, Image, Source
 from disks.engine.units import MIB, SECTOR_BYTES
@@ -200,7 +202,7 @@ def _fill(
     result.managers = guards.managers(roots, [(result.path, image)])
     _require_size(image, result.new_size_bytes)
     _require_small_ancestors(chain)
-    damaged = rules.structure_refusal([(result.path, image)])
+    damaged = rules.structure_refusal([(result.path, image)], so="it is not made larger")
     if damaged is not None:
         raise damaged
     roots.require_writable(result.path)
@@ -297,47 +299,47 @@ def _require_same(plan: ExpandPlan, fresh: ExpandPlan) -> None:
 
 
 def _expand(plan: ExpandPlan, roots: Roots, job: str, token: int, progress: Progress) -> None:
-    """One rewrite, or one that makes room and then the one that makes the disk larger."""
+    """As many rewrites as it takes to make room, then the one that makes the disk larger."""
     expected = plan.fingerprints[plan.path].file
+    while _rewrite(plan, expected, roots, job, token, progress):
+        progress.log("Moved blocks that were in the way of what has to grow.")
+        with roots.open(plan.path) as file:
+            if file.stat().st_ino != expected.inode:
+                raise rewriting.changed_meanwhile(plan.path)
+            expected = file.identity()
+
+
+def _rewrite(
+    plan: ExpandPlan,
+    expected: FileIdentity,
+    roots: Roots,
+    job: str,
+    token: int,
+    progress: Progress,
+) -> bool:
+    """One journalled change. False for the one that makes the disk larger, the last."""
     size = plan.new_size_bytes
     with roots.open(plan.path) as file:
         image = open_image(file)
-        before, moved = Looks.of(image), Looks.of(image, places=False)
         makes_room = image.plan_expand(size).makes_room
-    if makes_room:
-        progress.log("Moving blocks that are in the way of the block allocation table.")
-        change = rewriting.Change(
-            build=lambda image: image.plan_expand(size).rewrite,
-            check=lambda image: _require_moved(image, moved, size),
-            about=rewriting.MAKE_ROOM,
-            progress=progress,
-        )
-        rewriting.rewrite(roots, plan.path, change, expected=expected, job=job, token=token)
-        with roots.open(plan.path) as file:
-            _require_ours(file, expected.inode)
-            expected, before = file.identity(), Looks.of(open_image(file))
+        before = Looks.of(image, places=not makes_room)
     change = rewriting.Change(
         build=lambda image: image.plan_expand(size).rewrite,
-        check=lambda image: _require_larger(image, before, size),
-        about=rewriting.EXPAND,
+        check=lambda image: (
+            _require_moved(image, before) if makes_room else _require_larger(image, before, size)
+        ),
+        about=rewriting.MAKE_ROOM if makes_room else rewriting.EXPAND,
         progress=progress,
     )
     rewriting.rewrite(roots, plan.path, change, expected=expected, job=job, token=token)
+    return makes_room
 
 
-def _require_ours(file: ImageFile, inode: int) -> None:
-    if file.stat().st_ino != inode:
-        raise rewriting.changed_meanwhile(file.path)
-
-
-def _require_moved(image: Image, before: Looks, size: int) -> None:
-    """The same disk as anybody opens it, and now with the room that was missing. E_VERIFY."""
-    path = image.file.path
+def _require_moved(image: Image, before: Looks) -> None:
+    """The same disk as anybody opens it, whose blocks lie elsewhere. E_VERIFY."""
     if Looks.of(image, places=False) != before:
-        raise rewriting.unverified(path, "it reads as another disk")
+        raise rewriting.unverified(image.file.path, "it reads as another disk")
     _require_sound(image)
-    if image.plan_expand(size).makes_room:
-        raise rewriting.unverified(path, "blocks are still in the way")
 
 
 def _require_larger(image: Image, before: Looks, size: int) -> None:
@@ -360,6 +362,7 @@ def _require_larger(image: Image, before: Looks, size: int) -> None:
 
 
 def _require_sound(image: Image) -> None:
-    damaged = rules.structure_refusal([(image.file.path, image)])
-    if damaged is not None:
-        raise rewriting.unverified(image.file.path, damaged.message)
+    for finding in check_image(image.file):
+        if finding.level is Level.ERROR:
+            why = f"its structure is damaged: {finding.message}"
+            raise rewriting.unverified(image.file.path, why)

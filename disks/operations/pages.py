@@ -158,6 +158,28 @@ def put_back(file: ImageFile, pages: Sequence[Page], size_bytes: int) -> None:
         file.sync()
 
 
+def put_forward(file: ImageFile, pages: Sequence[Page]) -> None:
+    """Bring pages to what they are to become, step by step, each made durable."""
+    for step in sorted({page.step for page in pages}):
+        for page in pages:
+            if page.step == step and _current(file, page) != page.new:
+                file.write_at(page.offset, page.new)
+        file.sync()
+
+
+def is_there(file: ImageFile, pages: Sequence[Page], ranges: Sequence[Sequence[int]]) -> bool:
+    """Whether these (offset, length) hold what they are to become; False without any.
+
+    To the byte, for somebody may be using the rest of a page by now.
+    """
+    for offset, length in ranges:
+        page = next(page for page in pages if 0 <= offset - page.offset < PAGE_BYTES)
+        start = offset - page.offset
+        if _current(file, page)[start : start + length] != page.new[start : start + length]:
+            return False
+    return bool(ranges)
+
+
 def states(file: ImageFile, pages: Sequence[Page]) -> list[PageState]:
     return [page.state(_current(file, page)) for page in pages]
 

@@ -24,7 +24,15 @@ from disks.engine.formats import by_name, open_image
 from disks.engine.images import DiskType, Fill, HeaderRewrite, Image, Write
 from disks.operations import filling, journal
 from disks.operations.journal import DONE, UNDO, Sidecar
-from disks.operations.pages import Page, PageState, changed_writes, put_back, states
+from disks.operations.pages import (
+    Page,
+    PageState,
+    changed_writes,
+    is_there,
+    put_back,
+    put_forward,
+    states,
+)
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 from disks.operations.windows import shown
@@ -153,6 +161,8 @@ def rewrite(
                 "identity": image.identity,
                 "keep_mtime": change.keep_mtime,
                 "is_undo": change.is_undo,
+                "visible_step": planned.visible_step,
+                "visible": _visible(planned),
                 "link_before": before,
                 "link_after": None,
                 "previous": _without_pages(previous),
@@ -200,6 +210,14 @@ def write_steps(
                 filling.require_filled(file, piece)
 
 
+def _visible(planned: HeaderRewrite) -> list[tuple[int, int]]:
+    """Where the step writes that makes the change visible: (offset, length) within one page."""
+    if planned.visible_step is None:
+        return []
+    step = planned.steps[planned.visible_step]
+    return [(piece.offset, len(piece.data)) for piece in step if isinstance(piece, Write)]
+
+
 def finished(roots: Roots, sidecar: Sidecar, link_after: dict[str, Any]) -> None:
     """The header is as planned and checked: keep what an undo needs, forget the pages.
 
@@ -243,6 +261,7 @@ def recover(roots: Roots, sidecar: Sidecar, *, token: int) -> tuple[str, str]:
         before, after = int(record["size_before"]), int(record["size_after"])
         expected = FileIdentity.from_dict(record["file"])
         identity, keep_mtime = record["identity"], bool(record["keep_mtime"])
+        visible = [(int(offset), int(length)) for offset, length in record.get("visible", ())]
         if any(page.offset < 0 for page in pages) or "is_undo" not in record:
             raise ValueError("no record of a rewrite")
     except journal.UNREADABLE as error:
@@ -257,20 +276,30 @@ def recover(roots: Roots, sidecar: Sidecar, *, token: int) -> tuple[str, str]:
         if not before <= file.size_bytes <= after:
             raise attention(path, "its size is neither the old nor the planned one")
         found = states(file, pages)
+        only_forward = file.size_bytes == after and is_there(file, pages, visible)
+        if only_forward:  # what earlier steps wrote may be in use by now
+            pages = [page for page in pages if page.step > int(record["visible_step"])]
+            found = states(file, pages)
         if PageState.FOREIGN in found:
             raise attention(path, "somebody else has written to it since")
         opened = _opened(file)
         if opened is not None and opened.identity != identity:
             raise attention(path, "it has another identity now")
         untouched = all(state is PageState.OLD for state in found) and file.size_bytes == before
-        if opened is None and untouched:
+        if opened is None and untouched and not only_forward:
             raise attention(path, "it is as it was before the change, and yet cannot be read")
         sidecar = replace(sidecar, token=token)
         about = _about(sidecar)
         with faults.stage(f"{about}.takeover"):
             journal.write(roots, sidecar)
+        if only_forward:
+            with faults.stage(f"{about}.forward"):
+                put_forward(file, pages)
+            opened = _opened(file)
+            if opened is None:
+                raise attention(path, "it cannot be read any more")
         complete = all(state is PageState.NEW for state in found) and file.size_bytes == after
-        if opened is not None and complete:
+        if opened is not None and (complete or only_forward):
             if keep_mtime:
                 set_mtime(file, expected.mtime_ns)
             file.sync()

@@ -83,7 +83,10 @@ def size_refusal(images: Iterable[tuple[str, Image]]) -> ImageError | None:
 
 
 def structure_refusal(
-    images: Iterable[tuple[str, Image]], *, blocks_only: bool = False
+    images: Iterable[tuple[str, Image]],
+    *,
+    blocks_only: bool = False,
+    so: str = "no copy takes its place",
 ) -> ImageError | None:
     """The first structural error of these disks: no copy is made that would hide it.
 
@@ -91,6 +94,7 @@ def structure_refusal(
     have lost its content; in a copy each has its own place, and nobody would ever know.
 
     blocks_only  only where blocks lie; the copy does not keep the rest of the headers
+    so           what is refused because of it, in words
     """
     for path, image in images:
         for finding in check_image(image.file):
@@ -100,7 +104,7 @@ def structure_refusal(
                 continue
             return ImageError(
                 finding.code,
-                f"{path} is damaged, so no copy takes its place: {finding.message}",
+                f"{path} is damaged, so {so}: {finding.message}",
                 file=path,
                 field=finding.field,
                 offset=finding.offset,

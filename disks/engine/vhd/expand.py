@@ -1,10 +1,11 @@
 """Making a VHD larger where it lies: which bytes change, and in which order.
 
-Whatever was done so far, a reader finds a footer at the file's end and a disk that is the
-old one or the larger one. In a disk of blocks the block allocation table grows, in place
-or into another gap; blocks that lie in its way move to the end of the file first, as a
-change of its own that leaves size and content alone. What becomes a part of the disk reads
-zero, or as its parent: it may have been the rest of a block that the old size cut.
+Whatever was done so far, a reader finds a footer at the file's end and the old disk, until
+one sector says that it is larger. So nobody can have used the added area when a change that
+broke off is taken back. In a disk of blocks the block allocation table grows, in place or
+into another gap; blocks in its way move to the end of the file first, in changes of their
+own that leave size and content alone. What becomes a part of the disk reads zero, or as
+its parent: it may have been the rest of a block that the old size cut.
 
 Source: VHD specification 1.0; formats/vhd.md §10 "Expand", §11.
 """
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 Piece = Write | Fill
 _ANYWHERE = 1 << 62
+_ENTRIES_PER_SECTOR = SECTOR_BYTES // 4
 # Who stores the size for itself; of all others' disks QEMU believes the geometry.
 _SIZE_BELIEVED = (b"win ", b"qem2", b"d2v ", b"CTXS", b"tap\0")
 _OLD_BLKTAP = 0x00000001  # a version before tdbatmap: none is looked for
@@ -75,40 +77,38 @@ def _larger(image: VhdImage, size_bytes: int) -> Footer:
 
 
 def _plan_fixed(image: VhdImage, size_bytes: int) -> Expansion:
-    """The footer at the new end, room in between, the old footer's place zeroed as data."""
+    """A second footer at the new end, which still names the old size, then room up to there.
+
+    Until the last write the file is merely longer than the disk needs.
+    """
     end = image.footers.end
     foot = _larger(image, size_bytes).pack()[: end.length]
     old_size = image.virtual_size_bytes
+    steps: list[tuple[Piece, ...]] = []
     at = max(size_bytes, end.offset)
-    size_after = at + end.length
-    surplus = _fills(old_size, min(end.offset, size_bytes))
-    if at == end.offset:  # the file was longer than the disk needed
-        steps: list[tuple[Piece, ...]] = [surplus, (Write(at, foot),)]
-    else:
-        steps = [
-            (Write(at, foot),),
-            (*surplus, *_fills(end.offset + end.length, at)),
-            (Write(end.offset, bytes(end.length)),),
-        ]
+    if at > end.offset:
+        steps.append((Write(at, end.raw[: end.length]),))
+    added = Fill(old_size, size_bytes - old_size)
+    steps += [tuple(_over_footer(image, added)), (Write(at, foot),)]
     rows = _footer_rows(image, foot, at)
-    return _expansion(image, HeaderRewrite(tuple(steps), size_after, tuple(rows)), (), foot)
-
-
-def _fills(start: int, stop: int, byte: int = 0) -> tuple[Piece, ...]:
-    return (Fill(start, stop - start, byte),) if stop > start else ()
+    rewrite = HeaderRewrite(tuple(steps), at + end.length, tuple(rows), len(steps) - 1)
+    return _expansion(image, rewrite, (), foot, rewrite.size_after_bytes)
 
 
 # A disk of blocks
 
 
 class _Layout(NamedTuple):
-    """Where things go. table_room: bytes of the table, padded; end: of all but the footer."""
+    """Where things go. table_room: bytes of the table, padded; end: of all but the footer.
+
+    in_the_way: (block, entry), ordered by sector of the table
+    """
 
     entries: int
     table_offset: int
     table_room: int
     end: int
-    in_the_way: tuple[tuple[int, int], ...]  # block, entry
+    in_the_way: tuple[tuple[int, int], ...]
 
     @property
     def table_end(self) -> int:
@@ -122,11 +122,14 @@ def _plan_blocks(image: VhdImage, size_bytes: int) -> Expansion:
     if layout.in_the_way:
         moves, end = _plan_moves(image, layout)
         rows = _block_rows(image, header, foot, layout, end)
-        return _expansion(image, moves, rows, foot, makes_room=True)
+        size_after = end + image.footers.end.length
+        return _expansion(image, moves, rows, foot, size_after, makes_room=True)
     rows = _block_rows(image, header, foot, layout, layout.end)
     size_after = layout.end + image.footers.end.length
     steps = tuple(_grow(image, header, layout, foot))
-    return _expansion(image, HeaderRewrite(steps, size_after, tuple(rows)), (), foot)
+    # The footer at the end counts; after that only its copy at the beginning follows.
+    rewrite = HeaderRewrite(steps, size_after, tuple(rows), len(steps) - 2)
+    return _expansion(image, rewrite, (), foot, size_after)
 
 
 def _header_of(image: VhdImage) -> DynamicHeader:
@@ -187,13 +190,13 @@ def _table_place(image: VhdImage, table_room: int) -> int:
 
 
 def _blocks_over(image: VhdImage, start: int, end: int) -> tuple[tuple[int, int], ...]:
-    """The blocks that lie over a range of the file, lowest first."""
+    """The blocks that lie over a range of the file, by sector of the table, lowest first."""
     stride = image.bitmap_bytes + image.block_size_bytes
     found = []
     for block, entry in image.bat.below(-(-end // SECTOR_BYTES)):
         if image.check_entry(block, entry) + stride > start:
             found.append((block, entry))
-    return tuple(sorted(found, key=lambda pair: pair[1]))
+    return tuple(sorted(found, key=lambda pair: (pair[0] // _ENTRIES_PER_SECTOR, pair[1])))
 
 
 def _cut_block(image: VhdImage) -> tuple[int, int] | None:
@@ -214,39 +217,51 @@ def _end_of_cut_block(image: VhdImage) -> int:
 
 
 def _plan_moves(image: VhdImage, layout: _Layout) -> tuple[HeaderRewrite, int]:
-    """Blocks to the end of the file; also where the footer lies then.
+    """Blocks to the end of the file; also where the footer lies when all of them are moved.
 
-    The footer first, so that every prefix ends with one; the copies over its old place; then
-    the entries, all of them at once.
+    As many as have their entries in one sector of the table: that changes whole or not at
+    all, and so each of them is at its old place or its new one. The footer moves first, so
+    that every prefix ends with one; then the copies, over its old place, too.
     """
     end = image.footers.end
+    moves = list(_new_places(image, layout))
+    sector = moves[0][0] // _ENTRIES_PER_SECTOR
+    now = [move for move in moves if move[0] // _ENTRIES_PER_SECTOR == sector]
     stride = image.bitmap_bytes + image.block_size_bytes
-    at = round_up(layout.end, SECTOR_BYTES)
+    new_end = now[-1][2] + stride
     copies: list[Piece] = []
     entries: list[Piece] = []
-    gap_from = end.offset
+    free_from = end.offset
+    for block, entry, at in now:
+        length = image.block_bytes(block)
+        copies += _over_footer(image, Fill(free_from, at - free_from))
+        copies += _over_footer(image, Fill(at, length, copy_of=entry * SECTOR_BYTES))
+        entries.append(Write(image.bat.offset + block * 4, (at // SECTOR_BYTES).to_bytes(4)))
+        free_from = at + length
+    copies += _over_footer(image, Fill(free_from, new_end - free_from))
+    lowest = min(entry for _, entry, _ in moves) * SECTOR_BYTES
+    row = FieldChange(
+        "blocks in the table's way",
+        f"{len(moves):,} from byte {lowest:,} on",
+        f"at the end of the file, from byte {moves[0][2]:,} on",
+        lowest,
+        len(moves) * stride,
+    )
+    steps = ((Write(new_end, end.raw[: end.length]),), tuple(copies), tuple(entries))
+    rewrite = HeaderRewrite(steps, new_end + end.length, (row,), len(steps) - 1)
+    return rewrite, moves[-1][2] + stride
+
+
+def _new_places(image: VhdImage, layout: _Layout) -> Iterator[tuple[int, int, int]]:
+    """(block, entry, new offset) of every block in the way: behind everything, and the table."""
+    at = round_up(layout.end, SECTOR_BYTES)
     for block, entry in layout.in_the_way:
         if image.block_size_bytes >= PAGE_BYTES:  # its data on a page border, as the writer does
             at = round_up(at + image.bitmap_bytes, PAGE_BYTES) - image.bitmap_bytes
-        length = image.block_bytes(block)
-        copies += _over_footer(image, Fill(gap_from, at - gap_from))
-        copies += _over_footer(image, Fill(at, length, copy_of=entry * SECTOR_BYTES))
-        entries.append(Write(image.bat.offset + block * 4, (at // SECTOR_BYTES).to_bytes(4)))
-        gap_from = at + length
-        at += stride
-    copies += _over_footer(image, Fill(gap_from, at - gap_from))
-    if at + SECTOR_BYTES > MAX_FILE_SECTORS * SECTOR_BYTES:
-        raise _past_2_tib(image, at)
-    first, last = layout.in_the_way[0][1], layout.in_the_way[-1][1]
-    row = FieldChange(
-        "blocks in the table's way",
-        f"{len(layout.in_the_way):,} from byte {first * SECTOR_BYTES:,} on",
-        f"at the end of the file, from byte {end.offset:,} on",
-        first * SECTOR_BYTES,
-        last * SECTOR_BYTES + stride - first * SECTOR_BYTES,
-    )
-    steps = ((Write(at, end.raw[: end.length]),), tuple(copies), tuple(entries))
-    return HeaderRewrite(steps, at + end.length, (row,)), at
+        yield block, entry, at
+        at += image.bitmap_bytes + image.block_size_bytes
+        if at + SECTOR_BYTES > MAX_FILE_SECTORS * SECTOR_BYTES:
+            raise _past_2_tib(image, at)
 
 
 def _over_footer(image: VhdImage, fill: Fill) -> Iterator[Piece]:
@@ -330,16 +345,17 @@ def _expansion(
     rewrite: HeaderRewrite,
     following: Sequence[FieldChange],
     foot: bytes,
+    size_after: int,
     *,
     makes_room: bool = False,
 ) -> Expansion:
     """following: the rows of what is done after the rewrite."""
     rows = [*rewrite.changes, *following]
-    now, after = image.file.size_bytes, rewrite.size_after_bytes
-    if after != now:
-        rows.append(FieldChange("file size", f"{now:,} bytes", f"{after:,} bytes"))
+    now = image.file.size_bytes
+    if size_after != now:
+        rows.append(FieldChange("file size", f"{now:,} bytes", f"{size_after:,} bytes"))
     warnings = tuple(_warnings(image, Footer.parse(foot)))
-    return Expansion(rewrite, makes_room, tuple(rows), after, warnings)
+    return Expansion(rewrite, makes_room, tuple(rows), size_after, warnings)
 
 
 def _footer_rows(image: VhdImage, foot: bytes, at: int) -> list[FieldChange]:

@@ -69,6 +69,13 @@ def _dynamic(folder: Path, **options: Any) -> Built:
     return build_dynamic(folder, "disk.vhd", **(values | options))
 
 
+def _far_apart(folder: Path) -> Built:
+    """The lowest blocks in the file have entries in different sectors of the table."""
+    content = [(300 * 32, noise(1, 20)), (140 * 32, noise(2, 20)), (0, noise(3, 20))]
+    size = 301 * BLOCK - 2 * KIB
+    return _dynamic(folder, size=size, content=content, order="descending")
+
+
 def _stale(folder: Path, **options: Any) -> Built:
     """What the size cuts off the last block holds leftovers, marked as written."""
     built = _dynamic(folder, **options)
@@ -177,6 +184,7 @@ SCENES: dict[str, Scene] = {
     ),
     "dynamic, stale end": Scene(_stale, (MORE, FEW, LARGE, HUGE)),
     "dynamic, stale end downwards": Scene(_like(_stale, order="descending"), (MORE, HUGE)),
+    "dynamic, far apart": Scene(_far_apart, (LARGE, HUGE)),
     "dynamic, empty": Scene(_empty, (MORE, MANY, HUGE)),
     "dynamic, last block cut short": Scene(_cut_short, (MORE, MANY, HUGE), NOBODY_ELSE),
     "dynamic, entries beyond the end": Scene(_beyond, (MORE, FEW, MANY), ONLY_QEMU),

@@ -28,7 +28,7 @@ from disks.tests.operations.crashing import (
     power_cut,
     with_fault,
 )
-from disks.tests.operations.enlarging import HUGE, KIB, LARGE, MANY, MORE, SCENES
+from disks.tests.operations.enlarging import BLOCK, HUGE, KIB, LARGE, MANY, MORE, SCENES
 from disks.tests.operations.worlds import content_of, errors_in, roots_of
 
 DIED = -9
@@ -39,9 +39,10 @@ CUTS = int(os.environ.get("VD_PROVE", "40"))
 # What is written where, in how many rewrites: each needs its own look.
 WORK = {
     "fixed": MORE,
-    "fixed, ends with a page": LARGE,
+    "fixed, ends with a page": 1024 * KIB,
     "fixed, longer than needed": 120 * KIB,
     "dynamic": HUGE,  # blocks make room
+    "dynamic, far apart": LARGE,  # more than once
     "dynamic, stale end": MORE,
     "dynamic, empty": LARGE,  # the footer makes room
     "dynamic, last block cut short": MANY,
@@ -83,15 +84,20 @@ class Running:
                 stray.unlink()
         self.path.write_bytes(self.original)
 
+    def assert_readable(self) -> int:
+        """One of the two disks, also to somebody who knows nothing of journals; its size."""
+        with self.roots.open(str(self.path)) as file:
+            size = open_image(file).virtual_size_bytes
+        assert size in (len(self.model), self.size)
+        model = self.model.ljust(size, b"\0")
+        assert content_of(self.path) == hashlib.sha256(model).hexdigest()
+        return size
+
     def assert_sound(self) -> str:
         """One of the two disks, whole, writable, with nothing lying about; says which."""
+        size = self.assert_readable()
         with self.roots.open(str(self.path)) as file:
-            image = open_image(file)
-            assert image.write_refusal is None
-            size = image.virtual_size_bytes
-        model = self.model.ljust(size, b"\0")
-        assert size in (len(self.model), self.size)
-        assert content_of(self.path) == hashlib.sha256(model).hexdigest()
+            assert open_image(file).write_refusal is None
         assert errors_in(self.path) == []
         assert worlds.strays(self.path.parent) == []
         assert [entry.name for entry in self.path.parent.glob(".*.vd*") if entry.is_file()] == []
@@ -120,6 +126,8 @@ def test_killed_at_every_point_it_is_the_old_disk_or_the_larger_one(
         if code == DONE:
             break
         assert code == DIED
+        if kind == "kill":
+            running.assert_readable()
         rows = running.recover()
         assert [row for row in rows if row["action"] in ("busy", "needs-attention")] == []
         seen.add(running.assert_sound())
@@ -268,12 +276,56 @@ def test_a_disk_written_by_others_since_is_left_untouched(running: Running) -> N
     assert running.path.read_bytes() == before
 
 
+def guest_writes(running: Running) -> bool:
+    """Write the first sector that was added, as a machine would; False if there is none yet."""
+    with running.roots.open(str(running.path), writable=True) as file:
+        image = open_image(file)
+        if image.virtual_size_bytes != running.size:
+            return False
+        sector = len(running.model) // 512
+        (extent,) = image.extents(sector, 1)
+        offset = extent.file_offset
+        if offset is None:  # in the last block, not marked as written
+            block, inside = divmod(sector, BLOCK // 512)
+            bitmap = image.bat.entry(block) * 512  # type: ignore[attr-defined]
+            bits = bytearray(file.read_at(bitmap + inside // 8, 1))
+            bits[0] |= 0x80 >> inside % 8
+            file.write_at(bitmap + inside // 8, bits)
+            offset = bitmap + 512 + inside * 512
+        file.write_at(offset, b"guest".ljust(512, b"."))
+    return True
+
+
+@pytest.mark.parametrize("running", ["dynamic, stale end", "fixed", "blktap"], indirect=True)
+def test_who_has_used_the_added_area_before_recovery_keeps_what_was_written(
+    running: Running,
+) -> None:
+    """Once the disk is larger to anybody, the change is only completed, never taken back."""
+    used = 0
+    for number in range(1, MOST_POINTS):
+        running.reset()
+        if in_fork(with_fault(f"*:{number}:kill", running.expand)) == DONE:
+            break
+        if not guest_writes(running):
+            continue
+        running.recover()
+        written = (running.model + b"guest".ljust(512, b".")).ljust(running.size, b"\0")
+        assert content_of(running.path) == hashlib.sha256(written).hexdigest()
+        assert errors_in(running.path) == []
+        used += 1
+    assert used >= 2
+
+
+# E_NO_FOOTER: opened before the footer moved, read after.
+LOST = ("E_LOCKED", "E_CHANGED", "E_UNFINISHED", "E_SHRINK", "E_NO_FOOTER")
+
+
 def worker(running: Running) -> Callable[[], object]:
     def work() -> None:
         try:
             running.expand()
         except ImageError as error:
-            if error.code not in ("E_LOCKED", "E_CHANGED", "E_UNFINISHED", "E_SHRINK"):
+            if error.code not in LOST:
                 os._exit(98)
             raise
 
