@@ -239,7 +239,11 @@ def _refusals(
     request = result.request
     merged = chain.images[: last + 1]
     disks = list(zip(chain.paths, chain.images, strict=True))
-    yield from new_copy.source_refusals(disks[: last + 1], disks[last + 1 : last + 2])
+    yield from new_copy.source_refusals(
+        disks[: last + 1],
+        disks[last + 1 : last + 2],
+        sources_stay=not request.into_parent,
+    )
     if request.into_parent and scan | (children_of is not None):
         _find_family(result, chain, last, roots, children_of, scan, progress)
         if result.siblings:

@@ -121,18 +121,23 @@ class CopyPlan:
 
 
 def source_refusals(
-    levels: Sequence[tuple[str, Image]], below: Sequence[tuple[str, Image]] = ()
+    levels: Sequence[tuple[str, Image]],
+    below: Sequence[tuple[str, Image]] = (),
+    *,
+    sources_stay: bool = True,
 ) -> Iterator[ImageError]:
     """Why no copy is made of these levels, leaf first; below: the parent that stays, if any.
 
     A child smaller than its parent, a disk that another tool left half changed or that a
     saved machine uses, blocks that share one place: a copy would hide that for good.
+    A VHDX log that waits keeps nothing hidden: the copy has what it says, and where
+    sources_stay, so does the original.
     """
     small = rules.size_refusal([*levels, *below])
     if small is not None:
         yield small
     for _, image in levels:
-        if image.write_refusal is not None:
+        if image.write_refusal is not None and not (sources_stay and image.log_waits):
             yield image.write_refusal
     damaged = rules.structure_refusal(levels, blocks_only=True)
     if damaged is not None:
