@@ -242,7 +242,13 @@ CODES: dict[str, Code] = {
     "E_ACCESS": Code("No permission", "Give the console's service account access to the file."),
     "E_IO": Code("The storage failed", "Look at the storage and its connection, then try again."),
     "E_NOSPC": Code("The storage is full", "Free some room, or empty the trash, and try again."),
-    "E_TOO_LARGE": Code("Too large", "The file system or the format cannot hold such a file."),
+    "E_TOO_LARGE": Code(
+        "Too large",
+        "Choose a smaller size, another format, or a file system that holds such a file.",
+    ),
+    "E_SECTOR_SIZE": Code(
+        "Sectors of another size", "Convert within the format, or to a plain image."
+    ),
     "E_READ_ONLY": Code(
         "Read-only", "Tell in the storage root who opens its disks, or mount it writable."
     ),
@@ -275,6 +281,16 @@ CODES: dict[str, Code] = {
     "E_SIBLINGS": Code(
         "Other disks would be ruined", "Merge to a new disk; the parent then stays as it is."
     ),
+    "E_CHILDREN": Code(
+        "Other disks build on it",
+        "Expand the lowest disk of the chain instead, or create a child disk and expand that.",
+    ),
+    "E_SHRINK": Code(
+        "Not larger than it is",
+        "Choose a larger size. To make a disk smaller, shrink its partitions in the machine and "
+        "copy them to a new disk.",
+    ),
+    "E_SECTORS": Code("No whole sectors", "Choose a size that is a multiple of the sector size."),
     "E_PROOF": Code(
         "The copy differs from its source",
         "Nothing was replaced. Check memory and storage, then try again.",

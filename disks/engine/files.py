@@ -168,14 +168,14 @@ class ImageFile:
             raise self._failed(error, size_bytes, "truncate") from error
         self.size_bytes = size_bytes
 
-    def allocate(self, size_bytes: int, *, start: int = 0) -> None:
+    def allocate(self, size_bytes: int, *, from_bytes: int = 0) -> None:
         """Reserve room up to size_bytes: no holes (R9), and a full volume is met first.
 
-        start: holes before that byte stay holes; it lies before size_bytes.
+        from_bytes: where that begins; what lies before it is not looked at again.
         """
         try:
             faults.reached("allocate", self.path, offset=size_bytes)
-            os.posix_fallocate(self.fd, start, size_bytes - start)
+            os.posix_fallocate(self.fd, from_bytes, size_bytes - from_bytes)
         except OSError as error:
             raise self._failed(error, size_bytes, "fallocate") from error
         self.size_bytes = max(self.size_bytes, size_bytes)

@@ -11,7 +11,7 @@ from disks.engine.errors import ImageError
 from disks.engine.formats import by_name, open_image
 from disks.engine.images import DiskType, Format, NewImage
 from disks.engine.units import MIB, SECTOR_BYTES
-from disks.operations import copying, journal, links, locks, rules, space
+from disks.operations import copying, filling, journal, links, locks, rules, space
 from disks.operations.copying import Draft, Fingerprint
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
@@ -99,7 +99,7 @@ def plan(
         else:
             _check_size(path, kind, size_bytes)
         predicted = format.predicted_size_bytes(new, 0)
-        free, refused = _room(roots, path, predicted)
+        free, refused = space.shortage_at(roots, path, predicted)
     except ImageError as error:
         refused = error
     return CreatePlan(
@@ -210,33 +210,10 @@ def _check_size(path: str, kind: DiskType, size_bytes: int | None) -> None:
         )
 
 
-def _room(roots: Roots, path: str, needed: int) -> tuple[int, ImageError | None]:
-    folder = roots.open_folder(os.path.dirname(path))
-    try:
-        room = space.space_of(folder)
-    finally:
-        os.close(folder)
-    return room.free_bytes, space.shortage(needed, room, path)
-
-
 def _write(draft: Draft, plan: CreatePlan, progress: Progress) -> None:
     if plan.new.disk_type is DiskType.FIXED:
-        _reserve(draft, plan.new.virtual_size_bytes, progress)
+        filling.reserve(draft.file, 0, plan.new.virtual_size_bytes, progress)
     plan.format.writer(draft.file, plan.new, blocks=0).finish()
-
-
-def _reserve(draft: Draft, size_bytes: int, progress: Progress) -> None:
-    """Room for a fixed disk, reading as zeros: reserved at once where the storage can.
-
-    Reserved in steps, because storage without that ability (NFS before 4.2) gets its
-    zeros written one by one, and that shall be seen and can be cancelled.
-    """
-    step = max(64 * MIB, size_bytes // 1000)
-    done = 0
-    while done < size_bytes:
-        done = min(size_bytes, done + step)
-        draft.file.allocate(done)
-        progress.report(done, size_bytes, f"reserving {done:,} of {size_bytes:,} bytes")
 
 
 def _prove(draft: Draft, plan: CreatePlan) -> None:

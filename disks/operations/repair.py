@@ -15,14 +15,13 @@ from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
 from disks.engine.findings import Finding
 from disks.engine.formats import open_image
-from disks.engine.images import Extent, FieldChange, Image
-from disks.engine.units import SECTOR_BYTES
+from disks.engine.images import FieldChange, Image
 from disks.operations import guards, journal, locks, rewriting
+from disks.operations.looks import Looks
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 
 NOTHING = "E_NOTHING_TO_REPAIR"
-_COMPARED_SECTORS = 64 * 1024  # at both ends of the virtual disk: 32 MiB each
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +107,7 @@ def apply(
         fresh = _again(plan, roots, job)
         guards.require_offline(fresh.managers, offline=offline)
         with roots.open(plan.path) as file:
-            before = _Looks.of(open_image(file))
+            before = Looks.of(open_image(file))
         progress.commit_starts()
         rewriting.rewrite(
             roots,
@@ -136,33 +135,9 @@ def _again(planned: RepairPlan, roots: Roots, job: str) -> RepairPlan:
     return fresh
 
 
-@dataclass(frozen=True, slots=True)
-class _Looks:
-    """What must be the same afterwards: which disk it is, and where sectors at both ends lie.
-
-    extents: the code of the error where the block allocation table has damage of its own.
-    """
-
-    identity: str
-    disk_type: str
-    virtual_size_bytes: int
-    extents: list[Extent] | str
-
-    @classmethod
-    def of(cls, image: Image) -> _Looks:
-        sectors = image.virtual_size_bytes // SECTOR_BYTES
-        count = min(_COMPARED_SECTORS, sectors)
-        extents: list[Extent] | str
-        try:
-            extents = [*image.extents(0, count), *image.extents(sectors - count, count)]
-        except ImageError as error:
-            extents = error.code
-        return cls(image.identity, str(image.disk_type), image.virtual_size_bytes, extents)
-
-
-def _verify(path: str, image: Image, before: _Looks) -> None:
+def _verify(path: str, image: Image, before: Looks) -> None:
     """The repaired disk as anybody opens it: the same disk, and nothing left to repair."""
-    if _Looks.of(image) != before:
+    if Looks.of(image) != before:
         raise rewriting.unverified(path, "it reads as another disk")
     try:
         image.plan_repair()

@@ -230,7 +230,7 @@ def _dry_run(leaf: Disk, run: Run, keep_name: str) -> MergePlan:
     except ImageError as error_found:
         error = error_found
     request = merge.Request(run.leaf, run.base, None, None, keep_name)
-    return MergePlan(request, run.base, refused=error)
+    return MergePlan(request=request, output=run.base, refused=error)
 
 
 def script(planned: FolderPlan) -> str:

@@ -12,6 +12,7 @@ from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
 from disks.engine.images import (
     DiskType,
+    Expansion,
     Extent,
     HeaderRewrite,
     NewParent,
@@ -186,6 +187,12 @@ class VhdxImage:
         from disks.engine.vhdx import replay
 
         replay.replay(self.stored_file)
+
+    def plan_expand(self, new_size_bytes: int) -> Expansion:
+        """See `Image`."""
+        from disks.engine.vhdx import expand
+
+        return expand.plan_expand(self, new_size_bytes)
 
     def plan_repair(self) -> HeaderRewrite:
         """See `Image`."""

@@ -39,7 +39,7 @@ def replay(file: ImageFile) -> None:
     file.write_at(*begun)
     file.sync()
     if updates.file_bytes > file.size_bytes:
-        file.allocate(updates.file_bytes, start=file.size_bytes)
+        file.allocate(updates.file_bytes, from_bytes=file.size_bytes)
     for update in updates:
         if update.data is not None:
             file.write_at(update.offset, update.data)

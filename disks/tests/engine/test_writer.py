@@ -183,7 +183,7 @@ def test_misuse_is_noticed(tmp_path: Path, format_: Format) -> None:
 IMPOSSIBLE = [
     ("vhd", NewImage(DiskType.FIXED, 0), "E_SIZE"),
     ("vhd", NewImage(DiskType.DYNAMIC, 1000), "E_SIZE"),
-    ("vhd", NewImage(DiskType.DYNAMIC, 2041 * 1024 * MIB), "E_SIZE"),
+    ("vhd", NewImage(DiskType.DYNAMIC, 2041 * 1024 * MIB), "E_TOO_LARGE"),
     ("vhd", NewImage(DiskType.DYNAMIC, MIB, block_size_bytes=3 * MIB), "E_BLOCK_SIZE"),
     ("vhd", NewImage(DiskType.DIFFERENCING, MIB), "E_NO_PARENT"),
     ("vhdx", NewImage(DiskType.FIXED, 0), "E_SIZE"),

@@ -6,6 +6,7 @@ as before or the finished result, the files are sound, and recovery leaves nothi
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ import pytest
 
 from disks.engine import faults
 from disks.engine.errors import ImageError
-from disks.operations import compact, create, merge, trash
+from disks.operations import compact, convert, create, merge, trash
 from disks.operations.paths import Roots
 from disks.operations.recover import recover
 from disks.tests.builders import MIB, VHDX, Family
@@ -75,6 +76,17 @@ def _to_new(folder: Path, roots: Roots, family: Family) -> object:
     return merge.apply(plan, roots, offline=True, job="7", token=1)
 
 
+def _flatten(folder: Path, roots: Roots, family: Family) -> object:
+    source, target = _named(folder, family, "leaf"), _named(folder, family, "new")
+    plan = convert.plan(source, target, roots, disk_type="fixed")
+    return convert.apply(plan, roots, job="7", token=1)
+
+
+def _to_raw(folder: Path, roots: Roots, family: Family) -> object:
+    plan = convert.plan(_named(folder, family, "leaf"), str(folder / "new.raw"), roots)
+    return convert.apply(plan, roots, job="7", token=1)
+
+
 def _sparse(folder: Path, family: Family) -> None:
     folder.mkdir()
     content = [(0, noise(1, 40)), (64, worlds.zeros(96)), (200, noise(2, 9))]
@@ -111,6 +123,8 @@ CASES = {
     "into the parent": Case(_chain, _into_parent, ("leaf", "middle"), "middle"),
     "into the base, child's name": Case(_two, _into_base_as_child, ("leaf",), "leaf"),
     "to a new disk": Case(_two, _to_new, ("leaf",), "new"),
+    "flatten into a fixed disk": Case(_two, _flatten, ("leaf",), "new"),
+    "convert to a plain image": Case(_two, _to_raw, ("leaf",), "new.raw"),
     "compact": Case(_sparse, _compact, ("leaf",), "leaf"),
     "create a child": Case(_two, _create_child, ("leaf",), "new"),
 }
@@ -162,13 +176,20 @@ class Prepared:
         done = {name: found[name] for name in found if name not in undo_records} != self.before
         assert done or not finished
         leaf = self.case.result if done else "leaf"
-        assert content_of(folder / self.family.file(leaf)) == self.expected
+        name = leaf if leaf.endswith(".raw") else self.family.file(leaf)
+        assert _read(folder / name) == self.expected
         for name in found:
             if name.endswith(f".{self.family.name}") and not name.startswith("."):
                 assert errors_in(folder / name) == []
         if self.below:
             assert content_of(folder / self.family.file("below")) == self.below
         return done
+
+
+def _read(path: Path) -> str:
+    if path.suffix == ".raw":
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    return content_of(path)
 
 
 def _in_child(work: Callable[[], object]) -> int:

@@ -93,7 +93,7 @@ def test_without_a_windows_view_only_the_relative_path_is_written(tmp_path: Path
         (".vdtmp.vhd", MIB, "E_NAME"),
         ("new.vhd", 0, "E_SIZE"),
         ("new.vhd", 1000, "E_SIZE"),
-        ("new.vhd", 2041 * 1024 * MIB, "E_SIZE"),
+        ("new.vhd", 2041 * 1024 * MIB, "E_TOO_LARGE"),
         ("none/new.vhd", MIB, "E_NOT_FOUND"),
         ("../new.vhd", MIB, "E_OUTSIDE_ROOTS"),
     ],
