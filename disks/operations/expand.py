@@ -279,7 +279,8 @@ def _require_no_children(result: ExpandPlan) -> None:
     raise ImageError(
         "E_CHILDREN",
         f"Expanding {shown(result.path)} breaks {count:,} {'child' if count == 1 else 'children'}: "
-        f"a child must have its parent's size (0xC03A0012, 0xC03A0017 on Windows): {names}{more}.",
+        "a child must not be smaller than its parent (on Windows 0xC03A0012, 0xC03A0017): "
+        f"{names}{more}.",
         file=result.path,
         field="children",
         value=count,
