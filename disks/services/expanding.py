@@ -145,6 +145,8 @@ def finished_expand(job: Job, result: dict[str, Any]) -> None:
         f"The disk has {after:,} bytes now. Its partitions are as they were: enlarge them in "
         "the machine."
     )
+    for key in ("output", "copy_seconds", "fingerprint"):  # the job's own disk; nothing was copied
+        result.pop(key, None)
     inspection.refresh_paths([], rewritten=[parameters["path"]], job=job)
     disk = job.disk
     if disk is None or disk.audit.filter(job=job, action="disk-expanded").exists():

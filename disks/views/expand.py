@@ -14,12 +14,13 @@ from disks.forms.declarations import DeclarationForm, needs_offline, sealed
 from disks.forms.expand import ExpandForm
 from disks.forms.size import as_typed
 from disks.models import Disk
-from disks.services import expanding
+from disks.services import chains, expanding
 from disks.services.errors import Refusal
 from disks.views import plans
 from disks.views.guard import client_address
 from disks.views.rendering import render_page
 
+LEAVES_OFFERED = 5
 PAGE, FRAGMENT = "disks/expand.html", "disks/_expand_plan.html"
 
 
@@ -73,6 +74,7 @@ def _context(disk: Disk, form: ExpandForm, sent: Any = None) -> dict[str, Any]:
         "plan": document,
         "refused": plans.as_error(document["refused"]),
         "children": plans.known(document["affected_children"]),
+        "leaves": _leaves(disk) if document["affected_children"] else [],
         "managers": document["managers"],
         "declaration": DeclarationForm(
             sent,
@@ -82,3 +84,9 @@ def _context(disk: Disk, form: ExpandForm, sent: Any = None) -> dict[str, Any]:
         "key": sent.get("key") if sent is not None else plans.new_key(),
         "seen": sealed(document["fingerprint"]),
     }
+
+
+def _leaves(disk: Disk) -> list[Disk]:
+    """The disks that machines use, at the ends of the chains that this one carries."""
+    above = chains.descendants(disk)
+    return [one for one in above if not one.child_count][:LEAVES_OFFERED]
