@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Any
 
 from django import forms
@@ -15,9 +14,9 @@ from disks.forms.new_file import (
     host_path,
     name_field,
 )
+from disks.forms.size import in_bytes, size_field, unit_field
 from disks.models import Disk
 
-UNITS = {"MB": 1024**2, "GB": 1024**3, "TB": 1024**4}
 TYPES = [
     ("dynamic", "Dynamic: grows as it is filled"),
     ("fixed", "Fixed: takes its whole size at once"),
@@ -30,20 +29,8 @@ class CreateForm(forms.Form):
     root = RootChoice(label="Storage root")
     folder = folder_field()
     name = name_field()
-    size = forms.DecimalField(
-        label="Size",
-        required=False,
-        max_digits=12,
-        decimal_places=3,
-        min_value=Decimal("0.001"),
-        widget=forms.NumberInput(attrs={"class": "form-control", "min": "1", "step": "any"}),
-    )
-    unit = forms.ChoiceField(
-        label="Unit",
-        choices=[(unit, unit) for unit in UNITS],
-        required=False,
-        widget=forms.Select(attrs={"class": "form-select"}),
-    )
+    size = size_field(required=False)
+    unit = unit_field()
     block_size = forms.ChoiceField(
         label="Block size",
         choices=[("2097152", "2 MB, as Windows makes them"), ("524288", "512 KB, finer")],
@@ -83,8 +70,7 @@ class CreateForm(forms.Form):
         cleaned = self.cleaned_data
         if cleaned["disk_type"] == "differencing" or cleaned.get("size") is None:
             return None
-        size = int(cleaned["size"] * UNITS[cleaned.get("unit") or "GB"])
-        return size // 512 * 512
+        return in_bytes(cleaned["size"], cleaned.get("unit") or "")
 
     def options(self) -> dict[str, Any]:
         """Keywords of services.creating.plan and request."""

@@ -486,7 +486,15 @@ def cancel(job: Job, user: User, address: str = "") -> Job:
 
 # Jobs that carry out a plan of one disk as it was shown in a form.
 PLANNED_KINDS = frozenset(
-    (Job.Kind.UPDATE_PARENT, Job.Kind.REPAIR, Job.Kind.MERGE, Job.Kind.PILE, Job.Kind.COMPACT)
+    (
+        Job.Kind.UPDATE_PARENT,
+        Job.Kind.REPAIR,
+        Job.Kind.MERGE,
+        Job.Kind.PILE,
+        Job.Kind.COMPACT,
+        Job.Kind.CONVERT,
+        Job.Kind.EXPAND,
+    )
 )
 
 

@@ -113,7 +113,13 @@ def _why_not_compact(disk: Disk) -> str:
 
 
 def _why_not_parent(disk: Disk) -> str:
+    """For what needs no more than the disk's content."""
     return _why_not_use(disk) or _why_broken(disk)
+
+
+def _why_not_expand(disk: Disk) -> str:
+    # Children are no reason here: the form lists them, with the way out.
+    return _why_not_write(disk) or _why_broken(disk)
 
 
 def _why_broken(disk: Disk) -> str:
@@ -129,6 +135,8 @@ _ACTIONS: tuple[tuple[str, str, str, str, bool, Callable[[Disk], str]], ...] = (
     ("merge", "Merge", "git-merge", "merge", False, _why_not_merge),
     ("disk-pile", "Merge checkpoint pile", "stack-2", "disk-pile", False, _why_not_read),
     ("compact", "Compact", "arrows-minimize", "compact", False, _why_not_compact),
+    ("convert", "Convert", "transform", "convert", False, _why_not_parent),
+    ("expand", "Expand", "arrows-maximize", "expand", False, _why_not_expand),
     ("create", "Create child disk", "plus", "create", False, _why_not_parent),
     ("check", "Check", "shield-check", "check", True, _why_not_read),
 )

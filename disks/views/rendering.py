@@ -59,7 +59,7 @@ NAVIGATION = (
         "Disks",
         "Disks",
         "database",
-        ("disk", "parent", "repair-footer", "merge", "compact", "create"),
+        ("disk", "parent", "repair-footer", "merge", "compact", "convert", "expand", "create"),
     ),
     ("jobs", "Jobs", "Jobs", "list-check", ("job",)),
     ("roots", "Storage roots", "Roots", "folders", ("root",)),
