@@ -17,6 +17,7 @@ from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 
 DEFAULT_BLOCK_BYTES = 2 * MIB
+_RESERVED_AT_ONCE_BYTES = 64 * MIB
 
 
 @dataclass(frozen=True)
@@ -231,10 +232,9 @@ def _reserve(draft: Draft, size_bytes: int, progress: Progress) -> None:
     Reserved in steps, because storage without that ability (NFS before 4.2) gets its
     zeros written one by one, and that shall be seen and can be cancelled.
     """
-    step = max(64 * MIB, size_bytes // 1000)
     done = 0
     while done < size_bytes:
-        done = min(size_bytes, done + step)
+        done = min(size_bytes, done + _RESERVED_AT_ONCE_BYTES)
         draft.file.allocate(done)
         progress.report(done, size_bytes, f"reserving {done:,} of {size_bytes:,} bytes")
 

@@ -28,6 +28,8 @@ from disks.services import (
 )
 from disks.services.errors import Refusal
 from disks.services.work import JobContext
+from disks.services.worker_progress import JobProgress
+from disks.tests import builders
 from disks.tests.factories import make_user
 from disks.tests.services.catalog import base, child, declare, disk, key, scan
 from disks.views import job_words
@@ -330,6 +332,33 @@ def test_check_of_a_file_that_is_gone_does_not_make_its_row_healthy(chained: Sto
     os.rename(f"{torn.path}.away", torn.path)
     done(inspection.request_check([torn], user=None, idempotency_key=key()))
     assert disk("base.vhd").own_health == Disk.Health.DAMAGED
+
+
+def test_a_check_of_one_large_disk_hears_a_cancel_in_its_midst(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    settings.JOB_PROGRESS_SECONDS = 0
+    root = declare(tmp_path / "vms")
+    content = [(first, b"x" * 512) for first in range(0, 64 * 2048, 4096)]  # the rest is clear
+    builders.build_dynamic(tmp_path / "vms", "large.vhd", size=64 * 1024**2, content=content)
+    scan(root)
+    large = disk("large.vhd")
+    told: list[tuple[int, int]] = []
+    report = JobProgress.report
+
+    def cancelled(self: JobProgress, done: int, total: int, sentence: str | None = None) -> None:
+        told.append((done, total))
+        if len(told) == 3:
+            jobs.cancel(Job.objects.get(pk=self.lease.job_id), make_user())
+        report(self, done, total, sentence)
+
+    monkeypatch.setattr(JobProgress, "report", cancelled)
+    job = jobs.run_now(inspection.request_check([large], user=None, idempotency_key=key()))
+    assert job.status == Job.Status.CANCELLED
+    assert job.sentence == "Cancelled. Every file is as it was."
+    assert len(told) == 3
+    assert 0 < told[1][0] < told[2][0] < large.file_size_bytes / 2
+    assert {total for _, total in told} == {large.file_size_bytes}
 
 
 def test_block_map_shows_where_data_lies(tmp_path: Path) -> None:
