@@ -35,6 +35,14 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--type", choices=("dynamic", "fixed"), help="of the new disk")
     parser.add_argument("--base", metavar="ANCESTOR", help="the lowest disk merged, inclusive")
     parser.add_argument("--dry-run", action="store_true", help="say what would happen, only")
+    parser.add_argument(
+        "--unrelated",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="I declare: this file, or everything in this folder, which cannot be read, builds "
+        "on no disk that is merged (repeatable)",
+    )
     add_offline(parser)
 
 
@@ -43,6 +51,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         args.usage_error("--keep-name, --copy and --in-place go with --into-parent")
     if args.into_parent and args.type:
         args.usage_error("--type goes with --to: into the parent keeps the parent's type")
+    if args.to and args.unrelated:
+        args.usage_error("--unrelated goes with --into-parent: a new disk changes no other")
     if args.in_place:
         raise ImageError(
             "E_NOT_OFFERED",
@@ -69,7 +79,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         console.note(f"warning: {warning}")
     if args.dry_run:
         return conclude(console, plan.as_dict(), plan.refused, _foreseen(plan))
-    done = merge.apply(plan, roots, offline=args.offline, progress=progress)
+    unrelated = [os.path.abspath(path) for path in args.unrelated]
+    done = merge.apply(plan, roots, offline=args.offline, unrelated=unrelated, progress=progress)
     for warning in done["warnings"]:
         if warning not in plan.warnings:
             console.note(f"warning: {warning}")
@@ -91,6 +102,7 @@ def _foreseen(plan: merge.MergePlan) -> str:
         lines += [f"to the trash      {path}" for path in plan.trash]
     lines += [f"new parent path   {path}" for path in plan.relink]
     lines += [f"would be ruined   {path}" for path in plan.siblings]
+    lines += [f"cannot be read    {path}: {e.message}" for path, e in sorted(plan.unread.items())]
     lines += [f"managed           {row['path']}: {row['sentence']}" for row in plan.managers]
     lines += [f"on the host run   {command}" for command in plan.commands]
     return "\n".join(lines)

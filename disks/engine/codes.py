@@ -48,6 +48,7 @@ CODES: dict[str, Code] = {
         "Footer copy at the beginning damaged",
         "The disk can be read by its other copy. Repair footer writes that one over the damage.",
     ),
+    "E_FOOTERS_LOST": Code("Both footers lost", _RESTORE),
     "E_FOOTERS_DIFFER": Code(
         "The two footers disagree",
         "Compare both in the raw view; nothing is written until it is clear which one is right.",
@@ -236,6 +237,11 @@ CODES: dict[str, Code] = {
     "E_NOT_OFFERED": Code("Not offered yet", "Use the way that the message names."),
     "E_SIBLINGS": Code(
         "Other disks would be ruined", "Merge to a new disk; the parent then stays as it is."
+    ),
+    "E_UNREAD_DISKS": Code(
+        "Disks that cannot be read may be ruined",
+        "Make them readable and scan their storage root, then plan the merge again; or declare "
+        "that they build on none of its disks; or merge to a new disk.",
     ),
     "E_PROOF": Code(
         "The copy differs from its source",

@@ -275,6 +275,14 @@ class Format(Protocol):
         """As check(), not deep, for an image of this format that was opened already."""
         ...
 
+    def named_parent(self, file: ImageFile) -> str | None:
+        """What a file that does not open as a disk still says about its parent.
+
+        Its identity; "" where it surely has none, or is nothing of this format; None where
+        that cannot be told.
+        """
+        ...
+
     def predicted_size_bytes(self, new: NewImage, blocks: int) -> int:
         """File size of a new image with that many allocated blocks."""
         ...

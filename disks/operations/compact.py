@@ -431,8 +431,11 @@ def _kept_mtime(result: CompactPlan, image: Image, roots: Roots) -> int | None:
     mtime_ns = image.file.stat().st_mtime_ns
     stored = datetime.fromtimestamp(mtime_ns // 1_000_000_000, UTC)
     for path in result.children:
-        with roots.open(path) as file:
-            parent = open_image(file).parent
+        try:
+            with roots.open(path) as file:
+                parent = open_image(file).parent
+        except ImageError:
+            continue  # damaged: what it stored is not known
         if parent is not None and parent.timestamp == stored:
             return mtime_ns
     return None

@@ -8,18 +8,17 @@ files go to the trash as one job. To a new disk: nothing that exists is touched.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from disks.engine.chain import Chain, open_chain
 from disks.engine.errors import ImageError
-from disks.engine.files import ImageFile
-from disks.engine.formats import by_name, open_image
+from disks.engine.formats import by_name
 from disks.engine.images import DiskType, Image, NewImage
 from disks.operations import (
+    concerned,
     copying,
-    family,
     guards,
     journal,
     links,
@@ -33,7 +32,7 @@ from disks.operations import (
 )
 from disks.operations.copying import Copied, Draft, Fingerprint
 from disks.operations.counting import count_levels
-from disks.operations.family import ChildrenOf, Family
+from disks.operations.family import ChildrenOf
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 from disks.operations.streaming import Amount, ChainContent
@@ -87,6 +86,8 @@ class MergePlan:
     levels         what is merged, leaf first; the last one is the parent merged into
     survivors      ancestors that stay below the output, nearest first
     siblings       other children of merged disks: they would be ruined, so it is refused
+    unread         files and folders that could not be read, and why: they may be siblings,
+                   so somebody has to declare that they are not
     grandchildren  children of the leaf, and whether their parent path must be rewritten
     amount         blocks and bytes to copy, an upper bound
     fingerprints   of every file that the plan rests on, by path
@@ -103,6 +104,7 @@ class MergePlan:
     predicted_size_bytes: int = 0
     free_space_bytes: int = 0
     siblings: list[str] = field(default_factory=list)
+    unread: dict[str, ImageError] = field(default_factory=dict)
     grandchildren: list[str] = field(default_factory=list)
     relink: list[str] = field(default_factory=list)
     managers: list[dict[str, str]] = field(default_factory=list)
@@ -165,6 +167,10 @@ class MergePlan:
             "free_space_bytes": self.free_space_bytes,
             "affected_children": sorted({*self.siblings, *self.grandchildren}),
             "siblings": self.siblings,
+            "unread": [
+                {"path": path, "code": error.code, "message": error.message}
+                for path, error in sorted(self.unread.items())
+            ],
             "grandchildren": self.grandchildren,
             "relinked": self.relink,
             "into_parent": self.request.into_parent,
@@ -193,6 +199,7 @@ def plan(
     disk_type: DiskType | str | None = None,
     keep_name: str = PARENT,
     children_of: ChildrenOf | None = None,
+    suspects: Iterable[str] = (),
     scan: bool = True,
     progress: Progress | None = None,
 ) -> MergePlan:
@@ -204,6 +211,7 @@ def plan(
     disk_type    of a new disk that holds the whole chain: dynamic (default) or fixed
     keep_name    `parent` or `child`: which name the merged disk has, into the parent
     children_of  what a catalog knows of a disk's children
+    suspects     what a catalog could not read
     scan         also read the headers below all roots now; apply() always does
 
     What stands in the way is in the plan's `refused`; ValueError for a request that makes
@@ -220,7 +228,7 @@ def plan(
     result = MergePlan(request, to or leaf)
     try:
         with open_chain(leaf, roots) as chain:
-            _fill(result, chain, roots, children_of, scan, progress)
+            _fill(result, chain, roots, concerned.Known(children_of, suspects, scan), progress)
     except ImageError as error:
         result.refused = error
     return result
@@ -231,6 +239,7 @@ def apply(
     roots: Roots,
     *,
     offline: bool = False,
+    unrelated: Collection[str] = (),
     job: str = "",
     token: int = 0,
     progress: Progress | None = None,
@@ -238,12 +247,15 @@ def apply(
 ) -> dict[str, Any]:
     """Carry a plan out. Returns the document of the finished merge.
 
+    unrelated: files, and folders with everything in them, that cannot be read and of which
+    somebody declares that they build on none of the merged disks.
+
     Locks, looks at everything again and compares with the plan before anything is written
     (E_CHANGED). Until the commit step every error, a cancel and a kill leave all files as
     they were; after it the job only rolls forward, by itself or by recovery.
 
     Raises what the plan refuses, E_NOT_OFFLINE, E_MANAGED, E_LOCKED, E_IN_USE, E_SIBLINGS,
-    E_NOSPC, E_OWNER, E_PROOF, and Cancelled out of progress.
+    E_UNREAD_DISKS, E_NOSPC, E_OWNER, E_PROOF, and Cancelled out of progress.
     """
     progress = progress or Progress()
     if plan.refused is not None:
@@ -255,9 +267,10 @@ def apply(
         fresh = MergePlan(request, plan.output)
         progress.step("check", "Looking at the chain and for other children once more")
         with open_chain(request.leaf, roots) as chain:
-            _fill(fresh, chain, roots, children_of, True, progress)
+            _fill(fresh, chain, roots, concerned.Known(children_of), progress)
             _compare(plan, fresh)
             if request.into_parent:
+                concerned.require_unrelated(fresh, unrelated)
                 guards.require_offline(fresh.managers, offline=offline)
                 return _into_parent(fresh, chain, roots, job, token, progress)
             return _to_new(fresh, chain, roots, job, token, progress)
@@ -267,12 +280,7 @@ def apply(
 
 
 def _fill(
-    result: MergePlan,
-    chain: Chain,
-    roots: Roots,
-    children_of: ChildrenOf | None,
-    scan: bool,
-    progress: Progress | None,
+    result: MergePlan, chain: Chain, roots: Roots, known: concerned.Known, progress: Progress | None
 ) -> None:
     """Fill a plan in; the first thing that stands in the way ends it as its refusal."""
     request = result.request
@@ -287,7 +295,7 @@ def _fill(
         result.output = chain.paths[last if request.keep_name == PARENT else 0]
     merged = zip(chain.paths[: last + 1], chain.images, strict=False)
     result.managers = guards.managers(roots, merged)
-    refusals = _refusals(result, chain, last, roots, children_of, scan, progress)
+    refusals = _refusals(result, chain, last, roots, known, progress)
     result.refused = next(refusals, None)
 
 
@@ -296,8 +304,7 @@ def _refusals(
     chain: Chain,
     last: int,
     roots: Roots,
-    children_of: ChildrenOf | None,
-    scan: bool,
+    known: concerned.Known,
     progress: Progress | None,
 ) -> Iterator[ImageError]:
     """Everything that stands in the way, one after the other, filling the plan meanwhile."""
@@ -312,10 +319,10 @@ def _refusals(
     damaged = rules.structure_refusal(zip(chain.paths, merged, strict=False), blocks_only=True)
     if damaged is not None:
         yield damaged
-    if request.into_parent and scan | (children_of is not None):
-        _find_family(result, chain, last, roots, children_of, scan, progress)
+    if request.into_parent and known.anything:
+        concerned.find(result, chain, last, roots, known, progress)
         if result.siblings:
-            yield _ruined(result)
+            yield concerned.ruined(result)
     link = None
     if result.survivors:
         link = links.new_parent(roots, result.output, result.survivors[0], chain.images[last + 1])
@@ -383,80 +390,6 @@ def _level(chain: Chain, index: int) -> Level:
         virtual_size_bytes=image.virtual_size_bytes,
         file_size_bytes=status.st_size,
         allocated_bytes=status.st_blocks * 512,
-    )
-
-
-def _find_family(
-    result: MergePlan,
-    chain: Chain,
-    last: int,
-    roots: Roots,
-    children_of: ChildrenOf | None,
-    scan: bool,
-    progress: Progress | None,
-) -> None:
-    """Fill in siblings (ruined), grandchildren, and which of these need a new path."""
-    parents = {chain.paths[index]: chain.images[index].identity for index in range(last + 1)}
-    found = family.look(roots, parents, children_of=children_of, scan=scan, progress=progress)
-    for index in range(1, last + 1):
-        child = chain.paths[index - 1]
-        others = found.of(chain.paths[index])
-        result.siblings += [path for path in others if not family.same_name(roots, path, child)]
-    leaf = chain.paths[0]
-    result.grandchildren = found.of(leaf)
-    if result.output != leaf:
-        result.relink = list(result.grandchildren)
-    for path in result.grandchildren:
-        with roots.open(path) as file:
-            result.fingerprints[path] = Fingerprint.of(file)
-            if path in result.relink:
-                _require_relinkable(file, path, result.output, roots)
-    result.warnings += _unread(found)
-
-
-def _require_relinkable(file: ImageFile, path: str, output: str, roots: Roots) -> None:
-    """Raises now what would keep a child's parent link from being rewritten later."""
-    roots.require_writable(path)
-    refusal = open_image(file).write_refusal
-    if refusal is not None:
-        raise refusal
-    if file.stat().st_nlink > 1:
-        raise ImageError(
-            "E_HARD_LINKS",
-            f"{path} needs a new parent path, but it has another name too (hard link), under "
-            "which it would change unseen. Make a copy of its own first, or keep the child's name.",
-            file=path,
-        )
-    if roots.windows_path(output) is None and roots.relative_windows_path(path, output) is None:
-        raise ImageError(
-            "E_NO_WINDOWS_PATH",
-            f"Windows would not find {output} from {path}: it is not known how Windows names the "
-            "folder. Give its storage root a Windows view, or keep the child's name.",
-            file=path,
-        )
-
-
-def _unread(found: Family) -> list[str]:
-    if not found.unread:
-        return []
-    names = ", ".join(str(error.file) for error in found.unread[:5])
-    more = f" and {len(found.unread) - 5} more" if len(found.unread) > 5 else ""
-    return [
-        f"{len(found.unread)} files could not be read, so it is not known whether they are "
-        f"children of a disk that is merged: {names}{more}."
-    ]
-
-
-def _ruined(result: MergePlan) -> ImageError:
-    names = ", ".join(result.siblings[:5])
-    more = f" and {len(result.siblings) - 5} more" if len(result.siblings) > 5 else ""
-    return ImageError(
-        "E_SIBLINGS",
-        f"Other disks depend on a disk that would change, and would be ruined: {names}{more}. "
-        "Merge to a new disk instead: it leaves every existing file as it is.",
-        file=result.output,
-        field="children",
-        value=len(result.siblings),
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from disks.engine.images import DiskType
 from disks.models import Disk, Job
-from disks.operations import copying, merge, replacing
+from disks.operations import concerned, copying, merge, replacing
 from disks.operations.merge import MergePlan
 from disks.operations.progress import Progress
 from disks.services import chains, declarations, inspection, jobs, roots, trash
@@ -44,6 +45,7 @@ def plan(
             keep_name=keep_name,
             disk_type=disk_type,
             children_of=declarations.catalog_children,
+            suspects=declarations.unread_files() if into_parent else (),
             scan=False,
         )
     finally:
@@ -56,6 +58,7 @@ def request(
     user: Any,
     idempotency_key: str,
     declared_offline: bool = False,
+    unrelated: Sequence[str] = (),
     into_parent: bool = False,
     to: str | None = None,
     base: str | None = None,
@@ -67,7 +70,9 @@ def request(
     """Ask for the merge as it is planned now; the caller enqueues the job.
 
     seen: the fingerprint of the plan that was shown; E_CHANGED if it is another one by now.
-    Raises what the plan refuses, and Refusal E_NOT_OFFLINE, E_READ_ONLY, E_ROOT_OFFLINE.
+    unrelated: what cannot be read and is declared to build on none of the merged disks.
+    Raises what the plan refuses, E_UNREAD_DISKS, and Refusal E_NOT_OFFLINE, E_READ_ONLY,
+    E_ROOT_OFFLINE.
     """
     options: dict[str, Any] = {
         "into_parent": into_parent,
@@ -82,9 +87,15 @@ def request(
     if seen is not None and planned.as_dict()["fingerprint"] != seen:
         raise copying.changed(leaf.path, "was changed")
     declarations.require(planned.exclusive, declared_offline=declared_offline or not into_parent)
+    concerned.require_unrelated(planned, unrelated)
     return jobs.request(
         kind=Job.Kind.MERGE,
-        parameters=options | {"leaf": leaf.path, "fingerprint": [*planned.fingerprint.items()]},
+        parameters=options
+        | {
+            "leaf": leaf.path,
+            "fingerprint": [*planned.fingerprint.items()],
+            "unrelated": list(unrelated),
+        },
         user=user,
         disk=leaf,
         root=leaf.root,
@@ -130,11 +141,15 @@ def run_merge(
             planned,
             scope,
             offline=context.job.declared_offline,
+            unrelated=parameters.get("unrelated", ()),
             job=context.name,
             token=context.token,
             progress=progress,
             children_of=declarations.catalog_children,
         )
+    except concerned.UnreadDisks as error:
+        declarations.remember_unread(error.paths)  # the form asks about them then
+        raise
     finally:
         scope.close()
     told = {"sentence": f"Merged{replacing.and_to_repair(result)}"}

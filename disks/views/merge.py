@@ -13,9 +13,9 @@ from django.views.decorators.http import require_http_methods
 
 from disks import tasks
 from disks.engine.errors import ImageError
-from disks.forms.declarations import DeclarationForm, needs_offline, sealed
+from disks.forms.declarations import MergeDeclarationForm, needs_offline, sealed
 from disks.forms.merge import NEW, MergeForm
-from disks.models import Disk, Job
+from disks.models import Disk, Job, ParentLink
 from disks.operations import guards
 from disks.services import chains, merging
 from disks.services.errors import Refusal
@@ -59,7 +59,7 @@ def _start(request: HttpRequest, leaf: Disk, chain: list[Disk], form: MergeForm)
     if (earlier := plans.earlier_job(request)) is not None:
         return HttpResponseRedirect(reverse("job", args=[earlier.pk]))
     context = _context(leaf, chain, form, sent=request.POST)
-    declaration: DeclarationForm | None = context.get("declaration")
+    declaration: MergeDeclarationForm | None = context.get("declaration")
     if declaration is None or context["refused"] or not declaration.is_valid():
         return render_page(request, "disks/merge.html", context, fragment=FRAGMENT, status=422)
     if declaration.cleaned_data["seen"] != context["plan"]["fingerprint"]:
@@ -72,6 +72,7 @@ def _start(request: HttpRequest, leaf: Disk, chain: list[Disk], form: MergeForm)
                 **form.options(),
                 user=request.user,
                 declared_offline=declaration.declared,
+                unrelated=declaration.cleaned_data["unrelated"],
                 seen=declaration.cleaned_data["seen"],
                 idempotency_key=plans.form_key(request),
                 address=client_address(request),
@@ -114,10 +115,13 @@ def _context(leaf: Disk, chain: list[Disk], form: MergeForm, sent: Any = None) -
         "seconds": seconds,
         "siblings": plans.known(document["siblings"]),
         "grandchildren": plans.known(document["grandchildren"]),
-        "way_out": _way_out(leaf, form) if document["siblings"] else None,
+        "unread": _unread(document["unread"]),
+        "unrelated": sealed([row["path"] for row in document["unread"]]),
+        "way_out": _way_out(leaf, form),
         "managers": guards.in_short(document["managers"]),
-        "declaration": DeclarationForm(
+        "declaration": MergeDeclarationForm(
             sent,
+            unread=[row["path"] for row in document["unread"]],
             needs_offline=form.into_parent and needs_offline(touched),
             needs_unmanaged=form.into_parent and bool(document["managers"]),
         ),
@@ -152,6 +156,21 @@ def _verb(leaf: Disk, chain: list[Disk], form: MergeForm, document: dict[str, An
         what = leaf.name if count <= 2 else f"{count - 1} disks"
         return f"Merge {what} into {base}"
     return f"Merge {count} disks into {form.cleaned_data['name']}"
+
+
+def _unread(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """What could not be read, with its page and with what it named when it could be."""
+    found = plans.known([row["path"] for row in rows])
+    links = {
+        link.child_id: link
+        for link in ParentLink.objects.filter(
+            child__in=[one["disk"].pk for one in found if one["disk"]]
+        )
+    }
+    return [
+        one | {"why": row["message"], "link": links.get(one["disk"].pk) if one["disk"] else None}
+        for one, row in zip(found, rows, strict=True)
+    ]
 
 
 def _way_out(leaf: Disk, form: MergeForm) -> str:

@@ -47,6 +47,12 @@ class VhdFormat:
 
         return check_file(file, deep=deep, report=report)
 
+    def named_parent(self, file: ImageFile) -> str | None:
+        """See `Format`."""
+        from disks.engine.vhd.remains import named_parent
+
+        return named_parent(file, self.extensions)
+
     def predicted_size_bytes(self, new: NewImage, blocks: int) -> int:
         """File size of a new image with that many allocated blocks."""
         from disks.engine.vhd.writer import predicted_size_bytes

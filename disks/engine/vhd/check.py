@@ -134,6 +134,7 @@ def _check(file: ImageFile, deep: bool, walk: _Walk) -> Iterator[Finding]:
         yield Finding.from_error(error)
         if error.code == "E_NO_FOOTER":
             yield from _lost_footer(file)
+            yield from _left_header(file)
         return
     yield from _size_findings(file)
     chosen = footers.chosen
@@ -170,6 +171,22 @@ def _lost_footer(file: ImageFile) -> Iterator[Finding]:
     found = footer.find_lost_footer(file)
     if found is not None:
         yield _trailing(found[0], file.size_bytes)
+
+
+def _left_header(file: ImageFile) -> Iterator[Finding]:
+    """A dynamic disk header at its usual place shows what the file was before it was damaged."""
+    cookie = dynamic_header.COOKIE
+    if file.size_bytes >= SECTOR_BYTES + HEADER_BYTES and (
+        file.read_at(SECTOR_BYTES, len(cookie)) == cookie
+    ):
+        yield Finding(
+            Level.ERROR,
+            "E_FOOTERS_LOST",
+            "Both copies of the footer are lost; the dynamic disk header behind the first one is "
+            "still there.",
+            "footer",
+            0,
+        )
 
 
 def _trailing(offset: int, size: int) -> Finding:
