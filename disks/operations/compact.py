@@ -23,6 +23,7 @@ from disks.engine.units import SECTOR_BYTES
 from disks.operations import (
     copying,
     family,
+    fingerprints,
     guards,
     journal,
     locks,
@@ -32,8 +33,9 @@ from disks.operations import (
     space,
     trash,
 )
-from disks.operations.copying import Copied, Draft, Fingerprint
+from disks.operations.copying import Copied, Draft
 from disks.operations.family import ChildrenOf
+from disks.operations.fingerprints import Fingerprint
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 from disks.operations.streaming import (
@@ -197,7 +199,7 @@ def apply(
             _describe(fresh, chain, roots)
             for path in (*plan.exclusive, *plan.shared):
                 if plan.fingerprints.get(path) != fresh.fingerprints.get(path):
-                    raise copying.changed(path, "was changed")
+                    raise fingerprints.changed(path)
             guards.require_offline(fresh.managers, offline=offline)
             fresh.children = _children(fresh, chain.images[0], roots, children_of, progress)
             return _rewrite(fresh, chain, roots, job, token, progress)
@@ -477,7 +479,7 @@ def _rewrite(
             ownership.carry_over(image.file.fd, draft.file.fd, result.path)
             draft.file.sync()
             for path, seen in result.fingerprints.items():
-                copying.require_unchanged(roots, path, seen)
+                fingerprints.require_unchanged(roots, path, seen)
             work = replace(
                 work,
                 temp_inode=draft.file.stat().st_ino,

@@ -16,8 +16,8 @@ from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.formats import open_image
 from disks.operations import family
-from disks.operations.copying import Fingerprint
 from disks.operations.family import ChildrenOf
+from disks.operations.fingerprints import Fingerprint
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 

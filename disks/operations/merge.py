@@ -19,6 +19,7 @@ from disks.engine.images import DiskType, Image, NewImage
 from disks.operations import (
     concerned,
     copying,
+    fingerprints,
     guards,
     journal,
     links,
@@ -30,9 +31,10 @@ from disks.operations import (
     space,
     trash,
 )
-from disks.operations.copying import Copied, Draft, Fingerprint
+from disks.operations.copying import Copied, Draft
 from disks.operations.counting import count_levels
 from disks.operations.family import ChildrenOf
+from disks.operations.fingerprints import Fingerprint
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 from disks.operations.streaming import Amount, ChainContent
@@ -428,14 +430,14 @@ def _compare(plan: MergePlan, fresh: MergePlan) -> None:
     if fresh.refused is not None:
         raise fresh.refused
     if [level.path for level in plan.levels] != [level.path for level in fresh.levels]:
-        raise copying.changed(plan.request.leaf, "got another chain of parents")
+        raise fingerprints.changed(plan.request.leaf, "got another chain of parents")
     for path in (*plan.exclusive, *plan.shared):
         before, now = plan.fingerprints.get(path), fresh.fingerprints.get(path)
         if before != now:
-            raise copying.changed(path, "was changed")
+            raise fingerprints.changed(path)
     new_children = set(fresh.grandchildren) - set(plan.grandchildren)
     if new_children:
-        raise copying.changed(plan.request.leaf, f"got a child ({sorted(new_children)[0]})")
+        raise fingerprints.changed(plan.request.leaf, f"got a child ({sorted(new_children)[0]})")
 
 
 # ---------------------------------------------------------------------- carrying out
@@ -523,7 +525,7 @@ def _copy(plan: MergePlan, chain: Chain, draft: Draft, progress: Progress) -> Co
 
 def _require_unchanged(plan: MergePlan, roots: Roots) -> None:
     for path, seen in plan.fingerprints.items():
-        copying.require_unchanged(roots, path, seen)
+        fingerprints.require_unchanged(roots, path, seen)
 
 
 def _document(plan: MergePlan, copied: Copied) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from typing import Any
 
 from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
-from disks.operations import copying, journal, merge, replacing, space, trash
-from disks.operations.copying import Fingerprint
+from disks.operations import copying, fingerprints, journal, merge, replacing, space, trash
 from disks.operations.family import ChildrenOf
+from disks.operations.fingerprints import Fingerprint
 from disks.operations.forest import Forest, Member, Run
 from disks.operations.inspection import moment_of
 from disks.operations.merge import MergePlan
@@ -450,10 +450,10 @@ def _merged(
         raise fresh.refused
     now = {level.path: fresh.fingerprints[level.path] for level in fresh.levels}
     if list(now) != [path for path, _ in step.levels]:
-        raise copying.changed(step.leaf, "got another chain of parents")
+        raise fingerprints.changed(step.leaf, "got another chain of parents")
     for path, seen in step.levels:
         if now[path] != seen:
-            raise copying.changed(path, "was changed")
+            raise fingerprints.changed(path)
     return merge.apply(
         fresh,
         roots,

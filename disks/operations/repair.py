@@ -17,7 +17,7 @@ from disks.engine.findings import Finding
 from disks.engine.formats import open_image
 from disks.engine.images import Extent, FieldChange, Image
 from disks.engine.units import SECTOR_BYTES
-from disks.operations import guards, journal, locks, rewriting
+from disks.operations import fingerprints, guards, journal, locks, rewriting
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 
@@ -102,7 +102,7 @@ def apply(
     progress = progress or Progress()
     progress.step("repair", f"repairing the footer of {plan.path}")
     with locks.hold(roots, [plan.path], job=job, token=token):
-        rewriting.require_same_file(roots, plan.path, plan.file)
+        fingerprints.require_same_file(roots, plan.path, plan.file)
         fresh = _again(plan, roots, job)
         guards.require_offline(fresh.managers, offline=offline)
         with roots.open(plan.path) as file:
@@ -130,7 +130,7 @@ def _again(planned: RepairPlan, roots: Roots, job: str) -> RepairPlan:
     """The plan made anew under the lock. E_CHANGED if it is another one."""
     fresh = plan(planned.path, roots, job=job)
     if fresh.fingerprint != planned.fingerprint:
-        raise rewriting.changed_meanwhile(planned.path)
+        raise fingerprints.changed(planned.path)
     return fresh
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from disks.engine.errors import ImageError
 from disks.models import Disk, StorageRoot
-from disks.operations import copying
+from disks.operations import fingerprints
 from disks.operations.compact import CompactPlan
 from disks.operations.merge import MergePlan
 from disks.services.errors import Refusal
@@ -107,7 +107,7 @@ def require_as_shown(
         raise planned.refused
     for path, seen in shown:
         if planned.fingerprint.get(path) != seen:
-            raise copying.changed(path, "was changed")
+            raise fingerprints.changed(path)
 
 
 def unread_files() -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from disks.engine.images import DiskType
 from disks.models import Disk, Job
-from disks.operations import concerned, copying, merge, replacing
+from disks.operations import concerned, fingerprints, merge, replacing
 from disks.operations.merge import MergePlan
 from disks.operations.progress import Progress
 from disks.services import chains, declarations, inspection, jobs, roots, trash
@@ -85,7 +85,7 @@ def request(
     if planned.refused is not None:
         raise planned.refused
     if seen is not None and planned.as_dict()["fingerprint"] != seen:
-        raise copying.changed(leaf.path, "was changed")
+        raise fingerprints.changed(leaf.path)
     declarations.require(planned.exclusive, declared_offline=declared_offline or not into_parent)
     concerned.require_unrelated(planned, unrelated)
     return jobs.request(

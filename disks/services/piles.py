@@ -19,7 +19,7 @@ from django.db.utils import DatabaseError
 from disks.engine.errors import ImageError
 from disks.models import Disk, Job, ParentLink, StorageRoot
 from disks.models.fields import to_column
-from disks.operations import copying, merge, pile, pile_script
+from disks.operations import fingerprints, merge, pile, pile_script
 from disks.operations.forest import Forest, Lost, Member, Run
 from disks.operations.managers import NO_CLAIM
 from disks.operations.merge import MergePlan
@@ -271,7 +271,7 @@ def request(
     if not steps:
         raise Refusal("E_NO_PILE", "There is no pile to merge in this folder any more.")
     if seen is not None and planned.fingerprint != seen:
-        raise copying.changed(planned.plan.survey.folder, "was changed")
+        raise fingerprints.changed(planned.plan.survey.folder)
     first = planned.disks[steps[0].leaf]
     if len(steps) == 1:
         return merging.request(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,9 +22,17 @@ from disks.operations.paths import Roots
 from disks.operations.recover import recover
 from disks.tests.builders import build_dynamic
 from disks.tests.operations import worlds
+from disks.tests.operations.crashing import (
+    DIED,
+    DONE,
+    MOST_POINTS,
+    Work,
+    broken_at_every_point,
+    faulty,
+    in_fork,
+    with_fault,
+)
 from disks.tests.operations.worlds import BLOCK, KIB, chain, content_of, errors_in, noise, roots_of
-
-MOST_POINTS = 400
 
 
 @dataclass(frozen=True)
@@ -136,6 +143,11 @@ class Prepared:
         shutil.copytree(self.model, self.place)
         return self.place
 
+    def work(self) -> Work:
+        """The job, ready to run over a fresh copy."""
+        folder = self.fresh()
+        return lambda: self.case.work(folder, roots_of(folder))
+
     def check(self, *, finished: bool) -> bool:
         """After recovery: all as before, or all done. Returns whether it is done."""
         folder = self.place
@@ -153,21 +165,6 @@ class Prepared:
         if self.below:
             assert content_of(folder / "below.vhd") == self.below
         return done
-
-
-def _in_child(work: Callable[[], object]) -> int:
-    """Run work in a forked process; the way it ended, as waitpid says."""
-    child = os.fork()
-    if child == 0:
-        code = 3
-        try:
-            work()
-            code = 0
-        except ImageError:
-            code = 1
-        finally:
-            os._exit(code)
-    return os.waitpid(child, 0)[1]
 
 
 def _points(prepared: Prepared) -> int:
@@ -188,16 +185,8 @@ def test_a_kill_at_every_point_is_undone_or_finished(place: Path, name: str) -> 
     """bad-input F85, E79."""
     prepared = Prepared(CASES[name], place)
     outcomes = set()
-    for number in range(1, _points(prepared) + 1):
-        folder = prepared.fresh()
-
-        def work(number: int = number, folder: Path = folder) -> None:
-            faults.install(faults.Fault("*", number, "kill"))
-            prepared.case.work(folder, roots_of(folder))
-
-        status = _in_child(work)
-        assert os.WIFSIGNALED(status)
-        assert os.WTERMSIG(status) == signal.SIGKILL
+    for _ in broken_at_every_point(prepared.work, faulty("kill"), expected=DIED):
+        folder = prepared.place
         rows = recover(str(folder), roots_of(folder))
         assert all(row["action"] in ("finished", "undone", "swept") for row in rows), rows
         outcomes.add(prepared.check(finished=False))
@@ -245,22 +234,11 @@ def test_short_writes_are_continued(place: Path, name: str) -> None:
 def test_three_kills_during_recovery_do_no_harm(place: Path, point: int) -> None:
     """bad-input F87."""
     prepared = Prepared(CASES["into the parent"], place)
-    folder = prepared.fresh()
     total = _points(prepared)
-    folder = prepared.fresh()
-
-    def work() -> None:
-        faults.install(faults.Fault("*", total - 25, "kill"))
-        prepared.case.work(folder, roots_of(folder))
-
-    _in_child(work)
+    assert in_fork(with_fault(f"*:{total - 25}:kill", prepared.work())) == DIED
+    folder = prepared.place
     for number in (point, point + 1, point + 2):
-
-        def again(number: int = number) -> None:
-            faults.install(faults.Fault("*", number, "kill"))
-            recover(str(folder), roots_of(folder))
-
-        _in_child(again)
+        in_fork(with_fault(f"*:{number}:kill", lambda: recover(str(folder), roots_of(folder))))
     recover(str(folder), roots_of(folder))
     prepared.check(finished=False)
 
@@ -269,15 +247,10 @@ def test_a_source_written_after_the_crash_makes_recovery_undo(place: Path) -> No
     """bad-input F85: a machine was started between crash and recovery."""
     prepared = Prepared(CASES["into the parent"], place)
     undone = 0
-    for number in range(1, _points(prepared) + 1):
-        folder = prepared.fresh()
-
-        def work(number: int = number, folder: Path = folder) -> None:
-            faults.install(faults.Fault("commit.fsync-folder", number, "kill"))
-            prepared.case.work(folder, roots_of(folder))
-
-        if os.WIFEXITED(_in_child(work)):
+    for number in range(1, MOST_POINTS):
+        if in_fork(with_fault(f"commit.fsync-folder:{number}:kill", prepared.work())) == DONE:
             break
+        folder = prepared.place
         leaf = folder / "leaf.vhd"
         data = leaf.read_bytes()
         os.utime(leaf, ns=(1, 1))
@@ -298,23 +271,17 @@ def test_a_kill_at_every_point_of_a_restore_is_continued(place: Path) -> None:
     case.build(model)
     below = content_of(model / "below.vhd")
     run = place / "run"
-    for number in range(1, MOST_POINTS):
+
+    def merged() -> Work:
         shutil.rmtree(run, ignore_errors=True)
         case.build(run)  # not copied: the trash is known by its files' inodes
+        return lambda: _restore(run, roots_of(run))
 
-        def work(number: int = number) -> None:
-            faults.install(faults.Fault("*", number, "kill"))
-            _restore(run, roots_of(run))
-
-        status = _in_child(work)
+    for _ in broken_at_every_point(merged, faulty("kill"), expected=DIED):
         recover(str(run), roots_of(run))
         _restore(run, roots_of(run))
         assert worlds.strays(run) == []
         assert not any(name.startswith(".vdtrash") for name in worlds.snapshot(run))
         assert (run / "leaf.vhd").exists()
         assert content_of(run / "below.vhd") == below
-        if os.WIFEXITED(status):
-            assert os.WEXITSTATUS(status) == 0
-            break
-    else:
-        pytest.fail("the restore never came to its end")
+    assert content_of(run / "below.vhd") == below

@@ -21,18 +21,20 @@ from disks.operations.paths import Root, Roots
 from disks.operations.recover import recover
 from disks.tests.builders import Built, build_differencing, build_fixed
 from disks.tests.operations.crashing import (
+    DIED,
     DONE,
     REFUSED,
+    Work,
     failing_from,
+    faulty,
     in_fork,
+    mended_at_every_point,
     power_cut,
     with_fault,
 )
 
 SIZE = 128 * 1024
 BLOCK = 64 * 1024
-DIED = -9
-MOST_POINTS = 200
 # `make prove` raises it; each cut is one run of the real code.
 CUTS = int(os.environ.get("VD_PROVE", "60"))
 
@@ -139,88 +141,66 @@ def assert_sound(scene: Scene, *, mended: bool = True) -> str:
     return "old" if link == scene.old_link else "new"
 
 
-@pytest.mark.parametrize("kind", ["kill", "torn"])
-def test_update_killed_at_every_point_is_finished_or_undone(
-    scene_of: Callable[[], Scene], kind: str
+@pytest.mark.parametrize(
+    ("breaking", "expected"),
+    [
+        (faulty("kill"), DIED),
+        (faulty("torn"), DIED),
+        (faulty("enospc"), REFUSED),
+        (faulty("eio"), REFUSED),
+        (failing_from, REFUSED),
+    ],
+    ids=["kill", "torn", "enospc", "eio", "fails for good"],
+)
+def test_an_update_broken_at_any_point_is_finished_or_undone(
+    scene_of: Callable[[], Scene], breaking: Callable[[int, Work], Work], expected: int
 ) -> None:
-    """bad-input F85: kill at every fault point; 0 damage after recovery."""
-    seen = set()
-    for number in range(1, MOST_POINTS):
-        scene = scene_of()
-        code = in_fork(with_fault(f"*:{number}:{kind}", scene.update))
-        if code == DONE:
-            break
-        assert code == DIED
-        rows = scene.recover()
-        assert [row for row in rows if row["action"] in ("busy", "needs-attention")] == []
-        seen.add(assert_sound(scene))
-        assert scene.recover() == []
-    assert number > 10
-    assert seen == {"old", "new"}
+    """bad-input F81, F84, F85: also where putting the old pages back fails; they are kept."""
+    scene = scene_of()
+    states = mended_at_every_point(
+        lambda: scene_of().update,
+        breaking,
+        expected=expected,
+        recover=scene.recover,
+        judge=lambda: assert_sound(scene),
+    )
+    assert "old" in states
+    assert ("new" in states) or expected == REFUSED
     assert assert_sound(scene) == "new"
-
-
-@pytest.mark.parametrize("kind", ["enospc", "eio"])
-def test_update_that_meets_an_error_leaves_the_disk_as_it_was(
-    scene_of: Callable[[], Scene], kind: str
-) -> None:
-    """bad-input F81, F84: an error at each write, fsync and rename ends the attempt."""
-    for number in range(1, MOST_POINTS):
-        scene = scene_of()
-        code = in_fork(with_fault(f"*:{number}:{kind}", scene.update))
-        if code == DONE:
-            break
-        assert code == REFUSED
-        scene.recover()
-        assert_sound(scene)
-    assert number > 10
-    assert assert_sound(scene) == "new"
-
-
-def test_update_on_storage_that_fails_for_good_is_mended_once_it_works_again(
-    scene_of: Callable[[], Scene],
-) -> None:
-    """bad-input F84: even putting the old pages back fails; the sidecar keeps them."""
-    for number in range(1, MOST_POINTS):
-        scene = scene_of()
-        code = in_fork(failing_from(number, scene.update))
-        if code == DONE:
-            break
-        assert code == REFUSED
-        scene.recover()
-        assert_sound(scene)
-    assert number > 10
 
 
 def test_short_writes_are_continued(scene_of: Callable[[], Scene]) -> None:
     """bad-input F84: short writes are looped."""
-    for number in range(1, MOST_POINTS):
+    for number in range(1, 14):
         scene = scene_of()
         assert in_fork(with_fault(f"write:{number}:short", scene.update)) == DONE
         assert assert_sound(scene) == "new"
-        if number > 12:
-            break
 
 
 def test_undo_killed_at_every_point_is_finished_or_undone(scene_of: Callable[[], Scene]) -> None:
     """bad-input F85, for the way back."""
-    seen = set()
-    for number in range(1, MOST_POINTS):
-        scene = scene_of()
-        scene.update()
-        code = in_fork(with_fault(f"*:{number}:kill", scene.undo))
-        scene.recover()
-        roots = scene.roots()
-        with open_chain(scene.child, roots) as chain:
-            assert chain.sha256() == scene.sha256
-            seen.add(chain.paths[1])
-        with roots.open(scene.child) as file:
+    scene = scene_of()
+
+    def updated() -> Work:
+        scene_of().update()
+        return scene.undo
+
+    def link_of_a_sound_disk() -> str:
+        with scene.roots().open(scene.child) as file:
             assert [one for one in check_image(file) if one.level is Level.ERROR] == []
-        if code == DONE:
-            break
-        assert code == DIED
-    assert number > 10
-    assert seen == {scene.parent, str(scene.folder / "base.vhd")}
+        with open_chain(scene.child, scene.roots()) as chain:
+            assert chain.sha256() == scene.sha256
+            return chain.paths[1]
+
+    states = mended_at_every_point(
+        updated,
+        faulty("kill"),
+        expected=DIED,
+        recover=scene.recover,
+        judge=link_of_a_sound_disk,
+    )
+    assert states == {scene.parent, str(scene.folder / "base.vhd")}
+    assert link_of_a_sound_disk() == str(scene.folder / "base.vhd")
 
 
 def test_recovery_killed_three_times_in_a_row_still_mends(scene_of: Callable[[], Scene]) -> None:
