@@ -122,11 +122,19 @@
   body.addEventListener("htmx:beforeRequest", function (event) {
     if (document.hidden && event.detail.elt.hasAttribute("data-poll")) event.preventDefault();
   });
+  function showTrouble(kind) {
+    var box = document.getElementById("trouble");
+    box.querySelectorAll("[data-trouble]").forEach(function (words) {
+      words.hidden = words.dataset.trouble !== kind;
+    });
+    box.hidden = false;
+  }
   body.addEventListener("htmx:sendError", function () {
-    document.getElementById("trouble").hidden = false;
+    showTrouble("silent");
   });
   body.addEventListener("htmx:responseError", function (event) {
-    if (event.detail.xhr.status >= 500) document.getElementById("trouble").hidden = false;
+    if (event.detail.xhr.status >= 500) showTrouble("silent");
+    if (event.detail.xhr.status === 429) showTrouble("busy");
   });
   body.addEventListener("htmx:afterRequest", function (event) {
     if (event.detail.successful) document.getElementById("trouble").hidden = true;
