@@ -169,13 +169,16 @@ def _show(
         row["disk_id"] = row["disk_id"] or known.get(row["path"])
     for one in lists:
         one["disks"] = [(row, known.get(row)) for row in one["rows"]]
-    return render_page(
+    renews = job.is_active and request.GET.get("every") == "5"
+    response = render_page(
         request,
         "disks/job.html",
         {
             "job": job,
             "pace": pace(job),
             "looks": _looks(job) if job.is_active else "",
+            "now": timezone.localtime(),
+            "renews": renews,
             "log": log[:LOG_LINES][::-1],
             "log_is_cut": len(log) > LOG_LINES,
             "meanwhile": job_words.meanwhile(job),
@@ -194,6 +197,9 @@ def _show(
         fragment="disks/_job_progress.html",
         status=status,
     )
+    if renews:
+        response["Refresh"] = "5"  # what a browser without script was asked for by its user
+    return response
 
 
 def _form_again(job: Job) -> str:

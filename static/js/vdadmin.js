@@ -82,7 +82,12 @@
     });
   });
 
-  // --- "select all" of a table's checkboxes
+  // --- "select all" of a table's checkboxes, which only a script can do
+  function showSelectAll(scope) {
+    scope.querySelectorAll("[data-select-all][hidden]").forEach(function (box) {
+      box.hidden = false;
+    });
+  }
   document.addEventListener("change", function (event) {
     var all = event.target.closest("[data-select-all]");
     if (!all) return;
@@ -141,8 +146,10 @@
   });
   body.addEventListener("htmx:afterSwap", function () {
     showCopyButtons(document);
+    showSelectAll(document);
     var said = document.querySelector("[data-say]");
     if (said) sayProgress(said.dataset.say);
   });
   showCopyButtons(document);
+  showSelectAll(document);
 })();

@@ -180,11 +180,17 @@ class _Pen:
                 )
             )
         self._rail_to(middle)
-        body = "".join(lines) + self._bar(disk)
+        body = self._whole_row(height - 6) + "".join(lines) + self._bar(disk)
         self.marks.append(svg.link(disk.url, f"{label}: {disk.facts}, {disk.size}", body))
         self.marks.append(_point(disk.mark, RAIL_X, middle))
         self._leave(middle, last)
         self.y += height
+
+    def _whole_row(self, height: float) -> str:
+        """Makes a row's link as large as the row; a rail is not hidden by it."""
+        return svg.element(
+            "rect", x=1, y=self.y - 2, width=self.width - 2, height=height, rx=6, class_="vd-row"
+        )
 
     def _bar(self, disk: ChainDisk) -> str:
         """Virtual size as an outline, storage as its filling, one scale for all disks."""
@@ -269,6 +275,7 @@ class _Pen:
                 class_="vd-chain-gap",
             )
         )
+        body = self._whole_row(height - 8) + body
         self.marks.append(svg.link(gap.url, f"{label}: {gap.reason}", body))
         self.marks.append(_point("gone", RAIL_X, middle))
         self.dashed = True
