@@ -240,8 +240,7 @@ CODES: dict[str, Code] = {
     ),
     "E_UNREAD_DISKS": Code(
         "Disks that cannot be read may be ruined",
-        "Make them readable and scan their storage root, then plan the merge again; or declare "
-        "that they build on none of its disks; or merge to a new disk.",
+        "Once they can be read, scan their storage root; then plan the merge again.",
     ),
     "E_PROOF": Code(
         "The copy differs from its source",

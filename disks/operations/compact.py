@@ -107,6 +107,8 @@ class CompactPlan:
             gone = "are all zeros"
         about = "about " if self.estimated else ""
         dropped = self.blocks - self.blocks_kept
+        if not dropped:
+            return "every block holds data of this disk." if self.blocks else "it stores no block."
         return (
             f"{about}{dropped:,} of {self.blocks:,} blocks {gone}; "
             f"the other {self.blocks_kept:,} hold data of this disk."
@@ -328,8 +330,6 @@ def _measure(
         result.size_bounds_bytes = (result.predicted_size_bytes,) * 2
     # All blocks may turn out to be needed, and room is reserved before the first is read.
     result.free_space_needed_bytes = format.predicted_size_bytes(result.new, result.blocks)
-    if result.predicted_size_bytes >= result.file_size_bytes:
-        result.warnings.append("There is nothing to gain: every block holds data of this disk.")
 
 
 def _sample(

@@ -113,13 +113,11 @@ def require_unrelated(plan: MergePlan, unrelated: Collection[str]) -> None:
     first = plan.unread[open_questions[0]]
     error = UnreadDisks(
         "E_UNREAD_DISKS",
-        f"{family.listed(open_questions)} cannot be read: nobody knows whether it builds on a disk "
-        "that would be merged, and would be ruined. Make it readable, or move it out of the "
+        f"{family.listed(open_questions)} cannot be read, so nobody knows whether it builds on a "
+        "disk that would be merged, and would be ruined. Make it readable, or move it out of the "
         "storage roots; or declare that it does not; or merge to a new disk, which leaves every "
-        f"existing file as it is. {first.message}",
+        f"existing file as it is. What is wrong with it: {first.message}",
         file=open_questions[0],
-        field="children",
-        value=len(open_questions),
     )
     error.paths = open_questions
     raise error

@@ -209,7 +209,7 @@ def run_check(
     disks = Disk.objects.select_related("root").in_bulk(wanted)
     scope = context.roots()
     results: list[dict[str, Any]] = []
-    progress.step("check", f"Checking {len(wanted):,} disks")
+    progress.step("check", f"Checking {len(wanted):,} {'disk' if len(wanted) == 1 else 'disks'}")
     total = sum(disk.file_size_bytes for disk in disks.values())
     done = 0
 

@@ -700,6 +700,7 @@ def _many(
             if result is not None:
                 links.append(result)
             report.append({"child": row["child"], "ok": True, "was_done": result is None})
+        progress.report(len(rows), len(rows))
         stopped = False
     finally:
         scope.close()

@@ -22,7 +22,7 @@ from disks.models import Disk, Job, TrashedJob
 from disks.services import jobs, parent_paths
 from disks.services.access import Role, allows, role_of
 from disks.services.errors import Refusal
-from disks.views import errors, job_words, listing
+from disks.views import errors, job_words, listing, plans
 from disks.views.guard import client_address
 from disks.views.rendering import render_page, running_jobs, wants_fragment
 
@@ -193,6 +193,7 @@ def _show(
             "may_retry": allows(request.user, ROLES.get(job.kind, Role.OPERATOR)),
             "form_again": _form_again(job),
             "refusal": refusal,
+            "error": plans.as_error(job.error),
         },
         fragment="disks/_job_progress.html",
         status=status,

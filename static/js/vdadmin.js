@@ -91,9 +91,7 @@
   document.addEventListener("change", function (event) {
     var all = event.target.closest("[data-select-all]");
     if (!all) return;
-    var boxes = document.querySelectorAll(
-      'input[type="checkbox"][name="' + CSS.escape(all.dataset.selectAll) + '"]:not(:disabled)'
-    );
+    var boxes = all.closest("table").querySelectorAll('td > input[type="checkbox"]:not(:disabled)');
     boxes.forEach(function (box) {
       box.checked = all.checked;
     });

@@ -23,7 +23,7 @@ TEXT_X = 44
 BRANCH_STEP = 24
 NAME_FONT_PX = 15
 FACTS_FONT_PX = 12.5
-BOLD = 1.13  # how much wider the name of the disk is that the page is about
+BOLD = 1.13  # how much wider a bold name is: of the disk the page is about, of a lost parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ class _Pen:
 
     @property
     def text_px(self) -> float:
-        return (self.width * 0.58 if self.wide else self.width) - TEXT_X - 8
+        return (self.width * 0.58 if self.wide else self.width) - TEXT_X - 20
 
     def disk(self, disk: ChainDisk, *, last: bool) -> None:
         height = 54.0 if self.wide else 76.0
@@ -260,7 +260,9 @@ class _Pen:
         room = self.width - TEXT_X - 10
         label = visible(gap.name)
         lines = _wrapped(gap.reason, room, FACTS_FONT_PX, 2 if self.wide else 4)
-        body = svg.text(fitted(label, room, NAME_FONT_PX), TEXT_X, self.y + 18, "vd-chain-lost")
+        body = svg.text(
+            fitted(label, room, NAME_FONT_PX * BOLD), TEXT_X, self.y + 18, "vd-chain-lost"
+        )
         for row, line in enumerate(lines):
             body += svg.text(line, TEXT_X, self.y + 36 + 16 * row, "vd-chain-facts")
         height = 44.0 + 16 * len(lines)
