@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from disks.commandline.console import Console
-from disks.commandline.options import add_offline, build_roots, file_path
+from disks.commandline.options import add_offline, add_unrelated, build_roots, file_path
 from disks.commandline.outcome import conclude, sizes
 from disks.engine.errors import ImageError
 from disks.operations import merge
@@ -35,14 +35,7 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--type", choices=("dynamic", "fixed"), help="of the new disk")
     parser.add_argument("--base", metavar="ANCESTOR", help="the lowest disk merged, inclusive")
     parser.add_argument("--dry-run", action="store_true", help="say what would happen, only")
-    parser.add_argument(
-        "--unrelated",
-        metavar="PATH",
-        action="append",
-        default=[],
-        help="I declare: this file, or everything in this folder, which cannot be read, builds "
-        "on no disk that is merged (repeatable)",
-    )
+    add_unrelated(parser)
     add_offline(parser)
 
 
@@ -79,8 +72,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
         console.note(f"warning: {warning}")
     if args.dry_run:
         return conclude(console, plan.as_dict(), plan.refused, _foreseen(plan))
-    unrelated = [os.path.abspath(path) for path in args.unrelated]
-    done = merge.apply(plan, roots, offline=args.offline, unrelated=unrelated, progress=progress)
+    done = merge.apply(
+        plan, roots, offline=args.offline, unrelated=args.unrelated, progress=progress
+    )
     for warning in done["warnings"]:
         if warning not in plan.warnings:
             console.note(f"warning: {warning}")

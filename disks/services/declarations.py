@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from disks.engine.errors import ImageError
 from disks.models import Disk, StorageRoot
 from disks.operations import fingerprints
 from disks.operations.compact import CompactPlan
+from disks.operations.concerned import UnreadDisks
 from disks.operations.merge import MergePlan
 from disks.services.errors import Refusal
 from disks.services.stored_json import readable, restored, storable
@@ -125,6 +127,16 @@ def unread_files() -> list[str]:
         for relative in restored(root.last_scan_result.get("unread", [])):
             found.add(os.path.join(root.path, relative) if relative else root.path)
     return sorted(found)
+
+
+@contextmanager
+def unread_remembered() -> Iterator[None]:
+    """What E_UNREAD_DISKS names is known afterwards, so that the form asks about it then."""
+    try:
+        yield
+    except UnreadDisks as error:
+        remember_unread(error.paths)
+        raise
 
 
 def remember_unread(host_paths: Iterable[str]) -> None:

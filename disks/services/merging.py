@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 from disks.engine.images import DiskType
@@ -123,8 +124,7 @@ def run_merge(
     parameters: dict[str, Any], progress: Progress, context: JobContext
 ) -> dict[str, Any]:
     """The work: plan again, compare with what was shown, carry out."""
-    scope = context.roots()
-    try:
+    with closing(context.roots()) as scope, declarations.unread_remembered():
         planned = merge.plan(
             parameters["leaf"],
             scope,
@@ -147,11 +147,6 @@ def run_merge(
             progress=progress,
             children_of=declarations.catalog_children,
         )
-    except concerned.UnreadDisks as error:
-        declarations.remember_unread(error.paths)  # the form asks about them then
-        raise
-    finally:
-        scope.close()
     told = {"sentence": f"Merged{replacing.and_to_repair(result)}"}
     return result | {
         **(told if result.get(replacing.TO_REPAIR) else {}),

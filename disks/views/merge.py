@@ -15,7 +15,7 @@ from disks import tasks
 from disks.engine.errors import ImageError
 from disks.forms.declarations import MergeDeclarationForm, needs_offline, sealed
 from disks.forms.merge import NEW, MergeForm
-from disks.models import Disk, Job, ParentLink
+from disks.models import Disk, Job
 from disks.operations import guards
 from disks.services import chains, merging
 from disks.services.errors import Refusal
@@ -115,13 +115,13 @@ def _context(leaf: Disk, chain: list[Disk], form: MergeForm, sent: Any = None) -
         "seconds": seconds,
         "siblings": plans.known(document["siblings"]),
         "grandchildren": plans.known(document["grandchildren"]),
-        "unread": _unread(document["unread"]),
-        "unrelated": sealed([row["path"] for row in document["unread"]]),
+        "unread": plans.unread(plan.unread),
+        "unrelated": sealed(sorted(plan.unread)),
         "way_out": _way_out(leaf, form),
         "managers": guards.in_short(document["managers"]),
         "declaration": MergeDeclarationForm(
             sent,
-            unread=[row["path"] for row in document["unread"]],
+            unread=plan.unread,
             needs_offline=form.into_parent and needs_offline(touched),
             needs_unmanaged=form.into_parent and bool(document["managers"]),
         ),
@@ -156,21 +156,6 @@ def _verb(leaf: Disk, chain: list[Disk], form: MergeForm, document: dict[str, An
         what = leaf.name if count <= 2 else f"{count - 1} disks"
         return f"Merge {what} into {base}"
     return f"Merge {count} disks into {form.cleaned_data['name']}"
-
-
-def _unread(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """What could not be read, with its page and with what it named when it could be."""
-    found = plans.known([row["path"] for row in rows])
-    links = {
-        link.child_id: link
-        for link in ParentLink.objects.filter(
-            child__in=[one["disk"].pk for one in found if one["disk"]]
-        )
-    }
-    return [
-        one | {"why": row["message"], "link": links.get(one["disk"].pk) if one["disk"] else None}
-        for one, row in zip(found, rows, strict=True)
-    ]
 
 
 def _way_out(leaf: Disk, form: MergeForm) -> str:
