@@ -48,6 +48,7 @@ CODES: dict[str, Code] = {
         "Footer copy at the beginning damaged",
         "The disk can be read by its other copy. Repair footer writes that one over the damage.",
     ),
+    "E_FOOTERS_LOST": Code("Both footers lost", _RESTORE),
     "E_FOOTERS_DIFFER": Code(
         "The two footers disagree",
         "Compare both in the raw view; nothing is written until it is clear which one is right.",
@@ -291,6 +292,10 @@ CODES: dict[str, Code] = {
         "copy them to a new disk.",
     ),
     "E_SECTORS": Code("No whole sectors", "Choose a size that is a multiple of the sector size."),
+    "E_UNREAD_DISKS": Code(
+        "Disks that cannot be read may be ruined",
+        "Once they can be read, scan their storage root; then plan the merge again.",
+    ),
     "E_PROOF": Code(
         "The copy differs from its source",
         "Nothing was replaced. Check memory and storage, then try again.",

@@ -6,7 +6,7 @@ Nothing above the engine knows which format it works on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -15,6 +15,14 @@ from typing import Any, Protocol
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding
+
+Report = Callable[[int, int], None]
+"""Long functions call it as (done_bytes, total_bytes), every few MiB at least and only
+while every file is consistent; it may raise to stop them."""
+
+
+def unreported(done_bytes: int, total_bytes: int) -> None:
+    """The Report of who does not ask for one."""
 
 
 class DiskType(StrEnum):
@@ -383,12 +391,25 @@ class Format(Target, Protocol):
 
     def open(self, file: ImageFile) -> Image: ...
 
-    def check(self, file: ImageFile, *, deep: bool = False) -> list[Finding]:
-        """Every invariant that this one file can break; goes on after the first."""
+    def check(
+        self, file: ImageFile, *, deep: bool = False, report: Report = unreported
+    ) -> list[Finding]:
+        """Every invariant that this one file can break; goes on after the first.
+
+        report's bytes are places in the file, up to its size.
+        """
         ...
 
     def check_opened(self, image: Image) -> list[Finding]:
         """As check(), not deep, for an image of this format that was opened already."""
+        ...
+
+    def named_parent(self, file: ImageFile) -> str | None:
+        """What a file that does not open as a disk still says about its parent.
+
+        Its identity; "" where it surely has none, or is nothing of this format; None where
+        that cannot be told.
+        """
         ...
 
     def header_bytes(self, file: ImageFile) -> bytes:

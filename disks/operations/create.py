@@ -11,12 +11,14 @@ from disks.engine.errors import ImageError
 from disks.engine.formats import by_name, open_image
 from disks.engine.images import DiskType, Format, NewImage
 from disks.engine.units import MIB, SECTOR_BYTES
-from disks.operations import copying, filling, journal, links, locks, rules, space
-from disks.operations.copying import Draft, Fingerprint
+from disks.operations import copying, filling, fingerprints, journal, links, locks, rules, space
+from disks.operations.copying import Draft
+from disks.operations.fingerprints import Fingerprint
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 
 DEFAULT_BLOCK_BYTES = 2 * MIB
+_RESERVED_AT_ONCE_BYTES = 64 * MIB
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def apply(
     with locks.hold(roots, [plan.path], shared, job=job, token=token):
         journal.require_settled(roots, [plan.path, *shared])
         if plan.parent_seen is not None:
-            copying.require_unchanged(roots, plan.parent_path, plan.parent_seen)
+            fingerprints.require_unchanged(roots, plan.parent_path, plan.parent_seen)
         rules.check_new_name(roots, plan.path, plan.format)
         with Draft(roots, plan.path, job=job, token=token) as draft:
             short = space.shortage(plan.predicted_size_bytes, draft.space(), plan.path)
@@ -150,8 +152,8 @@ def apply(
             _write(draft, plan, progress)
             _prove(draft, plan)
             if plan.parent_seen is not None:
-                copying.require_unchanged(roots, plan.parent_path, plan.parent_seen)
-            os.fchmod(draft.file.fd, copying.usual_mode())
+                fingerprints.require_unchanged(roots, plan.parent_path, plan.parent_seen)
+            os.fchmod(draft.file.fd, draft.usual_mode)
             size = draft.file.stat().st_size
             progress.commit_starts()
             draft.publish()

@@ -61,10 +61,31 @@ def headers_below(
     A file is judged by its content. What is no disk is added to no_disks; files that look
     like disks but cannot be read, and folders that cannot be listed, are added to problems.
     """
+    for found in everything_below(roots, places):
+        if isinstance(found, Header):
+            yield found
+            continue
+        heap = no_disks if found.error.code in _NO_DISK else problems
+        if heap is not None:
+            heap.append(found.error)
+
+
+@dataclass(frozen=True, slots=True)
+class NotRead:
+    """A file without a sound header, or a folder that could not be listed."""
+
+    path: str
+    is_folder: bool
+    error: ImageError
+
+
+def everything_below(roots: Roots, places: Iterable[str]) -> Iterator[Header | NotRead]:
+    """All files among places, each once, and the folders whose files are not known."""
     seen: set[str] = set()
     for place in places:
+        unlisted: list[ImageError] = []
         paths: Iterable[str] = (
-            [place] if roots.exists(place) else roots.walk(place, problems=problems)
+            [place] if roots.exists(place) else roots.walk(place, problems=unlisted)
         )
         for path in paths:
             if path in seen:
@@ -73,9 +94,9 @@ def headers_below(
             try:
                 yield read_header(roots, path)
             except ImageError as error:
-                heap = no_disks if error.code in _NO_DISK else problems
-                if heap is not None:
-                    heap.append(error)
+                yield NotRead(path, False, error)
+        for problem in unlisted:
+            yield NotRead(problem.file or place, True, problem)
 
 
 _NO_DISK = frozenset({"E_TOO_SMALL", "E_NO_FOOTER", "E_NOT_A_FILE"})

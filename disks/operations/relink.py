@@ -21,7 +21,7 @@ from disks.engine.findings import Finding, Level
 from disks.engine.formats import open_image
 from disks.engine.images import DiskType, FieldChange, HeaderRewrite, Image, NewParent
 from disks.engine.resolution import Status, resolve
-from disks.operations import journal, links, locks, rewriting, windows
+from disks.operations import fingerprints, journal, links, locks, rewriting, windows
 from disks.operations.inspection import link_document, managed_by
 from disks.operations.journal import UNDO
 from disks.operations.managers import Manager
@@ -166,10 +166,10 @@ def apply(
     progress = progress or Progress()
     progress.step("update", f"rewriting the parent link of {plan.child}")
     with locks.hold(roots, [plan.child], plan.ancestors, job=job, token=token):
-        rewriting.require_same_file(roots, plan.child, plan.file)
+        fingerprints.require_same_file(roots, plan.child, plan.file)
         fresh = _again(plan, roots, job)
         if fresh.fingerprint != plan.fingerprint:
-            raise rewriting.changed_meanwhile(plan.child)
+            raise fingerprints.changed(plan.child)
         if fresh.manager is not None and not offline:
             raise managed(plan.child, fresh.manager)
         before = _link(roots, plan.child)

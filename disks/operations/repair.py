@@ -16,7 +16,7 @@ from disks.engine.files import FileIdentity
 from disks.engine.findings import Finding
 from disks.engine.formats import open_image
 from disks.engine.images import FieldChange, Image
-from disks.operations import guards, journal, locks, rewriting
+from disks.operations import fingerprints, guards, journal, locks, rewriting
 from disks.operations.looks import Looks
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
@@ -103,7 +103,7 @@ def apply(
     progress = progress or Progress()
     progress.step("repair", f"repairing the footer of {plan.path}")
     with locks.hold(roots, [plan.path], job=job, token=token):
-        rewriting.require_same_file(roots, plan.path, plan.file)
+        fingerprints.require_same_file(roots, plan.path, plan.file)
         fresh = _again(plan, roots, job)
         guards.require_offline(fresh.managers, offline=offline)
         with roots.open(plan.path) as file:
@@ -131,7 +131,7 @@ def _again(planned: RepairPlan, roots: Roots, job: str) -> RepairPlan:
     """The plan made anew under the lock. E_CHANGED if it is another one."""
     fresh = plan(planned.path, roots, job=job)
     if fresh.fingerprint != planned.fingerprint:
-        raise rewriting.changed_meanwhile(planned.path)
+        raise fingerprints.changed(planned.path)
     return fresh
 
 

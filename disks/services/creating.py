@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from disks.engine.errors import ImageError
 from disks.engine.images import DiskType
 from disks.models import Disk, Job
-from disks.operations import create
+from disks.operations import create, fingerprints
 from disks.operations.create import CreatePlan
 from disks.operations.progress import Progress
 from disks.services import declarations, inspection, jobs, roots
@@ -88,12 +87,7 @@ def run_create(
         if planned.refused is not None:
             raise planned.refused
         if planned.fingerprint != dict(parameters["fingerprint"]):
-            raise ImageError(
-                "E_CHANGED",
-                f"The parent {readable(str(parameters['parent']))} was changed since the new "
-                "disk was asked for.",
-                file=parameters["parent"],
-            )
+            raise fingerprints.changed(str(parameters["parent"]))
         return create.apply(
             planned, scope, job=context.name, token=context.token, progress=progress
         )

@@ -15,7 +15,7 @@ from disks.engine.check import check_image
 from disks.engine.errors import ImageError
 from disks.engine.findings import Finding, Level
 from disks.engine.formats import identify
-from disks.engine.images import RawRegion
+from disks.engine.images import RawRegion, Report
 from disks.models import Disk, Job, StorageRoot
 from disks.operations import inspection, paths
 from disks.operations.progress import Progress
@@ -209,9 +209,14 @@ def run_check(
     disks = Disk.objects.select_related("root").in_bulk(wanted)
     scope = context.roots()
     results: list[dict[str, Any]] = []
-    progress.step("check", f"Checking {len(wanted):,} disks")
+    progress.step("check", f"Checking {len(wanted):,} {'disk' if len(wanted) == 1 else 'disks'}")
     total = sum(disk.file_size_bytes for disk in disks.values())
     done = 0
+
+    def report(at: int, _size: int) -> None:
+        """Places in one file become bytes of all of them."""
+        progress.report(done + at, total)
+
     try:
         for number, pk in enumerate(wanted, 1):
             disk = disks.get(pk)
@@ -219,7 +224,8 @@ def run_check(
                 continue
             sentence = f"disk {number:,} of {len(wanted):,}: {readable(disk.name)}"
             progress.report(done, total, sentence)
-            findings, was_read = _check_one(disk, scope, deep=bool(parameters.get("deep", True)))
+            deep = bool(parameters.get("deep", True))
+            findings, was_read = _check_one(disk, scope, deep=deep, report=report)
             errors = sum(finding.level is Level.ERROR for finding in findings)
             warnings = sum(finding.level is Level.WARNING for finding in findings)
             results.append(
@@ -248,11 +254,13 @@ def run_check(
     }
 
 
-def _check_one(disk: Disk, scope: paths.Roots, *, deep: bool) -> tuple[list[Finding], bool]:
+def _check_one(
+    disk: Disk, scope: paths.Roots, *, deep: bool, report: Report
+) -> tuple[list[Finding], bool]:
     """The findings, and whether the file could be read at all."""
     try:
         with scope.open(disk.path) as file:
-            findings = check_image(file, deep=deep)
+            findings = check_image(file, deep=deep, report=report)
     except ImageError as error:
         return [Finding.from_error(error)], False
     if disk.disk_type == "differencing":

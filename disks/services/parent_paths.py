@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from disks.engine.errors import ImageError
 from disks.models import Disk, Job, LinkUndo, ParentLink
-from disks.operations import candidates, paths, relink
+from disks.operations import candidates, fingerprints, paths, relink
 from disks.operations.candidates import Candidate
 from disks.operations.progress import Progress
 from disks.operations.relink import LinkPlan
@@ -190,7 +190,7 @@ def request_update(
     declarations.require([child.path], declared_offline=declared_offline)
     planned = plan(child, target, windows_path=windows_path, ignore_identity=ignore_identity)
     if fingerprint is not None and planned.fingerprint != fingerprint:
-        raise _changed(child.path)
+        raise fingerprints.changed(child.path, "or its new parent was changed")
     job = jobs.request(
         kind=Job.Kind.UPDATE_PARENT,
         parameters={
@@ -230,7 +230,7 @@ def request_undo(
     declarations.require([child.path], declared_offline=declared_offline)
     planned = plan_undo(child)
     if fingerprint is not None and planned.fingerprint != fingerprint:
-        raise _changed(child.path)
+        raise fingerprints.changed(child.path, "or its new parent was changed")
     job = jobs.request(
         kind=Job.Kind.UNDO_UPDATE,
         parameters={"child": child.path, "fingerprint": planned.fingerprint},
@@ -304,7 +304,7 @@ def _apply(
     context: JobContext,
 ) -> dict[str, Any]:
     if fingerprint is not None and planned.fingerprint != fingerprint:
-        raise _changed(planned.child)
+        raise fingerprints.changed(planned.child, "or its new parent was changed")
     return relink.apply(
         planned,
         scope,
@@ -700,6 +700,7 @@ def _many(
             if result is not None:
                 links.append(result)
             report.append({"child": row["child"], "ok": True, "was_done": result is None})
+        progress.report(len(rows), len(rows))
         stopped = False
     finally:
         scope.close()
@@ -711,11 +712,3 @@ def _many(
     verb = "was" if len(failed) == 1 else "were"
     sentence += f"; {len(failed):,} {verb} not, see the list." if failed else "."
     return {"links": links, "rows": report, "failed": len(failed), "sentence": sentence}
-
-
-def _changed(path: str) -> ImageError:
-    return ImageError(
-        "E_CHANGED",
-        f"{readable(path)} or its new parent was changed since the plan was shown.",
-        file=path,
-    )

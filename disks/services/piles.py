@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from django.db.utils import DatabaseError
 from disks.engine.errors import ImageError
 from disks.models import Disk, Job, ParentLink, StorageRoot
 from disks.models.fields import to_column
-from disks.operations import copying, merge, pile, pile_script
+from disks.operations import concerned, fingerprints, merge, pile, pile_script
 from disks.operations.forest import Forest, Lost, Member, Run
 from disks.operations.managers import NO_CLAIM
 from disks.operations.merge import MergePlan
@@ -257,21 +257,23 @@ def request(
     leaf: str = "",
     keep_name: str = merge.PARENT,
     declared_offline: bool = False,
+    unrelated: Sequence[str] = (),
     seen: dict[str, Any] | None = None,
     address: str = "",
 ) -> Job:
     """Ask for the merge of the piles that can be merged, in one job; the caller enqueues it.
 
     A single pile is a merge like any other. seen: the fingerprint that was shown, E_CHANGED
-    if it is another one by now. Raises what the plan refuses, and Refusal E_NOT_OFFLINE,
-    E_READ_ONLY, E_ROOT_OFFLINE.
+    if it is another one by now. unrelated: what cannot be read and is declared to build on
+    none of the merged disks. Raises what the plan refuses, E_UNREAD_DISKS, and Refusal
+    E_NOT_OFFLINE, E_READ_ONLY, E_ROOT_OFFLINE.
     """
     planned = plan(root, folder, leaf=leaf, keep_name=keep_name)
     steps = planned.plan.steps()
     if not steps:
         raise Refusal("E_NO_PILE", "There is no pile to merge in this folder any more.")
     if seen is not None and planned.fingerprint != seen:
-        raise copying.changed(planned.plan.survey.folder, "was changed")
+        raise fingerprints.changed(planned.plan.survey.folder)
     first = planned.disks[steps[0].leaf]
     if len(steps) == 1:
         return merging.request(
@@ -279,6 +281,7 @@ def request(
             user=user,
             idempotency_key=idempotency_key,
             declared_offline=declared_offline,
+            unrelated=unrelated,
             into_parent=True,
             base=steps[0].base,
             keep_name=keep_name,
@@ -288,10 +291,15 @@ def request(
     merges = [one.merge for one in planned.plan.piles]
     exclusive = {path for one in merges for path in one.exclusive}
     declarations.require(exclusive, declared_offline=declared_offline)
+    for one in merges:
+        concerned.require_unrelated(one, unrelated)
     count = sum(len(step.levels) for step in steps)
     return jobs.request(
         kind=Job.Kind.PILE,
-        parameters={"steps": [step.as_dict() for step in steps]},
+        parameters={
+            "steps": [step.as_dict() for step in steps],
+            "unrelated": list(unrelated),
+        },
         user=user,
         root=root,
         disk=first,
@@ -317,11 +325,12 @@ def run_pile(parameters: dict[str, Any], progress: Progress, context: JobContext
         except DatabaseError as error:
             progress.log(f"The catalog could not be brought up to date yet: {error}")
 
-    with closing(context.roots()) as scope:
+    with closing(context.roots()) as scope, declarations.unread_remembered():
         rows = pile.apply(
             steps,
             scope,
             offline=context.job.declared_offline,
+            unrelated=parameters.get("unrelated", ()),
             job=context.name,
             token=context.token,
             progress=progress,

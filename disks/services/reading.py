@@ -14,7 +14,7 @@ from disks.engine.check import check_image
 from disks.engine.errors import ImageError, NotAnImage
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
-from disks.engine.formats import FORMATS, identify
+from disks.engine.formats import FORMATS, identify, named_parent
 from disks.engine.images import Format, Image, Locator, ParentReference
 from disks.models import Disk
 from disks.operations.managers import manager_of
@@ -88,7 +88,7 @@ def read(file: ImageFile, name: str, telling: Collection[str] = ()) -> Reading:
     try:
         form = identify(file)
     except NotAnImage as error:
-        return _not_a_disk(status, name, error)
+        return _no_image(file, status, name, telling, error)
     except ImageError as error:
         if error.code == "E_AMBIGUOUS_FORMAT":
             return _damaged(status, [Finding.from_error(error)], name, telling)
@@ -96,7 +96,7 @@ def read(file: ImageFile, name: str, telling: Collection[str] = ()) -> Reading:
     try:
         image = form.open(file)
     except NotAnImage as error:
-        return _not_a_disk(status, name, error)
+        return _no_image(file, status, name, telling, error)
     except ImageError as error:
         if error.code in ("E_IO", "E_ACCESS", *_IN_USE):
             return refused(error, name, status)
@@ -162,6 +162,24 @@ _BLANK: dict[str, Any] = {
     "header_hash": "",
     "managed_by": "",
 }
+
+
+def _no_image(
+    file: ImageFile,
+    status: os.stat_result,
+    name: str,
+    telling: Collection[str],
+    error: NotAnImage,
+) -> Reading:
+    """No disk; or one that lost what disks are known by, and may still be a child of another."""
+    try:
+        if error.value is None and (promises_disk(name) or named_parent(file) != ""):
+            left = [finding for finding in check_image(file) if finding.code != error.code]
+            if left:
+                return _damaged(status, left, name, telling)
+    except ImageError as failure:
+        return refused(failure, name, status)
+    return _not_a_disk(status, name, error)
 
 
 def _not_a_disk(status: os.stat_result, name: str, error: ImageError) -> Reading:

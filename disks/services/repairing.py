@@ -8,7 +8,7 @@ from typing import Any
 from disks.engine import codes
 from disks.engine.errors import ImageError
 from disks.models import Disk, Job
-from disks.operations import repair, rewriting
+from disks.operations import fingerprints, repair
 from disks.operations.progress import Progress
 from disks.operations.repair import RepairPlan
 from disks.services import audit, declarations, inspection, jobs, parent_paths, roots, sidecars
@@ -62,7 +62,7 @@ def request(
     declarations.require([disk.path], declared_offline=declared_offline)
     planned = plan(disk)
     if fingerprint is not None and planned.fingerprint != fingerprint:
-        raise rewriting.changed_meanwhile(disk.path)
+        raise fingerprints.changed(disk.path)
     return jobs.request(
         kind=Job.Kind.REPAIR,
         parameters={"path": disk.path, "fingerprint": planned.fingerprint},
@@ -85,7 +85,7 @@ def run_repair(
     with closing(context.roots()) as scope:
         planned = repair.plan(path, scope)
         if planned.fingerprint != parameters["fingerprint"]:
-            raise rewriting.changed_meanwhile(path)
+            raise fingerprints.changed(path)
         return repair.apply(
             planned,
             scope,

@@ -25,7 +25,7 @@ from disks.services import jobs, linking, reading, roots, trash_index, verdicts
 from disks.services.bulk import insert_rows, update_rows
 from disks.services.linking import LINK_COLUMNS, Touched
 from disks.services.reading import Reading
-from disks.services.stored_json import readable
+from disks.services.stored_json import readable, storable
 from disks.services.walking import Folder, Walk, open_file
 from disks.services.work import JobContext
 
@@ -35,6 +35,7 @@ _BLANK: dict[str, Any] = {
     field.name: field.get_default() for field in Disk._meta.concrete_fields if field.name != "id"
 }
 _PROBLEMS_SHOWN = 20
+_UNREAD_KEPT = 1_000
 # Links of new children wait in memory until they are resolved, about 2 KiB each.
 _LINKS_KEPT = 20_000
 
@@ -181,6 +182,7 @@ class Scan:
         self.changed: list[tuple[Known, Reading]] = []
         self.returned: list[int] = []
         self.managers: list[tuple[int, str]] = []
+        self.unread: dict[int, list[str]] = {}  # root: what is in no row and could not be read
         self.expected = 0
 
     def run(self) -> dict[str, Any]:
@@ -358,6 +360,8 @@ class Scan:
         if not found.is_listed:
             if found.was_read:
                 passed_over.append(_other(root, relative, found.status))
+            else:
+                self.unread.setdefault(root.pk, []).append(relative)
             return
         self.outcome.disks += 1
         new = New(root, relative, found)
@@ -665,7 +669,12 @@ class Scan:
             there.update(last_seen_at=self.now)
         trash_index.sync(root, walk.trashes)
         root.last_scan_at = self.now
-        root.last_scan_result = self.outcome.as_dict() | {"mapping": _mapping_digest()}
+        unread = sorted({*self.unread.get(root.pk, ()), *walk.unread})
+        root.last_scan_result = self.outcome.as_dict() | {
+            "mapping": _mapping_digest(),
+            # beyond a number that nobody goes through, the root as a whole stands for them
+            "unread": storable(unread if len(unread) <= _UNREAD_KEPT else [""]),
+        }
         root.save(update_fields=["last_scan_at", "last_scan_result"])
 
     def _result(self, online: Sequence[StorageRoot]) -> dict[str, Any]:

@@ -200,16 +200,29 @@ def plain_text(text: Any) -> str:
     return "".join(odd_character(character) or character for character in text)
 
 
-def _html(text: str, breaks: bool) -> SafeString:
-    """Escaped; each name of a path in a box of its own, which goes to the next line whole."""
-    parts: list[str] = []
-    for piece in re.split(r"(?<=[\\/])", text) if breaks else [text]:
-        shown = escape(piece) if piece.isprintable() else "".join(map(_character, piece))
-        if shown:
-            parts.append(f'<span class="part">{shown}</span>' if breaks else shown)
+# What a sentence holds that must not be broken where a hyphen would allow it.
+_WHOLE = re.compile(r"(\S*[\\/]\S*|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b)")
+
+
+def _html(text: str) -> SafeString:
+    """A sentence or a name, escaped; paths and identities in it are boxes as in a path."""
+    pieces = enumerate(_WHOLE.split(text))
+    return _isolated("".join(_boxes(piece) if at % 2 else _shown(piece) for at, piece in pieces))
+
+
+def _boxes(path: str) -> str:
+    """Each name of a path in a box of its own, which goes to the next line whole."""
+    parts = [_shown(piece) for piece in re.split(r"(?<=[\\/])", path)]
+    return "<wbr>".join(f'<span class="part">{part}</span>' for part in parts if part)
+
+
+def _isolated(shown: str) -> SafeString:
     # dir=ltr isolates the name: letters of right-to-left scripts cannot reorder its neighbours
-    joined = "<wbr>".join(parts)
-    return mark_safe(f'<bdi dir="ltr" class="path">{joined}</bdi>')  # noqa: S308  escaped above
+    return mark_safe(f'<bdi dir="ltr" class="path">{shown}</bdi>')  # noqa: S308  escaped before
+
+
+def _shown(piece: str) -> str:
+    return str(escape(piece)) if piece.isprintable() else "".join(map(_character, piece))
 
 
 def _character(character: str) -> str:
@@ -222,13 +235,13 @@ def _character(character: str) -> str:
 @register.filter
 def winpath(path: Any) -> str:
     """A path, broken only after its separators, never inside a name; oddities made visible."""
-    return _html("" if path is None else str(path), breaks=True)
+    return _isolated(_boxes("" if path is None else str(path)))
 
 
 @register.filter
 def name(text: Any) -> str:
     """A file's name or any other text from a disk; oddities made visible."""
-    return _html("" if text is None else str(text), breaks=False)
+    return _html("" if text is None else str(text))
 
 
 @register.filter

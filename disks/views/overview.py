@@ -11,8 +11,8 @@ from django.utils.http import urlencode
 from django.views.decorators.http import require_GET
 
 from disks.models import Disk, StorageRoot
+from disks.services import causes, piles
 from disks.services import overview as service
-from disks.services import piles
 from disks.services.overview import BrokenGroup, Totals
 from disks.templatetags.console import size_text
 from disks.views import pile
@@ -21,6 +21,14 @@ from disks.views.rendering import render_page, wants_fragment
 GROUPS_SHOWN = 12
 JOBS_SHOWN = 6
 PILES_SHOWN = 4
+_COLOURS = {"damaged": "red", "unreadable": "red", "missing": "red", "suspect": "yellow"}
+_ICONS = {
+    "damaged": "file-broken",
+    "unreadable": "circle-x",
+    "missing": "file-x",
+    "suspect": "alert-triangle",
+    "in-use": "lock",
+}
 _REPAIRABLE = ("missing", "outside", "replaced", "ambiguous", "unreadable")
 
 
@@ -81,7 +89,8 @@ def _group(group: BrokenGroup) -> dict[str, Any]:
     else:
         url, label = repair, "Repair plan…"
     return {
-        "sentence": f"{group.sentence}.",
+        "sentence": causes.sentence(group.cause, group.count),
+        "path": group.named_path if group.sentence.endswith(group.named_path) else "",
         "example": group.example if group.count == 1 else None,
         "found": group.found,
         "above": above,
@@ -129,10 +138,8 @@ def _notices(counts: Totals) -> list[dict[str, Any]]:
         if number:
             notices.append(
                 {
-                    "colour": {"damaged": "red", "unreadable": "red", "missing": "red"}.get(
-                        health, "yellow" if health == "suspect" else "azure"
-                    ),
-                    "icon": "alert-triangle" if health != "in-use" else "lock",
+                    "colour": _COLOURS.get(health, ""),
+                    "icon": _ICONS.get(health, "info-circle"),
                     "sentence": one if number == 1 else many.format(f"{number:,}"),
                     "url": f"{reverse('disks')}?health={health}",
                     "action": "Show",
@@ -168,8 +175,9 @@ def _notices(counts: Totals) -> list[dict[str, Any]]:
             {
                 "colour": "",
                 "icon": "trash",
-                "sentence": "Emptying the trash gives back",
+                "sentence": "",
                 "bytes": trash,
+                "after": "come free when the trash is emptied.",
                 "url": reverse("trash"),
                 "action": "Open the trash",
             }
@@ -180,9 +188,10 @@ def _notices(counts: Totals) -> list[dict[str, Any]]:
             {
                 "colour": "",
                 "icon": "arrows-minimize",
-                "sentence": "Compacting gives back what no block of these disks takes. Not counted "
-                "are blocks full of zeros: only a disk's dry run reads its blocks. At least",
                 "bytes": lost,
+                "after": "can be won back by compacting: room that no block of the disks takes. "
+                "Blocks full of zeros come on top; a disk's dry run counts them.",
+                "sentence": "At least",
                 "url": f"{reverse('disks')}?type=dynamic&sort=-used",
                 "action": "Largest disks",
             }

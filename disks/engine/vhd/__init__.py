@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding
-from disks.engine.images import Format, Image, ImageWriter, NewImage, RawRegion
+from disks.engine.images import (
+    Format,
+    Image,
+    ImageWriter,
+    NewImage,
+    RawRegion,
+    Report,
+    unreported,
+)
 
 
 class VhdFormat:
@@ -31,11 +39,19 @@ class VhdFormat:
 
         return VhdImage(file)
 
-    def check(self, file: ImageFile, *, deep: bool = False) -> list[Finding]:
+    def check(
+        self, file: ImageFile, *, deep: bool = False, report: Report = unreported
+    ) -> list[Finding]:
         """Every invariant that this one file can break; goes on after the first."""
         from disks.engine.vhd.check import check_file
 
-        return check_file(file, deep=deep)
+        return check_file(file, deep=deep, report=report)
+
+    def named_parent(self, file: ImageFile) -> str | None:
+        """See `Format`."""
+        from disks.engine.vhd.remains import named_parent
+
+        return named_parent(file, self.extensions)
 
     def predicted_size_bytes(self, new: NewImage, blocks: int) -> int:
         """File size of a new image with that many allocated blocks."""

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding
-from disks.engine.images import Format, Image, ImageWriter, NewImage, RawRegion
+from disks.engine.images import (
+    Format,
+    Image,
+    ImageWriter,
+    NewImage,
+    RawRegion,
+    Report,
+    unreported,
+)
 
 _SIGNATURE = b"vhdxfile"
 
@@ -25,11 +33,19 @@ class VhdxFormat:
 
         return VhdxImage(file)
 
-    def check(self, file: ImageFile, *, deep: bool = False) -> list[Finding]:
+    def check(
+        self, file: ImageFile, *, deep: bool = False, report: Report = unreported
+    ) -> list[Finding]:
         """Every invariant that this one file can break; goes on after the first."""
         from disks.engine.vhdx.check import check_file
 
-        return check_file(file, deep=deep)
+        return check_file(file, deep=deep, report=report)
+
+    def named_parent(self, file: ImageFile) -> str | None:
+        """See `Format`."""
+        from disks.engine.vhdx.remains import named_parent
+
+        return named_parent(file)
 
     def check_opened(self, image: Image) -> list[Finding]:
         """As check(), not deep, for an image that was opened: nothing is read twice."""

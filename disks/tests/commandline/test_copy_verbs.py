@@ -93,10 +93,25 @@ def test_a_refused_dry_run_shows_its_document_and_exits_with_1(
     assert worlds.snapshot(world.folder) == before
 
 
+def test_an_unreadable_disk_has_to_be_declared_by_name(disk: Disk, world: worlds.World) -> None:
+    torn = world.folder / "torn.vhd"
+    torn.write_bytes(b"conectix" + bytes(4096))
+    merge = ("merge", world.path("leaf.vhd"), "--into-parent", "--offline")
+    dry = disk(*merge, "--dry-run")
+    assert dry.code == 0
+    assert f"cannot be read    {torn}: " in dry.out
+    before = worlds.snapshot(world.folder)
+    assert disk.json(*merge).document["error"]["code"] == "E_UNREAD_DISKS"
+    assert worlds.snapshot(world.folder) == before
+    assert disk(*merge, "--unrelated", torn).code == 0
+    assert content_of(world.path("middle.vhd")) == world.leaf.sha256
+
+
 @pytest.mark.parametrize(
     "options",
     [
         [],
+        ["--to", "x.vhd", "--unrelated", "torn.vhd"],
         ["--into-parent", "--to", "x.vhd"],
         ["--to", "x.vhd", "--keep-name", "child"],
         ["--into-parent", "--type", "fixed"],

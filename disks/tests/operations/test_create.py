@@ -165,6 +165,23 @@ def test_reserving_a_fixed_disk_can_be_cancelled(tmp_path: Path) -> None:
     assert worlds.snapshot(tmp_path) == {}
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_a_new_disk_gets_the_rights_that_new_files_get_here(
+    tmp_path: Path, umask: int, mode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken from what the system gives; other threads make files meanwhile, so none is set."""
+    roots = roots_of(tmp_path)
+    plan = create.plan(str(tmp_path / "new.vhd"), roots, size_bytes=MIB)
+    before = os.umask(umask)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "umask", None)
+            create.apply(plan, roots)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new.vhd").stat().st_mode & 0o777 == mode
+
+
 def test_a_child_of_a_chain_is_readable(tmp_path: Path) -> None:
     base = build_dynamic(tmp_path, "base.vhd", size=64 * KIB, content=[(0, noise(1, 9))])
     middle = build_differencing(tmp_path, "m.vhd", base, content=[(2, noise(2, 1))])

@@ -29,18 +29,19 @@ from disks.tests.builders import (
     seven_zip_sha256,
 )
 from disks.tests.operations.crashing import (
-    DONE,
+    DIED,
     REFUSED,
+    Work,
     failing_from,
+    faulty,
     in_fork,
+    mended_at_every_point,
     power_cut,
     with_fault,
 )
 
 SIZE = 256 * 1024
 BLOCK = 64 * 1024
-DIED = -9
-MOST_POINTS = 200
 
 
 @pytest.fixture(autouse=True)
@@ -156,51 +157,36 @@ def test_seven_zip_reads_the_repaired_disk(scene: Scene) -> None:
     assert seven_zip_sha256(scene.path) == scene.sha256
 
 
-@pytest.mark.parametrize("kind", ["kill", "torn"])
-def test_killed_at_every_point_it_is_finished_or_undone(scene: Scene, kind: str) -> None:
-    """bad-input F85, A4, A6."""
-    seen = set()
-    for number in range(1, MOST_POINTS):
-        scene.reset()
-        code = in_fork(with_fault(f"*:{number}:{kind}", scene.repair))
-        if code == DONE:
-            break
-        assert code == DIED
-        rows = scene.recover()
-        assert [row for row in rows if row["action"] in ("busy", "needs-attention")] == []
-        seen.add(assert_old_or_repaired(scene))
-        assert scene.recover() == []
-    assert number > 8
-    assert seen == {"old", "repaired"}
-    assert assert_old_or_repaired(scene) == "repaired"
-
-
-@pytest.mark.parametrize("kind", ["enospc", "eio"])
-def test_an_error_at_any_point_leaves_the_old_footer_or_the_repaired_one(
-    scene: Scene, kind: str
+@pytest.mark.parametrize(
+    ("breaking", "expected"),
+    [
+        (faulty("kill"), DIED),
+        (faulty("torn"), DIED),
+        (faulty("enospc"), REFUSED),
+        (faulty("eio"), REFUSED),
+        (failing_from, REFUSED),
+    ],
+    ids=["kill", "torn", "enospc", "eio", "fails for good"],
+)
+def test_broken_at_any_point_it_is_finished_or_undone(
+    scene: Scene, breaking: Callable[[int, Work], Work], expected: int
 ) -> None:
-    """bad-input F81, F84."""
-    for number in range(1, MOST_POINTS):
+    """bad-input F81, F84, F85, A4, A6."""
+
+    def damaged() -> Work:
         scene.reset()
-        code = in_fork(with_fault(f"*:{number}:{kind}", scene.repair))
-        if code == DONE:
-            break
-        assert code == REFUSED
-        scene.recover()
-        assert_old_or_repaired(scene)
-    assert number > 8
+        return scene.repair
+
+    states = mended_at_every_point(
+        damaged,
+        breaking,
+        expected=expected,
+        recover=scene.recover,
+        judge=lambda: assert_old_or_repaired(scene),
+    )
+    assert "old" in states
+    assert ("repaired" in states) or expected == REFUSED
     assert assert_old_or_repaired(scene) == "repaired"
-
-
-def test_storage_that_fails_for_good_is_mended_once_it_works_again(scene: Scene) -> None:
-    """bad-input F84."""
-    for number in range(1, MOST_POINTS):
-        scene.reset()
-        if in_fork(failing_from(number, scene.repair)) == DONE:
-            break
-        scene.recover()
-        assert_old_or_repaired(scene)
-    assert number > 8
 
 
 def test_power_cuts_leave_the_old_footer_or_the_repaired_one(scene: Scene) -> None:

@@ -59,7 +59,7 @@ def test_update_mends_the_chain_above_and_can_be_undone(
     assert line.sentence == "Updated the parent path of middle.vhd."
     assert line.before["name"] != line.after["name"]
 
-    with pytest.raises(ImageError, match="was changed since the plan was shown"):
+    with pytest.raises(ImageError, match="was changed since the plan was made"):
         parent_paths.request_undo(
             disk("middle.vhd"), user=user, idempotency_key=key(), fingerprint="another"
         )

@@ -56,7 +56,7 @@ def test_what_needs_a_look_is_listed(viewer: Client) -> None:
         "1 disk is gone.",
         "was written after the disk was first seen",
         "slow store is offline",
-        "Emptying the trash gives back",
+        "come free when the trash is emptied",
     ):
         assert words in page
 

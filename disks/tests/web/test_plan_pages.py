@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from disks.models import Disk, Job, StorageRoot
+from disks.models import AuditEntry, Disk, Job, StorageRoot
 from disks.services import compacting, jobs, merging, scanning
 from disks.tests import builders
 from disks.tests.factories import make_disk, make_link, make_root
@@ -118,6 +119,71 @@ def test_siblings_are_named_and_a_new_disk_is_the_way_out(
     new = operator.get(way_out[1].replace("&amp;", "&")).content.decode()
     form = hidden(new)
     assert operator.post(f"/disks/{leaf.pk}/merge", form).status_code == 302
+
+
+def test_what_cannot_be_read_is_named_and_must_be_declared_no_sibling(
+    operator: Client, chain: list[Disk], storage: Path
+) -> None:
+    """bad-input D66: the checkbox speaks of the files that are named beside it, and is kept."""
+    leaf = chain[2]
+    (storage / "torn.vhd").write_bytes(b"conectix" + bytes(4096))
+    scanning.scan(leaf.root)
+    address = f"/disks/{leaf.pk}/merge"
+    page = operator.get(address).content.decode()
+    assert "1 file or folder could not be read" in page
+    assert "torn.vhd" in page
+    form = hidden(page)
+    refused = operator.post(address, form)
+    assert refused.status_code == 422
+    assert "Say that none of these builds on a disk that is merged" in refused.content.decode()
+    box = re.search(r'name="unrelated" value="([^"]+)"', page)
+    assert box
+
+    # another file is unreadable by the time that the form is sent: it was not named
+    (storage / "late.vhd").write_bytes(b"conectix" + bytes(4096))
+    scanning.scan(leaf.root)
+    late = operator.post(address, form | {"unrelated": box[1]})
+    assert late.status_code == 422
+    assert "late.vhd" in late.content.decode()
+    assert not Job.objects.filter(kind=Job.Kind.MERGE).exists()
+
+    page = operator.get(address).content.decode()
+    box = re.search(r'name="unrelated" value="([^"]+)"', page)
+    assert box
+    assert operator.post(address, hidden(page) | {"unrelated": box[1]}).status_code == 302
+    job = Job.objects.get(kind=Job.Kind.MERGE)
+    both = [str(storage / "late.vhd"), str(storage / "torn.vhd")]
+    assert job.parameters["unrelated"] == both
+    entry = AuditEntry.objects.get(job=job, action="job-requested")
+    assert entry.after["declared_unrelated"] == both
+    assert "2 files or folders declared to build on none of its disks" in entry.sentence
+    assert jobs.run_now(job).status == Job.Status.SUCCEEDED
+
+
+def test_a_declaration_that_nobody_was_shown_is_none(
+    operator: Client, chain: list[Disk], storage: Path
+) -> None:
+    (storage / "torn.vhd").write_bytes(b"conectix" + bytes(4096))
+    scanning.scan(chain[2].root)
+    address = f"/disks/{chain[2].pk}/merge"
+    form = hidden(operator.get(address).content.decode())
+    forged = operator.post(address, form | {"unrelated": str(storage / "torn.vhd")})
+    assert forged.status_code == 422
+    assert "This form does not come from the console" in forged.content.decode()
+
+
+def test_the_page_says_what_an_unreadable_disk_named_when_it_could_be_read(
+    operator: Client, chain: list[Disk], storage: Path
+) -> None:
+    other = builders.build_dynamic(storage, "other.vhd", size=8 * builders.MIB)
+    child = builders.build_differencing(storage, "child-of-other.vhd", parent=other)
+    scanning.scan(chain[2].root)
+    child.patch(child.header_offset + 40, b"?")
+    os.utime(child.path, (1, 1))  # within one tick of the clock a scan would see no change
+    scanning.scan(chain[2].root)
+    page = operator.get(f"/disks/{chain[2].pk}/merge").content.decode()
+    words = re.sub(r"<[^>]+>", "", page)
+    assert re.search(r"could last be read, it named \S*other\.vhd as its parent", words)
 
 
 def test_the_declaration_is_asked_for_where_others_open_the_disks(

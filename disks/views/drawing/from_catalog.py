@@ -69,10 +69,13 @@ class DrawnChain:
         return [(describe([part]), part.url) for part in self.parts]
 
 
+_NOT_REACHED = "parent not reached"
+
+
 def role_in_chain(disk: Disk) -> str:
     """base · 2 of 4 · leaf; a disk without parent and children stands alone."""
     if disk.disk_type == "differencing" and disk.chain_position <= 1:
-        return "parent not reached"
+        return _NOT_REACHED
     if disk.chain_depth <= 1 and not disk.child_count:
         return "alone"
     if disk.chain_position <= 1:
@@ -127,8 +130,10 @@ def drawn_chain(
 
 
 def facts(disk: Disk) -> str:
-    kind = disk.disk_type or "no disk"
-    return f"{role_in_chain(disk)} · {kind} · {disk.get_health_display().lower()}"
+    role, kind = role_in_chain(disk), disk.disk_type or "no disk"
+    if role == _NOT_REACHED and disk.health == Disk.Health.BROKEN:
+        return f"{role} · {kind}"  # which is what “chain broken” would say
+    return f"{role} · {kind} · {disk.get_health_display().lower()}"
 
 
 def sizes(disk: Disk) -> str:
