@@ -18,8 +18,6 @@ def named_parent(file: ImageFile) -> str | None:
             return ""
         copies = headers.read_copies(file)
         if any(copy.header is not None and copy.header.has_log for copy in copies):
-            copy.header is not None and copy.header.has_log for copy in headers.read_copies(file)
-        ):
             return None
         table = regions.read_unjudged(file)
         found = metadata.read_unjudged(file, table.metadata)
