@@ -174,6 +174,8 @@ def _end_of_blocks(image: VhdxImage) -> int:
 
 def _rest_is_empty(image: VhdxImage, geometry: Geometry) -> bool:
     """Whether the entries that become valid are all zero in the table as it is."""
+    if any(image.bat.at(index) for index in image.geometry.beyond()):
+        return False
     first = image.geometry.entries * bat.ENTRY_BYTES
     end = geometry.entries * bat.ENTRY_BYTES
     for at in range(first, end, MIB):
@@ -186,6 +188,8 @@ def _table(image: VhdxImage, geometry: Geometry, added: list[int]) -> bytes:
     """The entries of the larger disk: the old ones, and the blocks that were added."""
     length = min(image.geometry.entries, geometry.entries) * bat.ENTRY_BYTES
     entries = bat.to_entries(image.file.read_at(image.bat.offset, length))
+    for index in image.geometry.beyond():
+        entries[index] = 0
     entries.frombytes(bytes((geometry.entries - len(entries)) * bat.ENTRY_BYTES))
     for index, offset in enumerate(added, image.geometry.blocks):
         entries[geometry.index_of(index)] = offset | bat.FULLY_PRESENT
