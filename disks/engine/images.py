@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
@@ -41,8 +41,7 @@ class Extent:
     file_offset: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Locator:
+class Locator(NamedTuple):
     """One parent locator as found: text to show, never a path to open.
 
     path     decoded text, undecodable units escaped (`\\ud800`); None if unreadable

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.db.models import F, Sum
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.http import urlencode
 from django.views.decorators.http import require_GET
 
-from disks.models import Disk, StorageRoot
+from disks.models import StorageRoot
 from disks.services import overview as service
 from disks.services import piles
 from disks.services.overview import BrokenGroup, Totals
@@ -30,10 +29,11 @@ def overview(request: HttpRequest) -> HttpResponse:
     context = _jobs()
     if not wants_fragment(request):
         known = service.totals()
+        trash = service.trash_bytes()
         context |= _verdict(known) | {
-            "notices": _notices(known),
+            "notices": _notices(known, trash),
             "roots": list(StorageRoot.objects.order_by("name")),
-            "trash_bytes": service.trash_bytes(),
+            "trash_bytes": trash,
         }
     return render_page(
         request, "disks/overview.html", context, fragment="disks/_overview_jobs.html"
@@ -92,7 +92,7 @@ def _group(group: BrokenGroup) -> dict[str, Any]:
     }
 
 
-def _notices(counts: Totals) -> list[dict[str, Any]]:
+def _notices(counts: Totals, trash: int) -> list[dict[str, Any]]:
     """What is not broken but needs a look, worst first; each with where to go."""
     notices: list[dict[str, Any]] = []
     for number, health, one, many in (
@@ -162,7 +162,6 @@ def _notices(counts: Totals) -> list[dict[str, Any]]:
             }
         )
     notices += _piles()
-    trash = service.trash_bytes()
     if trash:
         notices.append(
             {
@@ -174,15 +173,15 @@ def _notices(counts: Totals) -> list[dict[str, Any]]:
                 "action": "Open the trash",
             }
         )
-    lost = _beside_blocks_bytes()
-    if lost:
+    spare = service.spare_bytes()
+    if spare:
         notices.append(
             {
                 "colour": "",
                 "icon": "arrows-minimize",
                 "sentence": "Compacting gives back what no block of these disks takes. Not counted "
                 "are blocks full of zeros: only a disk's dry run reads its blocks. At least",
-                "bytes": lost,
+                "bytes": spare,
                 "url": f"{reverse('disks')}?type=dynamic&sort=-used",
                 "action": "Largest disks",
             }
@@ -219,18 +218,3 @@ def _piles() -> list[dict[str, Any]]:
             }
         )
     return notices
-
-
-def _beside_blocks_bytes() -> int:
-    """Room in files that no block takes: certainly won back, without reading one block.
-
-    Only files with at least 64 MiB of it count: headers and tables need some, too.
-    """
-    lost = (
-        Disk.objects.filter(missing_since=None, blocks_allocated__isnull=False)
-        .filter(disk_type__in=("dynamic", "differencing"))
-        .annotate(rest=F("file_size_bytes") - F("blocks_allocated") * F("block_size_bytes"))
-        .filter(rest__gt=64 * 1024**2)
-        .aggregate(total=Sum("rest"))["total"]
-    )
-    return int(lost or 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -57,6 +58,7 @@ def escape_surrogates(text: str) -> str:
     )
 
 
+@lru_cache(64)
 def ascii_label(data: bytes) -> str:
     r"""A four-byte code as text: printable characters as they are, others as \xNN."""
     plain = data.rstrip(b"\0")
