@@ -120,17 +120,21 @@ CODES: dict[str, Code] = {
     ),
     "E_LOG": Code("The log waits to be replayed", "Replay the log, then repeat the step."),
     "E_NOTHING_TO_REPLAY": Code("Nothing to replay", _KEEP),
+    "E_REPLAY": Code(
+        "The replay did not read back",
+        "Look at the storage and at the disk's findings before anybody uses the disk.",
+    ),
     "W_LOG": Code(
         "The log waits to be replayed",
         "Whoever wrote the disk was stopped. Make sure nobody has it open, and replay the log.",
     ),
     "W_HEADER_COPY": Code(
         "One header damaged",
-        "The disk can be read by the other one. Repair writes it over the damage.",
+        "The disk can be read by the other one. Repair headers writes it over the damage.",
     ),
     "W_REGION_COPY": Code(
         "One region table damaged",
-        "The disk can be read by the other one. Repair writes it over the damage.",
+        "The disk can be read by the other one. Repair headers writes it over the damage.",
     ),
     "W_REGIONS_DIFFER": Code(
         "The two region tables differ", "Compare both in the raw view; the first one counts."

@@ -137,6 +137,24 @@ class HeaderRewrite:
 
 
 @dataclass(frozen=True, slots=True)
+class LogReplay:
+    """What brings a format's own log to its place.
+
+    entries, updates   that wait in the log; bytes_written: of all updates together
+    size_after_bytes   the file's size when all is done (never smaller)
+    key                stands for what waits: the same until somebody else writes the disk, also
+                       while an interrupted replay waits to be repeated
+    """
+
+    entries: int
+    updates: int
+    bytes_written: int
+    size_after_bytes: int
+    changes: tuple[FieldChange, ...]
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
 class NewImage:
     """What a new image shall be. None: a fresh one, or computed.
 
@@ -169,6 +187,7 @@ class Image(Protocol):
     blocks_total: int  # 0 for a disk without blocks
     identity: str  # what children refer to; lower case with hyphens
     virtual_disk_id: str | None  # shared by all disks of one chain, where the format has it
+    file_write_guid: str | None  # another one after every opening for writing, where it has it
     creator: str
     created: datetime | None
     findings: list[Finding]  # what opening noticed: degraded footers, quirks
@@ -193,6 +212,13 @@ class Image(Protocol):
 
         Neighbouring runs that continue each other in file and source are joined
         where this costs nothing. Raises OutOfRange past virtual_size_bytes.
+        """
+        ...
+
+    def block_runs(self) -> Iterator[tuple[int, int, Source]]:
+        """(first block, blocks, source) by the block table alone, ascending, without gaps.
+
+        DATA: some or all of the sectors are here; sector bitmaps are not read.
         """
         ...
 
@@ -227,6 +253,10 @@ class Image(Protocol):
     @property
     def log_waits(self) -> bool:
         """Whether the format's own log holds changes that are not in their place yet."""
+        ...
+
+    def plan_replay(self) -> LogReplay:
+        """What replay_log() will do. Raises E_NOTHING_TO_REPLAY, and what keeps it from it."""
         ...
 
     def replay_log(self) -> None:
