@@ -25,10 +25,6 @@ CODES: dict[str, Code] = {
         "If it should be a VHD, its end is missing: copy the file again or restore it. "
         "Disks of other formats than VHD and VHDX are not read by this version.",
     ),
-    "N_FORMAT_NOT_READ": Code(
-        "A disk of a format that is not read",
-        "Nothing is wrong with the file. To work with it here, convert it to VHDX first.",
-    ),
     "E_AMBIGUOUS_FORMAT": Code(
         "Two formats at once",
         "Find out who made this file; it is not opened, because tools would disagree about it.",

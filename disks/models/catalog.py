@@ -20,7 +20,6 @@ class Disk(models.Model):
         BROKEN = "broken", "Chain broken"
         DAMAGED = "damaged", "Damaged"
         NOT_A_DISK = "not-a-disk", "Not a disk"
-        NOT_READ = "not-read", "Not read"
         IN_USE = "in-use", "In use"
         UNREADABLE = "unreadable", "Unreadable"
         MISSING = "missing", "Missing"
@@ -47,6 +46,20 @@ class Disk(models.Model):
     blocks_total = models.BigIntegerField(null=True)
     blocks_allocated = models.BigIntegerField(null=True)
     identity = models.CharField(max_length=36, blank=True, db_index=True)
+    virtual_disk_id = models.CharField(
+        max_length=36,
+        blank=True,
+        db_index=True,
+        help_text="shared by all disks of a chain, where the format has it",
+    )
+    file_write_guid = models.CharField(
+        max_length=36,
+        blank=True,
+        help_text="another one after every opening for writing, where the format has it",
+    )
+    log_waits = models.BooleanField(
+        default=False, help_text="the format's own log holds changes that are not in their place"
+    )
     creator = models.CharField(max_length=60, blank=True)
     image_created_at = models.DateTimeField(null=True)
     findings = models.JSONField(default=list)

@@ -61,7 +61,6 @@ def require_chain(disk: Disk) -> None:
         Disk.Health.DAMAGED,
         Disk.Health.UNREADABLE,
         Disk.Health.NOT_A_DISK,
-        Disk.Health.NOT_READ,
         Disk.Health.MISSING,
     ):
         advice = ""

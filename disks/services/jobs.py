@@ -486,7 +486,13 @@ def cancel(job: Job, user: User, address: str = "") -> Job:
 
 # Jobs that carry out a plan of one disk as it was shown in a form.
 PLANNED_KINDS = frozenset(
-    (Job.Kind.UPDATE_PARENT, Job.Kind.REPAIR, Job.Kind.MERGE, Job.Kind.COMPACT)
+    (
+        Job.Kind.UPDATE_PARENT,
+        Job.Kind.REPAIR,
+        Job.Kind.REPLAY_LOG,
+        Job.Kind.MERGE,
+        Job.Kind.COMPACT,
+    )
 )
 
 

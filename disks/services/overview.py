@@ -49,7 +49,6 @@ class Totals:
     in_use: int
     unreadable: int
     not_disks: int
-    not_read: int  # of a format that this version does not read
     as_of: datetime | None
 
     @property
@@ -128,7 +127,6 @@ def totals() -> Totals:
         in_use=Count("pk", filter=Q(health=Health.IN_USE)),
         unreadable=Count("pk", filter=Q(health=Health.UNREADABLE)),
         not_disks=Count("pk", filter=Q(health=Health.NOT_A_DISK)),
-        not_read=Count("pk", filter=Q(health=Health.NOT_READ)),
     )
     as_of = StorageRoot.objects.aggregate(oldest=Min("last_scan_at"))["oldest"]
     return Totals(as_of=as_of, **counts)
@@ -151,8 +149,6 @@ def complete_sentence(known: Totals | None = None) -> str:
         limits.append(f"{known.in_use:,} in use and not read")
     if known.unreadable:
         limits.append(f"{known.unreadable:,} could not be read")
-    if known.not_read:
-        limits.append(f"{known.not_read:,} VHDX and not read")
     unscanned = StorageRoot.objects.filter(last_scan_at=None).count()
     if unscanned:
         limits.append(f"{_roots(unscanned)} never scanned")

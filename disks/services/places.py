@@ -80,7 +80,6 @@ class CatalogPlaces(paths.Roots):
                 Disk.Health.IN_USE: "E_IN_USE",
                 Disk.Health.UNREADABLE: "E_ACCESS",
                 Disk.Health.NOT_A_DISK: "E_NO_FOOTER",
-                Disk.Health.NOT_READ: "E_NO_FOOTER",
             }.get(Disk.Health(seen.own_health), "E_DAMAGED")
             error = ImageError(code, _WHY.get(code, "The file is damaged."), file=path)
             if code == "E_IN_USE":

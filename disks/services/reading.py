@@ -25,8 +25,7 @@ Health = Disk.Health
 
 # Names that promise a disk: such a file is listed even if it holds something else.
 DISK_EXTENSIONS = tuple(
-    {extension for format in FORMATS for extension in format.extensions}
-    | {".vhd", ".avhd", ".vhdx", ".avhdx", ".vhds"}
+    {extension for format in FORMATS for extension in format.extensions} | {".vhds"}
 )
 # What lies beside a managed disk (operations/managers.py): the rest of a folder's names
 # says nothing, and a folder can hold ten thousand of them.
@@ -35,11 +34,6 @@ _TELLING = (
 )  # fmt: skip
 
 _IN_USE = ("E_IN_USE", "E_LOCKED")
-
-
-_VHDX = Finding(
-    Level.NOTE, "N_FORMAT_NOT_READ", "This is a VHDX disk; this version reads VHD only."
-)
 
 
 @dataclass(slots=True)
@@ -157,6 +151,9 @@ _BLANK: dict[str, Any] = {
     "blocks_total": None,
     "blocks_allocated": None,
     "identity": "",
+    "virtual_disk_id": "",
+    "file_write_guid": "",
+    "log_waits": False,
     "creator": "",
     "image_created_at": None,
     "header_hash": "",
@@ -165,15 +162,11 @@ _BLANK: dict[str, Any] = {
 
 
 def _not_a_disk(status: os.stat_result, name: str, error: ImageError) -> Reading:
-    finding, health, form = Finding.from_error(error), Health.NOT_A_DISK, ""
-    if error.value == "VHDX":  # a disk all the same
-        finding, health, form = _VHDX, Health.NOT_READ, "vhdx"
     columns = {
         **_BLANK,
         **_file_columns(status),
-        "own_health": health,
-        "findings": [readable(finding.as_dict())],
-        "format": form,
+        "own_health": Health.NOT_A_DISK,
+        "findings": [readable(Finding.from_error(error).as_dict())],
     }
     return Reading(status, promises_disk(name), was_read=True, columns=columns)
 
@@ -211,6 +204,9 @@ def _sound(
         "blocks_total": image.blocks_total if has_blocks else None,
         "blocks_allocated": image.blocks_allocated() if has_blocks else None,
         "identity": image.identity,
+        "virtual_disk_id": image.virtual_disk_id or "",
+        "file_write_guid": image.file_write_guid or "",
+        "log_waits": image.log_waits,
         "creator": readable(image.creator)[:60],
         "image_created_at": image.created,
         "header_hash": hashlib.blake2b(image.stored_headers(), digest_size=16).hexdigest(),

@@ -42,7 +42,7 @@ _LINKS_KEPT = 20_000
 _FILE_COLUMNS = [
     "own_health", "findings", "format", "disk_type", "virtual_size_bytes", "file_size_bytes",
     "allocated_bytes", "block_size_bytes", "blocks_total", "blocks_allocated", "identity",
-    "creator", "image_created_at", "managed_by", "device", "inode", "mtime_ns", "ctime_ns",
+    "virtual_disk_id", "file_write_guid", "log_waits", "creator", "image_created_at", "managed_by", "device", "inode", "mtime_ns", "ctime_ns",
     "header_hash", "modified_at",
 ]  # fmt: skip
 _NEW_COLUMNS = [
@@ -314,10 +314,7 @@ class Scan:
             self.outcome.returned += 1
             self.returned.append(known.pk)
             self.touched.add(known.pk, known.identity)
-        if (telling or known.managed_by) and known.own_health not in (
-            Disk.Health.NOT_A_DISK,
-            Disk.Health.NOT_READ,
-        ):
+        if (telling or known.managed_by) and known.own_health != Disk.Health.NOT_A_DISK:
             hidden = known.managed_by == "xcp-ng"  # the header says so and is unchanged
             code = reading.managed_by(telling, name, hidden=hidden)
             if code != known.managed_by:

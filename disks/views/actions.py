@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from disks.models import Disk, StorageRoot
-from disks.services import repairing
+from disks.services import mending
+from disks.services.mending import MENDINGS, Mending
 from disks.views.addresses import disk_address, page_address
 
 
@@ -37,12 +38,14 @@ class Action:
 def actions_for(disk: Disk, *, may_operate: bool) -> list[Action]:
     """Every action of the product in its order; asks no query when root is selected along.
 
-    Repair footer is there for disks with a damaged one only.
+    What mends a disk (Replay log, Repair headers) is there for disks that need it only.
     """
     actions = []
     for key, label, icon, name, posts, why_not in _ACTIONS:
-        if key == "repair-footer" and not repairing.is_damaged(disk):
-            continue  # of no use to the thousands of disks whose footer is sound
+        if key in MENDINGS:
+            if not MENDINGS[key].is_needed(disk):
+                continue  # of no use to the thousands of disks that are sound
+            label = MENDINGS[key].words_for(disk).label
         if key == "create":
             url = f"{page_address(name)}?parent={disk.pk}"
         else:
@@ -69,12 +72,12 @@ def _why_not_use(disk: Disk) -> str:
     """For everything that needs a sound disk that nobody has open."""
     reasons = {
         Disk.Health.NOT_A_DISK: "This file is not a disk.",
-        Disk.Health.NOT_READ: "This is a VHDX disk; this version reads VHD only.",
         Disk.Health.UNREADABLE: "The file cannot be read.",
         Disk.Health.IN_USE: "Somebody has this disk open.",
         Disk.Health.DAMAGED: "The disk is damaged; its findings say where.",
     }
-    return _why_not_read(disk) or reasons.get(Disk.Health(disk.health), "")
+    waits = mending.LOG_WAITS if disk.log_waits else ""
+    return _why_not_read(disk) or reasons.get(Disk.Health(disk.health), waits)
 
 
 def _why_not_write(disk: Disk) -> str:
@@ -93,8 +96,8 @@ def _why_not_relink(disk: Disk) -> str:
     return _why_not_write(disk)
 
 
-def _why_not_repair(disk: Disk) -> str:
-    return _why_not_read(disk) or _why_read_only(disk) or repairing.why_not(disk)
+def _why_not_mend(what: Mending) -> Callable[[Disk], str]:
+    return lambda disk: _why_not_read(disk) or _why_read_only(disk) or what.why_not(disk)
 
 
 def _why_not_merge(disk: Disk) -> str:
@@ -121,8 +124,11 @@ def _why_broken(disk: Disk) -> str:
 
 # key, label, icon, name of its address, whether it posts, why it is not possible
 _ACTIONS: tuple[tuple[str, str, str, str, bool, Callable[[Disk], str]], ...] = (
+    *(
+        (key, "", one.icon, one.address, False, _why_not_mend(one))
+        for key, one in MENDINGS.items()
+    ),
     ("parent-path", "Update parent path", "link", "parent-path", False, _why_not_relink),
-    ("repair-footer", "Repair footer", "tool", "repair-footer", False, _why_not_repair),
     ("merge", "Merge", "git-merge", "merge", False, _why_not_merge),
     ("compact", "Compact", "arrows-minimize", "compact", False, _why_not_compact),
     ("create", "Create child disk", "plus", "create", False, _why_not_parent),

@@ -202,7 +202,6 @@ def _healths(chosen: str) -> list[dict[str, Any]]:
         Disk.Health.NOTICE,
         Disk.Health.IN_USE,
         Disk.Health.NOT_A_DISK,
-        Disk.Health.NOT_READ,
         Disk.Health.HEALTHY,
     ]
     return [

@@ -14,9 +14,10 @@ from django.views.decorators.http import require_GET
 from disks.engine import codes
 from disks.engine.errors import ImageError
 from disks.models import Disk, LinkUndo, ParentLink
-from disks.services import blockmap, chains, file_facts, inspection, raw_link, repairing
+from disks.services import blockmap, chains, file_facts, inspection, raw_link
 from disks.services.access import Role, allows
 from disks.services.errors import Refusal
+from disks.services.mending import MENDINGS
 from disks.templatetags.field_words import SOURCES
 from disks.views import listing
 from disks.views.actions import action, actions_for
@@ -107,7 +108,13 @@ def _found_at(found: Disk) -> Disk | None:
 
 
 def mend(found: Disk, *, may_operate: bool) -> Mend | None:
-    """The action that would make the verdict better; none where nothing is wrong."""
+    """The action that would make the verdict better; none where nothing is wrong.
+
+    A log that waits comes first: until it is replayed nothing else can be written.
+    """
+    replay = _needed(found, "replay-log", may_operate=may_operate)
+    if replay is not None:
+        return replay
     relink = action(found, "parent-path", may_operate=may_operate)
     link = parent_link(found)
     if found.health == Disk.Health.BROKEN and link is not None and relink.possible:
@@ -117,16 +124,23 @@ def mend(found: Disk, *, may_operate: bool) -> Mend | None:
         if link.suggested_id is not None:
             url += f"?parent={link.suggested_id}"
         return Mend("Update parent path", url, "link")
-    if repairing.is_damaged(found):
-        repair = action(found, "repair-footer", may_operate=may_operate)
-        if repair.possible:
-            return Mend(repair.label, repair.url, repair.icon)
+    repair = _needed(found, "repair-headers", may_operate=may_operate)
+    if repair is not None:
+        return repair
     page = reverse("disk", args=[found.pk])
     if found.health in (Disk.Health.DAMAGED, Disk.Health.NOTICE, Disk.Health.NOT_A_DISK):
         return Mend("See what was found", f"{page}?tab=findings#tabs", "list-details")
     if found.health == Disk.Health.SUSPECT:
         return Mend("See the evidence", f"{page}?tab=parent#tabs", "list-details")
     return None
+
+
+def _needed(found: Disk, key: str, *, may_operate: bool) -> Mend | None:
+    """One of the mendings, where the disk needs it and it can be done."""
+    if not MENDINGS[key].is_needed(found):
+        return None
+    mending = action(found, key, may_operate=may_operate)
+    return Mend(mending.label, mending.url, mending.icon) if mending.possible else None
 
 
 def properties(found: Disk) -> list[list[dict[str, Any]]]:
@@ -156,8 +170,6 @@ def properties(found: Disk) -> list[list[dict[str, Any]]]:
 def _kind(found: Disk) -> str:
     if not found.format:
         return "Not a disk that is known here"
-    if found.health == Disk.Health.NOT_READ:
-        return f"{found.format.upper()}, which this version does not read"
     return f"{found.format.upper()}, {found.disk_type or 'type unknown'}"
 
 

@@ -112,14 +112,8 @@ def _notices(counts: Totals) -> list[dict[str, Any]]:
         (
             counts.not_disks,
             "not-a-disk",
-            "1 file has a disk's name, but holds no VHD.",
-            "{} files have a disk's name, but hold no VHD.",
-        ),
-        (
-            counts.not_read,
-            "not-read",
-            "1 disk is a VHDX; this version reads VHD only.",
-            "{} disks are VHDX; this version reads VHD only.",
+            "1 file has a disk's name, but holds no VHD or VHDX.",
+            "{} files have a disk's name, but hold no VHD or VHDX.",
         ),
     ):
         if number:

@@ -1,4 +1,4 @@
-"""Real files below real roots, for tests of the catalog."""
+"""Real files below real roots, for tests of the catalog. The extension chooses the format."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 from disks.models import Disk, StorageRoot
 from disks.services import roots, scanning
-from disks.tests.builders import Built, build_differencing, build_dynamic
+from disks.tests.builders import FAMILIES, MIB, VHD, Built, Family
 
 KIB = 1024
-SIZE = 2 * 1024 * KIB
-SMALL: dict[str, Any] = {"size": SIZE, "block_size": 512 * KIB}
+SIZE = 2 * MIB
+SMALL: dict[str, Any] = {"size": SIZE, "block_size": 512 * KIB}  # of a VHD
 
 
 def declare(folder: Path, *views: str, **says: Any) -> StorageRoot:
@@ -28,14 +28,22 @@ def declare(folder: Path, *views: str, **says: Any) -> StorageRoot:
     )
 
 
+def family(name: str) -> Family:
+    """The format that a name's extension stands for; VHD for others."""
+    named = (one for one in FAMILIES if name.lower().endswith(one.name))
+    return next(named, VHD)
+
+
 def base(folder: Path, name: str = "base.vhd", **options: Any) -> Built:
     folder.mkdir(parents=True, exist_ok=True)
-    return build_dynamic(folder, name, **(SMALL | {"content": [(0, b"base" * 128)]} | options))
+    form = family(name)
+    small = {"size": SIZE, "block_size": form.small, "content": [(0, b"base" * 128)]}
+    return form.dynamic(folder, name, **(small | options))
 
 
 def child(folder: Path, name: str, parent: Built, **options: Any) -> Built:
     folder.mkdir(parents=True, exist_ok=True)
-    return build_differencing(
+    return family(name).differencing(
         folder, name, parent, **({"content": [(8, name.encode().ljust(512, b"."))]} | options)
     )
 

@@ -31,7 +31,6 @@ _MARKS = {
     Disk.Health.NOTICE: "note",
     Disk.Health.SUSPECT: "note",
     Disk.Health.IN_USE: "note",
-    Disk.Health.NOT_READ: "note",
     Disk.Health.MISSING: "gone",
 }
 # A drawing has room for a few words; the whole sentence is told in the tab "Parent link".
