@@ -93,15 +93,19 @@ def describe(document: dict[str, Any]) -> str:
         rows.append(
             ("Blocks", f"{used:,} of {total:,} used, {document['block_size_bytes']:,} bytes each")
         )
+    facts = dict(document["properties"])
     rows += [
         ("Identity", document["identity"]),
+        ("Chain's id", document["virtual_disk_id"]),
+        ("FileWriteGuid", facts.get("FileWriteGuid")),
+        ("Log", facts.get("Log")),
         ("Creator", " ".join((document["creator"] or "").split())),
         ("Created", document["created"]),
     ]
     parent = document["parent"]
     if parent is not None:
         rows += [
-            ("Parent", parent["path"] or parent["name"]),
+            ("Parent", parent["path"] or parent["name"] or parent["named"]),
             ("Parent status", parent["status"]),
             ("", document["reason"]),
         ]

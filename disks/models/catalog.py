@@ -165,6 +165,12 @@ class ParentLink(models.Model):
     def __str__(self) -> str:
         return f"{self.child_id} -> {self.named_path}"
 
+    @property
+    def status_words(self) -> str:
+        """What a state's own words would say wrongly: it is no other disk, it was written."""
+        mismatch = self.status == self.Status.IDENTITY_MISMATCH
+        return "Written since" if mismatch and "written" in self.parent_evidence else ""
+
 
 class OtherFile(models.Model):
     """A file below a root that is no disk: kept only so that a scan does not read it again."""

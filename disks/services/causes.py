@@ -7,6 +7,7 @@ _SENTENCES = {
     "missing": ("name", "names", "one missing base"),
     "outside": ("name", "names", "a base outside of the storage roots"),
     "replaced": ("name", "names", "a base in whose place another disk lies"),
+    "rewritten": ("name", "names", "a base whose content is another one by now"),
     "ambiguous": ("name", "names", "a base of which there are several copies"),
     "unreadable": ("name", "names", "a base that cannot be read"),
     "cycle": ("stand", "stands", "in a circle of parents"),

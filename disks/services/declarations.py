@@ -54,6 +54,9 @@ def require(host_paths: Iterable[str], *, declared_offline: bool) -> None:
             )
 
 
+LOG_WAITS = "Its log waits to be replayed: replay it first."
+
+
 def require_chain(disk: Disk) -> None:
     """Raises Refusal with the disk's own verdict where its chain cannot be read."""
     if disk.health in (

@@ -195,19 +195,21 @@ class Link:
     locators: list[dict[str, Any]]
     child_relative: str
     child_identity: str
+    child_virtual_disk_id: str
     child_device: int | None
     child_inode: int | None
     child_missing_since: datetime | None
     root_path: str
     parent_root_state: str | None
+    written_since_id: int | None = None  # where the parent lies with other content; not a column
 
 
 _LINK_FIELDS = (
     "pk", "child_id", "status", "parent_id", "trace", "reason", "cause", "suggested_id",
     "parent_written_after", "parent_evidence", "named_identity", "named_path", "named_name",
     "name_problem", "named_timestamp", "locators", "child__relative_path", "child__identity",
-    "child__device", "child__inode", "child__missing_since", "child__root__path",
-    "parent__root__state",
+    "child__virtual_disk_id", "child__device", "child__inode", "child__missing_since",
+    "child__root__path", "parent__root__state",
 )  # fmt: skip
 
 
@@ -224,8 +226,9 @@ def _new(touched: Touched) -> Iterator[list[Link]]:
     ids = sorted(touched.new_links)
     for start in range(0, len(ids), _CHUNK):
         rows = Disk.objects.filter(pk__in=ids[start : start + _CHUNK]).values_list(
-            "pk", "relative_path", "identity", "device", "inode", "missing_since", "root__path"
-        )
+            "pk", "relative_path", "identity", "virtual_disk_id", "device", "inode",
+            "missing_since", "root__path",
+        )  # fmt: skip
         links = []
         for pk, *child in rows:
             said = touched.new_links[pk]
@@ -251,6 +254,7 @@ class _CataloguedChild:
     """What resolving asks of a child image."""
 
     identity: str
+    virtual_disk_id: str | None
     parent: ParentReference
     file: _CataloguedFile
 
@@ -264,6 +268,7 @@ def _resolve_one(link: Link, places: CatalogPlaces, index: Index) -> int | None:
         return before  # the root is offline, not the disk gone (bad-input 67)
     stand_in = _CataloguedChild(
         link.child_identity,
+        link.child_virtual_disk_id or None,
         stored_reference(link),
         _CataloguedFile(link.child_device or 0, link.child_inode or 0),
     )
@@ -278,6 +283,8 @@ def _apply(link: Link, found: Resolution, index: Index) -> None:
     link.status = str(found.status)
     link.parent_id = parent.pk if parent else None
     link.suggested_id = suggested.pk if suggested else None
+    written = index.by_path.get(found.written_since) if found.written_since else None
+    link.written_since_id = written.pk if written else None
     link.trace = clean([step.as_dict() for step in found.trace])
     link.reason = reason(found, link.root_path)
     link.cause = _cause(link.named_identity, found)
@@ -289,6 +296,8 @@ def reason(found: Resolution, root_path: str) -> str:
     """One sentence for people; paths below the child's own root are given from there."""
     text = readable(found.reason).replace(readable(root_path).rstrip("/") + "/", "")
     title = _TITLES.get(Status(str(found.status)))
+    if found.status == Status.IDENTITY_MISMATCH and found.written_since is not None:
+        title = "The parent is not as it was"
     if title is None or not text:
         return text
     return f"{title}: {text[0].lower()}{text[1:]}"
@@ -305,6 +314,8 @@ def _cause(identity: str, found: Resolution) -> str:
         Status.CYCLE: "cycle",
     }
     kind = kinds.get(Status(str(found.status)))
+    if found.status == Status.IDENTITY_MISMATCH and found.written_since is not None:
+        kind = "rewritten"
     return f"{kind}:{identity}" if kind else ""
 
 

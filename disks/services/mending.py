@@ -22,8 +22,6 @@ from disks.services import audit, declarations, inspection, jobs, parent_paths, 
 from disks.services.stored_json import readable, restored
 from disks.services.work import JobContext, Recovery
 
-LOG_WAITS = "Its log waits to be replayed: replay it first."
-
 
 @dataclass(frozen=True)
 class Words:
@@ -72,7 +70,7 @@ class Mending:
         """What was found that keeps it from being done; empty where nothing was."""
         found = _codes(disk)
         if disk.log_waits and "W_LOG" not in self.codes:
-            return LOG_WAITS
+            return declarations.LOG_WAITS
         code = next((one for one in self.in_the_way if one in found), None)
         return "" if code is None else f"{codes.title(code)}: see the findings."
 

@@ -15,13 +15,14 @@ from disks.operations import paths
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A catalogued file: its row, its file, and the disk's identity ("" if there is none)."""
+    """A catalogued file: its row, its file, and the disk's two ids ("" if there is none)."""
 
     pk: int
     device: int
     inode: int
     identity: str
     own_health: str
+    virtual_disk_id: str
 
 
 @dataclass
@@ -38,13 +39,20 @@ class Index:
             Disk.objects.filter(missing_since=None)
             .exclude(root__state__in=[StorageRoot.State.OFFLINE, StorageRoot.State.CHANGED])
             .values_list(
-                "root__path", "relative_path", "pk", "device", "inode", "identity", "own_health"
+                "root__path",
+                "relative_path",
+                "pk",
+                "device",
+                "inode",
+                "identity",
+                "own_health",
+                "virtual_disk_id",
             )
             .order_by("root__path", "relative_path")
         )
-        for root, relative, pk, device, inode, identity, own_health in rows.iterator(5_000):
+        for root, relative, pk, device, inode, identity, *rest in rows.iterator(5_000):
             path = os.path.join(root, relative)
-            index.by_path[path] = Seen(pk, device or 0, inode or 0, identity, own_health)
+            index.by_path[path] = Seen(pk, device or 0, inode or 0, identity, *rest)
             if identity:
                 index.by_identity[identity].append(path)
         return index
@@ -84,7 +92,8 @@ class CatalogPlaces(paths.Roots):
             error = ImageError(code, _WHY.get(code, "The file is damaged."), file=path)
             if code == "E_IN_USE":
                 raise error
-        return Known((seen.device, seen.inode), seen.identity or None, error)
+        file = (seen.device, seen.inode)
+        return Known(file, seen.identity or None, error, seen.virtual_disk_id or None)
 
     def exists(self, path: str) -> bool:
         if path in self.index.by_path:

@@ -16,6 +16,7 @@ from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
 from disks.engine.formats import FORMATS, identify
 from disks.engine.images import Format, Image, Locator, ParentReference
+from disks.engine.resolution import named
 from disks.models import Disk
 from disks.operations.managers import manager_of
 from disks.services import verdicts
@@ -233,7 +234,7 @@ def link_columns(parent: ParentReference) -> dict[str, Any]:
     """A parent link as stored: what the header says, before anything is looked for."""
     return {
         "named_identity": parent.identity,
-        "named_path": readable(_most_telling(parent)),
+        "named_path": readable(named(parent) or ""),
         "named_name": readable(parent.name or ""),
         "name_problem": readable(parent.name_problem or ""),
         "named_timestamp": parent.timestamp,
@@ -280,18 +281,3 @@ def stored_reference(link: StoredLink) -> ParentReference:
         ),
         name_problem=link.name_problem or None,
     )
-
-
-def _most_telling(parent: ParentReference) -> str:
-    """The text by which a person knows the parent: an absolute path if there is one."""
-    usable = {
-        locator.code: locator.path
-        for locator in reversed(parent.locators)
-        if locator.problem is None and locator.path
-    }
-    name = parent.name if parent.name_problem is None else None
-    if "W2ku" in usable:
-        return usable["W2ku"] or ""
-    if name and ("\\" in name or "/" in name):
-        return name
-    return usable.get("W2ru") or name or next(iter(usable.values()), None) or ""

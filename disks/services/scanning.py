@@ -42,8 +42,8 @@ _LINKS_KEPT = 20_000
 _FILE_COLUMNS = [
     "own_health", "findings", "format", "disk_type", "virtual_size_bytes", "file_size_bytes",
     "allocated_bytes", "block_size_bytes", "blocks_total", "blocks_allocated", "identity",
-    "virtual_disk_id", "file_write_guid", "log_waits", "creator", "image_created_at", "managed_by", "device", "inode", "mtime_ns", "ctime_ns",
-    "header_hash", "modified_at",
+    "virtual_disk_id", "file_write_guid", "log_waits", "creator", "image_created_at",
+    "managed_by", "device", "inode", "mtime_ns", "ctime_ns", "header_hash", "modified_at",
 ]  # fmt: skip
 _NEW_COLUMNS = [
     "root", "relative_path", "name", "first_seen_at", "last_seen_at", "last_read_at",

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from disks.models import Disk, StorageRoot
-from disks.services import mending
+from disks.services import declarations
 from disks.services.mending import MENDINGS, Mending
 from disks.views.addresses import disk_address, page_address
 
@@ -76,7 +76,7 @@ def _why_not_use(disk: Disk) -> str:
         Disk.Health.IN_USE: "Somebody has this disk open.",
         Disk.Health.DAMAGED: "The disk is damaged; its findings say where.",
     }
-    waits = mending.LOG_WAITS if disk.log_waits else ""
+    waits = declarations.LOG_WAITS if disk.log_waits else ""
     return _why_not_read(disk) or reasons.get(Disk.Health(disk.health), waits)
 
 
@@ -124,10 +124,7 @@ def _why_broken(disk: Disk) -> str:
 
 # key, label, icon, name of its address, whether it posts, why it is not possible
 _ACTIONS: tuple[tuple[str, str, str, str, bool, Callable[[Disk], str]], ...] = (
-    *(
-        (key, "", one.icon, one.address, False, _why_not_mend(one))
-        for key, one in MENDINGS.items()
-    ),
+    *((key, "", one.icon, one.address, False, _why_not_mend(one)) for key, one in MENDINGS.items()),
     ("parent-path", "Update parent path", "link", "parent-path", False, _why_not_relink),
     ("merge", "Merge", "git-merge", "merge", False, _why_not_merge),
     ("compact", "Compact", "arrows-minimize", "compact", False, _why_not_compact),

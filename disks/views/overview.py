@@ -17,7 +17,7 @@ from disks.views.rendering import render_page, wants_fragment
 
 GROUPS_SHOWN = 12
 JOBS_SHOWN = 6
-_REPAIRABLE = ("missing", "outside", "replaced", "ambiguous", "unreadable")
+_REPAIRABLE = ("missing", "outside", "replaced", "rewritten", "ambiguous", "unreadable")
 
 
 @require_GET

@@ -100,7 +100,9 @@ class VhdxImage:
         self.updates = log.find_updates(file, self.headers.header)
         self.file = log.Replayed(file, self.updates)
         count = len(self.updates.entries)
-        waits = "it holds 1 entry of changes" if count == 1 else f"it holds {count} entries of changes"
+        waits = (
+            "it holds 1 entry of changes" if count == 1 else f"it holds {count} entries of changes"
+        )
         self.findings.append(
             Finding(
                 Level.WARNING,

@@ -45,7 +45,7 @@ def plan_replay(image: VhdxImage) -> LogReplay:
                 offset=finding.offset,
                 value=finding.value,
             )
-    written = list(updates)
+    written = _in_order(updates)
     header = image.headers.header
     place = (header.log_offset, header.log_length)
     rows = [FieldChange("log", waiting_words(updates), "empty", *place)]
@@ -69,12 +69,16 @@ def plan_replay(image: VhdxImage) -> LogReplay:
 
 def waiting_words(updates: Updates) -> str:
     """How much waits."""
-    written = list(updates)
+    written = _in_order(updates)
     return (
         f"{_number(len(updates.entries), 'entry', 'entries')} with "
         f"{_number(len(written), 'update', 'updates')}, "
         f"{sum(update.length for update in written):,} bytes"
     )
+
+
+def _in_order(updates: Updates) -> list[Update]:
+    return [update for entry in updates.entries for update in entry.updates]
 
 
 def _by_structure(image: VhdxImage, updates: list[Update]) -> Iterator[FieldChange]:

@@ -7,8 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from disks.tests.builders import BuiltVhdx, build_differencing_vhdx, build_dynamic, build_fixed_vhdx
-from disks.tests.builders import seven_zip, seven_zip_sha256
+from disks.tests.builders import (
+    BuiltVhdx,
+    build_differencing_vhdx,
+    build_dynamic,
+    build_fixed_vhdx,
+    seven_zip,
+    seven_zip_sha256,
+)
 from disks.tests.commandline.running import Disk
 
 WINDOWS_LOG = "3ba3b309425b7ff5e8e0199edceed95226250f880c53b24e8eae93865f3fad5e"
@@ -32,15 +38,14 @@ def test_the_dry_run_says_what_waits_and_writes_nothing(disk: Disk, dirty: Built
     assert (document["log_entries"], document["log_updates"]) == (1, 1)
     assert document["bytes_written"] == 4096
     assert [row["field"] for row in document["changes"]] == ["log", "block allocation table"]
-    assert "log (byte 1,048,576): 1 entry with 1 update" in disk(
-        "replay-log", dirty.path, "--dry-run"
-    ).out
+    assert (
+        "log (byte 1,048,576): 1 entry with 1 update"
+        in disk("replay-log", dirty.path, "--dry-run").out
+    )
     assert dirty.path.read_bytes() == before
 
 
-def test_the_log_is_replayed_once_and_the_disk_stays_the_same(
-    disk: Disk, dirty: BuiltVhdx
-) -> None:
+def test_the_log_is_replayed_once_and_the_disk_stays_the_same(disk: Disk, dirty: BuiltVhdx) -> None:
     """bad-input C41: content and identity stay, the log is empty, the link leads on."""
     content = disk.json("hash", dirty.path).document
     was = disk.json("inspect", dirty.path).document

@@ -11,7 +11,16 @@ from disks.engine.errors import ImageError
 from disks.models import AuditEntry, Disk, Job
 from disks.operations import journal, rewriting
 from disks.operations import mending as operation
-from disks.services import jobs, leases, mending, parent_paths, reconciling, roots, sidecars
+from disks.services import (
+    declarations,
+    jobs,
+    leases,
+    mending,
+    parent_paths,
+    reconciling,
+    roots,
+    sidecars,
+)
 from disks.services.errors import Refusal
 from disks.services.mending import MENDINGS, Mending
 from disks.services.work import JobContext
@@ -221,7 +230,7 @@ def test_a_log_is_replayed_before_anything_else(tmp_path: Path) -> None:
     found = disk("base.vhdx")
     assert (found.health_code, found.log_waits) == ("W_LOG", True)
     assert found.sentence.startswith("The log waits to be replayed: it holds 1 entry of changes")
-    assert REPAIR.why_not(found) == mending.LOG_WAITS
+    assert REPAIR.why_not(found) == declarations.LOG_WAITS
     broken = disk("lonely.vhdx")
     assert broken.health == "broken"
     assert broken.sentence.endswith(" Its log waits to be replayed; that comes first.")

@@ -33,7 +33,9 @@ def damaged(tmp_path: Path) -> Disk:
 
 def form_of(client: Client, disk: Disk) -> dict[str, str]:
     page = client.get(f"/disks/{disk.pk}/repair-headers").content.decode()
-    form = re.search(r'<form method="post" action="/disks/\d+/repair-headers".*?</form>', page, re.S)
+    form = re.search(
+        r'<form method="post" action="/disks/\d+/repair-headers".*?</form>', page, re.S
+    )
     assert form, page
     pairs = re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', form[0])
     return {name: value for name, value in pairs if name != "csrfmiddlewaretoken"}

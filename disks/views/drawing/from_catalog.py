@@ -183,6 +183,8 @@ def _gap_above(first: Disk) -> ChainGap | None:
         return None
     name = link.named_path or link.named_identity or "its parent"
     reason = _GAP_WORDS.get(ParentLink.Status(link.status), link.get_status_display())
+    if link.status_words:
+        reason = f"parent {link.status_words.lower()}"
     url = f"{reverse('disk', args=[first.pk])}?tab=parent"
     return ChainGap(name=visible(name), reason=visible(reason), url=url)
 
