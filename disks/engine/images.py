@@ -155,6 +155,22 @@ class LogReplay:
 
 
 @dataclass(frozen=True, slots=True)
+class Choices:
+    """What can be chosen for a new disk of a format; the usual one comes first.
+
+    block_bytes        of dynamic disks, as Windows makes them first
+    other_block_bytes  of fixed and differencing disks; nobody needs to choose it
+    sector_bytes       logical sector sizes
+    largest_bytes      virtual size that the format can hold
+    """
+
+    block_bytes: tuple[int, ...]
+    other_block_bytes: int
+    sector_bytes: tuple[int, ...]
+    largest_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class NewImage:
     """What a new image shall be. None: a fresh one, or computed.
 
@@ -334,6 +350,7 @@ class Format(Protocol):
 
     name: str  # "vhd"
     extensions: tuple[str, ...]  # (".vhd", ".avhd"), for new names and wording only
+    choices: Choices
 
     def matches(self, file: ImageFile) -> bool:
         """True if the content claims this format, sound or damaged."""

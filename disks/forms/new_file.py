@@ -7,6 +7,8 @@ from typing import Any
 
 from django import forms
 
+from disks.engine.formats import FORMATS
+from disks.engine.images import Format
 from disks.models import StorageRoot
 
 LONGEST_PATH = 4_096
@@ -63,12 +65,27 @@ def checked_folder(text: str) -> str:
     return "/".join(parts)
 
 
-def checked_name(text: str, extensions: tuple[str, ...] = (".vhd", ".avhd")) -> str:
-    """A file name without a folder; an extension is added where none is given."""
+def checked_name(text: str) -> str:
+    """A file name without a folder."""
     _refuse_controls(text)
     if "/" in text or "\\" in text or text in (".", ".."):
         raise forms.ValidationError("Give a name without a folder.")
-    return text if text.lower().endswith(extensions) else f"{text}{extensions[0]}"
+    return text
+
+
+def format_of(name: str) -> Format | None:
+    """The format whose extension the name has; None for "disk 1.5", which has none."""
+    return next((one for one in FORMATS if name.lower().endswith(one.extensions)), None)
+
+
+def named_as(name: str, form: Format) -> str:
+    """The name with an extension of a format: its own, or one in place of another format's."""
+    has = format_of(name)
+    if has is form:
+        return name
+    stem = name if has is None else os.path.splitext(name)[0]
+    # .avhd and .avhdx say that it is a checkpoint, which a new disk is not.
+    return f"{stem}{form.extensions[0]}"
 
 
 def _refuse_controls(text: str) -> None:

@@ -8,15 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from disks.engine.errors import ImageError
-from disks.engine.formats import by_name, open_image
+from disks.engine.formats import open_image
 from disks.engine.images import DiskType, Format, NewImage
-from disks.engine.units import MIB, SECTOR_BYTES
+from disks.engine.units import GIB, MIB
 from disks.operations import copying, journal, links, locks, rules, space
 from disks.operations.copying import Draft, Fingerprint
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
-
-DEFAULT_BLOCK_BYTES = 2 * MIB
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,7 @@ class CreatePlan:
             "type": str(self.new.disk_type),
             "virtual_size_bytes": self.new.virtual_size_bytes,
             "block_size_bytes": self.new.block_size_bytes,
+            "logical_sector_bytes": self.new.logical_sector_bytes,
             "file_size_before_bytes": 0,
             "file_size_after_bytes": self.predicted_size_bytes,
             "bytes_written": self.predicted_size_bytes,
@@ -74,19 +73,27 @@ def plan(
     disk_type: DiskType | str = DiskType.DYNAMIC,
     size_bytes: int | None = None,
     parent: str | None = None,
-    block_size_bytes: int = DEFAULT_BLOCK_BYTES,
-    format_name: str | None = None,
+    block_size_bytes: int | None = None,
+    sector_bytes: int | None = None,
 ) -> CreatePlan:
-    """Decide what a new disk will be.
+    """Decide what a new disk will be; its name's extension says of which format.
 
     size_bytes  virtual size, for fixed and dynamic disks; a differencing disk has its parent's
     parent      path of the parent; makes it a differencing disk
+    block_size_bytes, sector_bytes  of blocks, and of logical sectors; None: as Windows makes it
 
     What stands in the way is in the plan's `refused`, not raised.
     """
     kind = DiskType.DIFFERENCING if parent else DiskType(disk_type)
-    format = by_name(format_name) if format_name else rules.format_of_name(path)
-    new = NewImage(kind, size_bytes or 0, block_size_bytes)
+    format = rules.format_of_name(path)
+    usual = format.choices
+    block = usual.block_bytes[0] if kind is DiskType.DYNAMIC else usual.other_block_bytes
+    new = NewImage(
+        kind,
+        size_bytes or 0,
+        block_size_bytes or block,
+        logical_sector_bytes=sector_bytes or usual.sector_bytes[0],
+    )
     refused: ImageError | None = None
     seen: Fingerprint | None = None
     look_at: list[str] = []
@@ -97,7 +104,7 @@ def plan(
         if parent:
             new, seen, look_at, warnings = _child_of(path, parent, roots, format)
         else:
-            _check_size(path, kind, size_bytes)
+            _check(path, format, new)
         predicted = format.predicted_size_bytes(new, 0)
         free, refused = _room(roots, path, predicted)
     except ImageError as error:
@@ -195,18 +202,32 @@ def _child_of(
         return new, Fingerprint.of(file), link.windows_will_look_at, link.warnings
 
 
-def _check_size(path: str, kind: DiskType, size_bytes: int | None) -> None:
-    if kind is DiskType.DIFFERENCING:
+def _check(path: str, format: Format, new: NewImage) -> None:
+    """Whether the format can hold such a disk at all. E_NO_PARENT_NAME, E_BLOCK_SIZE, E_SIZE."""
+    usual, name = format.choices, format.name.upper()
+    if new.disk_type is DiskType.DIFFERENCING:
         raise ImageError(
             "E_NO_PARENT_NAME", "A differencing disk needs a parent to be named.", file=path
         )
-    if not size_bytes or size_bytes < 0 or size_bytes % SECTOR_BYTES:
+    sector = new.logical_sector_bytes
+    if sector not in usual.sector_bytes:
+        possible = " or ".join(f"{size:,}" for size in usual.sector_bytes)
+        raise ImageError(
+            "E_BLOCK_SIZE",
+            f"A {name} cannot have sectors of {sector:,} bytes; {possible} is possible.",
+            file=path,
+            field="logical_sector_size",
+            value=sector,
+        )
+    size = new.virtual_size_bytes
+    if not 0 < size <= usual.largest_bytes or size % sector:
         raise ImageError(
             "E_SIZE",
-            f"A disk's size must be a multiple of {SECTOR_BYTES} bytes and more than zero.",
+            f"A {name} cannot have {size:,} bytes: its size must be a multiple of {sector:,}, "
+            f"more than zero and at most {usual.largest_bytes // GIB:,} GiB.",
             file=path,
-            field="current_size",
-            value=size_bytes,
+            field="virtual_size",
+            value=size,
         )
 
 

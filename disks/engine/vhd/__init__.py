@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding
-from disks.engine.images import Format, Image, ImageWriter, NewImage, RawRegion
+from disks.engine.images import Choices, Format, Image, ImageWriter, NewImage, RawRegion
+from disks.engine.units import GIB, MIB
 
 
 class VhdFormat:
@@ -12,6 +13,7 @@ class VhdFormat:
 
     name = "vhd"
     extensions: tuple[str, ...] = (".vhd", ".avhd")
+    choices = Choices((2 * MIB, MIB // 2), 2 * MIB, (512,), 2040 * GIB)
 
     def matches(self, file: ImageFile) -> bool:
         """True if a footer's cookie is at the end of the file or at its beginning."""
