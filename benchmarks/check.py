@@ -32,12 +32,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gib", type=float, default=2.0, help="allocated, GiB (2)")
     parser.add_argument("--rounds", type=int, default=9)
+    common.add_format(parser)
     args = parser.parse_args()
+    kind = args.format
     with common.workspace(None) as folder:
         blocks = max(16, int(args.gib * 512))
-        common.make_disk(folder, "base.vhd", [(0, 8, False)], blocks=blocks, seed=1)
+        common.make_disk(folder, f"base.{kind}", [(0, 8, False)], blocks=blocks, seed=1)
         extents = [(index * common.BLOCK_SECTORS + 7, 24, False) for index in range(blocks)]
-        child = common.make_disk(folder, "child.vhd", extents, parent="base.vhd", seed=2)
+        child = common.make_disk(folder, f"child.{kind}", extents, parent=f"base.{kind}", seed=2)
         roots = Roots([Root(folder)])
         for name, deep in (("headers and BAT", False), ("and every sector bitmap", True)):
             times = []
@@ -48,18 +50,19 @@ def main() -> None:
                 times.append(time.perf_counter() - started)
                 assert not [one for one in found if one.level is Level.ERROR]
             print(f"{name}, {blocks} blocks: median {common.median(times) * 1000:.1f} ms")
-        caught = [name for name, damage in DAMAGES.items() if _caught(folder, child, damage)]
-        print(f"damages caught: {len(caught)} of {len(DAMAGES)} ({', '.join(caught)})")
+        damages = DAMAGES[kind]
+        caught = [name for name, damage in damages.items() if _caught(folder, child, damage)]
+        print(f"damages caught: {len(caught)} of {len(damages)} ({', '.join(caught)})")
 
 
 def _caught(folder: str, child: str, damage: Damage) -> bool:
     """Whether checking a damaged copy, or opening its chain, says so."""
-    copy = os.path.join(folder, "damaged.vhd")
+    copy = os.path.join(folder, f"damaged{os.path.splitext(child)[1]}")
     shutil.copyfile(child, copy)
     damage(copy)
     roots = Roots([Root(folder)])
     with roots.open(copy) as file:
-        if any(one.level is Level.ERROR for one in check_image(file, deep=True)):
+        if any(one.level is not Level.NOTE for one in check_image(file, deep=True)):
             return True
     try:
         open_chain(copy, roots).close()
@@ -99,7 +102,31 @@ def _other_parent(path: str) -> None:
     _patch(path, 512, bytes(header))
 
 
-DAMAGES: dict[str, Damage] = {
+def _vhdx_table(path: str) -> int:
+    """Where the BAT lies; its region is the first of the table."""
+    with open(path, "rb") as file:
+        file.seek(192 * 1024 + 16 + 16)
+        return int(struct.unpack("<Q", file.read(8))[0])
+
+
+def _vhdx_copy_entry(path: str) -> None:
+    """Block 1 lies where block 0 lies."""
+    with open(path, "rb") as file:
+        file.seek(_vhdx_table(path))
+        entry = file.read(8)
+    _patch(path, _vhdx_table(path) + 8, entry)
+
+
+def _vhdx_other_parent(path: str) -> None:
+    """One digit of the parent_linkage is another."""
+    with open(path, "rb") as file:
+        file.seek(2 * 1024 * 1024)
+        data = file.read(1024 * 1024)
+    at = data.index("{".encode("utf-16-le")) + 2
+    _patch(path, 2 * 1024 * 1024 + at, b"1" if data[at : at + 1] == b"0" else b"0")
+
+
+_VHD: dict[str, Damage] = {
     "footer at the end": lambda path: _patch(path, -500, b"\xff" * 8),
     "footer copy": lambda path: _patch(path, 12, b"\xff" * 8),
     "header checksum": lambda path: _patch(path, 512 + 36, b"\xff" * 4),
@@ -108,6 +135,16 @@ DAMAGES: dict[str, Damage] = {
     "truncated file": lambda path: os.truncate(path, os.path.getsize(path) // 2),
     "parent's identity": _other_parent,
 }
+_VHDX: dict[str, Damage] = {
+    "header 1": lambda path: _patch(path, 64 * 1024 + 40, b"\xff" * 8),
+    "header 2": lambda path: _patch(path, 128 * 1024 + 40, b"\xff" * 8),
+    "region table": lambda path: _patch(path, 192 * 1024 + 30, b"\xff" * 4),
+    "block listed twice": _vhdx_copy_entry,
+    "block past the end": lambda path: _patch(path, _vhdx_table(path) + 3, b"\x7f"),
+    "truncated file": lambda path: os.truncate(path, os.path.getsize(path) // 2),
+    "parent's identity": _vhdx_other_parent,
+}
+DAMAGES = {"vhd": _VHD, "vhdx": _VHDX}
 
 
 if __name__ == "__main__":

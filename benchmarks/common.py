@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -35,9 +36,10 @@ Extents = list[tuple[int, int, bool]]  # first sector, sectors, zeros
 
 @dataclass
 class Run:
-    """One process: wall seconds, peak memory, and what it printed as JSON."""
+    """One process: wall and processor seconds, peak memory, and what it printed as JSON."""
 
     seconds: float
+    cpu_seconds: float
     rss_mib: float
     document: dict[str, Any] = field(default_factory=dict)
 
@@ -72,7 +74,8 @@ def run(command: Sequence[str], *, then_sync: str = "", parse: bool = False) -> 
     seconds = time.monotonic() - started
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)}: {problems.decode(errors='replace')}")
-    return Run(seconds, usage.ru_maxrss / 1024, document)
+    cpu_seconds = usage.ru_utime + usage.ru_stime
+    return Run(seconds, cpu_seconds, usage.ru_maxrss / 1024, document)
 
 
 def disk(*arguments: str) -> Run:
@@ -123,6 +126,7 @@ def make_disk(
         disk_type=DiskType.DYNAMIC,
         size_bytes=blocks * BLOCK if not parent else None,
         parent=os.path.join(folder, parent) if parent else None,
+        block_size_bytes=BLOCK,
     )
     if plan.refused is not None:
         raise plan.refused
@@ -141,41 +145,63 @@ def make_disk(
     return path
 
 
-def build_chain(folder: str, blocks: int) -> list[str]:
+def add_format(parser: argparse.ArgumentParser) -> None:
+    """--format: the formats that the engine writes."""
+    parser.add_argument("--format", choices=("vhd", "vhdx"), default="vhd")
+
+
+def qemu_arguments(path: str) -> list[str]:
+    """How qemu-img is told to read a disk of ours: a VHD's size, not its geometry."""
+    if path.endswith(".vhdx"):
+        return ["-f", "vhdx", path]
+    return ["--image-opts", f"driver=vpc,force_size_calc=current_size,file.filename={path}"]
+
+
+def qemu_output(path: str) -> list[str]:
+    """How qemu-img is told what to write: blocks of 2 MiB, as ours are."""
+    if path.endswith(".vhdx"):
+        return ["-O", "vhdx", "-o", "subformat=dynamic,block_size=2M"]
+    return ["-O", "vpc", "-o", "subformat=dynamic,force_size=on"]
+
+
+def build_chain(folder: str, blocks: int, format_name: str = "vhd") -> list[str]:
     """Base and three children, shaped like the table's chain; base first.
 
     blocks: allocated blocks of the base; a tenth of them all zero, another half zero.
     The virtual disk is twice as large.
     """
     source = random.Random(7)
-    base: Extents = []
+    bottom: Extents = []
     for index in range(blocks):
         first = index * 2 * BLOCK_SECTORS
         if index % 10 == 3:
-            base.append((first, BLOCK_SECTORS, True))
+            bottom.append((first, BLOCK_SECTORS, True))
         elif index % 11 == 5:
-            base += [
+            bottom += [
                 (first, BLOCK_SECTORS // 2, False),
                 (first + BLOCK_SECTORS // 2, BLOCK_SECTORS // 2, True),
             ]
         else:
-            base.append((first, BLOCK_SECTORS, False))
+            bottom.append((first, BLOCK_SECTORS, False))
     total = 2 * blocks
-    made = [make_disk(folder, "base.vhd", base, blocks=total, seed=1)]
+    base, second, third, leaf = (
+        f"{name}.{format_name}" for name in ("base", "clustered", "scattered", "mixed")
+    )
+    made = [make_disk(folder, base, bottom, blocks=total, seed=1)]
     clustered: Extents = [
         (index * BLOCK_SECTORS, BLOCK_SECTORS, False)
         for index in range(total // 4, total // 4 + blocks // 5)
     ]
-    made.append(make_disk(folder, "clustered.vhd", clustered, parent="base.vhd", seed=2))
+    made.append(make_disk(folder, second, clustered, parent=base, seed=2))
     scattered = _scattered(source, sorted(source.sample(range(total), blocks * 3 // 20)), 36)
-    made.append(make_disk(folder, "scattered.vhd", scattered, parent="clustered.vhd", seed=3))
+    made.append(make_disk(folder, third, scattered, parent=second, seed=3))
     mixed: Extents = []
     for number, index in enumerate(sorted(source.sample(range(total), blocks // 10))):
         if number % 2:
             mixed.append((index * BLOCK_SECTORS, BLOCK_SECTORS, False))
         else:
             mixed += _scattered(source, [index], 12)
-    made.append(make_disk(folder, "mixed.vhd", mixed, parent="scattered.vhd", seed=4))
+    made.append(make_disk(folder, leaf, mixed, parent=third, seed=4))
     return made
 
 

@@ -22,6 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gib", type=float, default=1.0, help="data in the disk, GiB (1)")
     parser.add_argument("--rounds", type=int, default=5)
+    common.add_format(parser)
     parser.add_argument("--folder", help="where to build (default: the temporary folder)")
     args = parser.parse_args()
     if not shutil.which("qemu-img"):
@@ -32,11 +33,14 @@ def main() -> None:
             (index * common.BLOCK_SECTORS, common.BLOCK_SECTORS, index % 10 == 3)
             for index in range(blocks)
         ]
-        model = common.make_disk(folder, "model.vhd", extents, blocks=blocks, seed=1)
+        model = common.make_disk(folder, f"model.{args.format}", extents, blocks=blocks, seed=1)
         expected = common.our_hash(model)
         own = os.path.join(folder, "own")
         os.mkdir(own)
-        disk, out = os.path.join(own, "disk.vhd"), os.path.join(folder, "out.vhd")
+        disk, out = (
+            os.path.join(own, f"disk.{args.format}"),
+            os.path.join(folder, f"out.{args.format}"),
+        )
         ours: list[common.Run] = []
         theirs: list[common.Run] = []
         for number in range(args.rounds):
@@ -73,14 +77,8 @@ def main() -> None:
 
 
 def _convert(source: str, target: str) -> common.Run:
-    return common.run(
-        [
-            *("qemu-img", "convert", "-O", "vpc", "-o", "subformat=dynamic,force_size=on"),
-            *("--image-opts", f"driver=vpc,force_size_calc=current_size,file.filename={source}"),
-            target,
-        ],
-        then_sync=target,
-    )
+    command = ["qemu-img", "convert", *common.qemu_output(target), *common.qemu_arguments(source)]
+    return common.run([*command, target], then_sync=target)
 
 
 if __name__ == "__main__":

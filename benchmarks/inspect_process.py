@@ -22,9 +22,10 @@ from disks.operations.paths import Root, Roots
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
+    common.add_format(parser)
     args = parser.parse_args()
     with common.workspace(None) as folder:
-        leaf = common.build_chain(folder, 16)[-1]
+        leaf = common.build_chain(folder, 16, args.format)[-1]
         runs = [common.disk("inspect", leaf) for _ in range(args.rounds)]
         bare = [common.run([sys.executable, "-c", "pass"]).seconds for _ in range(args.rounds)]
         seconds = [run.seconds for run in runs]

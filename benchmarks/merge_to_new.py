@@ -15,43 +15,49 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
 
 import common
 
+SEVEN_ZIP = shutil.which("7zz") or shutil.which("7z")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gib", type=float, default=1.0, help="data in the base, GiB (1)")
     parser.add_argument("--rounds", type=int, default=5)
+    common.add_format(parser)
     parser.add_argument("--folder", help="where to build (default: the temporary folder)")
     args = parser.parse_args()
     with common.workspace(args.folder) as folder:
         blocks = max(16, int(args.gib * 512))
-        chain = common.build_chain(folder, blocks)
+        chain = common.build_chain(folder, blocks, args.format)
         leaf = chain[-1]
         expected = common.our_hash(leaf)
-        one = os.path.join(folder, "same-bytes.vhd")
+        one = os.path.join(folder, f"same-bytes.{args.format}")
         first = common.merge_to(leaf, one)
         size = os.path.getsize(one)
         print(f"chain of {len(chain)}, {blocks} base blocks; result {size / 2**20:,.0f} MiB")
         print(f"first run: peak memory {first.rss_mib:.0f} MiB, {json.dumps(first.document)}")
         ways = {"cp (limit)": cp, "ours": ours}
-        if shutil.which("7z") and shutil.which("qemu-img"):
+        if SEVEN_ZIP and shutil.which("qemu-img"):
             ways["7z + qemu-img"] = seven_zip
         times: dict[str, list[float]] = {name: [] for name in ways}
+        busy: dict[str, list[float]] = {name: [] for name in ways}
         copy_phase: list[float] = []
         proof: list[float] = []
         memory = 0.0
         for number in range(args.rounds):
             for name in common.rotated(list(ways), number):
-                target = os.path.join(folder, "out.vhd")
+                target = os.path.join(folder, f"out.{args.format}")
                 common.forget(target)
                 common.settle()
                 run = ways[name](leaf, one, target)
                 times[name].append(run.seconds)
+                busy[name].append(run.cpu_seconds)
                 if name == "ours":
                     copy_phase.append(run.document["copy_seconds"])
                     proof.append(run.document["proof_seconds"])
@@ -61,10 +67,11 @@ def main() -> None:
                     assert got == expected, f"{name}: wrong content"
         cp_time = common.median(times["cp (limit)"])
         copy_time = common.median(copy_phase)
-        print(f"\n{'':24}{'median s':>10}{'× cp':>8}")
+        print(f"\n{'':24}{'median s':>10}{'× cp':>8}{'processor s':>13}")
         for name, seconds in times.items():
             value = common.median(seconds)
-            print(f"{name + ' (process)':24}{value:10.2f}{value / cp_time:8.2f}")
+            used = common.median(busy[name])
+            print(f"{name + ' (process)':24}{value:10.2f}{value / cp_time:8.2f}{used:13.2f}")
         print(f"{'our copy phase':24}{copy_time:10.2f}{copy_time / cp_time:8.2f}")
         print(f"{'our proof':24}{common.median(proof):10.2f}")
         print(f"peak memory of ours: {memory:.0f} MiB")
@@ -83,12 +90,11 @@ def ours(leaf: str, one: str, target: str) -> common.Run:
 
 
 def seven_zip(leaf: str, one: str, target: str) -> common.Run:
-    """7-Zip reads the chain into a raw file, qemu-img makes a dynamic VHD of it."""
+    """7-Zip reads the chain into a raw file, qemu-img makes a dynamic disk of it."""
     raw = os.path.join(os.path.dirname(target), "out.raw")
-    script = (
-        f"7z x -tVHD -so {leaf} > {raw} && "
-        f"qemu-img convert -f raw -O vpc -o subformat=dynamic,force_size=on {raw} {target}"
-    )
+    kind = os.path.splitext(leaf)[1][1:].upper()
+    convert = shlex.join(["qemu-img", "convert", "-f", "raw", *common.qemu_output(target)])
+    script = f"{SEVEN_ZIP} x -t{kind} -so {leaf} > {raw} && {convert} {raw} {target}"
     result = common.run(["sh", "-c", script], then_sync=target)
     Path(raw).unlink()
     return result

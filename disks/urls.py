@@ -23,6 +23,7 @@ from disks.views import (
     merge,
     overview,
     parents,
+    pile,
     repair,
     roots,
     session,
@@ -51,6 +52,11 @@ urlpatterns: list[URLPattern | URLResolver] = [
     page("repair", repair.repair, name="repair", role=VIEWER),
     page("repair/apply", repair.apply, name="repair-apply", role=OPERATOR),
     page("repair/<int:job_id>/undo", repair.undo, name="repair-undo", role=OPERATOR),
+    # --- checkpoint piles
+    page("piles", pile.piles, name="piles", role=VIEWER),
+    page("piles/folder", pile.pile, name="pile", role=VIEWER),
+    page("piles/script", pile.script, name="pile-script", role=VIEWER),
+    page("piles/merge", pile.start, name="pile-start", role=OPERATOR),
     # --- disks
     page("disks", disks.disks, name="disks", role=VIEWER),
     page("disks/bulk", check.bulk, name="disks-bulk", role=OPERATOR),
@@ -72,6 +78,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     ),
     page("disks/<int:disk_id>/replay-log", mend.replay_log, name="replay-log", role=OPERATOR),
     page("disks/<int:disk_id>/merge", merge.merge, name="merge", role=OPERATOR),
+    page("disks/<int:disk_id>/pile", pile.of_disk, name="disk-pile", role=VIEWER),
     page("disks/<int:disk_id>/compact", compact.compact, name="compact", role=OPERATOR),
     # --- jobs
     page("jobs", jobs.job_list, name="jobs", role=VIEWER),

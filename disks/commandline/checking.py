@@ -7,6 +7,7 @@ from typing import Any
 
 from disks.commandline.console import Console
 from disks.commandline.options import build_roots, file_path
+from disks.commandline.outcome import count
 from disks.engine.chain import LONG_CHAIN, open_chain, walk
 from disks.engine.check import check_image, check_link
 from disks.engine.errors import ImageError
@@ -51,7 +52,7 @@ def run_check(args: argparse.Namespace, console: Console) -> int:
         f"{finding.level}: {finding.code}: {finding.message}" + (f" ({file})" if args.chain else "")
         for file, finding in findings
     ]
-    lines.append(f"{path}: {_count(errors, 'error')}, {_count(warnings, 'warning')}")
+    lines.append(f"{path}: {count(errors, 'error')}, {count(warnings, 'warning')}")
     console.result(
         {"file": path, "errors": errors, "warnings": warnings, "findings": rows}, "\n".join(lines)
     )
@@ -108,7 +109,3 @@ def run_hash(args: argparse.Namespace, console: Console) -> int:
         size = chain.virtual_size_bytes
     console.result({"virtual_size_bytes": size, "sha256": digest}, f"{digest}  {path}")
     return 0
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"

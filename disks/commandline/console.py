@@ -113,6 +113,9 @@ class TerminalProgress(Progress):
     def commit_starts(self) -> None:
         self._committing = True
 
+    def commit_ends(self) -> None:
+        self._committing = False
+
     def stop_later(self) -> bool:
         """Note the wish to stop; False if nothing runs that would notice, or asked twice."""
         if not self._running or self._asked:

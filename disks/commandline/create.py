@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from typing import Any
 
 from disks.commandline.console import Console
-from disks.commandline.options import build_roots, parent_path
+from disks.commandline.options import build_roots, parent_path, size_bytes
 from disks.commandline.outcome import conclude
 from disks.operations import create
-
-_UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
-_SIZE = re.compile(r"(\d+)([KMGT]?)", re.IGNORECASE)
 
 
 def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
@@ -77,11 +73,3 @@ def run(args: argparse.Namespace, console: Console) -> int:
     done = create.apply(plan, roots, progress=console.progress())
     console.result(done, f"created {text}, {done['file_size_after_bytes']:,} bytes on disk")
     return 0
-
-
-def size_bytes(text: str) -> int:
-    """`40G` in bytes; units are powers of 1,024."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size like 40G, 512M or 1048576")
-    return int(match[1]) * 1024 ** _UNITS[match[2].upper()]

@@ -39,7 +39,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "repair": ("mending", "a footer, header or region table from its surviving copy"),
     "replay-log": ("mending", "write the log of a VHDX into the file"),
     "merge": ("merge", "merge one or more levels, into the parent or to a new disk"),
+    "pile": ("piling", "merge the checkpoints of a folder in the right order"),
     "compact": ("compact", "give space back"),
+    "convert": ("convert", "copy into another type or format; a chain is flattened"),
+    "expand": ("expand", "enlarge a disk in place"),
     "create": ("create", "a new fixed, dynamic or differencing disk"),
     "recover": ("recovering", "finish or undo what an interrupted job left behind"),
 }

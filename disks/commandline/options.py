@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 
 from disks.engine.errors import ImageError
 from disks.operations import windows
 from disks.operations.paths import Root, Roots, parsed_view
 from disks.operations.windows import shown
+
+_UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+_SIZE = re.compile(r"(\d+)([KMGT]?)", re.IGNORECASE)
 
 
 def common_options() -> argparse.ArgumentParser:
@@ -52,6 +56,14 @@ def add_offline(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="I declare: nobody has these disks, or disks that depend on them, open",
     )
+
+
+def size_bytes(text: str) -> int:
+    """`40G` in bytes; units are powers of 1,024. For an argument's `type`."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size like 40G, 512M or 1048576")
+    return int(match[1]) * 1024 ** _UNITS[match[2].upper()]
 
 
 def file_path(text: str) -> str:

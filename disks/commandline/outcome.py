@@ -28,3 +28,8 @@ def sizes(done: Mapping[str, Any]) -> str:
         f"{done['file_size_after_bytes']:,} bytes; copied in {done['copy_seconds']:.1f} s, "
         f"proven in {done['proof_seconds']:.1f} s ({done['proof']})"
     )
+
+
+def count(number: int, word: str) -> str:
+    """ "1 disk", "12 disks": a number with its word."""
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"

@@ -136,6 +136,7 @@ CODES: dict[str, Code] = {
         "The two region tables differ", "Compare both in the raw view; the first one counts."
     ),
     "N_HEADERS_EQUAL": Code("Both headers are the same", _KEEP),
+    "N_HEADERS_DIFFER": Code("The headers name two identities", _KEEP),
     "N_REGION_REQUIRED": Code("Region not marked as required", _KEEP),
     "W_REGION_UNKNOWN": Code("Unknown region", _KEEP),
     "N_METADATA_ITEM": Code("Unknown metadata item", _KEEP),
@@ -241,7 +242,13 @@ CODES: dict[str, Code] = {
     "E_ACCESS": Code("No permission", "Give the console's service account access to the file."),
     "E_IO": Code("The storage failed", "Look at the storage and its connection, then try again."),
     "E_NOSPC": Code("The storage is full", "Free some room, or empty the trash, and try again."),
-    "E_TOO_LARGE": Code("Too large", "The file system or the format cannot hold such a file."),
+    "E_TOO_LARGE": Code(
+        "Too large",
+        "Choose a smaller size, another format, or a file system that holds such a file.",
+    ),
+    "E_SECTOR_SIZE": Code(
+        "Sectors of another size", "Convert within the format, or to a plain image."
+    ),
     "E_READ_ONLY": Code(
         "Read-only", "Tell in the storage root who opens its disks, or mount it writable."
     ),
@@ -274,6 +281,16 @@ CODES: dict[str, Code] = {
     "E_SIBLINGS": Code(
         "Other disks would be ruined", "Merge to a new disk; the parent then stays as it is."
     ),
+    "E_CHILDREN": Code(
+        "Other disks build on it",
+        "Expand the lowest disk of the chain instead, or create a child disk and expand that.",
+    ),
+    "E_SHRINK": Code(
+        "Not larger than it is",
+        "Choose a larger size. To make a disk smaller, shrink its partitions in the machine and "
+        "copy them to a new disk.",
+    ),
+    "E_SECTORS": Code("No whole sectors", "Choose a size that is a multiple of the sector size."),
     "E_PROOF": Code(
         "The copy differs from its source",
         "Nothing was replaced. Check memory and storage, then try again.",
@@ -323,6 +340,14 @@ CODES: dict[str, Code] = {
         "Give the storage root a Windows view if Windows shall find it from afar.",
     ),
     "N_NO_RELATIVE_PATH": Code("Different drives", _KEEP),
+    # Checkpoint piles
+    "E_TWINS": Code(
+        "One disk is there twice",
+        "Move the copy out of the storage roots, then look again.",
+    ),
+    "E_NO_PILE": Code(
+        "Not a pile of checkpoints", "Look at the folder again: its disks may have been merged."
+    ),
     # Jobs
     "E_CANCELLED": Code("Cancelled", "Nothing was changed; start it again when you like."),
     "E_TOO_LATE": Code("Too late to cancel", "The work is being finished; it can be undone after."),

@@ -46,8 +46,8 @@ def identify(file: ImageFile) -> Format:
     and `E_AMBIGUOUS_FORMAT` for two: such a file is read by none of them.
     """
     matching = [one for one in FORMATS if one.matches(file)]
-    # A fixed disk may well hold an ISO image as its content, but no other disk image's head.
-    foreign = _foreign_name(file, iso=not matching)
+    # A fixed VHD may well hold an ISO image as its content, but no other disk image's head.
+    foreign = _foreign_name(file, iso=vhd.FORMAT not in matching)
     known = {one.name.upper() for one in matching}
     if len(matching) > 1 or (matching and foreign is not None and foreign not in known):
         names = sorted({*known, *([foreign] if foreign else [])})

@@ -121,19 +121,65 @@ class Write:
 
 
 @dataclass(frozen=True, slots=True)
+class Fill:
+    """Content for room that holds nothing: behind the file's end or the disk's, or a gap.
+
+    What lay there is neither kept nor put back when the change is taken back.
+
+    byte     what all of it becomes
+    copy_of  instead of that: where in the same file the bytes lie that come there
+    """
+
+    offset: int
+    length: int
+    byte: int = 0
+    copy_of: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class HeaderRewrite:
     """A metadata change as ordered steps; every step is made durable before the next.
 
-    size_after_bytes is the file's size when all is done (never smaller).
+    size_after_bytes is the file's size when all is done (never smaller). No page of 4 KiB
+    that a Fill covers whole is written to by anything else; the last step has no Fill.
+
+    visible_step: the one that makes the change visible. From then on somebody may have gone
+    on with what is new: a change that broke off is completed, whatever lies in pages of earlier
+    steps, and never taken back. None: nobody goes on with it; it is taken back if not whole.
 
     logged_step: the step whose writes the format's own log holds. An interruption then needs
     no old bytes: the log is replayed, and that step is there whole or not at all.
+
+    identity_after: where the change gives the disk another one.
     """
 
-    steps: tuple[tuple[Write, ...], ...]
+    steps: tuple[tuple[Write | Fill, ...], ...]
     size_after_bytes: int
     changes: tuple[FieldChange, ...]
     logged_step: int | None = None
+    identity_after: str | None = None
+    visible_step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """How a disk becomes larger in place.
+
+    rewrite           what is to be done next
+    makes_room        True: it only moves some of what is in the way, so that size and content
+                      stay; when it is done, plan again
+    changes           rows for people: of this rewrite and of what follows it
+    size_after_bytes  of the file when all is done
+    warnings          what a person should know of the result
+    children_break    why children of the disk cannot use it any more, half a sentence
+    """
+
+    rewrite: HeaderRewrite
+    makes_room: bool
+    changes: tuple[FieldChange, ...]
+    size_after_bytes: int
+    warnings: tuple[str, ...] = ()
+    children_break: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +338,16 @@ class Image(Protocol):
         """
         ...
 
+    def plan_expand(self, new_size_bytes: int) -> Expansion:
+        """The writes that give the disk a larger virtual size, a multiple of its sectors.
+
+        Content stays, and identity where the format lets it; the grown area reads zeros (or
+        the parent's bytes, where that is larger: the caller sees to it that it is not).
+        Raises the write refusal, E_TOO_LARGE past what the format holds, E_BLOCK_SIZE where
+        its blocks are too small.
+        """
+        ...
+
     def copy_traits(self) -> dict[str, Any]:
         """NewImage keywords that make a copy keep creator, geometry, creation time."""
         ...
@@ -345,11 +401,27 @@ class ImageWriter(Protocol):
         ...
 
 
-class Format(Protocol):
-    """One disk format. All functions read the content, never the extension."""
+class Target(Protocol):
+    """What a copy can be written as: a disk format, or plain bytes (`raw.py`)."""
 
     name: str  # "vhd"
     extensions: tuple[str, ...]  # (".vhd", ".avhd"), for new names and wording only
+
+    def predicted_size_bytes(self, new: NewImage, blocks: int) -> int:
+        """File size of a new image with that many allocated blocks.
+
+        Raises what the format cannot hold: E_SIZE, E_BLOCK_SIZE, E_TOO_LARGE.
+        """
+        ...
+
+    def writer(self, file: ImageFile, new: NewImage, *, blocks: int) -> ImageWriter:
+        """blocks: an upper bound of the blocks that will be written."""
+        ...
+
+
+class Format(Target, Protocol):
+    """One disk format. All functions read the content, never the extension."""
+
     choices: Choices
 
     def matches(self, file: ImageFile) -> bool:
@@ -364,14 +436,6 @@ class Format(Protocol):
 
     def check_opened(self, image: Image) -> list[Finding]:
         """As check(), not deep, for an image of this format that was opened already."""
-        ...
-
-    def predicted_size_bytes(self, new: NewImage, blocks: int) -> int:
-        """File size of a new image with that many allocated blocks."""
-        ...
-
-    def writer(self, file: ImageFile, new: NewImage, *, blocks: int) -> ImageWriter:
-        """blocks: an upper bound of the blocks that will be written."""
         ...
 
     def header_bytes(self, file: ImageFile) -> bytes:

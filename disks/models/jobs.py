@@ -21,6 +21,7 @@ class Job(models.Model):
         REPAIR = "repair", "Repair headers"
         REPLAY_LOG = "replay-log", "Replay log"
         MERGE = "merge", "Merge"
+        PILE = "pile", "Merge checkpoint piles"
         COMPACT = "compact", "Compact"
         CREATE = "create", "Create"
         RESTORE = "restore", "Restore from trash"

@@ -35,6 +35,7 @@ from disks.operations import (
     locks,
     ownership,
     replacing,
+    rewriting,
     rules,
     space,
     trash,
@@ -406,13 +407,9 @@ def _likely(kept: int, read: int, total: int) -> tuple[int, int]:
 
 
 def _check_room(result: CompactPlan, roots: Roots) -> None:
-    folder = roots.open_folder(os.path.dirname(result.path))
-    try:
-        room = space.space_of(folder)
-    finally:
-        os.close(folder)
-    result.free_space_bytes = room.free_bytes
-    short = space.shortage(result.free_space_needed_bytes, room, result.path)
+    result.free_space_bytes, short = space.shortage_at(
+        roots, result.path, result.free_space_needed_bytes
+    )
     if short is not None:
         raise short
 
@@ -521,10 +518,8 @@ def _keep_link(image: Image, draft: Draft) -> None:
 
 
 def _write(draft: Draft, rewrite: HeaderRewrite) -> None:
-    for step in rewrite.steps:
-        for write in step:
-            draft.file.write_at(write.offset, write.data)
-        draft.file.sync()
+    """The writes of a link; a file that has no name yet needs no journal."""
+    rewriting.write_steps(draft.file, rewrite.steps, Progress())
 
 
 def _document(result: CompactPlan, copied: Copied) -> dict[str, Any]:

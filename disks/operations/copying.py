@@ -23,7 +23,8 @@ from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity, ImageFile, storage_error
 from disks.engine.findings import Level
 from disks.engine.formats import identify, open_image
-from disks.engine.images import DiskType, Format, NewImage
+from disks.engine.images import DiskType, NewImage, Target
+from disks.engine.raw import RAW
 from disks.operations import durable, space
 from disks.operations.journal import Sidecar
 from disks.operations.paths import Roots
@@ -32,6 +33,7 @@ from disks.operations.streaming import (
     PIECE_BYTES,
     Amount,
     ImageContent,
+    PlainContent,
     Streamed,
     Verdict,
     View,
@@ -44,7 +46,10 @@ _JOB_CHARACTERS = re.compile(r"[^A-Za-z0-9_]+")
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Which file this is, and what its metadata says (crash-safety R6)."""
+    """Which file this is, and what its metadata says (crash-safety R6).
+
+    header  "" for a plain image, which has none
+    """
 
     file: FileIdentity
     header: str
@@ -53,6 +58,10 @@ class Fingerprint:
     def of(cls, file: ImageFile) -> Fingerprint:
         header = identify(file).header_bytes(file)
         return cls(file.identity(), hashlib.sha256(header).hexdigest())
+
+    @classmethod
+    def of_plain(cls, file: ImageFile) -> Fingerprint:
+        return cls(file.identity(), "")
 
     def as_dict(self) -> dict[str, Any]:
         return {"file": self.file.as_dict(), "header": self.header}
@@ -82,7 +91,7 @@ def require_unchanged(roots: Roots, path: str, seen: Fingerprint) -> None:
     """Compare the file that has this name now with what was seen. Raises E_CHANGED."""
     try:
         with roots.open(path) as file:
-            now = Fingerprint.of(file)
+            now = Fingerprint.of(file) if seen.header else Fingerprint.of_plain(file)
     except ImageError as error:
         raise changed(path, f"can no longer be read ({error.code})") from error
     if now.file.inode != seen.file.inode or now.file.device != seen.file.device:
@@ -207,7 +216,7 @@ def unit_bytes(new: NewImage) -> int:
 def copy(
     view: View,
     draft: Draft,
-    format: Format,
+    target: Target,
     new: NewImage,
     expected: Amount,
     *,
@@ -226,13 +235,14 @@ def copy(
     progress = progress or Progress()
     differencing = new.disk_type is DiskType.DIFFERENCING
     file = draft.file
-    predicted = format.predicted_size_bytes(new, expected.blocks)
+    file.pass_once()
+    predicted = target.predicted_size_bytes(new, expected.blocks)
     short = space.shortage(predicted, draft.space(), draft.path)
     if short is not None:
         raise short
     progress.step("copy", f"Copying {expected.held_bytes:,} bytes into {draft.name}")
     started = time.monotonic()
-    writer = format.writer(file, new, blocks=expected.blocks)
+    writer = target.writer(file, new, blocks=expected.blocks)
     streamed = stream(
         view,
         unit_bytes(new),
@@ -247,31 +257,23 @@ def copy(
         complete()
     copied = time.monotonic()
     progress.step("proof", f"Reading {draft.name} again from the storage")
-    prove(draft, new, streamed, progress)
+    prove(draft, target, new, streamed, progress)
     proven = time.monotonic()
     size = file.stat().st_size
     return Copied(streamed, size, copied - started, proven - copied)
 
 
-def prove(draft: Draft, new: NewImage, written: Streamed, progress: Progress) -> None:
+def prove(
+    draft: Draft, target: Target, new: NewImage, written: Streamed, progress: Progress
+) -> None:
     """Read the new file from the storage, not from memory, and compare with what was sent.
 
     Raises E_PROOF with what differs.
     """
     with draft.reopened() as file:
-        with contextlib.suppress(OSError):  # advice only; some file systems know none
-            os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-        for finding in check_image(file):
-            if finding.level is Level.ERROR:
-                raise _unproven(draft, f"its structure is damaged: {finding.message}")
-        image = open_image(file)
-        if image.virtual_size_bytes != new.virtual_size_bytes or (
-            new.identity is not None and image.identity != new.identity
-        ):
-            raise _unproven(draft, "its header is not the one that was written")
+        file.pass_once()
         again = stream(
-            ImageContent(image),
+            _as_written(draft, target, new, file),
             unit_bytes(new),
             differencing=new.disk_type is DiskType.DIFFERENCING,
             progress=progress,
@@ -280,6 +282,23 @@ def prove(draft: Draft, new: NewImage, written: Streamed, progress: Progress) ->
         )
     if again.digest != written.digest:
         raise _unproven(draft, "its content differs")
+
+
+def _as_written(draft: Draft, target: Target, new: NewImage, file: ImageFile) -> View:
+    """The new file opened as anybody would. E_PROOF if it is not what was asked for."""
+    if target is RAW:
+        if file.size_bytes != new.virtual_size_bytes:
+            raise _unproven(draft, f"it has {file.size_bytes:,} bytes")
+        return PlainContent(file)
+    for finding in check_image(file):
+        if finding.level is Level.ERROR:
+            raise _unproven(draft, f"its structure is damaged: {finding.message}")
+    image = open_image(file)
+    if image.virtual_size_bytes != new.virtual_size_bytes or (
+        new.identity is not None and image.identity != new.identity
+    ):
+        raise _unproven(draft, "its header is not the one that was written")
+    return ImageContent(image)
 
 
 def _unproven(draft: Draft, what: str) -> ImageError:

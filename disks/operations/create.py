@@ -10,8 +10,7 @@ from typing import Any
 from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
 from disks.engine.images import DiskType, Format, NewImage
-from disks.engine.units import GIB, MIB
-from disks.operations import copying, journal, links, locks, rules, space
+from disks.operations import copying, filling, journal, links, locks, rules, space
 from disks.operations.copying import Draft, Fingerprint
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
@@ -106,7 +105,7 @@ def plan(
         else:
             _check(path, format, new)
         predicted = format.predicted_size_bytes(new, 0)
-        free, refused = _room(roots, path, predicted)
+        free, refused = space.shortage_at(roots, path, predicted)
     except ImageError as error:
         refused = error
     return CreatePlan(
@@ -203,15 +202,15 @@ def _child_of(
 
 
 def _check(path: str, format: Format, new: NewImage) -> None:
-    """Whether the format can hold such a disk at all. E_NO_PARENT_NAME, E_BLOCK_SIZE, E_SIZE."""
-    usual, name = format.choices, format.name.upper()
+    """What no writer judges: it leaves alone what its format does not store."""
     if new.disk_type is DiskType.DIFFERENCING:
         raise ImageError(
             "E_NO_PARENT_NAME", "A differencing disk needs a parent to be named.", file=path
         )
-    sector = new.logical_sector_bytes
-    if sector not in usual.sector_bytes:
-        possible = " or ".join(f"{size:,}" for size in usual.sector_bytes)
+    sector, sectors = new.logical_sector_bytes, format.choices.sector_bytes
+    if sector not in sectors:
+        possible = " or ".join(f"{size:,}" for size in sectors)
+        name = format.name.upper()
         raise ImageError(
             "E_BLOCK_SIZE",
             f"A {name} cannot have sectors of {sector:,} bytes; {possible} is possible.",
@@ -219,45 +218,12 @@ def _check(path: str, format: Format, new: NewImage) -> None:
             field="logical_sector_size",
             value=sector,
         )
-    size = new.virtual_size_bytes
-    if not 0 < size <= usual.largest_bytes or size % sector:
-        raise ImageError(
-            "E_SIZE",
-            f"A {name} cannot have {size:,} bytes: its size must be a multiple of {sector:,}, "
-            f"more than zero and at most {usual.largest_bytes // GIB:,} GiB.",
-            file=path,
-            field="virtual_size",
-            value=size,
-        )
-
-
-def _room(roots: Roots, path: str, needed: int) -> tuple[int, ImageError | None]:
-    folder = roots.open_folder(os.path.dirname(path))
-    try:
-        room = space.space_of(folder)
-    finally:
-        os.close(folder)
-    return room.free_bytes, space.shortage(needed, room, path)
 
 
 def _write(draft: Draft, plan: CreatePlan, progress: Progress) -> None:
     if plan.new.disk_type is DiskType.FIXED:
-        _reserve(draft, plan.new.virtual_size_bytes, progress)
+        filling.reserve(draft.file, 0, plan.new.virtual_size_bytes, progress)
     plan.format.writer(draft.file, plan.new, blocks=0).finish()
-
-
-def _reserve(draft: Draft, size_bytes: int, progress: Progress) -> None:
-    """Room for a fixed disk, reading as zeros: reserved at once where the storage can.
-
-    Reserved in steps, because storage without that ability (NFS before 4.2) gets its
-    zeros written one by one, and that shall be seen and can be cancelled.
-    """
-    step = max(64 * MIB, size_bytes // 1000)
-    done = 0
-    while done < size_bytes:
-        done = min(size_bytes, done + step)
-        draft.file.allocate(done)
-        progress.report(done, size_bytes, f"reserving {done:,} of {size_bytes:,} bytes")
 
 
 def _prove(draft: Draft, plan: CreatePlan) -> None:

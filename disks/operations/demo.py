@@ -2,7 +2,7 @@
 
 Made by the engine's own writer, laid out and named as Windows does it, the same on every
 machine. What is broken was broken the way it happens: a folder moved, a file replaced, a
-few bytes overwritten. About 110 MB.
+few bytes overwritten. About 140 MB.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ WINDOWS_10 = (b"win ", 0x000A0000, b"Wi2k")  # creator, its version, its system:
 FIRST_DAY = datetime(2026, 9, 1, 8, 0, tzinfo=UTC)
 
 LAB_CHILDREN = 5
+CHECKPOINTS = 6
+PILE_FORMAT = "vhd"  # of the checkpoint pile; any that `formats.py` lists
+_ENDINGS = {"vhd": (".vhd", ".avhd"), "vhdx": (".vhdx", ".avhdx")}  # of a base, of a checkpoint
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ def make(folder: str) -> list[str]:
     demo.replaced_parent()
     demo.twin_in_backup()
     demo.mostly_zeros()
+    demo.checkpoint_pile()
     demo.damaged_footer()
     demo.no_disk()
     return demo.finished()
@@ -110,6 +114,21 @@ class _Demo:
         ]
         self._disk("Files/share.vhd", runs, virtual_bytes=256 * MIB)
 
+    def checkpoint_pile(self) -> None:
+        """A backup program left its checkpoints behind; Hyper-V shows none of them.
+
+        Their names tell nothing of their order: each is called after a GUID.
+        """
+        whole, checkpoint = _ENDINGS[PILE_FORMAT]
+        below = f"SRV01/Virtual Hard Disks/srv01{whole}"
+        self._disk(below, blocks(0, 1, 2), virtual_bytes=512 * MIB, format_name=PILE_FORMAT)
+        for number in range(1, CHECKPOINTS + 1):
+            guid = _identity(f"srv01 checkpoint {number}").upper()
+            name = f"SRV01/Virtual Hard Disks/srv01_{guid}{checkpoint}"
+            runs = [Run(700 * number, 900), Run(12_288, 64 * number)]
+            self._child(name, below, runs, format_name=PILE_FORMAT)
+            below = name
+
     def damaged_footer(self) -> None:
         """A tool wrote over the end of the file; the copy at its start is whole."""
         name = "Files/old-scans.vhd"
@@ -128,7 +147,13 @@ class _Demo:
     # --- files ---
 
     def _disk(
-        self, name: str, runs: Iterable[Run], *, virtual_bytes: int, edition: int = 1
+        self,
+        name: str,
+        runs: Iterable[Run],
+        *,
+        virtual_bytes: int,
+        edition: int = 1,
+        format_name: str = "vhd",
     ) -> None:
         self._write(
             name,
@@ -142,9 +167,12 @@ class _Demo:
                 created=self.day,
             ),
             seed=f"{name} {edition}",
+            format_name=format_name,
         )
 
-    def _child(self, name: str, parent: str, runs: Iterable[Run]) -> None:
+    def _child(
+        self, name: str, parent: str, runs: Iterable[Run], *, format_name: str = "vhd"
+    ) -> None:
         host, host_parent = self._host(name), self._host(parent)
         windows = self.roots.windows_path(host_parent)
         if windows is None:
@@ -168,9 +196,11 @@ class _Demo:
             creator=WINDOWS_10,
             created=self.day,
         )
-        self._write(name, runs, new, seed=name)
+        self._write(name, runs, new, seed=name, format_name=format_name)
 
-    def _write(self, name: str, runs: Iterable[Run], new: NewImage, *, seed: str) -> None:
+    def _write(
+        self, name: str, runs: Iterable[Run], new: NewImage, *, seed: str, format_name: str
+    ) -> None:
         ordered = sorted(runs, key=lambda run: run.first_sector)
         touched = {
             block
@@ -184,7 +214,7 @@ class _Demo:
         host = self._host(name)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with ImageFile(os.open(host, flags, 0o644), host, writable=True) as file:
-            writer = by_name("vhd").writer(file, new, blocks=len(touched))
+            writer = by_name(format_name).writer(file, new, blocks=len(touched))
             for run in ordered:
                 size = run.count_sectors * SECTOR_BYTES
                 writer.write(run.first_sector, bytes(size) if run.zeros else noise.randbytes(size))

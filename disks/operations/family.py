@@ -30,6 +30,17 @@ class Family:
     def of(self, path: str) -> list[str]:
         return self.children.get(path, [])
 
+    def unread_warnings(self) -> list[str]:
+        """A sentence for the plan, where something could not be judged."""
+        if not self.unread:
+            return []
+        names = ", ".join(str(error.file) for error in self.unread[:5])
+        more = f" and {len(self.unread) - 5} more" if len(self.unread) > 5 else ""
+        return [
+            f"{len(self.unread)} files could not be read, so it is not known whether they are "
+            f"children of a disk that is changed: {names}{more}."
+        ]
+
 
 def look(
     roots: Roots,

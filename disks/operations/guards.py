@@ -20,6 +20,17 @@ def managers(roots: Roots, disks: Iterable[tuple[str, Image]]) -> list[dict[str,
     return found
 
 
+def in_short(managed: Iterable[dict[str, str]]) -> list[dict[str, str]]:
+    """Each manager once, with the number of its disks where it has several."""
+    found: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for row in managed:
+        found.setdefault((row["code"], row["sentence"]), []).append(row)
+    return [
+        rows[0] | ({"sentence": f"{len(rows):,} disks: {sentence}"} if len(rows) > 1 else {})
+        for (_, sentence), rows in found.items()
+    ]
+
+
 def require_offline(managed: Iterable[dict[str, str]], *, offline: bool) -> None:
     """E_MANAGED if something manages one of the disks and nobody declared them offline.
 

@@ -21,6 +21,8 @@ class Header:
     disk_type: DiskType
     identity: str
     virtual_size_bytes: int
+    file_size_bytes: int
+    allocated_bytes: int
     logical_sector_bytes: int
     parent_identity: str
     parent_timestamp: datetime | None
@@ -32,16 +34,19 @@ def read_header(roots: Roots, path: str) -> Header:
     """Raises ImageError for what is no disk or cannot be opened."""
     with roots.open(path) as file:
         image = open_image(file)
+        status = file.stat()
         return Header(
             path=path,
             format_name=image.format_name,
             disk_type=image.disk_type,
             identity=image.identity,
             virtual_size_bytes=image.virtual_size_bytes,
+            file_size_bytes=status.st_size,
+            allocated_bytes=status.st_blocks * 512,
             logical_sector_bytes=image.logical_sector_bytes,
             parent_identity=image.parent.identity if image.parent else "",
             parent_timestamp=image.parent.timestamp if image.parent else None,
-            mtime_ns=file.stat().st_mtime_ns,
+            mtime_ns=status.st_mtime_ns,
             virtual_disk_id=image.virtual_disk_id or "",
         )
 
@@ -51,11 +56,12 @@ def headers_below(
     places: Iterable[str],
     *,
     problems: list[ImageError] | None = None,
+    no_disks: list[ImageError] | None = None,
 ) -> Iterator[Header]:
     """The sound disks among places: folders (searched all the way down) and files.
 
-    A file is judged by its content. What is no disk is passed over; files that look like
-    disks but cannot be read, and folders that cannot be listed, are added to problems.
+    A file is judged by its content. What is no disk is added to no_disks; files that look
+    like disks but cannot be read, and folders that cannot be listed, are added to problems.
     """
     seen: set[str] = set()
     for place in places:
@@ -69,8 +75,9 @@ def headers_below(
             try:
                 yield read_header(roots, path)
             except ImageError as error:
-                if problems is not None and error.code not in _NO_DISK:
-                    problems.append(error)
+                heap = no_disks if error.code in _NO_DISK else problems
+                if heap is not None:
+                    heap.append(error)
 
 
 _NO_DISK = frozenset({"E_TOO_SMALL", "E_NO_FOOTER", "E_NOT_A_FILE"})

@@ -21,6 +21,11 @@ _CHECKPOINT_STEM = re.compile(rf"_{_UUID}$")
 _FSLOGIX = re.compile(r"(.*[._-])?rw\.vhdx?")
 
 
+# Codes that say what a disk is, but not that somebody still looks after it: a checkpoint
+# by its name alone, and files that backups of a machine that is gone left behind.
+NO_CLAIM = frozenset({"hyper-v-checkpoint", "change-tracking"})
+
+
 @dataclass(frozen=True, slots=True)
 class Manager:
     """code: stable word; sentence: what was found; way_out: the manager's own way."""
@@ -63,11 +68,11 @@ def _vhd_set(own: str, names: set[str], hidden: bool) -> Manager | None:
 
 def _checkpoint(own: str, names: set[str], hidden: bool) -> Manager | None:
     stem, extension = os.path.splitext(own)
-    machine = any(entry.endswith(_MACHINE) for entry in names)
     if extension in _CHECKPOINT:
+        machine = any(entry.endswith(_MACHINE) for entry in names)
         seen = " and a machine's files lie beside it" if machine else ""
         return Manager(
-            "hyper-v-checkpoint",
+            "hyper-v-machine" if machine else "hyper-v-checkpoint",
             f"The disk is a Hyper-V checkpoint by its name (.avhd, .avhdx){seen}.",
             "If the machine still exists, delete the checkpoint in Hyper-V Manager, which merges "
             "it. Work on the file only when Hyper-V does not know it any more.",

@@ -15,13 +15,11 @@ from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity, ImageFile
 from disks.engine.findings import Finding
 from disks.engine.formats import open_image
-from disks.engine.images import Extent, FieldChange, Image
-from disks.engine.units import SECTOR_BYTES
+from disks.engine.images import FieldChange, Image
 from disks.operations import guards, journal, locks, rewriting
+from disks.operations.looks import Looks
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
-
-_COMPARED_SECTORS = 64 * 1024  # at both ends of the virtual disk: 32 MiB each
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +151,7 @@ def apply(
         fresh = _again(mend, plan, roots, job)
         guards.require_offline(fresh.managers, offline=offline)
         with roots.open(plan.path) as file:
-            before = _Looks.of(open_image(file))
+            before = Looks.of(open_image(file))
         progress.commit_starts()
         mend.write(
             Writing(
@@ -178,42 +176,9 @@ def _again(mend: Mend, planned: MendPlan, roots: Roots, job: str) -> MendPlan:
     return fresh
 
 
-@dataclass(frozen=True, slots=True)
-class _Looks:
-    """What must be the same afterwards: which disk it is, and where sectors at both ends lie.
-
-    extents: the code of the error where the block allocation table has damage of its own.
-    """
-
-    identity: str
-    virtual_disk_id: str | None
-    disk_type: str
-    virtual_size_bytes: int
-    link: dict[str, Any]
-    extents: list[Extent] | str
-
-    @classmethod
-    def of(cls, image: Image) -> _Looks:
-        sectors = image.virtual_size_bytes // SECTOR_BYTES
-        count = min(_COMPARED_SECTORS, sectors)
-        extents: list[Extent] | str
-        try:
-            extents = [*image.extents(0, count), *image.extents(sectors - count, count)]
-        except ImageError as error:
-            extents = error.code
-        return cls(
-            image.identity,
-            image.virtual_disk_id,
-            str(image.disk_type),
-            image.virtual_size_bytes,
-            image.recorded_link() if image.parent is not None else {},
-            extents,
-        )
-
-
-def _wrong(mend: Mend, image: Image, before: _Looks) -> str:
+def _wrong(mend: Mend, image: Image, before: Looks) -> str:
     """Whether it is the same disk, with nothing left to mend; why not."""
-    if _Looks.of(image) != before:
+    if Looks.of(image) != before:
         return "it reads as another disk"
     try:
         mend.intend(image)

@@ -24,42 +24,22 @@ from disks.operations import (
     journal,
     links,
     locks,
+    new_copy,
     ownership,
     replacing,
     rules,
-    space,
     trash,
 )
 from disks.operations.copying import Copied, Draft, Fingerprint
-from disks.operations.family import ChildrenOf, Family
+from disks.operations.counting import count_levels
+from disks.operations.family import ChildrenOf
+from disks.operations.new_copy import CopyPlan, Level
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
-from disks.operations.streaming import Amount, ChainContent, count
+from disks.operations.streaming import ChainContent
 
 PARENT = "parent"
 CHILD = "child"
-
-
-@dataclass(frozen=True, slots=True)
-class Level:
-    """One disk that is merged, leaf first; sizes in bytes."""
-
-    path: str
-    identity: str
-    disk_type: str
-    virtual_size_bytes: int
-    file_size_bytes: int
-    allocated_bytes: int
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "path": self.path,
-            "identity": self.identity,
-            "type": self.disk_type,
-            "virtual_size_bytes": self.virtual_size_bytes,
-            "file_size_bytes": self.file_size_bytes,
-            "allocated_bytes": self.allocated_bytes,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,43 +57,23 @@ class Request:
         return self.to is None
 
 
-@dataclass
-class MergePlan:
+@dataclass(kw_only=True)
+class MergePlan(CopyPlan):
     """The dry run: everything that a person wants to know before saying yes.
 
-    output         path of the merged disk
     levels         what is merged, leaf first; the last one is the parent merged into
     survivors      ancestors that stay below the output, nearest first
     siblings       other children of merged disks: they would be ruined, so it is refused
     grandchildren  children of the leaf, and whether their parent path must be rewritten
-    amount         blocks and bytes to copy, an upper bound
-    fingerprints   of every file that the plan rests on, by path
-    refused        why it cannot be done; the figures may be missing then
     """
 
     request: Request
-    output: str
-    levels: list[Level] = field(default_factory=list)
     survivors: list[str] = field(default_factory=list)
-    new: NewImage | None = None
-    format_name: str = "vhd"
-    amount: Amount = field(default_factory=lambda: Amount(0, 0))
-    predicted_size_bytes: int = 0
-    free_space_bytes: int = 0
     siblings: list[str] = field(default_factory=list)
     grandchildren: list[str] = field(default_factory=list)
     relink: list[str] = field(default_factory=list)
     managers: list[dict[str, str]] = field(default_factory=list)
     windows_will_look_at: list[str] = field(default_factory=list)
-    commands: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    fingerprints: dict[str, Fingerprint] = field(default_factory=dict)
-    refused: ImageError | None = None
-
-    @property
-    def fingerprint(self) -> dict[str, Any]:
-        """What must still hold when the plan is carried out; JSON-able, comparable."""
-        return {path: seen.as_dict() for path, seen in sorted(self.fingerprints.items())}
 
     @property
     def trash(self) -> list[str]:
@@ -132,52 +92,29 @@ class MergePlan:
 
     @property
     def exclusive(self) -> list[str]:
-        """Disks whose locks the job needs for itself."""
         if not self.request.into_parent:
-            return [self.output]
+            return super().exclusive
         return [*(level.path for level in self.levels), *self.grandchildren]
 
     @property
     def shared(self) -> list[str]:
-        """Disks that must not change while the job runs."""
-        merged = [] if self.request.into_parent else [level.path for level in self.levels]
+        merged = [] if self.request.into_parent else super().shared
         return [*merged, *self.survivors]
 
     def as_dict(self) -> dict[str, Any]:
-        refused = self.refused
-        return {
-            "output": self.output,
-            "format": self.format_name,
-            "type": str(self.new.disk_type) if self.new else None,
-            "virtual_size_bytes": self.new.virtual_size_bytes if self.new else None,
-            "file_size_before_bytes": sum(level.file_size_bytes for level in self.levels),
-            "file_size_after_bytes": self.predicted_size_bytes,
-            "bytes_written": self.predicted_size_bytes,
-            "bytes_to_copy": self.amount.held_bytes,
-            "blocks_to_copy": self.amount.blocks,
-            "seconds": None,
-            "copy_seconds": None,
-            "proof_seconds": None,
-            "content_sha256": None,
-            "free_space_needed_bytes": self.predicted_size_bytes,
-            "free_space_bytes": self.free_space_bytes,
+        return super().as_dict() | {
             "affected_children": sorted({*self.siblings, *self.grandchildren}),
             "siblings": self.siblings,
             "grandchildren": self.grandchildren,
             "relinked": self.relink,
             "into_parent": self.request.into_parent,
             "keep_name": self.request.keep_name if self.request.into_parent else None,
-            "levels": [level.as_dict() for level in self.levels],
             "survivors": self.survivors,
             "trash": self.trash,
             "space_back_when_trash_emptied_bytes": self.space_back_bytes,
             "can_be_undone_until": "trash emptied" if self.request.into_parent else "always",
             "managers": self.managers,
             "windows_will_look_at": self.windows_will_look_at,
-            "commands": self.commands,
-            "warnings": self.warnings,
-            "fingerprint": self.fingerprint,
-            "refused": None if refused is None else refused.as_dict(),
         }
 
 
@@ -215,7 +152,7 @@ def plan(
     if kind is DiskType.DIFFERENCING:
         kind = None  # follows from base
     request = Request(leaf, base, to, kind, keep_name)
-    result = MergePlan(request, to or leaf)
+    result = MergePlan(request=request, output=to or leaf)
     try:
         with open_chain(leaf, roots) as chain:
             _fill(result, chain, roots, children_of, scan, progress)
@@ -250,7 +187,7 @@ def apply(
     job = copying.job_name(job)
     with locks.hold(roots, plan.exclusive, plan.shared, job=job, token=token):
         journal.require_settled(roots, [*plan.exclusive, *plan.shared])
-        fresh = MergePlan(request, plan.output)
+        fresh = MergePlan(request=request, output=plan.output)
         progress.step("check", "Looking at the chain and for other children once more")
         with open_chain(request.leaf, roots) as chain:
             _fill(fresh, chain, roots, children_of, True, progress)
@@ -275,7 +212,7 @@ def _fill(
     """Fill a plan in; the first thing that stands in the way ends it as its refusal."""
     request = result.request
     last = _last_level(request, chain)
-    result.levels = [_level(chain, index) for index in range(last + 1)]
+    result.levels = [Level.of(chain.paths[i], chain.images[i]) for i in range(last + 1)]
     result.survivors = chain.paths[last + 1 :]
     result.fingerprints = {
         path: Fingerprint.of(image.file)
@@ -301,15 +238,12 @@ def _refusals(
     """Everything that stands in the way, one after the other, filling the plan meanwhile."""
     request = result.request
     merged = chain.images[: last + 1]
-    small = rules.size_refusal(zip(chain.paths[: last + 2], chain.images[: last + 2], strict=True))
-    if small is not None:
-        yield small
-    for image in merged:
-        if image.write_refusal is not None:
-            yield image.write_refusal
-    damaged = rules.structure_refusal(zip(chain.paths, merged, strict=False), blocks_only=True)
-    if damaged is not None:
-        yield damaged
+    disks = list(zip(chain.paths, chain.images, strict=True))
+    yield from new_copy.source_refusals(
+        disks[: last + 1],
+        disks[last + 1 : last + 2],
+        sources_stay=not request.into_parent,
+    )
     if request.into_parent and scan | (children_of is not None):
         _find_family(result, chain, last, roots, children_of, scan, progress)
         if result.siblings:
@@ -322,10 +256,9 @@ def _refusals(
     result.new = _new_image(request, merged, link.parent if link else None)
     result.format_name = merged[-1].format_name
     format = by_name(result.format_name)
-    view = ChainContent(chain.levels(0, last) if result.survivors else chain)
-    result.amount = count(view, copying.unit_bytes(result.new), progress)
+    result.amount = count_levels(merged, copying.unit_bytes(result.new), progress)
     result.predicted_size_bytes = format.predicted_size_bytes(result.new, result.amount.blocks)
-    result.commands = _commands(result, roots)
+    result.commands = new_copy.commands(roots, request.leaf, result.output)
     if request.into_parent:
         for path in (*(level.path for level in result.levels), *result.relink):
             roots.require_writable(path)
@@ -335,13 +268,7 @@ def _refusals(
         journal.require_settled(roots, [*result.exclusive, *result.shared])
     except ImageError as error:
         yield error
-    folder = roots.open_folder(os.path.dirname(result.output))
-    try:
-        room = space.space_of(folder)
-    finally:
-        os.close(folder)
-    result.free_space_bytes = room.free_bytes
-    short = space.shortage(result.predicted_size_bytes, room, result.output)
+    short = new_copy.shortage(result, roots)
     if short is not None:
         yield short
 
@@ -372,19 +299,6 @@ def _last_level(request: Request, chain: Chain) -> int:
     return index
 
 
-def _level(chain: Chain, index: int) -> Level:
-    image = chain.images[index]
-    status = image.file.stat()
-    return Level(
-        path=chain.paths[index],
-        identity=image.identity,
-        disk_type=str(image.disk_type),
-        virtual_size_bytes=image.virtual_size_bytes,
-        file_size_bytes=status.st_size,
-        allocated_bytes=status.st_blocks * 512,
-    )
-
-
 def _find_family(
     result: MergePlan,
     chain: Chain,
@@ -410,7 +324,7 @@ def _find_family(
             result.fingerprints[path] = Fingerprint.of(file)
             if path in result.relink:
                 _require_relinkable(file, path, result.output, roots)
-    result.warnings += _unread(found)
+    result.warnings += found.unread_warnings()
 
 
 def _require_relinkable(file: ImageFile, path: str, output: str, roots: Roots) -> None:
@@ -433,17 +347,6 @@ def _require_relinkable(file: ImageFile, path: str, output: str, roots: Roots) -
             "folder. Give its storage root a Windows view, or keep the child's name.",
             file=path,
         )
-
-
-def _unread(found: Family) -> list[str]:
-    if not found.unread:
-        return []
-    names = ", ".join(str(error.file) for error in found.unread[:5])
-    more = f" and {len(found.unread) - 5} more" if len(found.unread) > 5 else ""
-    return [
-        f"{len(found.unread)} files could not be read, so it is not known whether they are "
-        f"children of a disk that is merged: {names}{more}."
-    ]
 
 
 def _ruined(result: MergePlan) -> ImageError:
@@ -477,35 +380,9 @@ def _new_image(request: Request, merged: list[Image], parent: Any) -> NewImage:
     return replace(new, **leaf.child_traits())
 
 
-def _commands(result: MergePlan, roots: Roots) -> list[str]:
-    """PowerShell for the virtual machine's host: use the new name, and prove the disk."""
-    old, new = (_windows_text(roots, path) for path in (result.request.leaf, result.output))
-    commands = []
-    if old != new:
-        commands.append(
-            f"Get-VM | Get-VMHardDiskDrive | Where-Object Path -eq {old} "
-            f"| Set-VMHardDiskDrive -Path {new}"
-        )
-    commands.append(f"Test-VHD -Path {new}")
-    return commands
-
-
-def _windows_text(roots: Roots, path: str) -> str:
-    """A path in single quotes for PowerShell; a placeholder where no Windows view is known."""
-    text = roots.windows_path(path) or "<folder>\\" + os.path.basename(path)
-    return "'" + text.replace("'", "''") + "'"
-
-
 def _compare(plan: MergePlan, fresh: MergePlan) -> None:
     """E_CHANGED, or the fresh refusal, when the plan does not hold any more."""
-    if fresh.refused is not None:
-        raise fresh.refused
-    if [level.path for level in plan.levels] != [level.path for level in fresh.levels]:
-        raise copying.changed(plan.request.leaf, "got another chain of parents")
-    for path in (*plan.exclusive, *plan.shared):
-        before, now = plan.fingerprints.get(path), fresh.fingerprints.get(path)
-        if before != now:
-            raise copying.changed(path, "was changed")
+    new_copy.require_same(plan, fresh, plan.request.leaf)
     new_children = set(fresh.grandchildren) - set(plan.grandchildren)
     if new_children:
         raise copying.changed(plan.request.leaf, f"got a child ({sorted(new_children)[0]})")
@@ -517,16 +394,16 @@ def _compare(plan: MergePlan, fresh: MergePlan) -> None:
 def _to_new(
     plan: MergePlan, chain: Chain, roots: Roots, job: str, token: int, progress: Progress
 ) -> dict[str, Any]:
-    with Draft(roots, plan.output, job=job, token=token) as draft:
-        copied = _copy(plan, chain, draft, progress)
-        _require_unchanged(plan, roots)
-        with copying.in_words(draft.temp_path, "chmod"):
-            # Whoever may read the leaf may read what it became; nobody else.
-            mode = chain.images[0].file.stat().st_mode & 0o777
-            os.fchmod(draft.file.fd, mode)
-        progress.step("commit", f"Giving {draft.name} its name")
-        progress.commit_starts()
-        draft.publish()
+    copied = new_copy.make(
+        plan,
+        _view(plan, chain),
+        by_name(plan.format_name),
+        roots,
+        like=chain.images[0].file,
+        job=job,
+        token=token,
+        progress=progress,
+    )
     return _document(plan, copied)
 
 
@@ -572,7 +449,7 @@ def _into_parent(
             copied = _copy(plan, chain, draft, progress)
             ownership.carry_over(replaced.file.fd, draft.file.fd, plan.output)
             draft.file.sync()
-            _require_unchanged(plan, roots)
+            new_copy.require_unchanged(plan, roots)
             work = replace(
                 work,
                 temp_inode=draft.file.stat().st_ino,
@@ -588,27 +465,18 @@ def _into_parent(
 
 def _copy(plan: MergePlan, chain: Chain, draft: Draft, progress: Progress) -> Copied:
     assert plan.new is not None  # noqa: S101 - a plan without refusal has one
-    last = len(plan.levels) - 1
-    view = ChainContent(chain.levels(0, last) if plan.survivors else chain)
     format = by_name(plan.format_name)
+    view = _view(plan, chain)
     return copying.copy(view, draft, format, plan.new, plan.amount, progress=progress)
 
 
-def _require_unchanged(plan: MergePlan, roots: Roots) -> None:
-    for path, seen in plan.fingerprints.items():
-        copying.require_unchanged(roots, path, seen)
+def _view(plan: MergePlan, chain: Chain) -> ChainContent:
+    last = len(plan.levels) - 1
+    return ChainContent(chain.levels(0, last) if plan.survivors else chain)
 
 
 def _document(plan: MergePlan, copied: Copied) -> dict[str, Any]:
-    assert plan.new is not None  # noqa: S101 - see _copy
-    return {
-        "output": plan.output,
-        "virtual_size_bytes": plan.new.virtual_size_bytes,
-        "file_size_before_bytes": sum(level.file_size_bytes for level in plan.levels),
-        **copied.as_dict(),
-        "levels": [level.path for level in plan.levels],
+    return new_copy.document(plan, copied) | {
         "relinked": plan.relink,
         "space_back_when_trash_emptied_bytes": plan.space_back_bytes,
-        "commands": plan.commands,
-        "warnings": plan.warnings,
     }

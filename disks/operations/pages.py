@@ -7,14 +7,14 @@ included. So whole pages are kept, and putting one back heals all of it.
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from disks.engine.files import ImageFile
-from disks.engine.images import HeaderRewrite, Write
-from disks.engine.units import SECTOR_BYTES
+from disks.engine.images import Fill, HeaderRewrite, Write
+from disks.engine.units import SECTOR_BYTES, round_up
 
 PAGE_BYTES = 4096
 
@@ -91,21 +91,53 @@ class Page:
         return behind != self.new[len(self.old) : len(current)]
 
 
-def changed_writes(file: ImageFile, rewrite: HeaderRewrite) -> tuple[list[list[Write]], list[Page]]:
+def changed_writes(
+    file: ImageFile, rewrite: HeaderRewrite
+) -> tuple[list[list[Write | Fill]], list[Page]]:
     """A rewrite cut down to the sectors that really change, and the pages it touches.
+
+    Of a Fill the whole pages stay one, and nothing of them is kept: they hold nothing. Its
+    edges, which share pages with other things, are written like everything else.
 
     Growth leaves no holes (R9): bytes that no step writes past the old end become zeros.
     """
     simulated = _Simulated(file)
-    steps: list[list[Write]] = []
+    steps: list[list[Write | Fill]] = []
     for number, step in enumerate(rewrite.steps):
-        writes: list[Write] = []
-        for write in step:
-            writes += simulated.apply(write, number)
+        pieces: list[Write | Fill] = []
+        for piece in step:
+            for part in _cut(file, piece) if isinstance(piece, Fill) else (piece,):
+                pieces += simulated.apply(part, number) if isinstance(part, Write) else (part,)
         if number == 0:
-            writes += _zeros(file.size_bytes, rewrite, simulated)
-        steps.append(writes)
-    return [writes for writes in steps if writes], simulated.pages()
+            pieces += _zeros(file.size_bytes, rewrite, simulated)
+        steps.append(pieces)
+    pages = simulated.pages()
+    for pieces in steps:
+        for piece in pieces:
+            if isinstance(piece, Fill) and any(_holds(piece, page.offset) for page in pages):
+                raise ValueError("a page that is filled cannot be written to, too")
+    return [pieces for pieces in steps if pieces], pages
+
+
+def _holds(fill: Fill, offset: int) -> bool:
+    return fill.offset <= offset < fill.offset + fill.length
+
+
+def _cut(file: ImageFile, fill: Fill) -> Iterator[Write | Fill]:
+    """The whole pages of a fill, and its edges as writes."""
+    stop = fill.offset + fill.length
+    first = min(stop, round_up(fill.offset, PAGE_BYTES))
+    last = max(first, stop - stop % PAGE_BYTES)
+    for start, end in ((fill.offset, first), (first, last), (last, stop)):
+        if start == end:
+            continue
+        source = None if fill.copy_of is None else fill.copy_of + start - fill.offset
+        if start == first and end == last:
+            yield Fill(start, end - start, fill.byte, source)
+        elif source is None:
+            yield Write(start, bytes([fill.byte]) * (end - start))
+        else:
+            yield Write(start, file.read_at(source, end - start))
 
 
 def put_back(file: ImageFile, pages: Sequence[Page], size_bytes: int) -> None:
@@ -121,9 +153,31 @@ def put_back(file: ImageFile, pages: Sequence[Page], size_bytes: int) -> None:
                 wrote = True
         if wrote:
             file.sync()
-    if file.size_bytes > size_bytes:
+    if file.stat().st_size > size_bytes:  # also by a write that broke off
         file.truncate(size_bytes)
         file.sync()
+
+
+def put_forward(file: ImageFile, pages: Sequence[Page]) -> None:
+    """Bring pages to what they are to become, step by step, each made durable."""
+    for step in sorted({page.step for page in pages}):
+        for page in pages:
+            if page.step == step and _current(file, page) != page.new:
+                file.write_at(page.offset, page.new)
+        file.sync()
+
+
+def is_there(file: ImageFile, pages: Sequence[Page], ranges: Sequence[Sequence[int]]) -> bool:
+    """Whether these (offset, length) hold what they are to become; False without any.
+
+    To the byte, for somebody may be using the rest of a page by now.
+    """
+    for offset, length in ranges:
+        page = next(page for page in pages if 0 <= offset - page.offset < PAGE_BYTES)
+        start = offset - page.offset
+        if _current(file, page)[start : start + length] != page.new[start : start + length]:
+            return False
+    return bool(ranges)
 
 
 def states(file: ImageFile, pages: Sequence[Page]) -> list[PageState]:
@@ -184,11 +238,9 @@ class _Simulated:
             self._new[start] = bytearray(old)
         return self._new[start]
 
-    def gaps(self, first: int, end: int, upcoming: Sequence[Write]) -> list[tuple[int, int]]:
+    def gaps(self, first: int, end: int, upcoming: Sequence[Write | Fill]) -> list[tuple[int, int]]:
         """Ranges between first and end that nothing writes."""
-        covered = sorted(
-            [*self._written, *((one.offset, one.offset + len(one.data)) for one in upcoming)]
-        )
+        covered = sorted([*self._written, *(_range(one) for one in upcoming)])
         gaps, position = [], first
         for start, stop in covered:
             if start > position:
@@ -207,10 +259,15 @@ class _Simulated:
         ]
 
 
+def _range(piece: Write | Fill) -> tuple[int, int]:
+    length = piece.length if isinstance(piece, Fill) else len(piece.data)
+    return piece.offset, piece.offset + length
+
+
 def _zeros(size_bytes: int, rewrite: HeaderRewrite, simulated: _Simulated) -> list[Write]:
     if rewrite.size_after_bytes <= size_bytes:
         return []
-    later = [write for step in rewrite.steps for write in step]
+    later = [piece for step in rewrite.steps for piece in step]
     writes: list[Write] = []
     for start, end in simulated.gaps(size_bytes, rewrite.size_after_bytes, later):
         writes += simulated.apply(Write(start, bytes(end - start)), 0)

@@ -11,7 +11,8 @@ class Progress:
     """Does nothing; the command line and the job runner have their own.
 
     report() is called at least every few MiB and every second, only while every
-    file is consistent, and may raise Cancelled. After commit_starts() it never does.
+    file is consistent, and may raise Cancelled; never between commit_starts() and
+    commit_ends().
     """
 
     def step(self, step: str, sentence: str) -> None:
@@ -25,3 +26,6 @@ class Progress:
 
     def commit_starts(self) -> None:
         """From here the work only rolls forward: cancelling is over."""
+
+    def commit_ends(self) -> None:
+        """What was committed is complete; more work follows, which can be stopped again."""

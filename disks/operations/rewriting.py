@@ -11,8 +11,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -21,11 +21,20 @@ from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity, ImageFile, storage_error
 from disks.engine.findings import Finding, Level
 from disks.engine.formats import by_name, open_image
-from disks.engine.images import DiskType, HeaderRewrite, Image, Write
-from disks.operations import journal
+from disks.engine.images import DiskType, Fill, HeaderRewrite, Image, Write
+from disks.operations import filling, journal
 from disks.operations.journal import DONE, UNDO, Sidecar
-from disks.operations.pages import Page, PageState, changed_writes, put_back, states
+from disks.operations.pages import (
+    Page,
+    PageState,
+    changed_writes,
+    is_there,
+    put_back,
+    put_forward,
+    states,
+)
 from disks.operations.paths import Roots
+from disks.operations.progress import Progress
 from disks.operations.settling import settle
 from disks.operations.windows import shown
 
@@ -36,7 +45,14 @@ _MOST_EARLIER = 8
 # What a change is about; the prefix of its fault points, and a word of its sidecar.
 LINK = "relink"
 REPAIR = "repair"
-_WORDS = {LINK: "change of its parent link", REPAIR: "repair of its headers"}
+EXPAND = "expand"
+MAKE_ROOM = "make-room"
+_WORDS = {
+    LINK: "change of its parent link",
+    REPAIR: "repair of its headers",
+    EXPAND: "expansion",
+    MAKE_ROOM: "move of blocks that makes room for its expansion",
+}
 
 _LINK_HELP = """\
 The header of the disk {disk} was being changed by vdadmin when this was written, or the
@@ -56,6 +72,25 @@ _LOGGED_HELP = """\
 Without it: the change goes through the disk's own log. Whoever opens the disk for writing next,
 Windows for example, finds it done or not begun; nothing has to be put back.
 """
+_EXPAND_HELP = """\
+The disk {disk} was being made larger by vdadmin when this was written.
+
+With vdadmin:  manage.py disk recover FOLDER
+
+"""
+_MAKE_ROOM_HELP = """\
+Blocks of the disk {disk} were being moved by vdadmin when this was written, to make room for
+an expansion. Its size and content are the same before and after that.
+
+With vdadmin:  manage.py disk recover FOLDER
+
+"""
+_HELP = {
+    LINK: _LINK_HELP,
+    REPAIR: _REPAIR_HELP,
+    EXPAND: _EXPAND_HELP,
+    MAKE_ROOM: _MAKE_ROOM_HELP,
+}
 _BY_HAND = """\
 Without it, only while "state" below is "prepared", with the disk closed everywhere: every
 entry of "x_pages" holds, in base64, what stood at "offset" before ("old"). Put it back, then
@@ -74,10 +109,11 @@ class Change:
 
     build       the rewrite, computed on the freshly opened image
     check       called after the writes with the reopened image; raising undoes everything
-    about       LINK, or REPAIR: the link stays, and nothing is kept to take it back with
+    about       LINK; with any other the link stays, and nothing is kept to take it back with
     keep_mtime  put the modification time back: a child stores exactly that one
     is_undo     the change takes an earlier one back
     neighbours  other disks that this concerns
+    progress    told while room is filled; Cancelled out of it takes everything back
     """
 
     build: Callable[[Image], HeaderRewrite]
@@ -86,6 +122,7 @@ class Change:
     keep_mtime: bool = False
     is_undo: bool = False
     neighbours: tuple[str, ...] = ()
+    progress: Progress = field(default_factory=Progress)
 
 
 def rewrite(
@@ -131,9 +168,11 @@ def rewrite(
                 "logged": logged,
                 "file": expected.as_dict(),
                 "identity": image.identity,
-                "identities": [image.identity],
+                "identities": [image.identity, planned.identity_after or image.identity],
                 "keep_mtime": change.keep_mtime,
                 "is_undo": change.is_undo,
+                "visible_step": planned.visible_step,
+                "visible": _visible(planned),
                 "link_before": before,
                 "link_after": None,
                 "previous": _without_pages(previous),
@@ -143,7 +182,7 @@ def rewrite(
             journal.write(roots, sidecar)
         try:
             with faults.stage(f"{change.about}.header"):
-                _write_steps(file, steps)
+                write_steps(file, steps, change.progress)
             after = _check(roots, path, change)
             if change.keep_mtime:
                 set_mtime(file, expected.mtime_ns)
@@ -157,14 +196,46 @@ def rewrite(
     return before, after
 
 
+def write_steps(
+    file: ImageFile, steps: Sequence[Sequence[Write | Fill]], progress: Progress
+) -> None:
+    """Each step is durable before the next begins, each copy read again.
+
+    Until the last room is filled it can be cancelled; then it only takes a moment.
+    """
+    grown_from = file.size_bytes
+    filling_steps = [n for n, step in enumerate(steps) if any(isinstance(p, Fill) for p in step)]
+    commits_at = max(filling_steps, default=-1) + 1
+    for number, step in enumerate(steps):
+        if number == commits_at:
+            progress.commit_starts()
+        for piece in step:
+            if isinstance(piece, Fill):
+                filling.fill(file, piece, grown_from, progress)
+            else:
+                file.write_at(piece.offset, piece.data)
+        file.sync()
+        for piece in step:
+            if isinstance(piece, Fill):
+                filling.require_filled(file, piece)
+
+
+def _visible(planned: HeaderRewrite) -> list[tuple[int, int]]:
+    """Where the step writes that makes the change visible: (offset, length) within one page."""
+    if planned.visible_step is None:
+        return []
+    step = planned.steps[planned.visible_step]
+    return [(piece.offset, len(piece.data)) for piece in step if isinstance(piece, Write)]
+
+
 def finished(roots: Roots, sidecar: Sidecar, link_after: dict[str, Any]) -> None:
     """The header is as planned and checked: keep what an undo needs, forget the pages.
 
     After an undo the record of the update before the undone one comes back, if that is
-    what made the link as it is again; else nothing is left to take back. After a repair the
-    record of the last update comes back as it was: the link has not changed.
+    what made the link as it is again; else nothing is left to take back. After any other
+    change the record of the last update comes back as it was: the link has not changed.
     """
-    if _about(sidecar) == REPAIR:
+    if _about(sidecar) != LINK:
         _restore(roots, sidecar, sidecar.record.get("previous"))
         return
     if not sidecar.record["is_undo"]:
@@ -178,14 +249,6 @@ def finished(roots: Roots, sidecar: Sidecar, link_after: dict[str, Any]) -> None
         _restore(roots, sidecar, earlier | {"record": record})
     else:
         journal.remove(roots, sidecar)
-
-
-def _write_steps(file: ImageFile, steps: Iterable[Iterable[Write]]) -> None:
-    """Each step is durable before the next begins."""
-    for step in steps:
-        for write in step:
-            file.write_at(write.offset, write.data)
-        file.sync()
 
 
 def roll_back(roots: Roots, sidecar: Sidecar, file: ImageFile) -> None:
@@ -211,11 +274,12 @@ def _take_back(file: ImageFile, sidecar: Sidecar) -> None:
     """
     record = sidecar.record
     there = settle(file, [Page.from_dict(row) for row in record["pages"]])
-    if there is None or (there and not record["link_before"]):
-        raise attention(sidecar.disk, "what was written cannot be taken back")
+    if there is None or (there and _about(sidecar) != LINK):
+        # Done is done: somebody may have gone on with it. Recovery says so.
+        raise attention(sidecar.disk, "what was written is not taken back")
     if there:
         back = open_image(file).plan_recorded_link(record["link_before"])
-        _write_steps(file, changed_writes(file, back)[0])
+        write_steps(file, changed_writes(file, back)[0], Progress())
 
 
 def recover(roots: Roots, sidecar: Sidecar, *, token: int) -> tuple[str, str]:
@@ -230,6 +294,7 @@ def recover(roots: Roots, sidecar: Sidecar, *, token: int) -> tuple[str, str]:
         before, after = int(record["size_before"]), int(record["size_after"])
         expected = FileIdentity.from_dict(record["file"])
         identity, keep_mtime = record["identity"], bool(record["keep_mtime"])
+        visible = [(int(offset), int(length)) for offset, length in record.get("visible", ())]
         if any(page.offset < 0 for page in pages) or "is_undo" not in record:
             raise ValueError("no record of a rewrite")
     except journal.UNREADABLE as error:
@@ -246,20 +311,30 @@ def recover(roots: Roots, sidecar: Sidecar, *, token: int) -> tuple[str, str]:
         if not before <= file.size_bytes <= after:
             raise attention(path, "its size is neither the old nor the planned one")
         found = states(file, pages)
+        only_forward = file.size_bytes == after and is_there(file, pages, visible)
+        if only_forward:  # what earlier steps wrote may be in use by now
+            pages = [page for page in pages if page.step > int(record["visible_step"])]
+            found = states(file, pages)
         if PageState.FOREIGN in found:
             raise attention(path, "somebody else has written to it since")
         opened = _opened(file)
         if opened is not None and opened.identity != identity:
             raise attention(path, "it has another identity now")
         untouched = all(state is PageState.OLD for state in found) and file.size_bytes == before
-        if opened is None and untouched:
+        if opened is None and untouched and not only_forward:
             raise attention(path, "it is as it was before the change, and yet cannot be read")
         sidecar = replace(sidecar, token=token)
         about = _about(sidecar)
         with faults.stage(f"{about}.takeover"):
             journal.write(roots, sidecar)
+        if only_forward:
+            with faults.stage(f"{about}.forward"):
+                put_forward(file, pages)
+            opened = _opened(file)
+            if opened is None:
+                raise attention(path, "it cannot be read any more")
         complete = all(state is PageState.NEW for state in found) and file.size_bytes == after
-        if opened is not None and complete:
+        if opened is not None and (complete or only_forward):
             if keep_mtime:
                 set_mtime(file, expected.mtime_ns)
             file.sync()
@@ -421,8 +496,7 @@ def _about(sidecar: Sidecar) -> str:
 
 def _help(path: str, about: str, *, logged: bool) -> str:
     """The sidecar's plain text."""
-    text = _REPAIR_HELP if about == REPAIR else _LINK_HELP
-    text += _LOGGED_HELP if logged else _BY_HAND
+    text = _HELP[about] + (_LOGGED_HELP if logged else _BY_HAND)
     return text.format(disk=shown(os.path.basename(path)))
 
 

@@ -10,14 +10,14 @@ from disks.engine.check import check_image
 from disks.engine.errors import ImageError
 from disks.engine.findings import Level
 from disks.engine.formats import FORMATS, by_name
-from disks.engine.images import DiskType, Format, Image
+from disks.engine.images import DiskType, Format, Image, Target
 from disks.operations import windows
 from disks.operations.paths import Roots, is_internal_name
 
 LARGEST_NAME_BYTES = 255
 
 
-def check_new_name(roots: Roots, path: str, format: Format) -> None:
+def check_new_name(roots: Roots, path: str, format: Target) -> None:
     """Raises why no new disk can get this path: E_NAME, E_EXISTS, E_READ_ONLY, E_OUTSIDE_ROOTS…
 
     The name must be one that Windows can open and that says what the file is.
@@ -83,7 +83,10 @@ def size_refusal(images: Iterable[tuple[str, Image]]) -> ImageError | None:
 
 
 def structure_refusal(
-    images: Iterable[tuple[str, Image]], *, blocks_only: bool = False
+    images: Iterable[tuple[str, Image]],
+    *,
+    blocks_only: bool = False,
+    so: str = "no copy takes its place",
 ) -> ImageError | None:
     """The first structural error of these disks: no copy is made that would hide it.
 
@@ -91,6 +94,7 @@ def structure_refusal(
     have lost its content; in a copy each has its own place, and nobody would ever know.
 
     blocks_only  only where blocks lie; the copy does not keep the rest of the headers
+    so           what is refused because of it, in words
     """
     for path, image in images:
         for finding in check_image(image.file):
@@ -100,7 +104,7 @@ def structure_refusal(
                 continue
             return ImageError(
                 finding.code,
-                f"{path} is damaged, so no copy takes its place: {finding.message}",
+                f"{path} is damaged, so {so}: {finding.message}",
                 file=path,
                 field=finding.field,
                 offset=finding.offset,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from disks.engine.errors import ImageError
 from disks.engine.units import GIB
+from disks.operations.paths import Roots
 
 RESERVE_LIMIT_BYTES = GIB
 
@@ -53,3 +54,13 @@ def shortage(needed_bytes: int, space: Space, path: str) -> ImageError | None:
         field="free_space",
         value=space.free_bytes,
     )
+
+
+def shortage_at(roots: Roots, path: str, needed_bytes: int) -> tuple[int, ImageError | None]:
+    """What is free where a file at path lies or will lie, and shortage() for it."""
+    folder = roots.open_folder(os.path.dirname(path))
+    try:
+        room = space_of(folder)
+    finally:
+        os.close(folder)
+    return room.free_bytes, shortage(needed_bytes, room, path)

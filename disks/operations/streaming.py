@@ -11,6 +11,8 @@ the sectors held. It depends on content alone, not on how source or output are c
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,9 +22,9 @@ import xxhash
 
 from disks.engine.chain import ChainExtent
 from disks.engine.errors import ImageError
-from disks.engine.files import ImageFile
+from disks.engine.files import ImageFile, storage_error
 from disks.engine.images import DiskType, Image, ImageWriter, Source
-from disks.engine.units import GIB, KIB, MIB, SECTOR_BYTES, sectors
+from disks.engine.units import GIB, KIB, MIB, SECTOR_BYTES, round_up, sectors
 from disks.operations.progress import Progress
 
 PIECE_BYTES = 2 * MIB
@@ -72,13 +74,16 @@ class ChainContent:
     """A chain, or some levels of it, as one disk.
 
     Where levels below are left out, zeros that a level states (a VHDX block in the state ZERO)
-    are held: they hide what the parent has. In a whole chain they are gaps like others.
+    are held: they hide what the parent has. In a whole chain, and behind the end of the lowest
+    level, where no parent has anything, they are gaps like others.
     """
 
     def __init__(self, chain: ChainExtents) -> None:
         self._chain = chain
         self._files = [image.file for image in chain.images]
-        self._holds_zeros = chain.images[-1].disk_type is DiskType.DIFFERENCING
+        lowest = chain.images[-1]
+        partial = lowest.disk_type is DiskType.DIFFERENCING
+        self._zeros_end = sectors(lowest.virtual_size_bytes) if partial else 0
 
     @property
     def virtual_size_bytes(self) -> int:
@@ -88,8 +93,9 @@ class ChainContent:
         files = self._files
         for extent in self._chain.extents(first_sector, count_sectors):
             if extent.level is None or extent.file_offset is None:
-                if self._holds_zeros and extent.source is Source.ZERO:
-                    yield Run(extent.first_sector, extent.count_sectors, None, 0)
+                count = min(extent.count_sectors, self._zeros_end - extent.first_sector)
+                if extent.source is Source.ZERO and count > 0:
+                    yield Run(extent.first_sector, count, None, 0)
                 continue
             yield Run(
                 extent.first_sector, extent.count_sectors, files[extent.level], extent.file_offset
@@ -114,6 +120,41 @@ class ImageContent:
                 yield Run(extent.first_sector, extent.count_sectors, file, extent.file_offset)
             elif self._holds_zeros and extent.source is Source.ZERO:
                 yield Run(extent.first_sector, extent.count_sectors, None, 0)
+
+
+class PlainContent:
+    """A plain image: the file's bytes are the disk's. Its holes are passed over as zeros."""
+
+    def __init__(self, file: ImageFile) -> None:
+        self._file = file
+
+    @property
+    def virtual_size_bytes(self) -> int:
+        return self._file.size_bytes
+
+    def runs(self, first_sector: int, count_sectors: int) -> Iterator[Run]:
+        position, end = first_sector * SECTOR_BYTES, (first_sector + count_sectors) * SECTOR_BYTES
+        while position < end:
+            start = self._seek(position, os.SEEK_DATA, end)
+            start = max(position, start - start % SECTOR_BYTES)
+            if start >= end:
+                return
+            stop = min(end, round_up(self._seek(start, os.SEEK_HOLE, end), SECTOR_BYTES))
+            stop = max(stop, start + SECTOR_BYTES)
+            sector = start // SECTOR_BYTES
+            yield Run(sector, (stop - start) // SECTOR_BYTES, self._file, start)
+            position = stop
+
+    def _seek(self, offset: int, what: int, end: int) -> int:
+        """Where data or a hole begins from offset on; end where there is none any more."""
+        try:
+            return os.lseek(self._file.fd, offset, what)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # no data behind offset
+                return end
+            if error.errno == errno.EINVAL:  # storage that does not tell: all of it is data
+                return offset if what == os.SEEK_DATA else end
+            raise storage_error(error, self._file.path, offset=offset, verb="read") from error
 
 
 @dataclass(frozen=True, slots=True)

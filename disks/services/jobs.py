@@ -491,6 +491,7 @@ PLANNED_KINDS = frozenset(
         Job.Kind.REPAIR,
         Job.Kind.REPLAY_LOG,
         Job.Kind.MERGE,
+        Job.Kind.PILE,
         Job.Kind.COMPACT,
     )
 )

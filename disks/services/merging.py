@@ -146,6 +146,18 @@ def run_merge(
     }
 
 
+def note(job: Job, merged: dict[str, Any]) -> None:
+    """The catalog after one merge into a parent, from the operation's document; repeatable."""
+    levels, output = merged["levels"], merged["output"]
+    inspection.refresh_paths(
+        [*levels, output],
+        rewritten=merged["relinked"],
+        put_away=[path for path in levels if path != output],
+        job=job,
+    )
+    trash.sync_for(levels, job)
+
+
 def finished_merge(job: Job, result: dict[str, Any]) -> None:
     """The catalog after a merge, also after one that recovery finished (result is bare then)."""
     locks = restored(job.parameters).get("locks", {})

@@ -113,6 +113,14 @@ WORK: dict[str, Work] = {
     Job.Kind.MERGE: Work(
         "disks.services.merging.run_merge", "disks.services.merging.finished_merge"
     ),
+    Job.Kind.PILE: Work(
+        "disks.services.piles.run_pile",
+        "disks.services.piles.finished_pile",
+        requeue_when_lost=True,
+        cancelled="Cancelled. Piles that were merged before that stay merged, and what that "
+        "replaced is in the trash; every other file is as it was.",
+        lost=_TRY_ON,
+    ),
     Job.Kind.COMPACT: Work(
         "disks.services.compacting.run_compact", "disks.services.compacting.finished_compact"
     ),

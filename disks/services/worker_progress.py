@@ -109,6 +109,18 @@ class JobProgress(Progress):
             raise JobCancelled
         self._committing = True
 
+    def commit_ends(self) -> None:
+        """The job can be stopped again; what recovery had to know of the commit is over, too."""
+        self.lease.check()
+        try:
+            if not self.lease.ours.update(cancellable=True, result={}):
+                self.lease.give_up()
+        except (DatabaseError, InterfaceError) as error:
+            # it stays uncancellable until the next commit, which loses nothing
+            logger.warning("job %s: end of a commit not stored: %s", self.lease.job_id, error)
+            _reconnect()
+        self._committing = False
+
     def flush(self) -> None:
         """Store what report() kept back; the last step is over."""
         self.lease.check()

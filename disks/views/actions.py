@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from disks.models import Disk, StorageRoot
 from disks.services import declarations
 from disks.services.mending import MENDINGS, Mending
+from disks.services.piles import LEAST_CHECKPOINTS
 from disks.views.addresses import disk_address, page_address
 
 
@@ -38,7 +39,8 @@ class Action:
 def actions_for(disk: Disk, *, may_operate: bool) -> list[Action]:
     """Every action of the product in its order; asks no query when root is selected along.
 
-    What mends a disk (Replay log, Repair headers) is there for disks that need it only.
+    What mends a disk (Replay log, Repair headers) is there for disks that need it only, the pile
+    where there is one.
     """
     actions = []
     for key, label, icon, name, posts, why_not in _ACTIONS:
@@ -46,6 +48,8 @@ def actions_for(disk: Disk, *, may_operate: bool) -> list[Action]:
             if not MENDINGS[key].is_needed(disk):
                 continue  # of no use to the thousands of disks that are sound
             label = MENDINGS[key].words_for(disk).label
+        if key == "disk-pile" and disk.chain_depth <= LEAST_CHECKPOINTS:
+            continue  # a chain, but no pile
         if key == "create":
             url = f"{page_address(name)}?parent={disk.pk}"
         else:
@@ -127,6 +131,7 @@ _ACTIONS: tuple[tuple[str, str, str, str, bool, Callable[[Disk], str]], ...] = (
     *((key, "", one.icon, one.address, False, _why_not_mend(one)) for key, one in MENDINGS.items()),
     ("parent-path", "Update parent path", "link", "parent-path", False, _why_not_relink),
     ("merge", "Merge", "git-merge", "merge", False, _why_not_merge),
+    ("disk-pile", "Merge checkpoint pile", "stack-2", "disk-pile", False, _why_not_read),
     ("compact", "Compact", "arrows-minimize", "compact", False, _why_not_compact),
     ("create", "Create child disk", "plus", "create", False, _why_not_parent),
     ("check", "Check", "shield-check", "check", True, _why_not_read),

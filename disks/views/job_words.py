@@ -30,6 +30,7 @@ _MEANWHILE: dict[str, str] = {
     Job.Kind.REPAIR: _HEADER,
     Job.Kind.REPLAY_LOG: _HEADER,
     Job.Kind.MERGE: _BY_COPY,
+    Job.Kind.PILE: _BY_COPY,
     Job.Kind.COMPACT: _BY_COPY,
     Job.Kind.CREATE: "The new disk appears under its name when it is complete, not before.",
     Job.Kind.RESTORE: "Leave the disks that come back alone until it is done.",
@@ -41,6 +42,10 @@ _IF_CANCELLED: dict[str, str] = {
     Job.Kind.CHECK: "Cancelling changes nothing.",
     Job.Kind.REPAIR_PLAN: "Cancelling keeps the disks already repaired; they can be undone.",
     Job.Kind.UNDO_PLAN: "Cancelling keeps what has been taken back so far.",
+    Job.Kind.PILE: (
+        "Cancelling keeps the piles that are merged already; what that replaced is in the trash. "
+        "The pile at work is left as it was."
+    ),
     Job.Kind.EMPTY_TRASH: "Cancelling keeps what is not deleted yet; the rest is gone.",
 }
 

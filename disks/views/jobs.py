@@ -32,6 +32,7 @@ _FORMS: dict[str, str] = {
     Job.Kind.UPDATE_PARENT: "parent-path",
     **{one.kind: one.address for one in MENDINGS.values()},
     Job.Kind.MERGE: "merge",
+    Job.Kind.PILE: "disk-pile",
     Job.Kind.COMPACT: "compact",
 }
 _NOT_READABLE = (

@@ -16,6 +16,7 @@ from disks.engine.errors import ImageError
 from disks.forms.declarations import DeclarationForm, needs_offline, sealed
 from disks.forms.merge import NEW, MergeForm
 from disks.models import Disk, Job
+from disks.operations import guards
 from disks.services import chains, merging
 from disks.services.errors import Refusal
 from disks.views import errors, plans
@@ -114,7 +115,7 @@ def _context(leaf: Disk, chain: list[Disk], form: MergeForm, sent: Any = None) -
         "siblings": plans.known(document["siblings"]),
         "grandchildren": plans.known(document["grandchildren"]),
         "way_out": _way_out(leaf, form) if document["siblings"] else None,
-        "managers": document["managers"],
+        "managers": guards.in_short(document["managers"]),
         "declaration": DeclarationForm(
             sent,
             needs_offline=form.into_parent and needs_offline(touched),

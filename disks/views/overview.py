@@ -12,11 +12,15 @@ from django.views.decorators.http import require_GET
 
 from disks.models import Disk, StorageRoot
 from disks.services import overview as service
+from disks.services import piles
 from disks.services.overview import BrokenGroup, Totals
+from disks.templatetags.console import size_text
+from disks.views import pile
 from disks.views.rendering import render_page, wants_fragment
 
 GROUPS_SHOWN = 12
 JOBS_SHOWN = 6
+PILES_SHOWN = 4
 _REPAIRABLE = ("missing", "outside", "replaced", "rewritten", "ambiguous", "unreadable")
 
 
@@ -151,6 +155,7 @@ def _notices(counts: Totals) -> list[dict[str, Any]]:
                 "action": "Tell a root",
             }
         )
+    notices += _piles()
     trash = service.trash_bytes()
     if trash:
         notices.append(
@@ -174,6 +179,37 @@ def _notices(counts: Totals) -> list[dict[str, Any]]:
                 "bytes": lost,
                 "url": f"{reverse('disks')}?type=dynamic&sort=-used",
                 "action": "Largest disks",
+            }
+        )
+    return notices
+
+
+def _piles() -> list[dict[str, Any]]:
+    """Checkpoints that no host seems to know any more, folder by folder."""
+    found = piles.forgotten()
+    notices = []
+    for one in found[:PILES_SHOWN]:
+        disks = f"{one.count:,} checkpoints" if one.are_checkpoints else f"{one.count:,} disks"
+        kind = "without a host" if one.are_checkpoints else "in one chain, and no host beside them"
+        notices.append(
+            {
+                "colour": "yellow",
+                "icon": "stack-2",
+                "sentence": f"{disks} {kind}: {one.count:,} files, "
+                f"{size_text(one.allocated_bytes)}, in {one.root.name}{':' if one.folder else '.'}",
+                "path": one.folder,
+                "url": pile.address(one.leaf, one.leaf),
+                "action": "Merge the pile…",
+            }
+        )
+    if len(found) > PILES_SHOWN:
+        notices.append(
+            {
+                "colour": "yellow",
+                "icon": "stack-2",
+                "sentence": f"{len(found) - PILES_SHOWN:,} more piles of such disks.",
+                "url": reverse("piles"),
+                "action": "Show all",
             }
         )
     return notices

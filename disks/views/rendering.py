@@ -53,7 +53,7 @@ def encoded(text: str) -> bytes:
 
 # address, words on wide screens, words on narrow ones, icon, what counts as being there
 NAVIGATION = (
-    ("overview", "Overview", "Overview", "dashboard", ("overview", "repair")),
+    ("overview", "Overview", "Overview", "dashboard", ("overview", "repair", "pile")),
     (
         "disks",
         "Disks",

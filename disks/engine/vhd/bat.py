@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from disks.engine.files import ImageFile
 
 ABSENT = 0xFFFFFFFF
+MAX_FILE_SECTORS = 0xFFFFFFFF  # entries are 32-bit sector numbers
 PIECE_ENTRIES = 16 * 1024
 _PIECE_BYTES = PIECE_ENTRIES * 4
 _ALL_ABSENT = b"\xff" * _PIECE_BYTES

@@ -480,6 +480,16 @@ def _geometry_findings(footer: Footer, base: int) -> Iterator[Finding]:
         )
 
 
+def too_large(size_bytes: int) -> ImageError:
+    """A virtual size that no VHD can have."""
+    return ImageError(
+        "E_TOO_LARGE",
+        f"A VHD holds at most 2,040 GiB ({MAX_SIZE_BYTES:,} bytes); {size_bytes:,} bytes are more.",
+        field="current_size",
+        value=size_bytes,
+    )
+
+
 def geometry_of(size_bytes: int) -> tuple[int, int, int]:
     """Cylinders, heads, sectors per track for a size.
 

@@ -14,6 +14,7 @@ from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
 from disks.engine.images import (
     DiskType,
+    Expansion,
     Extent,
     HeaderRewrite,
     LogReplay,
@@ -348,6 +349,12 @@ class VhdImage:
     def plan_repair(self) -> HeaderRewrite:
         """See `Image`: the footer from its copy, or the copy from the footer."""
         return repair.plan_repair(self)
+
+    def plan_expand(self, new_size_bytes: int) -> Expansion:
+        """See `Image`."""
+        from disks.engine.vhd import expand  # inspecting does not need it
+
+        return expand.plan_expand(self, new_size_bytes)
 
     # The blocks
 

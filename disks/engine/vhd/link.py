@@ -18,7 +18,7 @@ from disks.engine.images import (
     Write,
 )
 from disks.engine.units import SECTOR_BYTES, round_up
-from disks.engine.vhd import dynamic_header, parent_locator
+from disks.engine.vhd import dynamic_header, parent_locator, room
 from disks.engine.vhd.batmap import find_batmap
 from disks.engine.vhd.dynamic_header import DynamicHeader
 from disks.engine.vhd.parent_locator import LocatorEntry, pack_entries, parse_entries
@@ -26,8 +26,6 @@ from disks.engine.vhd.text import identity_bytes, identity_text, moment, timesta
 
 if TYPE_CHECKING:
     from disks.engine.vhd.image import VhdImage
-
-Range = tuple[int, int]
 
 
 class _String(NamedTuple):
@@ -56,42 +54,9 @@ def _header_of(image: VhdImage) -> DynamicHeader:
     return image.header
 
 
-def _taken(image: VhdImage, header: DynamicHeader) -> list[Range]:
-    """Every range of the file in use, the blocks apart: headers, BAT, batmap, live strings."""
-    taken = [
-        (0, SECTOR_BYTES),
-        (image.footer.data_offset, image.footer.data_offset + dynamic_header.HEADER_BYTES),
-        (header.table_offset, image.table_end),
-    ]
-    batmap = find_batmap(image)
-    if batmap is not None:
-        taken += batmap.ranges
-    for entry in parse_entries(header.parent_locators):
-        if not entry.is_free:
-            start = entry.platform_data_offset
-            length = min(entry.platform_data_length, parent_locator.MAX_LENGTH_BYTES)
-            taken.append((start, round_up(start + length, SECTOR_BYTES)))
-    return taken
-
-
-def _gaps(taken: Sequence[Range], limit: int) -> list[Range]:
-    """Free 512-aligned ranges below limit, ascending."""
-    gaps = []
-    position = 0
-    for start, end in sorted(taken):
-        if start >= limit:
-            break
-        if start > position:
-            gaps.append((position, start))
-        position = max(position, round_up(end, SECTOR_BYTES))
-    if position < limit:
-        gaps.append((position, limit))
-    return gaps
-
-
-def _place(image: VhdImage, header: DynamicHeader, strings: Sequence[_String]) -> _Placed:
+def _place(image: VhdImage, strings: Sequence[_String]) -> _Placed:
     """Find room for every string that is not in the file yet."""
-    taken = _taken(image, header)
+    taken = room.metadata(image)
     for string in strings:
         if string.entry is not None:
             start = string.entry.platform_data_offset
@@ -109,7 +74,8 @@ def _place(image: VhdImage, header: DynamicHeader, strings: Sequence[_String]) -
             continue
         space = round_up(len(data), SECTOR_BYTES)
         padded = data.ljust(space, b"\0")
-        offset = next((start for start, stop in _gaps(taken, limit) if stop - start >= space), None)
+        gaps = room.gaps(taken, limit)
+        offset = next((start for start, stop in gaps if stop - start >= space), None)
         if offset is None:
             offset = end
             end += space
@@ -231,7 +197,7 @@ def plan_parent_link(image: VhdImage, parent: NewParent) -> HeaderRewrite:
         parent_timestamp=timestamp_of(parent.timestamp),
         parent_unicode_name=parent_locator.encode_name(parent.name),
     )
-    return _rewrite(image, header, changed, _place(image, header, strings))
+    return _rewrite(image, header, changed, _place(image, strings))
 
 
 def recorded_link(image: VhdImage) -> dict[str, Any]:
@@ -309,4 +275,4 @@ def plan_recorded_link(image: VhdImage, recorded: dict[str, Any]) -> HeaderRewri
         parent_timestamp=int(recorded["parent_timestamp"]),
         parent_unicode_name=name,
     )
-    return _rewrite(image, header, changed, _place(image, header, strings))
+    return _rewrite(image, header, changed, _place(image, strings))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
-from disks.engine.images import RawField, RawRegion
+from disks.engine.images import FieldChange, RawField, RawRegion
 from disks.engine.vhd import dynamic_header, footer, parent_locator
 from disks.engine.vhd.text import ascii_label, identity_text, moment
 
@@ -32,6 +32,16 @@ def value_text(name: str, data: bytes) -> str:
     if name == "creator_version":
         return f"{number >> 16}.{number & 0xFFFF}"
     return f"{number:,}"
+
+
+def footer_changes(now: bytes, after: bytes, base: int) -> Iterator[FieldChange]:
+    """The fields of a footer at base that become others; `now` may be any bytes."""
+    if not any(now):
+        return
+    for name, (at, length) in footer.OFFSETS.items():
+        old, new = now[at : at + length], after[at : at + length]
+        if old != new:
+            yield FieldChange(name, value_text(name, old), value_text(name, new), base + at, length)
 
 
 def _fields(base: int, data: bytes, offsets: Mapping[str, tuple[int, int]]) -> list[RawField]:

@@ -6,7 +6,6 @@ last bytes could be anything, it goes behind them. The file is never made shorte
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from disks.engine.errors import ImageError
@@ -15,7 +14,7 @@ from disks.engine.units import SECTOR_BYTES, round_up
 from disks.engine.vhd import footer, parent_locator
 from disks.engine.vhd.batmap import find_batmap
 from disks.engine.vhd.footer import FOOTER_BYTES, OFFSETS, FooterCopy
-from disks.engine.vhd.raw_view import value_text
+from disks.engine.vhd.raw_view import footer_changes
 
 if TYPE_CHECKING:
     from disks.engine.vhd.image import VhdImage
@@ -56,7 +55,7 @@ def _repair_front(image: VhdImage, front: FooterCopy, end: FooterCopy) -> Header
     now = "missing" if front.footer is None else "damaged: its checksum is wrong"
     rows = [
         FieldChange("footer copy", now, f"as the footer at byte {end.offset:,}", 0, FOOTER_BYTES),
-        *_field_changes(front.raw, end.raw, 0),
+        *footer_changes(front.raw, end.raw, 0),
     ]
     return HeaderRewrite(((Write(0, end.raw),),), image.file.size_bytes, tuple(rows))
 
@@ -97,7 +96,7 @@ def _repair_end(image: VhdImage, front: FooterCopy, end: FooterCopy) -> HeaderRe
         )
     ]  # fmt: skip
     if in_place and any(end.raw):
-        rows += _field_changes(end.raw, front.raw, offset)
+        rows += footer_changes(end.raw, front.raw, offset)
     if size_after > size:
         rows.append(FieldChange("file size", f"{size:,} bytes", f"{size_after:,} bytes"))
     return HeaderRewrite(((Write(offset, front.raw),),), size_after, tuple(rows))
@@ -145,13 +144,3 @@ def _now(end: FooterCopy, lost: tuple[int, bytes] | None, in_place: bool) -> str
     if in_place and any(end.raw):
         return "damaged: its cookie is gone"
     return "missing"
-
-
-def _field_changes(now: bytes, after: bytes, base: int) -> Iterator[FieldChange]:
-    """The fields of a footer that become others; `now` may be any bytes."""
-    if not any(now):
-        return
-    for name, (at, length) in OFFSETS.items():
-        old, new = now[at : at + length], after[at : at + length]
-        if old != new:
-            yield FieldChange(name, value_text(name, old), value_text(name, new), base + at, length)

@@ -16,16 +16,15 @@ from disks.engine.images import DiskType, ImageWriter, NewImage
 from disks.engine.sector_bitmap import set_range
 from disks.engine.units import SECTOR_BYTES, round_up
 from disks.engine.vhd import dynamic_header, footer, parent_locator
-from disks.engine.vhd.bat import ABSENT, to_stored
+from disks.engine.vhd.bat import ABSENT, MAX_FILE_SECTORS, to_stored
 from disks.engine.vhd.dynamic_header import HEADER_BYTES, DynamicHeader
 from disks.engine.vhd.footer import FOOTER_BYTES, Footer
 from disks.engine.vhd.image import now_timestamp
 from disks.engine.vhd.parent_locator import LocatorEntry
+from disks.engine.vhd.room import PAGE_BYTES
 from disks.engine.vhd.text import identity_bytes, identity_text, timestamp_of
 
-PAGE_BYTES = 4096
 LOCATOR_SPACE_BYTES = 4096  # room for a longer path later
-MAX_FILE_SECTORS = 0xFFFFFFFF  # BAT entries are 32-bit sector numbers
 
 # Windows' own code: QEMU believes the geometry, not the size, of disks of unknown creators,
 # and so would cut the end off ours.
@@ -61,18 +60,19 @@ class Layout(NamedTuple):
 
 def _check_size(new: NewImage) -> None:
     size = new.virtual_size_bytes
-    if size <= 0 or size % SECTOR_BYTES or size > footer.MAX_SIZE_BYTES:
+    if size > footer.MAX_SIZE_BYTES:
+        raise footer.too_large(size)
+    if size <= 0 or size % SECTOR_BYTES:
         raise ImageError(
             "E_SIZE",
-            f"A VHD cannot have {size:,} bytes: the size must be a multiple of 512, more than "
-            "0 and at most 2,040 GiB.",
+            f"A VHD cannot have {size:,} bytes: the size must be a multiple of 512, more than 0.",
             field="current_size",
             value=size,
         )
 
 
 def layout_of(new: NewImage) -> Layout:
-    """The layout for a new dynamic or differencing disk. Raises `E_SIZE`, `E_BLOCK_SIZE`…"""
+    """The layout for a new dynamic or differencing disk. E_SIZE, E_TOO_LARGE, E_BLOCK_SIZE…"""
     _check_size(new)
     block = new.block_size_bytes
     legal = SECTOR_BYTES <= block <= dynamic_header.MAX_BLOCK_BYTES and block & (block - 1) == 0

@@ -141,11 +141,30 @@ class BlockAllocationTable:
         """Where an entry lies in the file."""
         return self.offset + index * ENTRY_BYTES
 
+    def _next_stored(self, index: int) -> int:
+        """The first index from there on whose piece may hold entries: none lie in holes.
+
+        The table of a disk of 64 TiB may have 512 MiB, nearly all of them never written.
+        """
+        at = self._file.next_data(self.entry_offset(index)) - self.offset
+        return max(index, at // _PIECE_BYTES * PIECE_ENTRIES)
+
+    def _pieces(self, end: int) -> Iterator[tuple[int, array[int]]]:
+        """(first index, entries) of the pieces before index end that are not all zero."""
+        first = self._next_stored(0)
+        while first < end:
+            entries = self.piece(first // PIECE_ENTRIES)
+            if entries is not None:
+                yield first, entries
+            first = self._next_stored(first + PIECE_ENTRIES)
+
     def next_used(self, block: int, end: int) -> int:
         """The first block in [block, end) whose entry is not zero, or end."""
         geometry = self.geometry
         while block < end:
-            index = geometry.index_of(block)
+            index = self._next_stored(geometry.index_of(block))
+            if index >= geometry.entries:
+                return end
             piece = index // PIECE_ENTRIES
             entries = self.piece(piece)
             stop = min((piece + 1) * PIECE_ENTRIES, geometry.entries)
@@ -159,24 +178,20 @@ class BlockAllocationTable:
 
     def used(self) -> Iterator[tuple[int, int]]:
         """(index, entry) of every entry that is not zero, bitmaps included, ascending."""
-        for piece in range(-(-self.geometry.entries // PIECE_ENTRIES)):
-            entries = self.piece(piece)
-            if entries is not None:
-                first = piece * PIECE_ENTRIES
-                for index, entry in enumerate(entries):
-                    if entry:
-                        yield first + index, entry
+        for first, entries in self._pieces(self.geometry.entries):
+            for index, entry in enumerate(entries, first):
+                if entry:
+                    yield index, entry
 
     def count_present(self) -> int:
         """How many payload blocks have room in the file; several times faster than a loop."""
-        stride = self.geometry.ratio + 1
+        geometry = self.geometry
+        stride = geometry.ratio + 1
+        end = geometry.index_of(geometry.blocks - 1) + 1  # behind it: no blocks of the disk
         total = 0
-        for piece in range(-(-self.geometry.entries // PIECE_ENTRIES)):
-            entries = self.piece(piece)
-            if entries is None:
-                continue
-            states = to_stored(entries)[::ENTRY_BYTES].translate(_STATE_OF_BYTE)
-            total += states.count(FULLY_PRESENT) + states.count(PARTIALLY_PRESENT)
-            first_bitmap = (self.geometry.ratio - piece * PIECE_ENTRIES) % stride
-            total -= states[first_bitmap::stride].count(BITMAP_PRESENT)
+        for first, entries in self._pieces(end):
+            states = to_stored(entries)[::ENTRY_BYTES].translate(_STATE_OF_BYTE)[: end - first]
+            bitmaps = states[(geometry.ratio - first) % stride :: stride]
+            for state in (FULLY_PRESENT, PARTIALLY_PRESENT):
+                total += states.count(state) - bitmaps.count(state)
         return total

@@ -14,7 +14,7 @@ from disks.engine.files import ImageFile
 from disks.engine.findings import MAX_ALIKE, Finding, Level, limited
 from disks.engine.images import DiskType
 from disks.engine.units import MIB, SECTOR_BYTES
-from disks.engine.vhdx import bat, headers, parent_locator
+from disks.engine.vhdx import bat, headers, metadata, parent_locator, regions
 from disks.engine.vhdx.bat import offset_of, state_of
 from disks.engine.vhdx.image import VhdxImage
 
@@ -50,11 +50,32 @@ def _check(file: ImageFile, deep: bool) -> Iterator[Finding]:
         image = VhdxImage(file)
     except ImageError as error:
         yield Finding.from_error(error)
-        # What the headers show apart from what kept the disk from being opened.
-        if error.code not in ("E_VHDX_HEADER", "E_VERSION"):
-            yield from headers.findings(headers.read_headers(file))
+        yield from _closed_findings(file)
         return
     yield from _opened_findings(image, deep)
+
+
+def _closed_findings(file: ImageFile) -> Iterator[Finding]:
+    """Of a file that cannot be opened: what each structure shows, until one hides the next."""
+    try:
+        found = headers.read_headers(file)
+        yield from headers.findings(found)
+        if found.header.has_log:
+            return  # the structures are those that a replay leaves
+        problem = headers.log_problem(found, file.size_bytes)
+        if problem is not None:
+            yield Finding.from_error(problem)
+        table = regions.read_unjudged(file)
+        yield from regions.findings(table)
+        problems = list(regions.problems(file, table, found.log_range(problem)))
+        if not problems:
+            items = metadata.read_unjudged(file, table.metadata)
+            yield from metadata.findings(items)
+            problems += metadata.problems(file, items)
+        for one in problems:
+            yield Finding.from_error(one)
+    except ImageError as error:
+        yield Finding.from_error(error)
 
 
 def _opened_findings(image: VhdxImage, deep: bool) -> Iterator[Finding]:
@@ -89,8 +110,13 @@ def _bat_findings(image: VhdxImage, kept: array[int]) -> Iterator[Finding]:
     # Whole blocks between these bounds are sound whatever they hold: nearly all there are.
     low = max(end for _, end in image.taken)
     high = image.file.size_bytes - image.block_size_bytes
+    last = geometry.index_of(geometry.blocks - 1)
+    beyond: list[tuple[int, int]] = []
     for index, entry in image.bat.used():
         is_bitmap = index % stride == geometry.ratio
+        if index > last and not is_bitmap:
+            beyond.append((index, entry))
+            continue
         plain = low <= entry - bat.FULLY_PRESENT <= high and not entry & bat.RESERVED
         if not (plain and not is_bitmap and entry & 7 == bat.FULLY_PRESENT) and wrong <= MAX_ALIKE:
             try:
@@ -102,6 +128,17 @@ def _bat_findings(image: VhdxImage, kept: array[int]) -> Iterator[Finding]:
         inside = entry < image.file.size_bytes
         if inside and state_of(entry) >= bat.FULLY_PRESENT and len(kept) < most:
             kept.append(offset_of(entry) // MIB << 32 | index)
+    if beyond:
+        index, entry = beyond[0]
+        yield Finding(
+            Level.WARNING,
+            "W_BAT_BEYOND_SIZE",
+            f"{len(beyond):,} blocks beyond the virtual size are in the table; what they hold is "
+            "never read.",
+            "block_allocation_table",
+            image.bat.entry_offset(index),
+            entry,
+        )
 
 
 def _entry_findings(image: VhdxImage, index: int, entry: int, is_bitmap: bool) -> Iterator[Finding]:

@@ -101,6 +101,12 @@ class Headers(NamedTuple):
         """The copy that the next header goes over."""
         return self.copies[2 - self.current.number]
 
+    def log_range(self, problem: ImageError | None) -> tuple[int, int]:
+        """Start and end of the log in the file; nothing where its place is a problem."""
+        if problem is not None or not self.header.log_length:
+            return 0, 0
+        return self.header.log_offset, self.header.log_offset + self.header.log_length
+
 
 def _read_copy(file: ImageFile, number: int) -> HeaderCopy:
     offset = OFFSETS[number - 1]
@@ -162,6 +168,21 @@ def read_headers(file: ImageFile) -> Headers:
     return headers
 
 
+def count_problem(headers: Headers) -> ImageError | None:
+    """Why no further header can be written (`E_VHDX_HEADER`); None if it can."""
+    number = headers.header.sequence_number
+    if number <= MAX_SEQUENCE - 8:
+        return None
+    return ImageError(
+        "E_VHDX_HEADER",
+        f"The sequence number of the headers, {number:,}, cannot be counted on: no further "
+        "change could be told from the last one. The disk is only read.",
+        field="sequence_number",
+        offset=headers.current.offset + FIELDS["sequence_number"][0],
+        value=number,
+    )
+
+
 def findings(headers: Headers) -> Iterator[Finding]:
     """What the pair of headers shows; nothing of it keeps the disk from being read."""
     header, current = headers.header, headers.current
@@ -175,16 +196,9 @@ def findings(headers: Headers) -> Iterator[Finding]:
                 copy.offset,
                 copy.raw[:8].hex(),
             )
-    if header.sequence_number > MAX_SEQUENCE - 8:
-        yield Finding(
-            Level.ERROR,
-            "E_VHDX_HEADER",
-            f"The sequence number of the headers, {header.sequence_number:,}, cannot be counted "
-            "on: no further change could be told from the last one. The disk is only read.",
-            "sequence_number",
-            current.offset + FIELDS["sequence_number"][0],
-            header.sequence_number,
-        )
+    problem = count_problem(headers)
+    if problem is not None:
+        yield Finding.from_error(problem)
     other = headers.other.header
     if other is not None and other.sequence_number == header.sequence_number:
         yield Finding(
@@ -195,6 +209,20 @@ def findings(headers: Headers) -> Iterator[Finding]:
             "sequence_number",
             current.offset + FIELDS["sequence_number"][0],
             header.sequence_number,
+        )
+    if (
+        other is not None
+        and other.data_write_guid != header.data_write_guid
+        and abs(other.sequence_number - header.sequence_number) == 1
+    ):
+        yield Finding(
+            Level.NOTE,
+            "N_HEADERS_DIFFER",
+            "The two headers name different DataWriteGuids, as QEMU writes them; the one of the "
+            "current header is the disk's identity.",
+            "data_write_guid",
+            headers.other.offset + FIELDS["data_write_guid"][0],
+            guid_text(other.data_write_guid),
         )
     if header.data_write_guid == NIL:
         yield Finding(
@@ -221,6 +249,8 @@ def log_problem(headers: Headers, file_bytes: int) -> ImageError | None:
         )
 
     offset, length = header.log_offset, header.log_length
+    if length == 0 and not header.has_log:
+        return None  # a disk without a log is legal until something is to be written through it
     if header.has_log and header.log_version != LOG_VERSION:
         return wrong(
             "log_version", f"its version is {header.log_version}, not 0", header.log_version

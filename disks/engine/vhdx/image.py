@@ -13,6 +13,7 @@ from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
 from disks.engine.images import (
     DiskType,
+    Expansion,
     Extent,
     HeaderRewrite,
     LogReplay,
@@ -60,7 +61,8 @@ class VhdxImage:
             self._replay(file)
         elif self.log_problem is not None:
             self.findings.append(Finding.from_error(self.log_problem))
-        self.table = regions.read_table(self.file, self._log_range())
+        log_range = self.headers.log_range(self.log_problem)
+        self.table = regions.read_table(self.file, log_range)
         self.findings += regions.findings(self.table)
         self.metadata = found = metadata.read_metadata(self.file, self.table.metadata)
         self.findings += metadata.findings(found)
@@ -83,20 +85,14 @@ class VhdxImage:
         self.sectors_per_block = found.block_bytes // SECTOR_BYTES
         self.bat = BlockAllocationTable(self.file, self.table.bat.offset, self.geometry)
         taken = [(region.offset, region.end) for region in self.table.regions]
-        self.taken = sorted([*taken, self._log_range()])  # disjoint, as the table was judged
+        self.taken = sorted([*taken, log_range])  # disjoint, as the table was judged
         self._runs = RunCache()
         self.write_refusal: ImageError | None = self._write_refusal()
 
     def _replay(self, file: ImageFile) -> None:
         if self.log_problem is not None:
-            raise ImageError(
-                self.log_problem.code,
-                self.log_problem.message,
-                file=file.path,
-                field=self.log_problem.field,
-                offset=self.log_problem.offset,
-                value=self.log_problem.value,
-            )
+            self.log_problem.file = file.path
+            raise self.log_problem
         self.updates = log.find_updates(file, self.headers.header)
         self.file = log.Replayed(file, self.updates)
         count = len(self.updates.entries)
@@ -115,12 +111,6 @@ class VhdxImage:
                 guid_text(self.headers.header.log_guid),
             )
         )
-
-    def _log_range(self) -> tuple[int, int]:
-        header = self.headers.header
-        if self.log_problem is not None:
-            return 0, 0
-        return header.log_offset, header.log_offset + header.log_length
 
     def _geometry(self) -> Geometry:
         found = self.metadata
@@ -210,6 +200,12 @@ class VhdxImage:
         from disks.engine.vhdx import replay
 
         replay.replay(self.stored_file)
+
+    def plan_expand(self, new_size_bytes: int) -> Expansion:
+        """See `Image`."""
+        from disks.engine.vhdx import expand
+
+        return expand.plan_expand(self, new_size_bytes)
 
     def plan_repair(self) -> HeaderRewrite:
         """See `Image`."""

@@ -92,7 +92,7 @@ def _rewrite(
     if start is None:
         start = _free_place(image, len(item))
         before = [Write(region.offset + start, item)]
-    entry = next(one for one in image.metadata.items if one.guid == metadata.PARENT_LOCATOR)
+    entry = image.metadata.item(metadata.PARENT_LOCATOR)
     packed = metadata.ENTRY.pack(*entry._replace(offset=start, length=len(item)))
     page = patched_page(image, image.metadata.entry_offset(metadata.PARENT_LOCATOR), packed)
     after = parent_locator.parse(region.offset + start, item)
@@ -133,9 +133,9 @@ def _lies_there(image: VhdxImage, offset: int, item: bytes) -> bool:
     start, end = offset - region.offset, offset - region.offset + len(item)
     if start < metadata.TABLE_BYTES or end > region.length:
         return False
-    own = [one for one in image.metadata.items if one.guid == metadata.PARENT_LOCATOR]
+    own = image.metadata.item(metadata.PARENT_LOCATOR)
     for begin, stop in _taken(image):
-        if start < stop and begin < end and (begin, stop) != (own[0].offset, own[0].end):
+        if start < stop and begin < end and (begin, stop) != (own.offset, own.end):
             return False
     return image.file.read_at(offset, len(item)) == item
 

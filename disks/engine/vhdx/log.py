@@ -284,6 +284,11 @@ class Replayed(ImageFile):
             page = self._pages[start]
             buffer[first - offset : last - offset] = page[first - start : last - start]
 
+    def next_data(self, offset: int) -> int:
+        stored = super().next_data(offset)
+        index = bisect.bisect_right(self._order, offset - PAGE_BYTES)
+        return min(stored, max(offset, self._order[index])) if index < len(self._order) else stored
+
     def close(self) -> None:
         self._fd_owner.close()
         self.fd = -1

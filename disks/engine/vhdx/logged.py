@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from disks.engine.images import FieldChange, HeaderRewrite, Write
+from disks.engine.images import FieldChange, Fill, HeaderRewrite, Write
 from disks.engine.vhdx import headers, log
-from disks.engine.vhdx.guid import NIL, new_guid
+from disks.engine.vhdx.guid import NIL, guid_text, new_guid
 
 if TYPE_CHECKING:
     from disks.engine.vhdx.image import VhdxImage
@@ -33,7 +33,7 @@ def plan_logged(
     pages: Sequence[tuple[int, bytes]],
     changes: Sequence[FieldChange],
     *,
-    before: Sequence[Write] = (),
+    before: Sequence[Write | Fill] = (),
     data_write_guid: bytes | None = None,
     size_after_bytes: int | None = None,
 ) -> HeaderRewrite:
@@ -41,22 +41,22 @@ def plan_logged(
 
     pages            (offset, 4 KiB) to be changed in place
     before           what they will refer to, in room that nothing uses yet
-    data_write_guid  for a change that shows in the virtual disk
+    data_write_guid  for a change that shows in the virtual disk; in force with the log
     Raises `E_VHDX_LOG` where the log has no room.
     """
     size = image.stored_file.size_bytes if size_after_bytes is None else size_after_bytes
     guid = new_guid()
     entry = log.pack_entry(image.headers.header, guid, list(pages), size)
-    begin = {"file_write_guid": new_guid()}
+    begun = {"file_write_guid": new_guid()}
+    named = {"log_guid": guid}
     if data_write_guid is not None:
-        begin["data_write_guid"] = data_write_guid
+        named["data_write_guid"] = data_write_guid
     opened, live, done, again = (
         (Write(offset, data),)
-        for offset, data in headers.next_headers(
-            image.headers, begin, {"log_guid": guid}, {"log_guid": NIL}, {}
-        )
+        for offset, data in headers.next_headers(image.headers, begun, named, {"log_guid": NIL}, {})
     )
     log_write = Write(image.headers.header.log_offset, entry)
     in_place = tuple(Write(offset, data) for offset, data in pages)
     steps = (opened, (*before, log_write), live, in_place, done, again)
-    return HeaderRewrite(steps, size, tuple(changes), logged_step=3)
+    identity = None if data_write_guid is None else guid_text(data_write_guid)
+    return HeaderRewrite(steps, size, tuple(changes), logged_step=3, identity_after=identity)

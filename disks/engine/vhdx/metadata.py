@@ -16,6 +16,7 @@ from disks.engine.vhdx.regions import Region
 
 TABLE_BYTES = 64 * KIB
 MAX_ITEMS = 2047
+MAX_USER_ITEMS = 1024
 MAX_ITEM_BYTES = 1 * MIB
 MAX_VIRTUAL_BYTES = 64 * 1024 * 1024 * MIB
 MIN_BLOCK_BYTES = 1 * MIB
@@ -35,6 +36,17 @@ LEAVE_BLOCKS_ALLOCATED, HAS_PARENT = 1, 2
 _SIGNATURE = b"metadata"
 _HEADER = struct.Struct("<8sHH20s")
 ENTRY = struct.Struct("<16sIIII")
+
+
+def too_large(size_bytes: int) -> ImageError:
+    """A virtual size that no VHDX can have."""
+    return ImageError(
+        "E_TOO_LARGE",
+        f"A VHDX holds at most 64 TiB ({MAX_VIRTUAL_BYTES:,} bytes); {size_bytes:,} bytes are "
+        "more.",
+        field="virtual_disk_size",
+        value=size_bytes,
+    )
 
 
 class Known(NamedTuple):
@@ -97,8 +109,23 @@ class Metadata(NamedTuple):
 
     def entry_offset(self, guid: bytes) -> int:
         """Where the table entry of an item lies in the file."""
-        index = next(index for index, item in enumerate(self.items) if item.guid == guid)
-        return entry_offset(self.region, index)
+        return entry_offset(self.region, self._index(guid))
+
+    def value_offset(self, guid: bytes) -> int:
+        """Where the bytes of an item lie in the file."""
+        return self.region.offset + self.item(guid).offset
+
+    def item(self, guid: bytes) -> Item:
+        """The system's item of that name."""
+        return self.items[self._index(guid)]
+
+    def _index(self, guid: bytes) -> int:
+        """Of the system's item: users may have one of the same name."""
+        return next(
+            index
+            for index, item in enumerate(self.items)
+            if item.guid == guid and not item.flags & IS_USER
+        )
 
 
 def entry_offset(region: Region, index: int) -> int:
@@ -130,6 +157,10 @@ def read_items(file: ImageFile, region: Region) -> tuple[tuple[Item, ...], bytes
         )
     raw = head + file.read_at(region.offset + _HEADER.size, count * ENTRY.size)
     items = tuple(Item._make(row) for row in ENTRY.iter_unpack(raw[_HEADER.size :]))
+    of_users = sum(item.flags & IS_USER for item in items)
+    if of_users > MAX_USER_ITEMS:
+        why = f"it has {of_users:,} items of users; 1,024 are allowed"
+        raise _wrong(file, region.offset + 10, "entry_count", of_users, why)
     seen = set()
     ranges = []
     for index, item in enumerate(items):
@@ -174,6 +205,14 @@ def read_metadata(file: ImageFile, region: Region) -> Metadata:
     Raises `E_VHDX_METADATA`, `E_SIZE`, `E_BLOCK_SIZE`, `E_TYPE_CONFLICT`.
     Source: [MS-VHDX] 2.6.2.
     """
+    found = read_unjudged(file, region)
+    for problem in problems(file, found):
+        raise problem
+    return found
+
+
+def read_unjudged(file: ImageFile, region: Region) -> Metadata:
+    """All known items as they are. Raises `E_VHDX_METADATA` where one is not to be found."""
     items, raw = read_items(file, region)
     system: dict[bytes, tuple[int, Item]] = {}
     for index, item in enumerate(items):
@@ -223,9 +262,7 @@ def read_metadata(file: ImageFile, region: Region) -> Metadata:
         _, item = system[PARENT_LOCATOR]
         offset = region.offset + item.offset
         locator = (offset, file.read_at(offset, item.length) if item.length else b"")
-    found = _values(region, items, raw, values, locator)
-    _judge(file, found, {guid: offset for guid, (offset, _) in values.items()})
-    return found
+    return _values(region, items, raw, values, locator)
 
 
 def _values(
@@ -252,54 +289,39 @@ def _values(
     )
 
 
-def _judge(file: ImageFile, found: Metadata, at: dict[bytes, int]) -> None:
+def problems(file: ImageFile, found: Metadata) -> Iterator[ImageError]:
+    """All values that cannot be: `E_BLOCK_SIZE`, `E_SIZE`, `E_TYPE_CONFLICT`."""
+
+    def wrong(code: str, item: bytes, name: str, value: int, message: str) -> ImageError:
+        at = found.value_offset(item) + (4 if name == "has_parent" else 0)
+        return ImageError(code, message, file=file.path, field=name, offset=at, value=value)
+
     logical = found.logical_sector_bytes
-    for name, value, guid in (
+    for name, size, guid in (
         ("logical_sector_size", logical, LOGICAL_SECTOR_SIZE),
         ("physical_sector_size", found.physical_sector_bytes, PHYSICAL_SECTOR_SIZE),
     ):
-        if value not in (512, 4096):
-            raise ImageError(
-                "E_BLOCK_SIZE",
-                f"The {name.replace('_', ' ')} is {value:,} bytes; 512 and 4,096 are possible.",
-                file=file.path,
-                field=name,
-                offset=at[guid],
-                value=value,
-            )
+        if size not in (512, 4096):
+            text = f"The {name.replace('_', ' ')} is {size:,} bytes; 512 and 4,096 are possible."
+            yield wrong("E_BLOCK_SIZE", guid, name, size, text)
     block = found.block_bytes
     if not MIN_BLOCK_BYTES <= block <= MAX_BLOCK_BYTES or block & (block - 1):
-        raise ImageError(
-            "E_BLOCK_SIZE",
-            f"The block size is {block:,} bytes; it must be a power of two from 1 to 256 MiB.",
-            file=file.path,
-            field="block_size",
-            offset=at[FILE_PARAMETERS],
-            value=block,
-        )
+        text = f"The block size is {block:,} bytes; it must be a power of two from 1 to 256 MiB."
+        yield wrong("E_BLOCK_SIZE", FILE_PARAMETERS, "block_size", block, text)
     size = found.virtual_bytes
-    if not 0 < size <= MAX_VIRTUAL_BYTES or size % logical:
-        raise ImageError(
-            "E_SIZE",
-            f"The virtual size is {size:,} bytes; it must be a multiple of {logical} from "
-            f"{logical} bytes to 64 TiB.",
-            file=file.path,
-            field="virtual_disk_size",
-            offset=at[VIRTUAL_DISK_SIZE],
-            value=size,
+    unit = logical if logical in (512, 4096) else 512
+    if not 0 < size <= MAX_VIRTUAL_BYTES or size % unit:
+        text = (
+            f"The virtual size is {size:,} bytes; it must be a multiple of {unit} from {unit} "
+            "bytes to 64 TiB."
         )
+        yield wrong("E_SIZE", VIRTUAL_DISK_SIZE, "virtual_disk_size", size, text)
     if found.has_parent != (found.locator is not None):
         says = "says that there is a parent, but there is no parent locator"
         if not found.has_parent:
             says = "says that there is no parent, but there is a parent locator"
-        raise ImageError(
-            "E_TYPE_CONFLICT",
-            f"The file parameters item {says}.",
-            file=file.path,
-            field="has_parent",
-            offset=at[FILE_PARAMETERS] + 4,
-            value=int(found.has_parent),
-        )
+        text = f"The file parameters item {says}."
+        yield wrong("E_TYPE_CONFLICT", FILE_PARAMETERS, "has_parent", int(found.has_parent), text)
 
 
 def findings(found: Metadata) -> Iterator[Finding]:

@@ -122,6 +122,8 @@ def linkage(locator: ParentLocator) -> tuple[str, str | None]:
         return NIL_TEXT, (
             f"The parent_linkage is {found[0].value!r}, where an identity in braces is due."
         )
+    if match[1] == NIL_TEXT:
+        return NIL_TEXT, "The parent_linkage is all zeros: nothing identifies the parent."
     return match[1].lower(), None
 
 
@@ -200,15 +202,15 @@ def pack(pairs: Sequence[tuple[str, bytes]]) -> bytes:
     """The item's bytes for keys and values (UTF-16LE), in order. Raises ImageError `E_NAME`."""
     keys = [key.encode("utf-16-le") for key, _ in pairs]
     at = _HEADER.size + len(pairs) * _PAIR.size
+    total = at + sum(map(len, keys)) + sum(len(value) for _, value in pairs)
+    if total > MAX_BYTES:  # so each value is short enough for its field, too
+        raise ImageError("E_NAME", "The parent's path is too long.", field="parent")
     entries, strings = b"", b""
     for key, (_, value) in zip(keys, pairs, strict=True):
         entries += _PAIR.pack(at, at + len(key), len(key), len(value))
         strings += key + value
         at += len(key) + len(value)
-    data = _HEADER.pack(TYPE_GUID, 0, len(pairs)) + entries + strings
-    if len(data) > MAX_BYTES or any(len(value) > 0xFFFF for _, value in pairs):
-        raise ImageError("E_NAME", "The parent's path is too long.", field="parent")
-    return data
+    return _HEADER.pack(TYPE_GUID, 0, len(pairs)) + entries + strings
 
 
 def pairs_of(parent: NewParent) -> list[tuple[str, bytes]]:

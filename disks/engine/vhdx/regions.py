@@ -103,6 +103,14 @@ def read_table(file: ImageFile, log: tuple[int, int]) -> RegionTable:
     Raises `E_VHDX_REGION` where no copy is sound or what it says cannot be.
     Source: [MS-VHDX] 2.2.3.
     """
+    table = read_unjudged(file)
+    for problem in problems(file, table, log):
+        raise problem
+    return table
+
+
+def read_unjudged(file: ImageFile) -> RegionTable:
+    """The first sound copy's entries as they are. Raises `E_VHDX_REGION` without a sound copy."""
     first, second = copies = read_copies(file)
     if not first.is_right and not second.is_right:
         raise ImageError(
@@ -114,89 +122,56 @@ def read_table(file: ImageFile, log: tuple[int, int]) -> RegionTable:
             value=first.raw[:8].hex(),
         )
     chosen = first if first.is_right else second
-    count = _HEADER.unpack_from(chosen.raw)[2]
-    if count > MAX_ENTRIES:
-        raise _wrong(
-            file,
-            chosen.offset + 8,
-            "entry_count",
-            count,
-            f"it claims {count:,} entries; 2,047 have room",
+    return RegionTable(copies, chosen, entries(chosen.raw))
+
+
+def problems(file: ImageFile, table: RegionTable, log: tuple[int, int]) -> Iterator[ImageError]:
+    """All that keeps a sound table from being believed (`E_VHDX_REGION`)."""
+    base = table.chosen.offset
+
+    def wrong(offset: int, name: str, value: int | str, why: str) -> ImageError:
+        return ImageError(
+            "E_VHDX_REGION",
+            f"The region table cannot be right: {why}.",
+            file=file.path,
+            field=name,
+            offset=offset,
+            value=value,
         )
-    regions = entries(chosen.raw)
-    _judge(file, chosen, regions, log)
-    return RegionTable(copies, chosen, regions)
 
-
-def _judge(
-    file: ImageFile, table: TableCopy, regions: Sequence[Region], log: tuple[int, int]
-) -> None:
-    seen: dict[bytes, int] = {}
+    count = _HEADER.unpack_from(table.chosen.raw)[2]
+    if count > MAX_ENTRIES:
+        why = f"it claims {count:,} entries; 2,047 have room"
+        yield wrong(base + 8, "entry_count", count, why)
+        return
+    seen: set[bytes] = set()
     taken = [(*log, "the log")] if log[1] > log[0] else []
-    for index, region in enumerate(regions):
-        at = table.offset + _HEADER.size + index * _ENTRY.size
+    for index, region in enumerate(table.regions):
+        at = base + _HEADER.size + index * _ENTRY.size
+        guid, name = guid_text(region.guid), f"the {region.name} region"
         if region.guid in seen:
-            raise _wrong(
-                file, at, "guid", guid_text(region.guid), f"the {region.name} region is there twice"
-            )
-        seen[region.guid] = index
+            yield wrong(at, "guid", guid, f"{name} is there twice")
+        seen.add(region.guid)
         if region.guid not in _NAMES and region.required & 1:
-            raise _wrong(
-                file,
-                at,
-                "guid",
-                guid_text(region.guid),
-                f"the region {region.name} is required to read the disk, and not known",
-            )
+            yield wrong(at, "guid", guid, f"{name} is required to read the disk, and not known")
         if region.offset < HEADER_SECTION_BYTES or region.offset % MIB:
-            raise _wrong(
-                file,
-                at + 16,
-                "file_offset",
-                region.offset,
-                f"the {region.name} region cannot lie at byte {region.offset:,}",
-            )
+            why = f"{name} cannot lie at byte {region.offset:,}"
+            yield wrong(at + 16, "file_offset", region.offset, why)
         if region.length == 0 or region.length % MIB:
-            raise _wrong(
-                file,
-                at + 24,
-                "length",
-                region.length,
-                f"the {region.name} region cannot have {region.length:,} bytes",
-            )
+            why = f"{name} cannot have {region.length:,} bytes"
+            yield wrong(at + 24, "length", region.length, why)
         if region.end > file.size_bytes and region.guid in _NAMES:
-            raise _wrong(
-                file,
-                at + 16,
-                "file_offset",
-                region.offset,
-                f"the {region.name} region reaches past the end of the file",
-            )
-        taken.append((region.offset, region.end, f"the {region.name} region"))
-    for guid, name in _NAMES.items():
-        if guid not in seen:
-            raise _wrong(file, table.offset, "guid", guid_text(guid), f"it names no {name} region")
+            why = f"{name} reaches past the end of the file"
+            yield wrong(at + 16, "file_offset", region.offset, why)
+        taken.append((region.offset, region.end, name))
+    for known, name in _NAMES.items():
+        if known not in seen:
+            yield wrong(base, "guid", guid_text(known), f"it names no {name} region")
     taken.sort()
     for (_, end, name), (start, _, other) in itertools.pairwise(taken):
         if start < end:
-            raise _wrong(
-                file,
-                table.offset,
-                "file_offset",
-                start,
-                f"{name} and {other} share bytes from {start:,} on",
-            )
-
-
-def _wrong(file: ImageFile, offset: int, name: str, value: int | str, why: str) -> ImageError:
-    return ImageError(
-        "E_VHDX_REGION",
-        f"The region table cannot be right: {why}.",
-        file=file.path,
-        field=name,
-        offset=offset,
-        value=value,
-    )
+            why = f"{name} and {other} share bytes from {start:,} on"
+            yield wrong(base, "file_offset", start, why)
 
 
 def findings(table: RegionTable) -> Iterator[Finding]:

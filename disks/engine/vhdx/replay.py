@@ -122,8 +122,9 @@ def replay(file: ImageFile) -> None:
     found = headers.read_headers(file)
     if not found.header.has_log:
         raise _nothing(file.path)
-    problem = headers.log_problem(found, file.size_bytes)
+    problem = headers.log_problem(found, file.size_bytes) or headers.count_problem(found)
     if problem is not None:
+        problem.file = file.path
         raise problem
     updates = log.find_updates(file, found.header)
     replayed = Replayed(file, updates)
@@ -133,7 +134,7 @@ def replay(file: ImageFile) -> None:
     file.write_at(*begun)
     file.sync()
     if updates.file_bytes > file.size_bytes:
-        file.allocate(updates.file_bytes)
+        file.allocate(updates.file_bytes, from_bytes=file.size_bytes)
     for offset, data in _pieces(updates, replayed):
         file.write_at(offset, data)
     file.sync()

@@ -43,17 +43,19 @@ class Layout(NamedTuple):
 
 
 def layout_of(new: NewImage) -> Layout:
-    """The layout for a new disk. Raises `E_SIZE`, `E_BLOCK_SIZE`."""
+    """The layout for a new disk. Raises `E_SIZE`, `E_TOO_LARGE`, `E_BLOCK_SIZE`."""
     size, block, logical = (
         new.virtual_size_bytes,
         new.block_size_bytes,
         new.logical_sector_bytes,
     )
-    if not 0 < size <= metadata.MAX_VIRTUAL_BYTES or size % logical:
+    if size > metadata.MAX_VIRTUAL_BYTES:
+        raise metadata.too_large(size)
+    if size <= 0 or size % logical:
         raise ImageError(
             "E_SIZE",
             f"A VHDX cannot have {size:,} bytes: the size must be a multiple of {logical}, more "
-            "than 0 and at most 64 TiB.",
+            "than 0.",
             field="virtual_disk_size",
             value=size,
         )

@@ -11,6 +11,9 @@ from playwright.sync_api import Page, expect
 from disks.tests import builders
 from disks.tests.browser import steps
 from disks.tests.console import Console
+from disks.tests.operations import piles
+from disks.tests.operations.piles import Pile
+from disks.tests.operations.worlds import content_of
 
 MOST_TABS = 80
 
@@ -111,3 +114,37 @@ def test_a_long_job_is_started_and_followed_without_javascript(
         return "Done" in page.locator("#job-progress .job-state").inner_text()
 
     steps.until(is_done)
+
+
+@pytest.fixture
+def checkpoints(page: Page, storage: Path) -> Pile:
+    """Four checkpoints whose names tell nothing, in a root of their own."""
+    made = piles.make(storage / "pile-without-script", names="abcd")
+    steps.add_root(page, "pile-without-script", windows_view="P:\\pile", name="pile")
+    steps.scan(page, "pile")
+    return made
+
+
+def test_a_checkpoint_pile_is_merged_without_javascript(
+    plain_page: Page, checkpoints: Pile
+) -> None:
+    page, made = plain_page, checkpoints
+    leaf = Path(made.path("d")).name
+    steps.open_disk(page, leaf)
+    page.get_by_role("link", name="Merge checkpoint pile").click()
+    expect(page.locator(".vd-order li")).to_have_count(4)
+    expect(page.locator(".vd-script")).to_contain_text(f"Merge-VHD -Path 'P:\\pile\\{leaf}'")
+    page.get_by_label("The leaf's name").check()
+    page.get_by_role("button", name="Show what will happen").click()
+    expect(page.get_by_label("The leaf's name")).to_be_checked()
+    for declaration in page.locator(".vd-declare input").all():
+        declaration.check()
+    page.get_by_role("button", name="Merge 4 disks into").click()
+
+    def is_done() -> bool:
+        page.reload()
+        return "Done" in page.locator("#job-progress .job-state").inner_text()
+
+    steps.until(is_done)
+    assert content_of(made.path("d")) == made.disks["d"].sha256
+    assert not made.disks["vm"].path.exists()

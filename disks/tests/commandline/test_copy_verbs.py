@@ -1,7 +1,8 @@
-"""`disk merge`, `compact` and `create`: the contract's keys, exit codes and usage."""
+"""`disk merge`, `compact`, `convert` and `create`: the contract's keys, exit codes and usage."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -132,6 +133,82 @@ def test_compact_and_its_dry_run(disk: Disk, tmp_path: Path) -> None:
     assert content_of(built.path) == built.sha256
     again = disk("compact", built.path)
     assert (again.code, "nothing to gain" in again.out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("output", "options", "described"),
+    [
+        ("new.vhd", [], ("vhd", "dynamic")),
+        ("new.vhd", ["--type", "fixed"], ("vhd", "fixed")),
+        ("new.avhd", ["--format", "vhd"], ("vhd", "dynamic")),
+        ("new.img", [], ("raw", "fixed")),
+    ],
+)
+def test_convert_gives_the_keys_of_the_contract(
+    disk: Disk, world: worlds.World, output: str, options: list[str], described: tuple[str, str]
+) -> None:
+    leaf, new = world.path("leaf.vhd"), world.path(output)
+    dry = disk.json("convert", leaf, new, *options, "--dry-run")
+    assert (dry.code, dry.err) == (0, "")
+    assert dry.document.keys() >= KEYS | DRY_KEYS
+    assert (dry.document["format"], dry.document["type"]) == described
+    assert dry.document["refused"] is None
+    assert not os.path.exists(new)
+    done = disk.json("convert", leaf, new, *options)
+    assert done.code == 0
+    assert done.document.keys() >= KEYS
+    assert done.document["output"] == new
+    assert done.document["file_size_after_bytes"] == os.path.getsize(new)
+    assert done.document["virtual_size_bytes"] == len(world.leaf.model)
+    if described[0] == "raw":
+        assert Path(new).read_bytes() == bytes(world.leaf.model)
+    else:
+        assert disk.json("inspect", new).document["type"] == described[1]
+        assert disk.json("hash", new).document["sha256"] == world.leaf.sha256
+    assert "Test-VHD" in disk("convert", leaf, world.path("again.vhd")).out
+
+
+def test_convert_reads_a_plain_image_only_when_told(disk: Disk, tmp_path: Path) -> None:
+    """bad-input A2: never guessed."""
+    plain = tmp_path / "plain.raw"
+    plain.write_bytes(noise(1, 100))
+    new = tmp_path / "new.vhd"
+    refused = disk.json("convert", plain, new)
+    assert (refused.code, refused.document["error"]["code"]) == (1, "E_NO_FOOTER")
+    done = disk.json("convert", plain, new, "--source-format", "raw")
+    assert done.code == 0
+    assert done.document["levels"] == [str(plain)]
+    assert disk.json("hash", new).document["sha256"] == hashlib.sha256(noise(1, 100)).hexdigest()
+
+
+def test_a_refused_convert_says_why_and_writes_nothing(disk: Disk, world: worlds.World) -> None:
+    before = worlds.snapshot(world.folder)
+    leaf = world.path("leaf.vhd")
+    dry = disk.json("convert", leaf, world.path("base.vhd"), "--dry-run")
+    assert (dry.code, dry.document["refused"]["code"]) == (1, "E_EXISTS")
+    assert dry.err.startswith("error: E_EXISTS: ")
+    real = disk.json("convert", leaf, world.path("base.vhd"))
+    assert (real.code, real.document["error"]["code"]) == (1, "E_EXISTS")
+    assert worlds.snapshot(world.folder) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["leaf.vhd"],
+        ["leaf.vhd", "new.vhd", "--type", "differencing"],
+        ["leaf.vhd", "new.vhd", "--format", "qcow2"],
+        ["leaf.vhd", "new.vhd", "--source-format", "vhd"],
+        ["leaf.vhd", "new.raw", "--type", "fixed"],
+        ["leaf.vhd", "new", "--source-format", "raw"],
+    ],
+)
+def test_convert_usage(disk: Disk, world: worlds.World, arguments: list[str]) -> None:
+    paths = [each if each.startswith("-") or "." not in each else world.path(each)
+             for each in arguments]  # fmt: skip
+    outcome = disk("convert", *paths)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "usage:" in outcome.err
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,16 @@ import pytest
 from disks.engine import formats
 from disks.engine.check import check_image
 from disks.engine.errors import ImageError, NotAnImage
-from disks.tests.builders import MIB, build_dynamic, build_fixed
+from disks.tests.builders import (
+    FAMILIES,
+    MIB,
+    Family,
+    build_dynamic,
+    build_dynamic_vhdx,
+    build_fixed,
+    footer_fields,
+    pack_footer,
+)
 from disks.tests.engine.world import examine, open_file
 
 
@@ -46,19 +55,55 @@ def test_two_formats_at_once_are_refused(tmp_path: Path, head: bytes) -> None:
     assert result.codes == {"E_AMBIGUOUS_FORMAT"}
 
 
+@pytest.mark.parametrize(
+    ("offset", "signature", "name"), [(0x40, b"\x7f\x10\xda\xbe", "VDI"), (0x8001, b"CD001", "ISO")]
+)
+def test_a_vhdx_with_another_formats_signature_is_refused(
+    tmp_path: Path, offset: int, signature: bytes, name: str
+) -> None:
+    """bad-input C50: both lie where nothing of a VHDX is looked at."""
+    built = build_dynamic_vhdx(tmp_path, "a.vhdx")
+    built.patch(offset, signature)
+    result = examine(built.path)
+    assert (result.code, result.codes) == ("E_AMBIGUOUS_FORMAT", {"E_AMBIGUOUS_FORMAT"})
+    assert result.error is not None
+    assert name in result.error.message
+
+
+def test_a_vhdx_with_the_footer_of_a_vhd_is_refused(tmp_path: Path) -> None:
+    """bad-input C50: whoever looks at the end sees another disk than who looks at the start."""
+    built = build_dynamic_vhdx(tmp_path, "a.vhdx", content=[(0, b"\1" * 4 * MIB)])
+    assert examine(built.path).error is None
+    built.patch(built.path.stat().st_size - 512, pack_footer(footer_fields(MIB, 2, b"x" * 16, 0)))
+    result = examine(built.path)
+    assert (result.code, result.codes) == ("E_AMBIGUOUS_FORMAT", {"E_AMBIGUOUS_FORMAT"})
+
+
+@pytest.mark.parametrize("size", [8, 511])
+def test_the_start_of_a_vhdx_is_too_small(tmp_path: Path, size: int) -> None:
+    """bad-input A1, for VHDX."""
+    path = tmp_path / "a.vhdx"
+    path.write_bytes(b"vhdxfile".ljust(size, b"\0"))
+    assert (examine(path).code, examine(path).codes) == ("E_TOO_SMALL", {"E_TOO_SMALL"})
+
+
 def test_a_fixed_disk_may_hold_an_iso(tmp_path: Path) -> None:
     built = build_fixed(tmp_path, "a.vhd", content=[(64, b"\0CD001".ljust(512, b"\0"))], size=MIB)
     assert examine(built.path).error is None
 
 
-def test_any_extension_opens(tmp_path: Path) -> None:
-    built = build_dynamic(tmp_path, "picture.jpeg")
-    with open_file(built.path) as file:
-        assert formats.identify(file).name == "vhd"
+def test_any_extension_opens(tmp_path: Path, family: Family) -> None:
+    """bad-input C50: also that of the other format."""
+    (other,) = (one for one in FAMILIES if one is not family)
+    for name in ("picture.jpeg", other.file("a")):
+        built = family.dynamic(tmp_path, name, content=[(0, b"\1" * 512)])
+        with open_file(built.path) as file:
+            assert formats.identify(file).name == family.name
+        assert examine(built.path).errors == set()
 
 
 def test_formats_by_name() -> None:
-    assert formats.by_name("vhd") is formats.FORMATS[0]
+    assert [formats.by_name(one.name) for one in FAMILIES] == list(formats.FORMATS)
     with pytest.raises(KeyError):
         formats.by_name("vmdk")
 
@@ -68,6 +113,7 @@ def test_the_engine_imports_nothing_slow() -> None:
     code = (
         "import sys; import disks.engine.chain, disks.engine.check, disks.engine.codes; "
         "import disks.engine.vhd.image, disks.engine.vhd.writer, disks.engine.vhd.check; "
+        "import disks.engine.vhdx.image, disks.engine.vhdx.writer, disks.engine.vhdx.check; "
         "slow = {'numpy', 'xxhash', 'django', 'uuid', 'asyncio', 'ssl'} & set(sys.modules); "
         "sys.exit(', '.join(sorted(slow)) or 0)"
     )

@@ -684,6 +684,25 @@ def test_a_bitmap_in_a_disk_without_a_parent_is_a_warning(tmp_path: Path) -> Non
     assert result.finding("W_BITMAP_UNUSED").offset == built.bitmap_entry_at(0)
 
 
+def test_entries_beyond_the_size_are_a_warning(tmp_path: Path) -> None:
+    """bad-input A23, for VHDX: a differencing disk's table has whole chunks; what they hold
+    behind the disk's end is never read and not counted."""
+    base = build_fixed_vhdx(tmp_path, "base.vhdx")
+    built = build_differencing_vhdx(
+        tmp_path, "a.vhdx", base, content=[(4096, b"\2" * SECTOR)], append=2 * MIB
+    )
+    end = built.path.stat().st_size
+    for value in (end - 2 * MIB | 6, end + 2**40 | 7, 4, 2**63 | 6):
+        built.patch(built.entry_at(2), u64(value))
+        result = examine(built.path)
+        assert result.errors == set()
+        finding = result.finding("W_BAT_BEYOND_SIZE")
+        assert (finding.offset, finding.value) == (built.entry_at(2), value)
+        assert result.image is not None
+        assert (result.image.blocks_total, result.image.blocks_allocated()) == (2, 1)
+        assert reads(built)
+
+
 @pytest.mark.parametrize("state", [1, 2, 3, 4, 5, 7])
 def test_c46_states_that_no_bitmap_has(tmp_path: Path, state: int) -> None:
     base = build_fixed_vhdx(tmp_path, "base.vhdx")

@@ -177,7 +177,7 @@ def test_misuse_is_noticed(tmp_path: Path) -> None:
     [
         (NewImage(DiskType.FIXED, 0), "E_SIZE"),
         (NewImage(DiskType.DYNAMIC, 1000), "E_SIZE"),
-        (NewImage(DiskType.DYNAMIC, 2041 * 1024 * MIB), "E_SIZE"),
+        (NewImage(DiskType.DYNAMIC, 2041 * 1024 * MIB), "E_TOO_LARGE"),
         (NewImage(DiskType.DYNAMIC, MIB, block_size_bytes=3 * MIB), "E_BLOCK_SIZE"),
         (NewImage(DiskType.DIFFERENCING, MIB), "E_NO_PARENT"),
     ],

@@ -6,6 +6,7 @@ as before or the finished result, the files are sound, and recovery leaves nothi
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ import pytest
 
 from disks.engine import faults
 from disks.engine.errors import ImageError
-from disks.operations import compact, create, merge, trash
+from disks.operations import compact, convert, create, merge, trash
 from disks.operations.paths import Roots
 from disks.operations.recover import recover
 from disks.tests.builders import build_dynamic
@@ -67,6 +68,16 @@ def _to_new(folder: Path, roots: Roots) -> object:
     return merge.apply(plan, roots, offline=True, job="7", token=1)
 
 
+def _flatten(folder: Path, roots: Roots) -> object:
+    plan = convert.plan(str(folder / "leaf.vhd"), str(folder / "new.vhd"), roots, disk_type="fixed")
+    return convert.apply(plan, roots, job="7", token=1)
+
+
+def _to_raw(folder: Path, roots: Roots) -> object:
+    plan = convert.plan(str(folder / "leaf.vhd"), str(folder / "new.raw"), roots)
+    return convert.apply(plan, roots, job="7", token=1)
+
+
 def _sparse(folder: Path) -> None:
     folder.mkdir()
     content = [(0, noise(1, 40)), (64, worlds.zeros(96)), (200, noise(2, 9))]
@@ -98,6 +109,8 @@ CASES = {
     "into the parent": Case(_chain, _into_parent, ("leaf.vhd", "middle.vhd"), "middle.vhd"),
     "into the base, child's name": Case(_two, _into_base_as_child, ("leaf.vhd",), "leaf.vhd"),
     "to a new disk": Case(_two, _to_new, ("leaf.vhd",), "new.vhd"),
+    "flatten into a fixed disk": Case(_two, _flatten, ("leaf.vhd",), "new.vhd"),
+    "convert to a plain image": Case(_two, _to_raw, ("leaf.vhd",), "new.raw"),
     "compact": Case(_sparse, _compact, ("leaf.vhd",), "leaf.vhd"),
     "create a child": Case(_two, _create_child, ("leaf.vhd",), "new.vhd"),
 }
@@ -146,13 +159,19 @@ class Prepared:
         assert done or not finished
         leaves = [self.case.result] if done else ["leaf.vhd"]
         for name in leaves:
-            assert content_of(folder / name) == self.expected
+            assert _read(folder / name) == self.expected
         for name in found:
             if name.endswith(".vhd") and not name.startswith("."):
                 assert errors_in(folder / name) == []
         if self.below:
             assert content_of(folder / "below.vhd") == self.below
         return done
+
+
+def _read(path: Path) -> str:
+    if path.suffix == ".raw":
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    return content_of(path)
 
 
 def _in_child(work: Callable[[], object]) -> int:

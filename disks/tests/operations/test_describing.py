@@ -30,7 +30,7 @@ GUID = "01234567-89AB-cdef-0123-456789abcdef"
         ("vm.vhd", [], None),
         ("vm.vhd", ["vm.xml", "notes.txt"], None),
         ("vm.avhd", [], "hyper-v-checkpoint"),
-        ("vm.AVHDX", ["vm.vmcx"], "hyper-v-checkpoint"),
+        ("vm.AVHDX", ["vm.vmcx"], "hyper-v-machine"),
         ("vm.vhdx", [f"vm_{GUID}.avhdx"], "hyper-v-checkpoint"),
         ("vm2.vhdx", [f"vm_{GUID}.avhdx"], None),
         ("vm.vhdx", ["vm.vhdx.rct"], "change-tracking"),

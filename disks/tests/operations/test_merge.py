@@ -24,6 +24,7 @@ from disks.operations.paths import Root, Roots
 from disks.operations.progress import Cancelled, Progress
 from disks.operations.recover import recover_disk
 from disks.tests.builders import (
+    MIB,
     SECTOR,
     build_differencing,
     build_dynamic,
@@ -678,6 +679,29 @@ def test_progress_counts_blocks_in_words(tmp_path: Path) -> None:
     merged(world, to=world.path("new.vhd"), progress=watch)
     assert watch.steps == ["check", "copy", "proof", "commit"]
     assert any(text.startswith("copying block ") and " of " in text for text in watch.reports)
+
+
+def test_the_new_disk_passes_through_memory_and_its_sources_stay_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other disks' pages are not pushed out by a long copy, nor the sources' by us."""
+    told: list[tuple[str, int]] = []
+
+    def hint(fd: int, offset: int, length: int, advice: int) -> None:
+        if advice == os.POSIX_FADV_DONTNEED and length:
+            told.append((os.path.basename(os.readlink(f"/proc/self/fd/{fd}")), length // MIB))
+
+    monkeypatch.setattr(os, "posix_fadvise", hint)
+    size = 18 * MIB
+    base = build_dynamic(tmp_path, "base.vhd", size=size, content=[(0, noise(1, size // SECTOR))])
+    leaf = build_differencing(tmp_path, "leaf.vhd", base, content=[(7, noise(2, 90))])
+    merged(worlds.World(tmp_path, base, base, leaf), to=str(tmp_path / "new.vhd"))
+    names = [name for name, _ in told]
+    assert len(set(names)) == 1
+    assert names[0].startswith(".new.vhd.")
+    # Twice every 8 MiB: when it was written, when it was read for the proof.
+    assert [place for _, place in told] == [8, 16, 8, 16]
+    assert content_of(str(tmp_path / "new.vhd")) == leaf.sha256
 
 
 def test_a_second_job_on_the_chain_is_told_who_holds_it(tmp_path: Path) -> None:

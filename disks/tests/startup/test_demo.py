@@ -11,7 +11,7 @@ import pytest
 
 from disks.engine.errors import NotAnImage
 from disks.engine.formats import open_image
-from disks.operations import demo
+from disks.operations import demo, pile
 from disks.operations.inspection import inspect
 from disks.operations.paths import Root, Roots
 
@@ -107,6 +107,22 @@ def test_the_twin_in_the_backup_does_not_disturb_the_link(folder: Path, roots: R
     own = identities(folder)
     assert (
         own[str(folder / "Mail/mail-base.vhd")] == own[str(folder / "Backup/Monday/mail-base.vhd")]
+    )
+
+
+def test_the_checkpoints_are_one_pile_in_an_order_that_their_names_do_not_tell(
+    folder: Path,
+) -> None:
+    place = str(folder / "SRV01")
+    plan = pile.plan(place, Roots([Root(place, windows_views=("C:\\VMs\\SRV01",))]))
+    assert plan.refused is None
+    (found,) = plan.piles
+    order = [disk.path for disk in found.disks]
+    assert len(order) == demo.CHECKPOINTS + 1
+    assert order != sorted(order)
+    assert order != sorted(order, reverse=True)
+    assert [disk.mtime_ns for disk in found.disks] == sorted(
+        (disk.mtime_ns for disk in found.disks), reverse=True
     )
 
 

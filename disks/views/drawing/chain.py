@@ -23,6 +23,7 @@ TEXT_X = 44
 BRANCH_STEP = 24
 NAME_FONT_PX = 15
 FACTS_FONT_PX = 12.5
+BOLD = 1.13  # how much wider the name of the disk is that the page is about
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ class _Pen:
         label = visible(disk.name)
         lines = [
             svg.text(
-                fitted(label, self.text_px, NAME_FONT_PX),
+                fitted(label, self.text_px, NAME_FONT_PX * (BOLD if disk.current else 1)),
                 TEXT_X,
                 self.y + 18,
                 "vd-chain-name vd-chain-here" if disk.current else "vd-chain-name",

@@ -22,7 +22,9 @@ def width_px(text: str, font_px: float) -> float:
             units += 0
         elif character in "mwMW@%":
             units += 0.88
-        elif character.isupper() or character.isdigit() or character in "_\\":
+        elif character.isupper():
+            units += 0.7
+        elif character.isdigit() or character in "_\\":
             units += 0.64
         elif character in "iljtf.,:;'|! ()[]/-":
             units += 0.38

@@ -1,0 +1,344 @@
+"""Checkpoint piles: where the catalog sees some, the dry run of a folder, and its job.
+
+The catalog says how the disks hang together; what their merge comes to is read from the
+files as they are, and the job reads everything again under lock.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from django.db.models import Q, QuerySet
+from django.db.utils import DatabaseError
+
+from disks.engine.errors import ImageError
+from disks.models import Disk, Job, ParentLink, StorageRoot
+from disks.models.fields import to_column
+from disks.operations import copying, merge, pile, pile_script
+from disks.operations.forest import Forest, Lost, Member, Run
+from disks.operations.managers import NO_CLAIM
+from disks.operations.merge import MergePlan
+from disks.operations.pile import Pile, PilePlan, Step
+from disks.operations.progress import Progress
+from disks.operations.survey import Survey, is_inside
+from disks.services import declarations, jobs, merging, roots
+from disks.services.chains import JOINING
+from disks.services.errors import Refusal
+from disks.services.stored_json import readable
+from disks.services.work import JobContext
+
+LEAST_CHECKPOINTS = 3  # fewer are a chain that somebody made on purpose
+PLANNED_AT_ONCE = 8  # each is read from the storage while a page is made
+_MOST_BASES = 500  # whose chains are looked at for the overview
+_AT_ONCE = 500  # numbers in one query
+_HEAVY = ("findings", "parent_link__trace", "parent_link__locators", "parent_link__parent_evidence")
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """Differencing disks of one chain in one folder that no manager beside them claims.
+
+    leaf  the uppermost disk of the pile
+    """
+
+    root: StorageRoot
+    folder: str
+    leaf: Disk
+    count: int
+    allocated_bytes: int
+    are_checkpoints: bool
+
+
+# ------------------------------------------------------------------------------ the catalog
+
+
+def forgotten() -> list[Forgotten]:
+    """Piles of at least three disks without a host, the largest first; two queries."""
+    deep = Disk.objects.filter(
+        disk_type="differencing", missing_since=None, chain_position__gte=LEAST_CHECKPOINTS
+    ).exclude(root__state__in=declarations.OFFLINE_STATES)
+    bases = set(deep.order_by().values_list("chain_base", flat=True).distinct()[:_MOST_BASES])
+    disks = {disk.path: disk for disk in _hanging_on(base for base in bases if base is not None)}
+    forest = Forest(_members(disks.values(), lambda disk: True))
+    found = []
+    for run in forest.runs:
+        checkpoints = [disks[path] for path in run.paths if forest.members[path].is_differencing]
+        if any(disk.managed_by and disk.managed_by not in NO_CLAIM for disk in checkpoints):
+            continue
+        places = Counter((disk.root_id, _folder(disk)) for disk in checkpoints)
+        (place, count) = places.most_common(1)[0]
+        if count >= LEAST_CHECKPOINTS:
+            here = [disk for disk in checkpoints if (disk.root_id, _folder(disk)) == place]
+            found.append(
+                Forgotten(
+                    root=here[0].root,
+                    folder=place[1],
+                    leaf=disks[run.leaf],
+                    count=count,
+                    allocated_bytes=sum(disk.allocated_bytes for disk in here),
+                    are_checkpoints=all(
+                        disk.name.lower().endswith(pile.CHECKPOINT_ENDINGS) for disk in here
+                    ),
+                )
+            )
+    return sorted(found, key=lambda one: (-one.allocated_bytes, one.leaf.path))
+
+
+def survey(root: StorageRoot, folder: str) -> tuple[Survey, dict[str, Disk]]:
+    """What a folder of a root holds, as of the last scans; the disks by their host paths."""
+    inside = list(_rows(Disk.objects.filter(root=root, missing_since=None), folder))
+    bases = {disk.chain_base_id or disk.pk for disk in inside if _is_in_a_chain(disk)}
+    disks = {disk.path: disk for disk in (*_hanging_on(bases), *inside)}
+    place = os.path.join(root.path, folder) if folder else root.path
+    sound = {path: disk for path, disk in disks.items() if disk.identity}
+    members = _members(sound.values(), lambda disk: is_inside(disk.path, place))
+    mute = [disk for disk in inside if not disk.identity]
+    no_disks = [disk for disk in mute if disk.own_health == Disk.Health.NOT_A_DISK]
+    return (
+        Survey(
+            place,
+            Forest(members),
+            [_as_error(disk) for disk in no_disks],
+            [_as_error(disk) for disk in mute if disk.own_health != Disk.Health.NOT_A_DISK],
+        ),
+        disks,
+    )
+
+
+def _rows(disks: QuerySet[Disk], folder: str) -> QuerySet[Disk]:
+    """Those in a folder and below, with what a Member needs."""
+    if folder:
+        disks = disks.filter(relative_path__startswith=to_column(f"{folder}/"))
+    return disks.select_related("root", "parent_link__parent__root").defer(*_HEAVY)
+
+
+def _is_in_a_chain(disk: Disk) -> bool:
+    return disk.disk_type == "differencing" or disk.child_count > 0
+
+
+def _folder(disk: Disk) -> str:
+    return os.path.dirname(disk.relative_path)
+
+
+def _hanging_on(bases: Iterable[int]) -> Iterator[Disk]:
+    """These disks and everything that stands on them."""
+    numbers = sorted(bases)
+    for start in range(0, len(numbers), _AT_ONCE):
+        some = numbers[start : start + _AT_ONCE]
+        connected = Disk.objects.filter(Q(pk__in=some) | Q(chain_base__in=some))
+        yield from _rows(connected.filter(missing_since=None), "")
+
+
+def _members(disks: Iterable[Disk], inside: Callable[[Disk], bool]) -> list[Member]:
+    return [
+        Member(
+            path=disk.path,
+            identity=disk.identity,
+            disk_type=disk.disk_type,
+            virtual_size_bytes=disk.virtual_size_bytes or 0,
+            file_size_bytes=disk.file_size_bytes,
+            allocated_bytes=disk.allocated_bytes,
+            mtime_ns=disk.mtime_ns or 0,
+            inside=inside(disk),
+            parent=_parent(disk),
+            lost=_lost(disk),
+        )
+        for disk in disks
+    ]
+
+
+def _parent(disk: Disk) -> str | None:
+    link: ParentLink | None = getattr(disk, "parent_link", None)
+    joined = link is not None and link.status in JOINING and link.parent is not None
+    return link.parent.path if joined and link is not None and link.parent is not None else None
+
+
+def _lost(disk: Disk) -> Lost | None:
+    if disk.disk_type != "differencing" or _parent(disk) is not None:
+        return None
+    link: ParentLink | None = getattr(disk, "parent_link", None)
+    if link is None:
+        return Lost("E_PARENT_MISSING", "Its parent was not looked for yet; scan the root.")
+    code = disk.health_code if disk.health_code.startswith("E_") else "E_PARENT_MISSING"
+    return Lost(code, link.reason)
+
+
+def _as_error(disk: Disk) -> ImageError:
+    return ImageError(disk.health_code or "E_NO_FOOTER", disk.sentence, file=disk.path)
+
+
+# ------------------------------------------------------------------------------ the dry run
+
+
+@dataclass
+class FolderPlan:
+    """The dry run of a folder's piles.
+
+    plan    of the piles that can be merged now; of all where none can, with the refusal
+    piles   all that were looked at
+    others  runs that were not looked at this time
+    """
+
+    plan: PilePlan
+    piles: list[Pile]
+    disks: dict[str, Disk]
+    others: list[Run]
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What must still hold when the job is asked for: the files that are merged."""
+        return {
+            one.run.leaf: {path: seen.as_dict() for path, seen in one.step.levels}
+            for one in self.plan.piles
+        }
+
+
+def plan(
+    root: StorageRoot, folder: str, *, leaf: str = "", keep_name: str = merge.PARENT
+) -> FolderPlan:
+    """What merging the piles of a folder comes to; leaf: only the pile that ends there.
+
+    Raises ImageError E_NO_PILE. What stands in the way of one pile is in its `refused`; the
+    others can be merged all the same.
+    """
+    found, disks = survey(root, folder)
+    runs = found.forest.runs
+    chosen = pile.chosen(runs, [leaf] if leaf else [])[:PLANNED_AT_ONCE]
+    with closing(roots.operation_roots()) as scope:
+        piles = [
+            pile.judged(found.forest, run, _dry_run(disks[run.leaf], run, keep_name), scope)
+            for run in chosen
+        ]
+        ready = [one for one in piles if one.refused is None] or piles
+        planned = PilePlan(found, ready, keep_name, pile.shortage(ready, scope))
+    return FolderPlan(planned, piles, disks, [run for run in runs if run not in chosen])
+
+
+def _dry_run(leaf: Disk, run: Run, keep_name: str) -> MergePlan:
+    try:
+        return merging.plan(leaf, into_parent=True, base=run.base, keep_name=keep_name)
+    except Refusal as refusal:
+        error = ImageError(refusal.code, f"{refusal.message} {refusal.advice}".strip())
+    except ImageError as error_found:
+        error = error_found
+    request = merge.Request(run.leaf, run.base, None, None, keep_name)
+    return MergePlan(request=request, output=run.base, refused=error)
+
+
+def script(planned: FolderPlan) -> str:
+    """The same merges as PowerShell for the Hyper-V host; E_NO_PILE where there are none."""
+    found = planned.plan
+    with closing(roots.operation_roots()) as scope:
+        text, steps = pile_script.script(planned.piles, found.forest, scope, found.survey.folder)
+    if steps:
+        return text
+    raise found.refused or ImageError(
+        "E_NO_PILE", "Nothing here can be merged on the Hyper-V host.", file=found.survey.folder
+    )
+
+
+# ------------------------------------------------------------------------------ the job
+
+
+def request(
+    root: StorageRoot,
+    folder: str,
+    *,
+    user: Any,
+    idempotency_key: str,
+    leaf: str = "",
+    keep_name: str = merge.PARENT,
+    declared_offline: bool = False,
+    seen: dict[str, Any] | None = None,
+    address: str = "",
+) -> Job:
+    """Ask for the merge of the piles that can be merged, in one job; the caller enqueues it.
+
+    A single pile is a merge like any other. seen: the fingerprint that was shown, E_CHANGED
+    if it is another one by now. Raises what the plan refuses, and Refusal E_NOT_OFFLINE,
+    E_READ_ONLY, E_ROOT_OFFLINE.
+    """
+    planned = plan(root, folder, leaf=leaf, keep_name=keep_name)
+    steps = planned.plan.steps()
+    if not steps:
+        raise Refusal("E_NO_PILE", "There is no pile to merge in this folder any more.")
+    if seen is not None and planned.fingerprint != seen:
+        raise copying.changed(planned.plan.survey.folder, "was changed")
+    first = planned.disks[steps[0].leaf]
+    if len(steps) == 1:
+        return merging.request(
+            first,
+            user=user,
+            idempotency_key=idempotency_key,
+            declared_offline=declared_offline,
+            into_parent=True,
+            base=steps[0].base,
+            keep_name=keep_name,
+            seen=planned.plan.piles[0].merge.fingerprint,
+            address=address,
+        )
+    merges = [one.merge for one in planned.plan.piles]
+    exclusive = {path for one in merges for path in one.exclusive}
+    declarations.require(exclusive, declared_offline=declared_offline)
+    count = sum(len(step.levels) for step in steps)
+    return jobs.request(
+        kind=Job.Kind.PILE,
+        parameters={"steps": [step.as_dict() for step in steps]},
+        user=user,
+        root=root,
+        disk=first,
+        summary=f"Merge {len(steps):,} checkpoint piles of {count:,} disks"
+        + (f" in {readable(folder)}" if folder else ""),
+        exclusive=sorted(exclusive),
+        shared=sorted({path for one in merges for path in one.shared} - exclusive),
+        declared_offline=declared_offline,
+        idempotency_key=idempotency_key,
+        address=address,
+    )
+
+
+def run_pile(parameters: dict[str, Any], progress: Progress, context: JobContext) -> dict[str, Any]:
+    """One pile after the other; done again after an interruption, it goes on where it was."""
+    steps = [Step.from_dict(row) for row in parameters["steps"]]
+
+    def done(row: dict[str, Any]) -> None:
+        # The next pile is planned by what the catalog knows of children; and after a stop
+        # what is merged must be known.
+        try:
+            merging.note(context.job, row)
+        except DatabaseError as error:
+            progress.log(f"The catalog could not be brought up to date yet: {error}")
+
+    with closing(context.roots()) as scope:
+        rows = pile.apply(
+            steps,
+            scope,
+            offline=context.job.declared_offline,
+            job=context.name,
+            token=context.token,
+            progress=progress,
+            children_of=declarations.catalog_children,
+            done=done,
+        )
+    return pile.outcome(rows) | {"rows": [_told(row) for row in rows]}
+
+
+def _told(row: dict[str, Any]) -> dict[str, Any]:
+    """What was done with one pile, for the job's page."""
+    before, after = row["file_size_before_bytes"], row["file_size_after_bytes"]
+    return {
+        "path": row["output"],
+        "ok": True,
+        "sentence": f"{len(row['levels']):,} disks became this one: {before:,} → {after:,} bytes.",
+    }
+
+
+def finished_pile(job: Job, result: dict[str, Any]) -> None:
+    """The catalog after all merges; may be repeated."""
+    for row in result.get("merges", ()):
+        merging.note(job, row)
