@@ -233,6 +233,7 @@ class NewImage:
     created: datetime | None = None
     geometry: tuple[int, int, int] | None = None
     virtual_disk_id: str | None = None
+    file_write_guid: str | None = None
     logical_sector_bytes: int = 512
     physical_sector_bytes: int = 4096
 

@@ -101,7 +101,12 @@ def make(folder: Path, damage: str) -> Scene:
     content = [(3, b"\xa5" * 1024), (MIB // 512 + 9, b"\x5a" * 512)]
     if damage in VHDX_DAMAGE:
         built = build_dynamic_vhdx(
-            folder, "disk.vhdx", size=2 * MIB, block_size=MIB, content=content, damaged=VHDX_DAMAGE[damage]
+            folder,
+            "disk.vhdx",
+            size=2 * MIB,
+            block_size=MIB,
+            content=content,
+            damaged=VHDX_DAMAGE[damage],
         )
         return Scene(built.path, built.sha256, built.path.read_bytes(), REPAIR)
     return dirty(folder, content, grows=damage == "growing log")
