@@ -7,6 +7,7 @@ from typing import Any
 
 from disks.commandline.console import Console
 from disks.commandline.options import build_roots, file_path
+from disks.engine.resolution import is_volume_path
 from disks.operations.inspection import inspect
 from disks.operations.paths import Roots
 
@@ -123,7 +124,8 @@ def describe(document: dict[str, Any]) -> str:
 
 def _hints(trace: list[dict[str, Any]]) -> list[str]:
     """The options that would let the search go where it was not allowed or able to."""
-    verdicts = {step["verdict"] for step in trace}
+    # No --map can say where a volume's GUID leads.
+    verdicts = {step["verdict"] for step in trace if not is_volume_path(step["raw"])}
     hints = []
     if "outside-roots" in verdicts:
         hints.append("--root DIR: a path leads out of the folders that may be looked into")

@@ -486,9 +486,13 @@ def named(parent: ParentReference) -> str | None:
     return min(texts, key=lambda ranked: ranked[0])[1] if texts else None
 
 
+def is_volume_path(text: str) -> bool:
+    """A path below a volume's GUID, which is known to its own host alone."""
+    return text.startswith("\\\\?\\Volume{")
+
+
 def _is_telling(text: str) -> bool:
-    is_volume = text.startswith("\\\\?\\Volume{")
-    return not is_volume and shape_of(text)[0] is Shape.WINDOWS
+    return not is_volume_path(text) and shape_of(text)[0] is Shape.WINDOWS
 
 
 def _found_reason(found: str, twins: list[str]) -> str:

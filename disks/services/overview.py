@@ -9,6 +9,7 @@ from typing import Any
 
 from django.db.models import Count, Max, Min, Q, QuerySet, Sum
 
+from disks.engine.resolution import is_volume_path
 from disks.models import Disk, Job, ParentLink, StorageRoot, TrashedJob
 from disks.services import causes
 from disks.services.chains import JOINING
@@ -49,6 +50,7 @@ class Totals:
     in_use: int
     unreadable: int
     not_disks: int
+    log_waits: int
     as_of: datetime | None
 
     @property
@@ -127,6 +129,7 @@ def totals() -> Totals:
         in_use=Count("pk", filter=Q(health=Health.IN_USE)),
         unreadable=Count("pk", filter=Q(health=Health.UNREADABLE)),
         not_disks=Count("pk", filter=Q(health=Health.NOT_A_DISK)),
+        log_waits=Count("pk", filter=Q(missing_since=None, log_waits=True, health=Health.NOTICE)),
     )
     as_of = StorageRoot.objects.aggregate(oldest=Min("last_scan_at"))["oldest"]
     return Totals(as_of=as_of, **counts)
@@ -178,7 +181,12 @@ def unmapped_paths(most: int = 10) -> list[tuple[str, int]]:
     found: Counter[str] = Counter()
     rows = ParentLink.objects.exclude(status__in=JOINING).values_list("trace", flat=True)
     for trace in rows.iterator(1_000):
-        folders = {_folder(step["raw"]) for step in trace if step["verdict"] == "unmapped"}
+        folders = {
+            _folder(step["raw"])
+            for step in trace
+            # No view can say where a volume's GUID leads.
+            if step["verdict"] == "unmapped" and not is_volume_path(step["raw"])
+        }
         found.update(folder for folder in folders if folder)
     return found.most_common(most)
 

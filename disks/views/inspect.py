@@ -116,19 +116,20 @@ def mend(found: Disk, *, may_operate: bool) -> Mend | None:
     replay = _needed(found, "replay-log", may_operate=may_operate)
     if replay is not None:
         return replay
+    page = reverse("disk", args=[found.pk])
     relink = action(found, "parent-path", may_operate=may_operate)
     link = parent_link(found)
     if found.health == Disk.Health.BROKEN and link is not None and relink.possible:
         if link.status == ParentLink.Status.FOUND:
             return None  # the chain is broken further up; the disk to mend is another one
-        url = relink.url
         if link.suggested_id is not None:
-            url += f"?parent={link.suggested_id}"
-        return Mend("Update parent path", url, "link")
+            return Mend("Update parent path", f"{relink.url}?parent={link.suggested_id}", "link")
+        if link.status_words:  # to take the parent as it is would be the dangerous way
+            return Mend("See what is known", f"{page}?tab=parent#tabs", "list-details")
+        return Mend("Update parent path", relink.url, "link")
     repair = _needed(found, "repair-headers", may_operate=may_operate)
     if repair is not None:
         return repair
-    page = reverse("disk", args=[found.pk])
     if found.health in (Disk.Health.DAMAGED, Disk.Health.NOTICE, Disk.Health.NOT_A_DISK):
         return Mend("See what was found", f"{page}?tab=findings#tabs", "list-details")
     if found.health == Disk.Health.SUSPECT:
@@ -155,7 +156,7 @@ def properties(found: Disk) -> list[list[dict[str, Any]]]:
         {"label": "Block size", "bytes": found.block_size_bytes or None},
         *({"label": words, "text": facts.get(label)} for label, words in _FACTS.items()),
         {"label": IDENTITY_WORDS.get(found.format, "Identity"), "identity": found.identity},
-        {"label": "Virtual disk id, of the whole chain", "identity": found.virtual_disk_id},
+        {"label": "Virtual disk id", "identity": found.virtual_disk_id},
         {"label": "FileWriteGuid", "identity": found.file_write_guid},
         {"label": "Created by", "text": found.creator},
         {"label": "Created", "time": found.image_created_at},

@@ -114,6 +114,12 @@ def _notices(counts: Totals) -> list[dict[str, Any]]:
             "{} disks are in use and not read.",
         ),
         (
+            counts.log_waits,
+            "notice",
+            "1 disk's log waits to be replayed: whoever wrote the disk last was stopped.",
+            "{} disks' logs wait to be replayed: whoever wrote the disks last was stopped.",
+        ),
+        (
             counts.not_disks,
             "not-a-disk",
             "1 file has a disk's name, but holds no VHD or VHDX.",
@@ -124,7 +130,7 @@ def _notices(counts: Totals) -> list[dict[str, Any]]:
             notices.append(
                 {
                     "colour": {"damaged": "red", "unreadable": "red", "missing": "red"}.get(
-                        health, "yellow" if health == "suspect" else "azure"
+                        health, "yellow" if health in ("suspect", "notice") else "azure"
                     ),
                     "icon": "alert-triangle" if health != "in-use" else "lock",
                     "sentence": one if number == 1 else many.format(f"{number:,}"),

@@ -233,7 +233,7 @@ def test_a_vhdx_shows_its_ids_its_log_and_every_key_of_its_locator(
     page = page_of(operator, child)
     facts = dict(re.findall(r"<dt>(.*?)</dt>\s*<dd>(.*?)</dd>", page, re.S))
     assert built.identity in facts["DataWriteGuid"]
-    assert child.virtual_disk_id in facts["Virtual disk id, of the whole chain"]
+    assert child.virtual_disk_id in facts["Virtual disk id"]
     assert child.file_write_guid in facts["FileWriteGuid"]
     assert child.file_write_guid != built.identity
     assert "empty" in facts["Log"]
@@ -288,6 +288,9 @@ def test_a_parent_written_since_is_told_with_all_that_is_known(
     assert "parent written since" in text  # in the drawing
     overview = operator.get("/").content.decode()
     assert "1 disk names a base whose content is another one by now" in overview
+    head = re.search(r'<div class="page-head".*?</div>\s*</div>', page, re.S)
+    assert head
+    assert "See what is known" in head[0]  # not the dangerous way
 
 
 def test_damaged_files_show_what_is_left(viewer: Client, tmp_path: Path) -> None:
