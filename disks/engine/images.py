@@ -7,7 +7,7 @@ Nothing above the engine knows which format it works on.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
@@ -156,6 +156,7 @@ class HeaderRewrite:
     steps: tuple[tuple[Write | Fill, ...], ...]
     size_after_bytes: int
     changes: tuple[FieldChange, ...]
+    _: KW_ONLY
     logged_step: int | None = None
     identity_after: str | None = None
     visible_step: int | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from decimal import Decimal
 from typing import Any
 
 from django import forms
@@ -20,10 +19,10 @@ from disks.forms.new_file import (
     name_field,
     named_as,
 )
+from disks.forms.size import UNITS, in_bytes, size_field, unit_field
 from disks.models import Disk
 from disks.templatetags.console import size_text
 
-UNITS = {"MB": 1024**2, "GB": 1024**3, "TB": 1024**4}
 TYPES = [
     ("dynamic", "Dynamic: grows as it is filled"),
     ("fixed", "Fixed: takes its whole size at once"),
@@ -65,20 +64,8 @@ class CreateForm(forms.Form):
     root = RootChoice(label="Storage root")
     folder = folder_field()
     name = name_field()
-    size = forms.DecimalField(
-        label="Size",
-        required=False,
-        max_digits=12,
-        decimal_places=3,
-        min_value=Decimal("0.001"),
-        widget=forms.NumberInput(attrs={"class": "form-control", "min": "1", "step": "any"}),
-    )
-    unit = forms.ChoiceField(
-        label="Unit",
-        choices=[(unit, unit) for unit in UNITS],
-        required=False,
-        widget=forms.Select(attrs=_SELECT),
-    )
+    size = size_field(required=False)
+    unit = unit_field()
     block_size = forms.CharField(
         label="Block size", required=False, widget=forms.Select(attrs=_SELECT)
     )
@@ -166,7 +153,7 @@ class CreateForm(forms.Form):
         cleaned = self.cleaned_data
         if self.is_child or cleaned.get("size") is None:
             return None
-        size = int(cleaned["size"] * UNITS[cleaned.get("unit") or "GB"])
+        size = in_bytes(cleaned["size"], cleaned.get("unit") or "")
         return size // self.sector_bytes * self.sector_bytes
 
     @property

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from django import forms
 
 from disks.engine.formats import FORMATS
-from disks.engine.images import Format
+from disks.engine.images import Format, Target
 from disks.models import StorageRoot
 
 LONGEST_PATH = 4_096
@@ -75,17 +76,21 @@ def checked_name(text: str) -> str:
 
 def format_of(name: str) -> Format | None:
     """The format whose extension the name has; None for "disk 1.5", which has none."""
-    return next((one for one in FORMATS if name.lower().endswith(one.extensions)), None)
+    return next((one for one in FORMATS if _is_named(name, one)), None)
 
 
-def named_as(name: str, form: Format) -> str:
-    """The name with an extension of a format: its own, or one in place of another format's."""
-    has = format_of(name)
-    if has is form:
+def named_as(name: str, target: Target, among: Iterable[Target] = FORMATS) -> str:
+    """The name with an extension of target: its own, or one in place of another's among them."""
+    if _is_named(name, target):
         return name
-    stem = name if has is None else os.path.splitext(name)[0]
+    has = any(_is_named(name, one) for one in among)
+    stem = os.path.splitext(name)[0] if has else name
     # .avhd and .avhdx say that it is a checkpoint, which a new disk is not.
-    return f"{stem}{form.extensions[0]}"
+    return f"{stem}{target.extensions[0]}"
+
+
+def _is_named(name: str, target: Target) -> bool:
+    return name.lower().endswith(target.extensions)
 
 
 def _refuse_controls(text: str) -> None:

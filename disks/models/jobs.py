@@ -23,6 +23,8 @@ class Job(models.Model):
         MERGE = "merge", "Merge"
         PILE = "pile", "Merge checkpoint piles"
         COMPACT = "compact", "Compact"
+        CONVERT = "convert", "Convert"
+        EXPAND = "expand", "Expand"
         CREATE = "create", "Create"
         RESTORE = "restore", "Restore from trash"
         EMPTY_TRASH = "empty-trash", "Empty trash"

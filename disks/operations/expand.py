@@ -159,6 +159,7 @@ def apply(
         raise plan.refused
     started = time.monotonic()
     with locks.hold(roots, plan.exclusive, plan.shared, job=job, token=token):
+        journal.require_settled(roots, plan.exclusive)
         fresh = ExpandPlan(plan.path, plan.new_size_bytes, plan.breaks)
         progress.step("check", "Looking at the disk and for its children once more")
         with open_chain(plan.path, roots) as chain:

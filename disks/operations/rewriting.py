@@ -35,7 +35,7 @@ from disks.operations.pages import (
 )
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
-from disks.operations.settling import settle
+from disks.operations.settling import judge, settle
 from disks.operations.windows import shown
 
 PREPARED = "prepared"
@@ -351,18 +351,20 @@ def _recover_logged(
 ) -> tuple[str, str]:
     """As recover(), for a change that the disk's own log holds: replayed, or never begun."""
     path, about = sidecar.disk, _about(sidecar)
-    with faults.stage(f"{about}.takeover"):
-        journal.write(roots, sidecar)
     try:
-        with faults.stage(f"{about}.settle"):
-            there = settle(file, pages)
-            image = open_image(file)
+        image = open_image(file)
+        there = judge(image, pages)
     except ImageError as error:
         raise attention(path, f"the disk cannot be read ({error.message})") from error
     if there is None:
         raise attention(path, "somebody else has written to it since")
     if image.identity not in sidecar.record["identities"]:
         raise attention(path, "it has another identity now")
+    with faults.stage(f"{about}.takeover"):
+        journal.write(roots, sidecar)
+    with faults.stage(f"{about}.settle"):
+        settle(file, pages)
+        image = open_image(file)
     with faults.stage(f"{about}.done"):
         if there:
             finished(roots, sidecar, _link_of(image))

@@ -10,19 +10,29 @@ from collections.abc import Sequence
 
 from disks.engine.files import ImageFile
 from disks.engine.formats import open_image
+from disks.engine.images import Image
 from disks.operations.pages import Page, PageState, states
 
 
-def settle(file: ImageFile, pages: Sequence[Page]) -> bool | None:
-    """Replay what waits in the log of a file open for writing, and say what became of pages.
+def judge(image: Image, pages: Sequence[Page]) -> bool | None:
+    """What became of the pages, as they will read once the log is replayed; writes nothing.
 
-    True: the change is there, durably. False: it is not there. None: neither, somebody else has
-    written to them. Raises ImageError where the file cannot be opened or written.
+    True: the change is there. False: it is not. None: neither, somebody else has written.
     """
-    image = open_image(file)
-    if image.log_waits:
-        image.replay_log()
-    found = set(states(file, pages))
+    found = set(states(image.file, pages))
     if found <= {PageState.NEW}:
         return True
     return False if found <= {PageState.OLD} else None
+
+
+def settle(file: ImageFile, pages: Sequence[Page]) -> bool | None:
+    """As judge(), of a file open for writing; what waits in the log is in its place then.
+
+    A file that somebody else has written to is left as it is. Raises ImageError where the file
+    cannot be opened or written.
+    """
+    image = open_image(file)
+    there = judge(image, pages)
+    if there is not None and image.log_waits:
+        image.replay_log()
+    return there

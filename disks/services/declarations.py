@@ -9,7 +9,8 @@ from disks.engine.errors import ImageError
 from disks.models import Disk, StorageRoot
 from disks.operations import copying
 from disks.operations.compact import CompactPlan
-from disks.operations.merge import MergePlan
+from disks.operations.expand import ExpandPlan
+from disks.operations.new_copy import CopyPlan
 from disks.services.errors import Refusal
 from disks.services.stored_json import readable
 
@@ -97,7 +98,7 @@ def require_no_hidden_children(
 
 
 def require_as_shown(
-    planned: MergePlan | CompactPlan, shown: Iterable[tuple[str, dict[str, Any]]]
+    planned: CopyPlan | CompactPlan | ExpandPlan, shown: Iterable[tuple[str, dict[str, Any]]]
 ) -> None:
     """What a job plans anew must be possible, over the very files that the person saw.
 

@@ -493,6 +493,8 @@ PLANNED_KINDS = frozenset(
         Job.Kind.MERGE,
         Job.Kind.PILE,
         Job.Kind.COMPACT,
+        Job.Kind.CONVERT,
+        Job.Kind.EXPAND,
     )
 )
 

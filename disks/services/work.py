@@ -124,6 +124,15 @@ WORK: dict[str, Work] = {
     Job.Kind.COMPACT: Work(
         "disks.services.compacting.run_compact", "disks.services.compacting.finished_compact"
     ),
+    Job.Kind.CONVERT: Work(
+        "disks.services.converting.run_convert", "disks.services.converting.finished_convert"
+    ),
+    Job.Kind.EXPAND: Work(
+        "disks.services.expanding.run_expand",
+        "disks.services.expanding.finished_expand",
+        "disks.services.expanding.recover_expand",
+        lost="The worker stopped before the disk was larger; its content is as it was. Try again.",
+    ),
     Job.Kind.CREATE: Work(
         "disks.services.creating.run_create", "disks.services.creating.finished_create"
     ),

@@ -1,4 +1,4 @@
-"""Words for the fields of a parent link; one wording for the card, the trace and the plan."""
+"""Words for the fields of headers; one wording for the card, the trace and the plans."""
 
 from __future__ import annotations
 
@@ -22,6 +22,15 @@ _FIELDS = {
     "parent_unique_id": "Parent identity",
     "parent_unicode_name": "Parent name",
     "parent_timestamp": "Parent time stamp",
+    "current_size": "Virtual size",
+    "cylinders": "Cylinders",
+    "heads": "Heads",
+    "sectors_per_track": "Sectors per track",
+    "creator_version": "Version of the creator",
+    "max_table_entries": "Entries of the block table",
+    "table_offset": "Where the block table lies",
+    "block_allocation_table": "Room of the block table",
+    "tdbatmap": "blktap's map of full blocks",
 }
 _LOCATOR = "parent_locator "
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from disks.tests.builders import FAMILIES, Family
+
 IN_CI = os.environ.get("CI", "").lower() == "true"
 
 
@@ -32,6 +34,12 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
         report.outcome = "failed"
         report.longrepr = f"Skipped, which CI does not allow: {report.longrepr}"
     return report
+
+
+@pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
+def family(request: pytest.FixtureRequest) -> Family:
+    """A format's builders: a test that asks for it runs once for every format."""
+    return request.param
 
 
 def corpus_archive() -> Path | None:

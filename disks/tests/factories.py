@@ -1,6 +1,6 @@
 """Rows for tests: each function makes one row with sensible values that arguments override.
 
-No files are touched; for real files see `builders.py`.
+No files are touched; for real files see `builders/`.
 """
 
 from __future__ import annotations

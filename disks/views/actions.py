@@ -72,16 +72,24 @@ def _why_not_read(disk: Disk) -> str:
     return ""
 
 
+def _why_not_copy(disk: Disk) -> str:
+    """For what only reads the disk's content, as its log says where that waits."""
+    return _why_unsound(disk) or _why_broken(disk)
+
+
 def _why_not_use(disk: Disk) -> str:
-    """For everything that needs a sound disk that nobody has open."""
+    """For everything that needs a sound disk that nobody has open, and nothing waiting in it."""
+    return _why_unsound(disk) or (declarations.LOG_WAITS if disk.log_waits else "")
+
+
+def _why_unsound(disk: Disk) -> str:
     reasons = {
         Disk.Health.NOT_A_DISK: "This file is not a disk.",
         Disk.Health.UNREADABLE: "The file cannot be read.",
         Disk.Health.IN_USE: "Somebody has this disk open.",
         Disk.Health.DAMAGED: "The disk is damaged; its findings say where.",
     }
-    waits = declarations.LOG_WAITS if disk.log_waits else ""
-    return _why_not_read(disk) or reasons.get(Disk.Health(disk.health), waits)
+    return _why_not_read(disk) or reasons.get(Disk.Health(disk.health), "")
 
 
 def _why_not_write(disk: Disk) -> str:
@@ -120,6 +128,11 @@ def _why_not_parent(disk: Disk) -> str:
     return _why_not_use(disk) or _why_broken(disk)
 
 
+def _why_not_expand(disk: Disk) -> str:
+    # Children are no reason here: the form lists them, with the way out.
+    return _why_not_write(disk) or _why_broken(disk)
+
+
 def _why_broken(disk: Disk) -> str:
     if disk.health == Disk.Health.BROKEN:
         return "Its chain is broken: update the parent path first."
@@ -133,6 +146,8 @@ _ACTIONS: tuple[tuple[str, str, str, str, bool, Callable[[Disk], str]], ...] = (
     ("merge", "Merge", "git-merge", "merge", False, _why_not_merge),
     ("disk-pile", "Merge checkpoint pile", "stack-2", "disk-pile", False, _why_not_read),
     ("compact", "Compact", "arrows-minimize", "compact", False, _why_not_compact),
+    ("convert", "Convert", "transform", "convert", False, _why_not_copy),
+    ("expand", "Expand", "arrows-maximize", "expand", False, _why_not_expand),
     ("create", "Create child disk", "plus", "create", False, _why_not_parent),
     ("check", "Check", "shield-check", "check", True, _why_not_read),
 )

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods
 
-from disks import tasks
 from disks.engine.errors import ImageError
 from disks.engine.formats import by_name
 from disks.forms.create import USUAL_FORMAT, CreateForm
@@ -41,25 +39,19 @@ def _start(request: HttpRequest) -> HttpResponse:
     if (earlier := plans.earlier_job(request)) is not None:
         return HttpResponseRedirect(reverse("job", args=[earlier.pk]))
     context = _context(request, CreateForm(request.POST), sent=request.POST)
-    declaration: DeclarationForm | None = context.get("declaration")
-    if declaration is None or context["refused"] or not declaration.is_valid():
-        return render_page(request, "disks/create.html", context, fragment=FRAGMENT, status=422)
-    if declaration.cleaned_data["seen"] != context["plan_seen"]:
-        context["stale"] = True
-        return render_page(request, "disks/create.html", context, fragment=FRAGMENT, status=409)
-    try:
-        with transaction.atomic():
-            job = creating.request(
-                **context["form"].options(),
-                user=request.user,
-                idempotency_key=plans.form_key(request),
-                address=client_address(request),
-            )
-            tasks.enqueue(job)
-    except (ImageError, Refusal) as error:
-        context["refused"] = plans.as_error(error)
-        return render_page(request, "disks/create.html", context, fragment=FRAGMENT, status=409)
-    return HttpResponseRedirect(reverse("job", args=[job.pk]))
+    return plans.start(
+        request,
+        "disks/create.html",
+        FRAGMENT,
+        context,
+        fingerprint=context.get("plan_seen"),
+        ask=lambda said, key: creating.request(
+            **context["form"].options(),
+            user=request.user,
+            idempotency_key=key,
+            address=client_address(request),
+        ),
+    )
 
 
 def _initial(request: HttpRequest) -> dict[str, Any]:

@@ -32,6 +32,14 @@ _MEANWHILE: dict[str, str] = {
     Job.Kind.MERGE: _BY_COPY,
     Job.Kind.PILE: _BY_COPY,
     Job.Kind.COMPACT: _BY_COPY,
+    Job.Kind.CONVERT: (
+        "The disks are only read. Leave machines that use them switched off: a disk that changes "
+        "meanwhile ends the job, and its copy is thrown away."
+    ),
+    Job.Kind.EXPAND: (
+        "The disk is changed where it lies. Leave machines that use it, and disks below it, "
+        "switched off."
+    ),
     Job.Kind.CREATE: "The new disk appears under its name when it is complete, not before.",
     Job.Kind.RESTORE: "Leave the disks that come back alone until it is done.",
     Job.Kind.EMPTY_TRASH: "Nothing outside the trash is touched.",
@@ -46,6 +54,8 @@ _IF_CANCELLED: dict[str, str] = {
         "Cancelling keeps the piles that are merged already; what that replaced is in the trash. "
         "The pile at work is left as it was."
     ),
+    Job.Kind.CONVERT: "Cancelling throws the unfinished copy away.",
+    Job.Kind.EXPAND: "Cancelling gives the room back; the disk is as it was.",
     Job.Kind.EMPTY_TRASH: "Cancelling keeps what is not deleted yet; the rest is gone.",
 }
 
@@ -85,6 +95,7 @@ def what_now(job: Job) -> str:
 _RESULT: tuple[tuple[str, str, str], ...] = (
     ("output", "Result", "path"),
     ("path", "Disk", "path"),
+    ("virtual_size_before_bytes", "Virtual size before", "bytes"),
     ("virtual_size_bytes", "Virtual size", "bytes"),
     ("file_size_before_bytes", "Size before", "bytes"),
     ("file_size_after_bytes", "Size after", "bytes"),

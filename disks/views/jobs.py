@@ -34,6 +34,8 @@ _FORMS: dict[str, str] = {
     Job.Kind.MERGE: "merge",
     Job.Kind.PILE: "disk-pile",
     Job.Kind.COMPACT: "compact",
+    Job.Kind.CONVERT: "convert",
+    Job.Kind.EXPAND: "expand",
 }
 _NOT_READABLE = (
     Disk.Health.BROKEN,

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils.http import urlencode
 from django.views.decorators.http import require_http_methods
 
-from disks import tasks
 from disks.engine.errors import ImageError
 from disks.forms.declarations import DeclarationForm, needs_offline, sealed
 from disks.forms.merge import NEW, MergeForm
@@ -59,28 +57,22 @@ def _start(request: HttpRequest, leaf: Disk, chain: list[Disk], form: MergeForm)
     if (earlier := plans.earlier_job(request)) is not None:
         return HttpResponseRedirect(reverse("job", args=[earlier.pk]))
     context = _context(leaf, chain, form, sent=request.POST)
-    declaration: DeclarationForm | None = context.get("declaration")
-    if declaration is None or context["refused"] or not declaration.is_valid():
-        return render_page(request, "disks/merge.html", context, fragment=FRAGMENT, status=422)
-    if declaration.cleaned_data["seen"] != context["plan"]["fingerprint"]:
-        context["stale"] = True
-        return render_page(request, "disks/merge.html", context, fragment=FRAGMENT, status=409)
-    try:
-        with transaction.atomic():
-            job = merging.request(
-                leaf,
-                **form.options(),
-                user=request.user,
-                declared_offline=declaration.declared,
-                seen=declaration.cleaned_data["seen"],
-                idempotency_key=plans.form_key(request),
-                address=client_address(request),
-            )
-            tasks.enqueue(job)
-    except (ImageError, Refusal) as error:
-        context["refused"] = plans.as_error(error)
-        return render_page(request, "disks/merge.html", context, fragment=FRAGMENT, status=409)
-    return HttpResponseRedirect(reverse("job", args=[job.pk]))
+    return plans.start(
+        request,
+        "disks/merge.html",
+        FRAGMENT,
+        context,
+        fingerprint=context["plan"] and context["plan"]["fingerprint"],
+        ask=lambda said, key: merging.request(
+            leaf,
+            **form.options(),
+            user=request.user,
+            declared_offline=said.declared,
+            seen=said.cleaned_data["seen"],
+            idempotency_key=key,
+            address=client_address(request),
+        ),
+    )
 
 
 def _context(leaf: Disk, chain: list[Disk], form: MergeForm, sent: Any = None) -> dict[str, Any]:

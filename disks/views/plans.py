@@ -5,15 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from django.http import HttpRequest
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
 
+from disks import tasks
 from disks.engine.codes import CODES
 from disks.engine.errors import ImageError
+from disks.forms.declarations import DeclarationForm
 from disks.models import Disk, Job
 from disks.services.errors import Refusal
+from disks.views.rendering import render_page
 
 JOBS_ASKED = 5
 
@@ -60,6 +65,44 @@ def as_error(error: ImageError | Refusal | Mapping[str, Any] | None) -> dict[str
     if not row.get("advice") and code is not None:
         row["advice"] = code.advice
     return row
+
+
+def start(
+    request: HttpRequest,
+    page: str,
+    fragment: str,
+    context: dict[str, Any],
+    *,
+    fingerprint: Any,
+    ask: Callable[[DeclarationForm, str], Job],
+) -> HttpResponse:
+    """What a sent form leads to: the page of its job, or the form with what is in the way.
+
+    422 where something was not said or is refused, 409 where the plan is not the one that was
+    shown, or became another one a moment ago.
+
+    context      of the page: `declaration` (None without a plan) and `refused`
+    fingerprint  of the plan as it is now
+    ask          requests the job, given the declarations and the idempotency key
+    """
+
+    def again(status: int) -> HttpResponse:
+        return render_page(request, page, context, fragment=fragment, status=status)
+
+    declaration: DeclarationForm | None = context.get("declaration")
+    if declaration is None or context["refused"] or not declaration.is_valid():
+        return again(422)
+    if declaration.cleaned_data["seen"] != fingerprint:
+        context["stale"] = True
+        return again(409)
+    try:
+        with transaction.atomic():
+            job = ask(declaration, form_key(request))
+            tasks.enqueue(job)
+    except (ImageError, Refusal) as error:
+        context["refused"] = as_error(error)
+        return again(409)
+    return HttpResponseRedirect(reverse("job", args=[job.pk]))
 
 
 def seconds_guessed(count_bytes: int, kinds: tuple[str, ...]) -> float | None:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 Piece = Write | Fill
 _ANYWHERE = 1 << 62
-_CHILDREN = "a child must have its parent's size (0xC03A0012, 0xC03A0017 on Windows)"
+_CHILDREN = "a child must not be smaller than its parent (on Windows 0xC03A0012, 0xC03A0017)"
 _ENTRIES_PER_SECTOR = SECTOR_BYTES // 4
 # Who stores the size for itself; of all others' disks QEMU believes the geometry.
 _SIZE_BELIEVED = (b"win ", b"qem2", b"d2v ", b"CTXS", b"tap\0")
@@ -92,7 +92,7 @@ def _plan_fixed(image: VhdImage, size_bytes: int) -> Expansion:
     added = Fill(old_size, size_bytes - old_size)
     steps += [tuple(_over_footer(image, added)), (Write(at, foot),)]
     rows = _footer_rows(image, foot, at)
-    rewrite = HeaderRewrite(tuple(steps), at + end.length, tuple(rows), len(steps) - 1)
+    rewrite = HeaderRewrite(tuple(steps), at + end.length, tuple(rows), visible_step=len(steps) - 1)
     return _expansion(image, rewrite, (), foot, rewrite.size_after_bytes)
 
 
@@ -129,7 +129,7 @@ def _plan_blocks(image: VhdImage, size_bytes: int) -> Expansion:
     size_after = layout.end + image.footers.end.length
     steps = tuple(_grow(image, header, layout, foot))
     # The footer at the end counts; after that only its copy at the beginning follows.
-    rewrite = HeaderRewrite(steps, size_after, tuple(rows), len(steps) - 2)
+    rewrite = HeaderRewrite(steps, size_after, tuple(rows), visible_step=len(steps) - 2)
     return _expansion(image, rewrite, (), foot, size_after)
 
 
@@ -249,7 +249,7 @@ def _plan_moves(image: VhdImage, layout: _Layout) -> tuple[HeaderRewrite, int]:
         len(moves) * stride,
     )
     steps = ((Write(new_end, end.raw[: end.length]),), tuple(copies), tuple(entries))
-    rewrite = HeaderRewrite(steps, new_end + end.length, (row,), len(steps) - 1)
+    rewrite = HeaderRewrite(steps, new_end + end.length, (row,), visible_step=len(steps) - 1)
     return rewrite, moves[-1][2] + stride
 
 

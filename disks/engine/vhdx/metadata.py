@@ -21,6 +21,7 @@ MAX_ITEM_BYTES = 1 * MIB
 MAX_VIRTUAL_BYTES = 64 * 1024 * 1024 * MIB
 MIN_BLOCK_BYTES = 1 * MIB
 MAX_BLOCK_BYTES = 256 * MIB
+SECTOR_SIZES = (512, 4096)
 
 FILE_PARAMETERS = guid_bytes("caa16737-fa36-4d43-b3b6-33f0aa44e76b")
 VIRTUAL_DISK_SIZE = guid_bytes("2fa54224-cd1b-4876-b211-5dbed83bf4b8")
@@ -301,7 +302,7 @@ def problems(file: ImageFile, found: Metadata) -> Iterator[ImageError]:
         ("logical_sector_size", logical, LOGICAL_SECTOR_SIZE),
         ("physical_sector_size", found.physical_sector_bytes, PHYSICAL_SECTOR_SIZE),
     ):
-        if size not in (512, 4096):
+        if size not in SECTOR_SIZES:
             text = f"The {name.replace('_', ' ')} is {size:,} bytes; 512 and 4,096 are possible."
             yield wrong("E_BLOCK_SIZE", guid, name, size, text)
     block = found.block_bytes
@@ -309,7 +310,7 @@ def problems(file: ImageFile, found: Metadata) -> Iterator[ImageError]:
         text = f"The block size is {block:,} bytes; it must be a power of two from 1 to 256 MiB."
         yield wrong("E_BLOCK_SIZE", FILE_PARAMETERS, "block_size", block, text)
     size = found.virtual_bytes
-    unit = logical if logical in (512, 4096) else 512
+    unit = logical if logical in SECTOR_SIZES else 512
     if not 0 < size <= MAX_VIRTUAL_BYTES or size % unit:
         text = (
             f"The virtual size is {size:,} bytes; it must be a multiple of {unit} from {unit} "

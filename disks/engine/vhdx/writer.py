@@ -49,6 +49,17 @@ def layout_of(new: NewImage) -> Layout:
         new.block_size_bytes,
         new.logical_sector_bytes,
     )
+    for name, value in (
+        ("logical_sector_size", logical),
+        ("physical_sector_size", new.physical_sector_bytes),
+    ):
+        if value not in metadata.SECTOR_SIZES:
+            raise ImageError(
+                "E_BLOCK_SIZE",
+                f"A VHDX cannot have sectors of {value:,} bytes: 512 or 4,096.",
+                field=name,
+                value=value,
+            )
     if size > metadata.MAX_VIRTUAL_BYTES:
         raise metadata.too_large(size)
     if size <= 0 or size % logical:
@@ -197,7 +208,7 @@ class VhdxWriter:
             whole = sector % self._per_block == 0 and stop == min(
                 self._sectors, (block + 1) * self._per_block
             )
-            if whole:
+            if whole and self.new.disk_type is not DiskType.FIXED:
                 self._claim(sector, stop - sector)
                 self._close_block()
                 self._enter_chunk(block)

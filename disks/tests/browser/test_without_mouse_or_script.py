@@ -148,3 +148,43 @@ def test_a_checkpoint_pile_is_merged_without_javascript(
     steps.until(is_done)
     assert content_of(made.path("d")) == made.disks["d"].sha256
     assert not made.disks["vm"].path.exists()
+
+
+def test_a_disk_is_copied_to_a_plain_image_and_expanded_without_javascript(
+    plain_page: Page, page: Page, storage: Path
+) -> None:
+    """Another format is chosen and shown first; its name follows."""
+    folder = storage / "forms"
+    folder.mkdir()
+    made = builders.build_dynamic(
+        folder, "forms.vhd", size=4 * builders.MIB, content=[(5, b"forms" * 1024)]
+    )
+    steps.add_root(page, "forms", windows_view="Q:\\forms", name="forms")
+    steps.scan(page, "forms")
+
+    page = plain_page
+    steps.open_disk(page, "forms.vhd")
+    page.get_by_role("link", name="Convert").click()
+    page.get_by_label("Plain image").check()
+    page.get_by_role("button", name="Show what will happen").click()
+    expect(page.locator("#id_name")).to_have_value("forms-copy.raw")
+    expect(page.get_by_text("this console will not list it")).to_be_visible()
+    page.get_by_role("button", name="Convert to forms-copy.raw").click()
+
+    def is_done() -> bool:
+        page.reload()
+        return "Done" in page.locator("#job-progress .job-state").inner_text()
+
+    steps.until(is_done)
+    assert (folder / "forms-copy.raw").read_bytes() == bytes(made.model)
+
+    steps.open_disk(page, "forms.vhd")
+    page.get_by_role("link", name="Expand").click()
+    page.get_by_label("New size").fill("1")
+    page.get_by_label("Unit").select_option("GB")
+    page.get_by_role("button", name="Show what will happen").click()
+    expect(page.get_by_role("region", name="What changes")).to_contain_text("1,073,741,824")
+    page.get_by_role("button", name="Expand forms.vhd").click()
+    steps.until(is_done)
+    steps.open_disk(page, "forms.vhd")
+    expect(page.locator(".facts").first).to_contain_text("1 GB")

@@ -177,6 +177,7 @@ SCENES: dict[str, Scene] = {
         _longer_than_needed, (95 * KIB, SIZE, 100 * KIB + 512, LARGE), NOBODY_ELSE
     ),
     "dynamic": Scene(_dynamic, (MORE, FEW, MANY, LARGE, HUGE)),
+    "dynamic, old footer": Scene(_like(_dynamic, footer_length=511), (MORE, HUGE), NOBODY_ELSE),
     "dynamic, downwards": Scene(_like(_dynamic, order="descending"), (MANY, HUGE)),
     "dynamic, pages": Scene(_like(_dynamic, layout="windows"), (MORE, LARGE, HUGE)),
     "dynamic, small blocks": Scene(

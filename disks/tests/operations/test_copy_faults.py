@@ -22,81 +22,95 @@ from disks.engine.errors import ImageError
 from disks.operations import compact, convert, create, merge, trash
 from disks.operations.paths import Roots
 from disks.operations.recover import recover
-from disks.tests.builders import build_dynamic
+from disks.tests.builders import MIB, VHDX, Family
 from disks.tests.operations import worlds
 from disks.tests.operations.worlds import BLOCK, KIB, chain, content_of, errors_in, noise, roots_of
 
 MOST_POINTS = 400
 
 
+Build = Callable[[Path, Family], None]
+Work = Callable[[Path, Roots, Family], object]
+
+
 @dataclass(frozen=True)
 class Case:
     """build makes the files, work does the job; result says which disk then has the content."""
 
-    build: Callable[[Path], None]
-    work: Callable[[Path, Roots], object]
+    build: Build
+    work: Work
     readable: tuple[str, ...]  # the disks that must read as the leaf did, in either state
     result: str
 
 
-def _chain(folder: Path) -> None:
-    chain(folder, grandchild=True)
+def _chain(folder: Path, family: Family) -> None:
+    chain(folder, family=family, grandchild=True)
 
 
-def _two(folder: Path) -> None:
-    chain(folder)
+def _two(folder: Path, family: Family) -> None:
+    chain(folder, family=family)
 
 
-def _into_parent(folder: Path, roots: Roots) -> object:
-    plan = merge.plan(str(folder / "leaf.vhd"), roots, into_parent=True)
+def _named(folder: Path, family: Family, stem: str) -> str:
+    return str(folder / family.file(stem))
+
+
+def _into_parent(folder: Path, roots: Roots, family: Family) -> object:
+    plan = merge.plan(_named(folder, family, "leaf"), roots, into_parent=True)
     return merge.apply(plan, roots, offline=True, job="7", token=1)
 
 
-def _into_base_as_child(folder: Path, roots: Roots) -> object:
+def _into_base_as_child(folder: Path, roots: Roots, family: Family) -> object:
     plan = merge.plan(
-        str(folder / "leaf.vhd"),
+        _named(folder, family, "leaf"),
         roots,
         into_parent=True,
-        base=str(folder / "base.vhd"),
+        base=_named(folder, family, "base"),
         keep_name="child",
     )
     return merge.apply(plan, roots, offline=True, job="7", token=1)
 
 
-def _to_new(folder: Path, roots: Roots) -> object:
-    plan = merge.plan(str(folder / "leaf.vhd"), roots, to=str(folder / "new.vhd"))
+def _to_new(folder: Path, roots: Roots, family: Family) -> object:
+    plan = merge.plan(_named(folder, family, "leaf"), roots, to=_named(folder, family, "new"))
     return merge.apply(plan, roots, offline=True, job="7", token=1)
 
 
-def _flatten(folder: Path, roots: Roots) -> object:
-    plan = convert.plan(str(folder / "leaf.vhd"), str(folder / "new.vhd"), roots, disk_type="fixed")
+def _flatten(folder: Path, roots: Roots, family: Family) -> object:
+    source, target = _named(folder, family, "leaf"), _named(folder, family, "new")
+    plan = convert.plan(source, target, roots, disk_type="fixed")
     return convert.apply(plan, roots, job="7", token=1)
 
 
-def _to_raw(folder: Path, roots: Roots) -> object:
-    plan = convert.plan(str(folder / "leaf.vhd"), str(folder / "new.raw"), roots)
+def _to_raw(folder: Path, roots: Roots, family: Family) -> object:
+    plan = convert.plan(_named(folder, family, "leaf"), str(folder / "new.raw"), roots)
     return convert.apply(plan, roots, job="7", token=1)
 
 
-def _sparse(folder: Path) -> None:
+def _sparse(folder: Path, family: Family) -> None:
     folder.mkdir()
     content = [(0, noise(1, 40)), (64, worlds.zeros(96)), (200, noise(2, 9))]
-    build_dynamic(folder, "leaf.vhd", size=160 * KIB, block_size=BLOCK, content=content)
+    size, block = 160 * KIB, BLOCK
+    if family is VHDX:
+        content = [(0, noise(1, 40)), (2048, worlds.zeros(2048)), (6000, noise(2, 9))]
+        size, block = 3 * MIB, MIB
+    family.dynamic(folder, family.file("leaf"), size=size, block_size=block, content=content)
 
 
-def _compact(folder: Path, roots: Roots) -> object:
-    plan = compact.plan(str(folder / "leaf.vhd"), roots)
+def _compact(folder: Path, roots: Roots, family: Family) -> object:
+    plan = compact.plan(_named(folder, family, "leaf"), roots)
     return compact.apply(plan, roots, offline=True, job="7", token=1)
 
 
-def _create_child(folder: Path, roots: Roots) -> object:
-    plan = create.plan(str(folder / "new.vhd"), roots, parent=str(folder / "leaf.vhd"))
+def _create_child(folder: Path, roots: Roots, family: Family) -> object:
+    parent = _named(folder, family, "leaf")
+    plan = create.plan(_named(folder, family, "new"), roots, parent=parent)
     return create.apply(plan, roots, job="7", token=1)
 
 
-def _merged(folder: Path) -> None:
-    chain(folder, grandchild=True)
-    _into_parent(folder, roots_of(folder))
+def _merged(folder: Path, family: Family) -> None:
+    chain(folder, family=family, grandchild=True)
+    _into_parent(folder, roots_of(folder), family)
 
 
 def _restore(folder: Path, roots: Roots) -> object:
@@ -106,13 +120,13 @@ def _restore(folder: Path, roots: Roots) -> object:
 
 
 CASES = {
-    "into the parent": Case(_chain, _into_parent, ("leaf.vhd", "middle.vhd"), "middle.vhd"),
-    "into the base, child's name": Case(_two, _into_base_as_child, ("leaf.vhd",), "leaf.vhd"),
-    "to a new disk": Case(_two, _to_new, ("leaf.vhd",), "new.vhd"),
-    "flatten into a fixed disk": Case(_two, _flatten, ("leaf.vhd",), "new.vhd"),
-    "convert to a plain image": Case(_two, _to_raw, ("leaf.vhd",), "new.raw"),
-    "compact": Case(_sparse, _compact, ("leaf.vhd",), "leaf.vhd"),
-    "create a child": Case(_two, _create_child, ("leaf.vhd",), "new.vhd"),
+    "into the parent": Case(_chain, _into_parent, ("leaf", "middle"), "middle"),
+    "into the base, child's name": Case(_two, _into_base_as_child, ("leaf",), "leaf"),
+    "to a new disk": Case(_two, _to_new, ("leaf",), "new"),
+    "flatten into a fixed disk": Case(_two, _flatten, ("leaf",), "new"),
+    "convert to a plain image": Case(_two, _to_raw, ("leaf",), "new.raw"),
+    "compact": Case(_sparse, _compact, ("leaf",), "leaf"),
+    "create a child": Case(_two, _create_child, ("leaf",), "new"),
 }
 
 pytestmark = pytest.mark.slow
@@ -133,21 +147,25 @@ def place(tmp_path: Path) -> Iterator[Path]:
 class Prepared:
     """A folder built once and copied for each run; inodes differ, contents do not."""
 
-    def __init__(self, case: Case, place: Path) -> None:
+    def __init__(self, case: Case, place: Path, family: Family) -> None:
         self.case = case
+        self.family = family
         self.model = place / "model"
-        case.build(self.model)
-        self.expected = content_of(self.model / "leaf.vhd")
+        case.build(self.model, family)
+        self.expected = content_of(self.model / family.file("leaf"))
         self.below = None
-        if (self.model / "below.vhd").exists():
-            self.below = content_of(self.model / "below.vhd")
+        if (self.model / family.file("below")).exists():
+            self.below = content_of(self.model / family.file("below"))
         self.before = worlds.snapshot(self.model)
         self.place = place / "run"
 
     def fresh(self) -> Path:
         shutil.rmtree(self.place, ignore_errors=True)
-        shutil.copytree(self.model, self.place)
+        worlds.copy_tree(self.model, self.place)
         return self.place
+
+    def work(self, folder: Path) -> object:
+        return self.case.work(folder, roots_of(folder), self.family)
 
     def check(self, *, finished: bool) -> bool:
         """After recovery: all as before, or all done. Returns whether it is done."""
@@ -157,14 +175,14 @@ class Prepared:
         undo_records = {name for name in found if name.endswith(".vdundo")}
         done = {name: found[name] for name in found if name not in undo_records} != self.before
         assert done or not finished
-        leaves = [self.case.result] if done else ["leaf.vhd"]
-        for name in leaves:
-            assert _read(folder / name) == self.expected
+        leaf = self.case.result if done else "leaf"
+        name = leaf if leaf.endswith(".raw") else self.family.file(leaf)
+        assert _read(folder / name) == self.expected
         for name in found:
-            if name.endswith(".vhd") and not name.startswith("."):
+            if name.endswith(f".{self.family.name}") and not name.startswith("."):
                 assert errors_in(folder / name) == []
         if self.below:
-            assert content_of(folder / "below.vhd") == self.below
+            assert content_of(folder / self.family.file("below")) == self.below
         return done
 
 
@@ -195,7 +213,7 @@ def _points(prepared: Prepared) -> int:
     folder = prepared.fresh()
     faults.watch(lambda event: seen.append(event.point))
     try:
-        prepared.case.work(folder, roots_of(folder))
+        prepared.work(folder)
     finally:
         faults.watch(None)
     assert 5 < len(seen) < MOST_POINTS
@@ -203,16 +221,18 @@ def _points(prepared: Prepared) -> int:
 
 
 @pytest.mark.parametrize("name", list(CASES))
-def test_a_kill_at_every_point_is_undone_or_finished(place: Path, name: str) -> None:
+def test_a_kill_at_every_point_is_undone_or_finished(
+    place: Path, family: Family, name: str
+) -> None:
     """bad-input F85, E79."""
-    prepared = Prepared(CASES[name], place)
+    prepared = Prepared(CASES[name], place, family)
     outcomes = set()
     for number in range(1, _points(prepared) + 1):
         folder = prepared.fresh()
 
         def work(number: int = number, folder: Path = folder) -> None:
             faults.install(faults.Fault("*", number, "kill"))
-            prepared.case.work(folder, roots_of(folder))
+            prepared.work(folder)
 
         status = _in_child(work)
         assert os.WIFSIGNALED(status)
@@ -227,16 +247,16 @@ def test_a_kill_at_every_point_is_undone_or_finished(place: Path, name: str) -> 
 @pytest.mark.parametrize("kind", ["enospc", "eio"])
 @pytest.mark.parametrize("name", list(CASES))
 def test_an_error_at_every_point_leaves_the_old_or_the_new(
-    place: Path, name: str, kind: str
+    place: Path, family: Family, name: str, kind: str
 ) -> None:
     """bad-input F81, F82, F84: full storage, or failing storage, at each operation."""
-    prepared = Prepared(CASES[name], place)
+    prepared = Prepared(CASES[name], place, family)
     for number in range(1, _points(prepared) + 1):
         folder = prepared.fresh()
         faults.install(faults.Fault("*", number, kind))
         failed = ""
         try:
-            prepared.case.work(folder, roots_of(folder))
+            prepared.work(folder)
         except ImageError as error:
             failed = error.code
         finally:
@@ -247,30 +267,30 @@ def test_an_error_at_every_point_leaves_the_old_or_the_new(
 
 
 @pytest.mark.parametrize("name", list(CASES))
-def test_short_writes_are_continued(place: Path, name: str) -> None:
+def test_short_writes_are_continued(place: Path, family: Family, name: str) -> None:
     """bad-input F84."""
-    prepared = Prepared(CASES[name], place)
+    prepared = Prepared(CASES[name], place, family)
     for number in range(1, 12):
         folder = prepared.fresh()
         faults.install(faults.Fault("write", number, "short"))
         try:
-            prepared.case.work(folder, roots_of(folder))
+            prepared.work(folder)
         finally:
             faults.install(None)
         assert prepared.check(finished=True)
 
 
 @pytest.mark.parametrize("point", [1, 2, 3, 5, 8, 13, 21])
-def test_three_kills_during_recovery_do_no_harm(place: Path, point: int) -> None:
+def test_three_kills_during_recovery_do_no_harm(place: Path, family: Family, point: int) -> None:
     """bad-input F87."""
-    prepared = Prepared(CASES["into the parent"], place)
+    prepared = Prepared(CASES["into the parent"], place, family)
     folder = prepared.fresh()
     total = _points(prepared)
     folder = prepared.fresh()
 
     def work() -> None:
         faults.install(faults.Fault("*", total - 25, "kill"))
-        prepared.case.work(folder, roots_of(folder))
+        prepared.work(folder)
 
     _in_child(work)
     for number in (point, point + 1, point + 2):
@@ -284,24 +304,24 @@ def test_three_kills_during_recovery_do_no_harm(place: Path, point: int) -> None
     prepared.check(finished=False)
 
 
-def test_a_source_written_after_the_crash_makes_recovery_undo(place: Path) -> None:
+def test_a_source_written_after_the_crash_makes_recovery_undo(place: Path, family: Family) -> None:
     """bad-input F85: a machine was started between crash and recovery."""
-    prepared = Prepared(CASES["into the parent"], place)
+    prepared = Prepared(CASES["into the parent"], place, family)
     undone = 0
     for number in range(1, _points(prepared) + 1):
         folder = prepared.fresh()
 
         def work(number: int = number, folder: Path = folder) -> None:
             faults.install(faults.Fault("commit.fsync-folder", number, "kill"))
-            prepared.case.work(folder, roots_of(folder))
+            prepared.work(folder)
 
         if os.WIFEXITED(_in_child(work)):
             break
-        leaf = folder / "leaf.vhd"
+        leaf = folder / family.file("leaf")
         data = leaf.read_bytes()
         os.utime(leaf, ns=(1, 1))
         rows = recover(str(folder), roots_of(folder))
-        assert [row["action"] for row in rows if row["path"].endswith("middle.vhd")] in (
+        assert [row["action"] for row in rows if row["path"].endswith(family.file("middle"))] in (
             ["undone"], ["undone", "swept"],
         )  # fmt: skip
         assert leaf.read_bytes() == data
@@ -310,16 +330,15 @@ def test_a_source_written_after_the_crash_makes_recovery_undo(place: Path) -> No
     assert undone >= 3
 
 
-def test_a_kill_at_every_point_of_a_restore_is_continued(place: Path) -> None:
+def test_a_kill_at_every_point_of_a_restore_is_continued(place: Path, family: Family) -> None:
     """bad-input F85, F87: restoring again goes on where it stopped."""
-    case = Case(_merged, _restore, ("middle.vhd",), "leaf.vhd")
     model = place / "model"
-    case.build(model)
-    below = content_of(model / "below.vhd")
+    _merged(model, family)
+    below = content_of(model / family.file("below"))
     run = place / "run"
     for number in range(1, MOST_POINTS):
         shutil.rmtree(run, ignore_errors=True)
-        case.build(run)  # not copied: the trash is known by its files' inodes
+        _merged(run, family)  # not copied: the trash is known by its files' inodes
 
         def work(number: int = number) -> None:
             faults.install(faults.Fault("*", number, "kill"))
@@ -330,8 +349,8 @@ def test_a_kill_at_every_point_of_a_restore_is_continued(place: Path) -> None:
         _restore(run, roots_of(run))
         assert worlds.strays(run) == []
         assert not any(name.startswith(".vdtrash") for name in worlds.snapshot(run))
-        assert (run / "leaf.vhd").exists()
-        assert content_of(run / "below.vhd") == below
+        assert (run / family.file("leaf")).exists()
+        assert content_of(run / family.file("below")) == below
         if os.WIFEXITED(status):
             assert os.WEXITSTATUS(status) == 0
             break

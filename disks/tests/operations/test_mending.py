@@ -87,6 +87,10 @@ class Scene:
         with self.roots.open(str(self.path)) as file:
             return open_image(file).identity
 
+    @property
+    def undo_record(self) -> Path:
+        return self.path.parent / f".{self.path.name}.vdundo"
+
     def reset(self) -> None:
         for stray in self.path.parent.glob(".*"):
             if stray.is_file():
@@ -284,9 +288,9 @@ def test_power_cuts_leave_the_old_disk_or_the_mended_one(scene: Scene) -> None:
 def undo_by_hand(scene: Scene) -> None:
     """What the sidecar's plain text tells a person to do."""
     folder = scene.path.parent
-    text = (folder / ".disk.vhd.vdundo").read_text()
+    text = scene.undo_record.read_text()
     command = next(line for line in text.splitlines() if line.startswith("  python3 -c"))
-    command = command.replace("SIDECAR", ".disk.vhd.vdundo")
+    command = command.replace("SIDECAR", scene.undo_record.name)
     subprocess.run(command, shell=True, check=True, cwd=folder)
 
 
@@ -315,7 +319,7 @@ def test_until_recovery_everything_else_is_refused(tmp_path: Path, damage: str) 
         scene.do()
     assert refused.value.code == "E_UNFINISHED"
     name = scene.path.name
-    text = (scene.path.parent / f".{name}.vdundo").read_text()
+    text = scene.undo_record.read_text()
     assert f"The headers of the disk {name} were being repaired" in text
     assert "repair of its headers" in str(scene.recover()[0]["sentence"])
 

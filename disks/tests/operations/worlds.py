@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import os
 import random
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from disks.engine.findings import Level
 from disks.engine.vhd.bat import BlockAllocationTable
 from disks.engine.vhd.dynamic_header import HEADER_BYTES, DynamicHeader
 from disks.operations.paths import Root, Roots
-from disks.tests.builders import SECTOR, Built, build_differencing, build_dynamic, build_fixed
+from disks.tests.builders import MIB, SECTOR, VHD, Built, Family
 
 BLOCK = 16 * 1024
 KIB = 1024
@@ -57,48 +58,98 @@ class World:
 def chain(
     folder: Path,
     *,
+    family: Family = VHD,
     base_type: str = "dynamic",
-    size: int = 160 * KIB,
+    size: int | None = None,
     middle_size: int | None = None,
     leaf_size: int | None = None,
-    block: int = BLOCK,
+    block: int | None = None,
     middle_block: int | None = None,
     leaf_block: int | None = None,
     grandchild: bool = False,
 ) -> World:
-    """Runs that overlap, hide one another with zeros, and end at odd sectors."""
+    """Runs that overlap, hide one another with zeros, and end at odd sectors.
+
+    Of a VHDX some blocks state zeros: they hide what their ancestors have there.
+    """
     folder.mkdir(exist_ok=True)
-    content = [
-        (0, noise(1, 70)),
-        (96, zeros(32)),
-        (130, noise(2, 7)),
-        (200, noise(3, 40)),
-        (256, zeros(32)),
-    ]
-    if base_type == "fixed":
-        base = build_fixed(folder, "base.vhd", size=size, content=content)
-    else:
-        base = build_dynamic(folder, "base.vhd", size=size, block_size=block, content=content)
-    middle = build_differencing(
+    shape = _SHAPES[family.name]
+    block = block or shape.block
+    size = size or shape.size
+    build_base = family.fixed if base_type == "fixed" else family.dynamic
+    options: dict[str, object] = (
+        {} if base_type == "fixed" and family is VHD else {"block_size": block}
+    )
+    base = build_base(folder, family.file("base"), size=size, content=shape.base, **options)
+    middle = family.differencing(
         folder,
-        "middle.vhd",
+        family.file("middle"),
         base,
         size=middle_size or size,
         block_size=middle_block or block,
-        content=[(3, noise(4, 5)), (31, zeros(3)), (100, noise(5, 1)), (210, zeros(9))],
+        content=shape.middle,
+        **shape.middle_options,
     )
-    leaf = build_differencing(
+    leaf = family.differencing(
         folder,
-        "leaf.vhd",
+        family.file("leaf"),
         middle,
         size=leaf_size or middle_size or size,
         block_size=leaf_block or middle_block or block,
-        content=[(5, noise(6, 1)), (101, zeros(1)), (215, noise(7, 30)), (300, noise(8, 20))],
+        content=shape.leaf,
+        **shape.leaf_options,
     )
     below = None
     if grandchild:
-        below = build_differencing(folder, "below.vhd", leaf, content=[(8, noise(9, 3))])
+        below = family.differencing(folder, family.file("below"), leaf, content=[(8, noise(9, 3))])
     return World(folder, base, middle, leaf, below)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """Sizes in bytes and the content of a chain's levels, for one format."""
+
+    size: int
+    block: int
+    base: list[tuple[int, bytes]]
+    middle: list[tuple[int, bytes]]
+    leaf: list[tuple[int, bytes]]
+    middle_options: dict[str, object] = field(default_factory=dict)
+    leaf_options: dict[str, object] = field(default_factory=dict)
+
+
+_SHAPES = {
+    "vhd": _Shape(
+        160 * KIB,
+        BLOCK,
+        base=[
+            (0, noise(1, 70)),
+            (96, zeros(32)),
+            (130, noise(2, 7)),
+            (200, noise(3, 40)),
+            (256, zeros(32)),
+        ],
+        middle=[(3, noise(4, 5)), (31, zeros(3)), (100, noise(5, 1)), (210, zeros(9))],
+        leaf=[(5, noise(6, 1)), (101, zeros(1)), (215, noise(7, 30)), (300, noise(8, 20))],
+    ),
+    # Six blocks of 2,048 sectors; the base's third is stored zeros, its last is cut short.
+    "vhdx": _Shape(
+        5 * MIB + 64 * KIB,
+        MIB,
+        base=[
+            (0, noise(1, 70)),
+            (2040, noise(2, 30)),
+            (4096, zeros(2048)),
+            (6200, noise(3, 400)),
+            (8192, noise(10, 50)),
+            (10240, noise(11, 128)),
+        ],
+        middle=[(3, noise(4, 5)), (2047, zeros(3)), (6300, noise(5, 1)), (6400, zeros(9))],
+        leaf=[(5, noise(6, 1)), (2049, zeros(1)), (6405, noise(7, 30)), (10250, noise(8, 20))],
+        middle_options={"states": {4: 2}},
+        leaf_options={"states": {2: 3}},
+    ),
+}
 
 
 def content_of(path: str | os.PathLike[str], roots: Roots | None = None) -> str:
@@ -149,6 +200,29 @@ def strays(folder: Path) -> list[str]:
         for name in snapshot(folder)
         if Path(name).name.startswith(".vd") or Path(name).name.endswith((".vdtmp", ".vdjob"))
     ]
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """A folder of disks with their holes, hidden files too; times as they are."""
+    target.mkdir()
+    for entry in sorted(source.iterdir()):
+        if entry.is_dir():
+            copy_tree(entry, target / entry.name)
+            continue
+        with entry.open("rb") as old, (target / entry.name).open("wb") as new:
+            size = os.fstat(old.fileno()).st_size
+            os.truncate(new.fileno(), size)
+            at = 0
+            while at < size:
+                try:
+                    at = os.lseek(old.fileno(), at, os.SEEK_DATA)
+                except OSError:
+                    break
+                end = os.lseek(old.fileno(), at, os.SEEK_HOLE)
+                os.pwrite(new.fileno(), os.pread(old.fileno(), end - at, at), at)
+                at = end
+        shutil.copystat(entry, target / entry.name)
+    shutil.copystat(source, target)
 
 
 def same(found: Iterable[str], wanted: Iterable[str]) -> bool:

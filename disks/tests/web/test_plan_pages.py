@@ -46,7 +46,9 @@ def digests(folder: Path) -> dict[str, str]:
 def hidden(page: str) -> dict[str, str]:
     """The hidden inputs of the page's posting form."""
     form = re.search(
-        r'<form method="post" action="[^"]*(?:merge|compact|create)".*?</form>', page, re.S
+        r'<form method="post" action="[^"]*(?:merge|compact|convert|expand|create)".*?</form>',
+        page,
+        re.S,
     )
     assert form, page
     pairs = re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', form[0])

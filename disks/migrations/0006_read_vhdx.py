@@ -21,6 +21,6 @@ def forget(apps, schema_editor):
 
 
 class Migration(migrations.Migration):
-    dependencies = [("disks", "0004_vhdx")]
+    dependencies = [("disks", "0005_vhdx")]
 
     operations = [migrations.RunPython(forget, migrations.RunPython.noop)]
