@@ -20,7 +20,6 @@ class Disk(models.Model):
         BROKEN = "broken", "Chain broken"
         DAMAGED = "damaged", "Damaged"
         NOT_A_DISK = "not-a-disk", "Not a disk"
-        NOT_READ = "not-read", "Not read"
         IN_USE = "in-use", "In use"
         UNREADABLE = "unreadable", "Unreadable"
         MISSING = "missing", "Missing"
@@ -55,6 +54,20 @@ class Disk(models.Model):
         null=True, help_text="room in the file that no block takes; null: little, or not known"
     )
     identity = models.CharField(max_length=36, blank=True, db_index=True)
+    virtual_disk_id = models.CharField(
+        max_length=36,
+        blank=True,
+        db_index=True,
+        help_text="shared by all disks of a chain, where the format has it",
+    )
+    file_write_guid = models.CharField(
+        max_length=36,
+        blank=True,
+        help_text="another one after every opening for writing, where the format has it",
+    )
+    log_waits = models.BooleanField(
+        default=False, help_text="the format's own log holds changes that are not in their place"
+    )
     creator = models.CharField(max_length=60, blank=True)
     image_created_at = models.DateTimeField(null=True)
     findings = models.JSONField(default=list)
@@ -186,6 +199,12 @@ class ParentLink(models.Model):
 
     def __str__(self) -> str:
         return f"{self.child_id} -> {self.named_path}"
+
+    @property
+    def status_words(self) -> str:
+        """What a state's own words would say wrongly: it is no other disk, it was written."""
+        mismatch = self.status == self.Status.IDENTITY_MISMATCH
+        return "Written since" if mismatch and "written" in self.parent_evidence else ""
 
 
 class OtherFile(models.Model):

@@ -14,7 +14,7 @@ from disks.operations.paths import Roots
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a search needs to know of one disk; sizes in bytes, parent "" without one."""
+    """What a search needs to know of one disk; sizes in bytes, ids "" where there are none."""
 
     path: str
     format_name: str
@@ -27,6 +27,7 @@ class Header:
     parent_identity: str
     parent_timestamp: datetime | None
     mtime_ns: int
+    virtual_disk_id: str = ""
 
 
 def read_header(roots: Roots, path: str) -> Header:
@@ -46,6 +47,7 @@ def read_header(roots: Roots, path: str) -> Header:
             parent_identity=image.parent.identity if image.parent else "",
             parent_timestamp=image.parent.timestamp if image.parent else None,
             mtime_ns=status.st_mtime_ns,
+            virtual_disk_id=image.virtual_disk_id or "",
         )
 
 

@@ -22,6 +22,7 @@ _SENTENCES = {
     "missing": ("name", "names", "one missing base"),
     "outside": ("name", "names", "a base outside of the storage roots"),
     "replaced": ("name", "names", "a base in whose place another disk lies"),
+    "rewritten": ("name", "names", "a base whose content is another one by now"),
     "ambiguous": ("name", "names", "a base of which there are several copies"),
     "unreadable": ("name", "names", "a base that cannot be read"),
     "cycle": ("stand", "stands", "in a circle of parents"),
@@ -30,9 +31,14 @@ _SENTENCES = {
 }
 
 
-def cause_of(status: str, named_identity: str) -> str:
-    """Links that one event broke share it: the same base gone, replaced, copied."""
+def cause_of(status: str, named_identity: str, *, rewritten: bool = False) -> str:
+    """Links that one event broke share it: the same base gone, replaced, copied.
+
+    rewritten: it lies in its place, and its content is another one by now.
+    """
     kind = _KINDS.get(Status(status))
+    if rewritten and kind == "replaced":
+        kind = "rewritten"
     return f"{kind}:{named_identity}" if kind else ""
 
 

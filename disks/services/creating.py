@@ -21,7 +21,8 @@ def plan(
     disk_type: DiskType | str = DiskType.DYNAMIC,
     size_bytes: int | None = None,
     parent: str | None = None,
-    block_size_bytes: int = create.DEFAULT_BLOCK_BYTES,
+    block_size_bytes: int | None = None,
+    sector_bytes: int | None = None,
 ) -> CreatePlan:
     """What a new disk at this host path would be; what stands in the way is in `refused`."""
     scope = roots.operation_roots()
@@ -33,6 +34,7 @@ def plan(
             size_bytes=size_bytes,
             parent=parent,
             block_size_bytes=block_size_bytes,
+            sector_bytes=sector_bytes,
         )
     finally:
         scope.close()
@@ -46,7 +48,8 @@ def request(
     disk_type: DiskType | str = DiskType.DYNAMIC,
     size_bytes: int | None = None,
     parent: str | None = None,
-    block_size_bytes: int = create.DEFAULT_BLOCK_BYTES,
+    block_size_bytes: int | None = None,
+    sector_bytes: int | None = None,
     address: str = "",
 ) -> Job:
     """Ask for the new disk; the caller enqueues the job. Raises what the plan refuses."""
@@ -56,6 +59,7 @@ def request(
         "size_bytes": size_bytes,
         "parent": parent,
         "block_size_bytes": block_size_bytes,
+        "sector_bytes": sector_bytes,
     }
     planned = plan(**options)
     if planned.refused is not None:
@@ -80,7 +84,7 @@ def run_create(
 ) -> dict[str, Any]:
     """The work: plan again, compare the parent with what was shown, make the disk."""
     scope = context.roots()
-    options = {name: parameters[name] for name in _OPTIONS}
+    options: dict[str, Any] = {name: parameters.get(name) for name in _OPTIONS}
     path = options.pop("path")
     try:
         planned = create.plan(path, scope, **options)
@@ -105,4 +109,4 @@ def finished_create(job: Job, result: dict[str, Any]) -> None:
         Job.objects.filter(pk=job.pk).update(disk=disk)
 
 
-_OPTIONS = ("path", "disk_type", "size_bytes", "parent", "block_size_bytes")
+_OPTIONS = ("path", "disk_type", "size_bytes", "parent", "block_size_bytes", "sector_bytes")

@@ -58,6 +58,9 @@ def require(host_paths: Iterable[str], *, declared_offline: bool) -> None:
             )
 
 
+LOG_WAITS = "Its log waits to be replayed: replay it first."
+
+
 def require_chain(disk: Disk) -> None:
     """Raises Refusal with the disk's own verdict where its chain cannot be read."""
     if disk.health in (
@@ -65,7 +68,6 @@ def require_chain(disk: Disk) -> None:
         Disk.Health.DAMAGED,
         Disk.Health.UNREADABLE,
         Disk.Health.NOT_A_DISK,
-        Disk.Health.NOT_READ,
         Disk.Health.MISSING,
     ):
         advice = ""

@@ -26,8 +26,9 @@ from disks.services.reading import Named, Reading
 FILE_COLUMNS = (
     "own_health", "findings", "format", "disk_type", "virtual_size_bytes", "file_size_bytes",
     "allocated_bytes", "block_size_bytes", "blocks_total", "blocks_allocated", "spare_bytes",
-    "identity", "creator", "image_created_at", "managed_by", "device", "inode", "mtime_ns",
-    "ctime_ns", "header_hash", "modified_at",
+    "identity", "virtual_disk_id", "file_write_guid", "log_waits", "creator",
+    "image_created_at", "managed_by", "device", "inode", "mtime_ns", "ctime_ns", "header_hash",
+    "modified_at",
 )  # fmt: skip
 # What is known of a file that could not be read.
 _REFUSED_COLUMNS = ("own_health", "findings")

@@ -254,11 +254,7 @@ def _keep(results: Sequence[dict[str, Any]]) -> None:
         if not row["was_read"]:
             continue
         disk = Disk.objects.filter(pk=row["disk"]).first()
-        if disk is None or disk.own_health in (
-            Disk.Health.IN_USE,
-            Disk.Health.UNREADABLE,
-            Disk.Health.NOT_READ,
-        ):
+        if disk is None or disk.own_health in (Disk.Health.IN_USE, Disk.Health.UNREADABLE):
             continue
         of_file = [
             finding

@@ -501,6 +501,7 @@ PLANNED_KINDS = frozenset(
     (
         Job.Kind.UPDATE_PARENT,
         Job.Kind.REPAIR,
+        Job.Kind.REPLAY_LOG,
         Job.Kind.MERGE,
         Job.Kind.PILE,
         Job.Kind.COMPACT,

@@ -146,10 +146,12 @@ class Link:
     parent_written_after: bool = False
     parent_evidence: dict[str, Any] = field(default_factory=dict)
     answer: Answer | None = None  # None: it was not looked for anew
+    written_since_id: int | None = None  # where the parent lies with other content; not a column
 
     def take(self, answer: Answer) -> None:
         self.answer = answer
         self.parent_id = answer.parent_id
+        self.written_since_id = answer.written_since_id
 
 
 _STORED = (*Named._fields, "parent_id", *_EVIDENCE_COLUMNS)
@@ -177,9 +179,9 @@ def _write(links: list[Link]) -> None:
         if link.answer is None:
             kept.append((link.pk, *_evidence(link)))
         elif link.pk is None:
-            new.append((*_said(link), *link.answer, *_evidence(link), now))
+            new.append((*_said(link), *link.answer.columns, *_evidence(link), now))
         else:
-            told.append((link.pk, *link.answer, *_evidence(link)))
+            told.append((link.pk, *link.answer.columns, *_evidence(link)))
     with transaction.atomic():
         insert_rows(ParentLink, ["child", *Named._fields, *_TOLD_COLUMNS, "first_seen_at"], new)
         update_rows(ParentLink, _TOLD_COLUMNS, told)

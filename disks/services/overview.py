@@ -52,7 +52,7 @@ class Totals:
     in_use: int
     unreadable: int
     not_disks: int
-    not_read: int  # of a format that this version does not read
+    log_waits: int
     as_of: datetime | None
 
     @property
@@ -117,7 +117,7 @@ def broken_causes() -> tuple[int, bool]:
 
 
 def totals() -> Totals:
-    """How many disks are in which state; four queries."""
+    """How many disks are in which state; five queries."""
     rows = Disk.objects.order_by()
     counts = dict(rows.values_list("health").annotate(number=Count("*")))
     # A chain is counted by its leaf.
@@ -135,7 +135,7 @@ def totals() -> Totals:
         in_use=counts.get(Health.IN_USE, 0),
         unreadable=counts.get(Health.UNREADABLE, 0),
         not_disks=not_disks,
-        not_read=counts.get(Health.NOT_READ, 0),
+        log_waits=rows.filter(missing_since=None, log_waits=True, health=Health.NOTICE).count(),
         as_of=StorageRoot.objects.aggregate(oldest=Min("last_scan_at"))["oldest"],
     )
 
@@ -157,8 +157,6 @@ def complete_sentence(known: Totals | None = None) -> str:
         limits.append(f"{known.in_use:,} in use and not read")
     if known.unreadable:
         limits.append(f"{known.unreadable:,} could not be read")
-    if known.not_read:
-        limits.append(f"{known.not_read:,} VHDX and not read")
     unscanned = StorageRoot.objects.filter(last_scan_at=None).count()
     if unscanned:
         limits.append(f"{_roots(unscanned)} never scanned")

@@ -71,6 +71,7 @@ def candidates_for(child: Disk) -> list[Candidate]:
     name = link.named_path.replace("\\", "/").rpartition("/")[2]
     others = usable.exclude(identity=link.named_identity).filter(
         Q(name__iexact=name)
+        | (Q(virtual_disk_id=child.virtual_disk_id) & ~Q(virtual_disk_id=""))
         | Q(root=child.root, virtual_size_bytes=child.virtual_size_bytes)
         | Q(pk=link.suggested_id)
     )
@@ -386,12 +387,23 @@ def _remember(job: Job, row: dict[str, Any]) -> None:
         audit.record(
             user=job.requested_by,
             action=action,
-            sentence=f"{done} the parent path of {readable(disk.name)}.",
+            sentence=f"{done} the parent path of {readable(disk.name)}{_new_identity(row)}.",
             disk=disk,
             job=job,
             before=row["before"],
             after=row["after"],
         )
+
+
+def _new_identity(row: dict[str, Any]) -> str:
+    """What an update that was forced says in the audit: which identity it put in place of which."""
+    before, after = (
+        side.get("identity") if isinstance(side, dict) else None
+        for side in (row["before"], row["after"])
+    )
+    if not before or not after or before == after:
+        return ""
+    return f", and its parent's identity from {before} to {after}"
 
 
 # -------------------------------------------------------------------------- many children
@@ -472,7 +484,9 @@ def repair_plan(
 def _repair_row(link: ParentLink) -> RepairRow:
     row = RepairRow(link.child, link.named_path, None)
     parent = link.suggested
-    if link.child.root.read_only:
+    if link.child.log_waits:
+        row.why = declarations.LOG_WAITS
+    elif link.child.root.read_only:
         row.why = f"The storage root {link.child.root.name} is read-only."
     elif parent is None:
         row.why = link.reason

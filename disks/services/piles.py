@@ -98,19 +98,16 @@ def survey(root: StorageRoot, folder: str) -> tuple[Survey, dict[str, Disk]]:
     sound = {path: disk for path, disk in disks.items() if disk.identity}
     members = _members(sound.values(), lambda disk: is_inside(disk.path, place))
     mute = [disk for disk in inside if not disk.identity]
-    no_disks = [disk for disk in mute if disk.own_health in _NO_DISK]
+    no_disks = [disk for disk in mute if disk.own_health == Disk.Health.NOT_A_DISK]
     return (
         Survey(
             place,
             Forest(members),
             [_as_error(disk) for disk in no_disks],
-            [_as_error(disk) for disk in mute if disk.own_health not in _NO_DISK],
+            [_as_error(disk) for disk in mute if disk.own_health != Disk.Health.NOT_A_DISK],
         ),
         disks,
     )
-
-
-_NO_DISK = (Disk.Health.NOT_A_DISK, Disk.Health.NOT_READ)
 
 
 def _rows(disks: QuerySet[Disk], folder: str) -> QuerySet[Disk]:

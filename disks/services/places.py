@@ -17,7 +17,7 @@ UNREACHABLE = (StorageRoot.State.OFFLINE, StorageRoot.State.CHANGED)
 
 
 class Seen(NamedTuple):
-    """A catalogued file: its row, its place, its file, and its disk's identity ("": none)."""
+    """A catalogued file: its row, its place, its file, and its disk's two ids ("": none)."""
 
     pk: int
     path: str
@@ -26,6 +26,7 @@ class Seen(NamedTuple):
     inode: int
     identity: str
     own_health: str
+    virtual_disk_id: str
 
 
 @dataclass
@@ -50,12 +51,10 @@ class Index:
             for root in StorageRoot.objects.all()
         }
         rows = Disk.objects.order_by().values_list(
-            "pk", "root_id", "relative_path", "device", "inode", "identity", "own_health",
-            "missing_since",
+            "pk", "root_id", "relative_path", "missing_since", "device", "inode", "identity",
+            "own_health", "virtual_disk_id",
         )  # fmt: skip
-        for pk, root, relative, device, inode, identity, own_health, missing in rows.iterator(
-            10_000
-        ):
+        for pk, root, relative, missing, device, inode, identity, *rest in rows.iterator(10_000):
             if root not in roots:
                 continue  # added since
             root_path, prefix, is_out_of_reach = roots[root]
@@ -64,7 +63,7 @@ class Index:
             if missing is not None:
                 continue
             path = prefix + relative
-            seen = Seen(pk, path, root_path, device or 0, inode or 0, identity, own_health)
+            seen = Seen(pk, path, root_path, device or 0, inode or 0, identity, *rest)
             index.by_key[pk] = seen
             if not is_out_of_reach:
                 index.by_path[path] = seen
@@ -105,12 +104,12 @@ class CatalogPlaces(paths.Roots):
                 Disk.Health.IN_USE: "E_IN_USE",
                 Disk.Health.UNREADABLE: "E_ACCESS",
                 Disk.Health.NOT_A_DISK: "E_NO_FOOTER",
-                Disk.Health.NOT_READ: "E_NO_FOOTER",
             }.get(Disk.Health(seen.own_health), "E_DAMAGED")
             error = ImageError(code, _WHY.get(code, "The file is damaged."), file=path)
             if code == "E_IN_USE":
                 raise error
-        return Known((seen.device, seen.inode), seen.identity or None, error)
+        file = (seen.device, seen.inode)
+        return Known(file, seen.identity or None, error, seen.virtual_disk_id or None)
 
     def exists(self, path: str) -> bool:
         if path in self.index.by_path:

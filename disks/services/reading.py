@@ -16,6 +16,7 @@ from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
 from disks.engine.formats import FORMATS, identify, named_parent
 from disks.engine.images import DiskType, Format, Image, Locator, ParentReference
+from disks.engine.resolution import named as named_path
 from disks.models import Disk
 from disks.operations.managers import manager_of
 from disks.services import verdicts
@@ -25,8 +26,7 @@ Health = Disk.Health
 
 # Names that promise a disk: such a file is listed even if it holds something else.
 DISK_EXTENSIONS = tuple(
-    {extension for format in FORMATS for extension in format.extensions}
-    | {".vhd", ".avhd", ".vhdx", ".avhdx", ".vhds"}
+    {extension for format in FORMATS for extension in format.extensions} | {".vhds"}
 )
 # What lies beside a managed disk (operations/managers.py): the rest of a folder's names
 # says nothing, and a folder can hold ten thousand of them.
@@ -36,11 +36,6 @@ _TELLING = (
 
 _IN_USE = ("E_IN_USE", "E_LOCKED")
 _SPARE_WORTH_BYTES = 64 * 1024**2
-
-
-_VHDX = Finding(
-    Level.NOTE, "N_FORMAT_NOT_READ", "This is a VHDX disk; this version reads VHD only."
-)
 
 
 class Named(NamedTuple):
@@ -172,6 +167,9 @@ _BLANK: dict[str, Any] = {
     "blocks_allocated": None,
     "spare_bytes": None,
     "identity": "",
+    "virtual_disk_id": "",
+    "file_write_guid": "",
+    "log_waits": False,
     "creator": "",
     "image_created_at": None,
     "header_hash": "",
@@ -198,15 +196,11 @@ def _no_image(
 
 
 def _not_a_disk(status: os.stat_result, name: str, error: ImageError) -> Reading:
-    finding, health, form = Finding.from_error(error), Health.NOT_A_DISK, ""
-    if error.value == "VHDX":  # a disk all the same
-        finding, health, form = _VHDX, Health.NOT_READ, "vhdx"
     columns = {
         **_BLANK,
         **_file_columns(status),
-        "own_health": health,
-        "findings": [readable(finding.as_dict())],
-        "format": form,
+        "own_health": Health.NOT_A_DISK,
+        "findings": [readable(Finding.from_error(error).as_dict())],
     }
     return Reading(status, promises_disk(name), was_read=True, columns=columns)
 
@@ -246,6 +240,9 @@ def _sound(
         "blocks_allocated": blocks_allocated,
         "spare_bytes": _spare_bytes(image, status.st_size, blocks_allocated),
         "identity": image.identity,
+        "virtual_disk_id": image.virtual_disk_id or "",
+        "file_write_guid": image.file_write_guid or "",
+        "log_waits": image.log_waits,
         "creator": readable(image.creator)[:60],
         "image_created_at": image.created,
         "header_hash": hashlib.blake2b(image.stored_headers(), digest_size=16).hexdigest(),
@@ -280,7 +277,7 @@ def named(parent: ParentReference) -> Named:
     """A parent link as stored: what the header says, before anything is looked for."""
     return Named(
         named_identity=parent.identity,
-        named_path=readable(_most_telling(parent)),
+        named_path=readable(named_path(parent) or ""),
         named_name=readable(parent.name or ""),
         name_problem=readable(parent.name_problem or ""),
         named_timestamp=parent.timestamp,
@@ -330,18 +327,3 @@ def stored_reference(link: StoredLink) -> ParentReference:
         ),
         name_problem=link.name_problem or None,
     )
-
-
-def _most_telling(parent: ParentReference) -> str:
-    """The text by which a person knows the parent: an absolute path if there is one."""
-    usable = {
-        locator.code: locator.path
-        for locator in reversed(parent.locators)
-        if locator.problem is None and locator.path
-    }
-    name = parent.name if parent.name_problem is None else None
-    if "W2ku" in usable:
-        return usable["W2ku"] or ""
-    if name and ("\\" in name or "/" in name):
-        return name
-    return usable.get("W2ru") or name or next(iter(usable.values()), None) or ""

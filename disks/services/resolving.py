@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 from disks.engine.images import Image, ParentReference
-from disks.engine.resolution import Resolution, Verdict, as_trace, resolve
+from disks.engine.resolution import Resolution, Verdict, as_trace, is_volume_path, resolve
 from disks.models import Disk, ParentLink
 from disks.services import roots
 from disks.services.causes import cause_of
@@ -43,6 +43,11 @@ class Answer(NamedTuple):
     cause: str
     suggested_id: int | None
     unmapped_folder: str
+    written_since_id: int | None  # not a column: where the parent lies with other content
+
+    @property
+    def columns(self) -> tuple[object, ...]:
+        return self[:-1]
 
 
 @dataclass(slots=True)
@@ -72,6 +77,7 @@ class Resolver:
         """Where the parent is that this catalogued child's header names."""
         question = (
             os.path.dirname(child.path),
+            child.virtual_disk_id,
             said.named_identity,
             said.named_name,
             said.name_problem,
@@ -81,7 +87,10 @@ class Resolver:
         if shared is not None and shared.is_for(child):
             return shared.answer
         stand_in = _CataloguedChild(
-            child.identity, stored_reference(said), _CataloguedFile(child.device, child.inode)
+            child.identity,
+            child.virtual_disk_id or None,
+            stored_reference(said),
+            _CataloguedFile(child.device, child.inode),
         )
         found = resolve(cast(Image, stand_in), child.path, self._places)
         answer = self._answer(child, said, found)
@@ -91,6 +100,7 @@ class Resolver:
     def _answer(self, child: Seen, said: StoredLink, found: Resolution) -> Answer:
         parent = self._index.by_path.get(found.path) if found.path else None
         suggested = self._index.by_path.get(found.suggested) if found.suggested else None
+        written = self._index.by_path.get(found.written_since) if found.written_since else None
         status = Status(str(found.status))
         if parent is not None and parent.own_health == Disk.Health.IN_USE:
             status = Status.IN_USE
@@ -99,9 +109,10 @@ class Resolver:
             parent.pk if parent else None,
             JsonText(json_text(as_trace(found))),
             reason(found, child.root_path),
-            cause_of(status, said.named_identity),
+            cause_of(status, said.named_identity, rewritten=found.written_since is not None),
             suggested.pk if suggested else None,
             "" if status in JOINING else _unmapped_folder(found),
+            written.pk if written else None,
         )
 
     def _share(
@@ -139,6 +150,7 @@ class _CataloguedChild:
     """What resolving asks of a child image."""
 
     identity: str
+    virtual_disk_id: str | None
     parent: ParentReference
     file: _CataloguedFile
 
@@ -147,6 +159,8 @@ def reason(found: Resolution, root_path: str) -> str:
     """One sentence for people; paths below the child's own root are given from there."""
     text = readable(found.reason).replace(readable(root_path).rstrip("/") + "/", "")
     title = _TITLES.get(Status(str(found.status)))
+    if found.status == Status.IDENTITY_MISMATCH and found.written_since is not None:
+        title = "The parent is not as it was"
     if title is None or not text:
         return text
     return f"{title}: {text[0].lower()}{text[1:]}"
@@ -155,7 +169,8 @@ def reason(found: Resolution, root_path: str) -> str:
 def _unmapped_folder(found: Resolution) -> str:
     """The first Windows folder that was named and that no root maps, at most 400 characters."""
     for step in found.trace:
-        if step.verdict is Verdict.UNMAPPED:
+        # No view can say where a volume's GUID leads.
+        if step.verdict is Verdict.UNMAPPED and not is_volume_path(step.raw):
             folder = step.raw.replace("/", "\\").rpartition("\\")[0]
             return readable(folder)[:400]
     return ""

@@ -204,10 +204,7 @@ class Scan:
         self.outcome.disks += 1
         if known.is_missing:
             self.writer.bring_back(known)
-        if (telling or known.managed_by) and known.own_health not in (
-            Disk.Health.NOT_A_DISK,
-            Disk.Health.NOT_READ,
-        ):
+        if (telling or known.managed_by) and known.own_health != Disk.Health.NOT_A_DISK:
             hidden = known.managed_by == "xcp-ng"  # the header says so and is unchanged
             code = reading.managed_by(telling, name, hidden=hidden)
             if code != known.managed_by:

@@ -77,7 +77,7 @@ def _note(others: list[str]) -> dict[str, Any]:
         CODE,
         f"{begin} the same identity (a copy, a backup, a restore): {shown}. Whether the "
         "content is the same is not known.",
-        "unique_id",
+        "identity",
         None,
         count,
     )

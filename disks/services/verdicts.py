@@ -21,6 +21,9 @@ Status = ParentLink.Status
 
 NOTHING_WRONG = "Nothing is wrong with this disk."
 
+# Told first: until the log is replayed nothing else can be mended.
+LOG_WAITS = "W_LOG"
+
 # Findings that come from the catalog, not from the file: replaced whenever links change.
 CATALOG_CODES = ("N_TWINS", "W_PARENT_WRITTEN")
 
@@ -37,11 +40,10 @@ _USELESS = (
     Health.DAMAGED,
     Health.UNREADABLE,
     Health.NOT_A_DISK,
-    Health.NOT_READ,
     Health.MISSING,
 )
 # Which findings give the reason for a state; errors do for the others.
-_TELLING_LEVELS: dict[str, Level] = {Health.NOTICE: Level.WARNING, Health.NOT_READ: Level.NOTE}
+_TELLING_LEVELS: dict[str, Level] = {Health.NOTICE: Level.WARNING}
 
 
 class Verdict(NamedTuple):
@@ -66,7 +68,7 @@ def own_verdict(health: str, findings: Sequence[dict[str, Any]]) -> Verdict:
     if health == Health.HEALTHY:
         return Verdict(health, "", NOTHING_WRONG)
     level = _TELLING_LEVELS.get(health, Level.ERROR)
-    for row in findings:
+    for row in sorted(findings, key=lambda row: row["code"] != LOG_WAITS):
         if row["level"] == level and row["code"] not in CATALOG_CODES:
             return Verdict(health, row["code"], row["message"])
     return Verdict(health, "", Health(health).label + ".")
@@ -144,7 +146,7 @@ def _judge(
         return Verdict(
             Health.BROKEN,
             _LINK_CODES.get(Status(link.status), "E_PARENT_MISSING"),
-            link.reason,
+            link.reason + _log_first(row),
             link.cause,
         )
     parent = graph.parent_of.get(pk)
@@ -154,6 +156,12 @@ def _judge(
             return Verdict(Health.IN_USE, "E_IN_USE", link.reason)
         return own if row.own == Health.NOTICE else Verdict(own.health, "", _parent_found(link))
     return _judge_by_parent(rows, row, own, link, parent, below)
+
+
+def _log_first(row: Row) -> str:
+    if all(finding["code"] != LOG_WAITS for finding in row.findings):
+        return ""
+    return " Its log waits to be replayed; that comes first."
 
 
 def _judge_by_parent(
@@ -175,7 +183,6 @@ def _judge_by_parent(
         kind = {
             Health.DAMAGED: "damaged",
             Health.UNREADABLE: "unreadable",
-            Health.NOT_READ: "not read",
             Health.MISSING: "missing",
         }.get(Health(below.health), "no disk")
         return Verdict(

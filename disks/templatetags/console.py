@@ -266,7 +266,6 @@ _HEALTH = {
     "broken": ("red", "unlink", "Chain broken"),
     "damaged": ("red", "file-broken", "Damaged"),
     "not-a-disk": ("secondary", "file-unknown", "Not a disk"),
-    "not-read": ("secondary", "circle-minus", "Not read"),
     "in-use": ("azure", "lock", "In use"),
     "unreadable": ("red", "circle-x", "Unreadable"),
     "missing": ("red", "file-x", "Missing"),

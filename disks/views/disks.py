@@ -145,11 +145,13 @@ def _matching(selected: dict[str, str]) -> QuerySet[Disk]:
 
 
 def _search(text: str) -> Q:
-    """In name, path and identity; an identity may be pasted with braces or in capitals."""
+    """In name, path and both ids; an id may be pasted with braces or in capitals."""
     identity = text.strip("{}").lower()
     found = Q(relative_path__icontains=text)  # the name is its end
     # Every row is looked at, so nothing is asked that cannot be.
-    return found | Q(identity__startswith=identity) if _IDENTITY.issuperset(identity) else found
+    if not _IDENTITY.issuperset(identity):
+        return found
+    return found | Q(identity__startswith=identity) | Q(virtual_disk_id__startswith=identity)
 
 
 def _listed(rows: QuerySet[Disk]) -> QuerySet[Disk]:
@@ -213,7 +215,6 @@ def _healths(chosen: str) -> list[dict[str, Any]]:
         Disk.Health.NOTICE,
         Disk.Health.IN_USE,
         Disk.Health.NOT_A_DISK,
-        Disk.Health.NOT_READ,
         Disk.Health.HEALTHY,
     ]
     return [

@@ -22,6 +22,7 @@ from disks.models import Disk, Job, TrashedJob
 from disks.services import jobs, parent_paths
 from disks.services.access import Role, allows, role_of
 from disks.services.errors import Refusal
+from disks.services.mending import MENDINGS
 from disks.views import errors, job_words, listing, plans
 from disks.views.guard import client_address
 from disks.views.rendering import render_page, running_jobs, wants_fragment
@@ -30,7 +31,7 @@ LOG_LINES = 500
 # Where the plan is made anew of a job whose disk has changed since.
 _FORMS: dict[str, str] = {
     Job.Kind.UPDATE_PARENT: "parent-path",
-    Job.Kind.REPAIR: "repair-footer",
+    **{one.kind: one.address for one in MENDINGS.values()},
     Job.Kind.MERGE: "merge",
     Job.Kind.PILE: "disk-pile",
     Job.Kind.COMPACT: "compact",

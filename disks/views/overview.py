@@ -20,7 +20,13 @@ from disks.views.rendering import render_page, wants_fragment
 GROUPS_SHOWN = 12
 JOBS_SHOWN = 6
 PILES_SHOWN = 4
-_COLOURS = {"damaged": "red", "unreadable": "red", "missing": "red", "suspect": "yellow"}
+_COLOURS = {
+    "damaged": "red",
+    "unreadable": "red",
+    "missing": "red",
+    "suspect": "yellow",
+    "notice": "yellow",
+}
 _ICONS = {
     "damaged": "file-broken",
     "unreadable": "circle-x",
@@ -28,7 +34,7 @@ _ICONS = {
     "suspect": "alert-triangle",
     "in-use": "lock",
 }
-_REPAIRABLE = ("missing", "outside", "replaced", "ambiguous", "unreadable")
+_REPAIRABLE = ("missing", "outside", "replaced", "rewritten", "ambiguous", "unreadable")
 
 
 @require_GET
@@ -123,16 +129,16 @@ def _notices(counts: Totals, trash: int) -> list[dict[str, Any]]:
             "{} disks are in use and not read.",
         ),
         (
-            counts.not_disks,
-            "not-a-disk",
-            "1 file has a disk's name, but holds no VHD.",
-            "{} files have a disk's name, but hold no VHD.",
+            counts.log_waits,
+            "notice",
+            "1 disk's log waits to be replayed: whoever wrote the disk last was stopped.",
+            "{} disks' logs wait to be replayed: whoever wrote the disks last was stopped.",
         ),
         (
-            counts.not_read,
-            "not-read",
-            "1 disk is a VHDX; this version reads VHD only.",
-            "{} disks are VHDX; this version reads VHD only.",
+            counts.not_disks,
+            "not-a-disk",
+            "1 file has a disk's name, but holds no VHD or VHDX.",
+            "{} files have a disk's name, but hold no VHD or VHDX.",
         ),
     ):
         if number:

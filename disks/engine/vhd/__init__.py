@@ -5,6 +5,7 @@ from __future__ import annotations
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding
 from disks.engine.images import (
+    Choices,
     Format,
     Image,
     ImageWriter,
@@ -13,6 +14,7 @@ from disks.engine.images import (
     Report,
     unreported,
 )
+from disks.engine.units import GIB, MIB
 
 
 class VhdFormat:
@@ -20,6 +22,7 @@ class VhdFormat:
 
     name = "vhd"
     extensions: tuple[str, ...] = (".vhd", ".avhd")
+    choices = Choices((2 * MIB, MIB // 2), 2 * MIB, (512,), 2040 * GIB)
 
     def matches(self, file: ImageFile) -> bool:
         """True if a footer's cookie is at the end of the file or at its beginning."""

@@ -9,6 +9,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
+from disks.engine.block_runs import block_runs
 from disks.engine.errors import ImageError, OutOfRange
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
@@ -17,6 +18,7 @@ from disks.engine.images import (
     Expansion,
     Extent,
     HeaderRewrite,
+    LogReplay,
     NewParent,
     ParentReference,
     RawRegion,
@@ -83,6 +85,7 @@ class VhdImage:
 
     format_name = "vhd"
     virtual_disk_id: str | None = None
+    file_write_guid: str | None = None
     logical_sector_bytes = SECTOR_BYTES
 
     def __init__(self, file: ImageFile) -> None:
@@ -339,11 +342,15 @@ class VhdImage:
 
     log_waits = False  # a VHD has no log
 
-    def replay_log(self) -> None:
+    def plan_replay(self) -> LogReplay:
         """See `Image`."""
         raise ImageError(
             "E_NOTHING_TO_REPLAY", "A VHD has no log to be replayed.", file=self.file.path
         )
+
+    def replay_log(self) -> None:
+        """See `Image`."""
+        self.plan_replay()
 
     def is_linked_to(self, parent: NewParent) -> bool:
         """See `Image`."""
@@ -375,6 +382,14 @@ class VhdImage:
             fixed = self.disk_type is DiskType.FIXED
             self._allocated = 0 if fixed else self.bat.count_allocated()
         return self._allocated
+
+    def block_runs(self) -> Iterator[tuple[int, int, Source]]:
+        """See `Image`; none for a fixed disk."""
+        if self.disk_type is DiskType.FIXED:
+            return iter(())
+        absent = Source.PARENT if self.disk_type is DiskType.DIFFERENCING else Source.ZERO
+        used = ((block, Source.DATA) for block, _ in self.bat.allocated())
+        return block_runs(used, self.blocks_total, absent)
 
     def extents(self, first_sector: int, count_sectors: int) -> Iterator[Extent]:
         """See `Image`: the one loop that cuts requests at block boundaries.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding
 from disks.engine.images import (
+    Choices,
     Format,
     Image,
     ImageWriter,
@@ -13,6 +14,7 @@ from disks.engine.images import (
     Report,
     unreported,
 )
+from disks.engine.units import GIB, MIB
 
 _SIGNATURE = b"vhdxfile"
 
@@ -22,6 +24,13 @@ class VhdxFormat:
 
     name = "vhdx"
     extensions: tuple[str, ...] = (".vhdx", ".avhdx")
+    # Windows makes dynamic disks with blocks of 32 MiB, all others with blocks of 2 MiB.
+    choices = Choices(
+        tuple(size * MIB for size in (32, 1, 2, 4, 8, 16, 64, 128, 256)),
+        2 * MIB,
+        (512, 4096),
+        64 * 1024 * GIB,
+    )
 
     def matches(self, file: ImageFile) -> bool:
         """True if the file begins with the file type identifier."""

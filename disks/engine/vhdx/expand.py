@@ -55,13 +55,7 @@ def plan_expand(image: VhdxImage, new_size_bytes: int) -> Expansion:
     if new_size_bytes <= old_size or new_size_bytes % logical:
         raise ValueError(f"{new_size_bytes} bytes are no larger size in whole sectors")
     if new_size_bytes > metadata.MAX_VIRTUAL_BYTES:
-        raise ImageError(
-            "E_TOO_LARGE",
-            f"A VHDX cannot have {new_size_bytes:,} bytes; at most 64 TiB are possible.",
-            file=image.file.path,
-            field="virtual_disk_size",
-            value=new_size_bytes,
-        )
+        raise metadata.too_large(new_size_bytes)
     geometry = Geometry.of(
         new_size_bytes,
         image.block_size_bytes,

@@ -237,6 +237,24 @@ def test_create_understands_sizes(disk: Disk, tmp_path: Path, size: str, expecte
     assert (found["type"], found["virtual_size_bytes"]) == ("dynamic", expected)
 
 
+def test_create_by_extension_with_blocks_and_sectors(disk: Disk, tmp_path: Path) -> None:
+    path = tmp_path / "new.vhdx"
+    outcome = disk(
+        "create", path, "--size", "64M", "--type", "dynamic",
+        "--block-size", "1M", "--sector-size", "4096",
+    )  # fmt: skip
+    assert (outcome.code, "VHDX, dynamic, 67,108,864 bytes" in outcome.out) == (0, True)
+    document = disk.json("inspect", path).document
+    assert (document["format"], document["block_size_bytes"]) == ("vhdx", 1024 * 1024)
+    assert document["logical_sector_bytes"] == 4096
+    assert document["virtual_disk_id"] is not None
+    child = disk.json("create", tmp_path / "child.vhdx", "--parent", path)
+    assert child.code == 0
+    chain = disk.json("chain", tmp_path / "child.vhdx").document
+    assert chain["status"] == "complete"
+    assert {link["virtual_disk_id"] for link in chain["links"]} == {document["virtual_disk_id"]}
+
+
 def test_create_makes_a_child_in_another_folder(disk: Disk, tmp_path: Path) -> None:
     base = build_dynamic(tmp_path, "base.vhd", size=BLOCK, block_size=BLOCK,
                          content=[(0, noise(1, 5))])  # fmt: skip
@@ -254,6 +272,8 @@ def test_create_makes_a_child_in_another_folder(disk: Disk, tmp_path: Path) -> N
         ["--size", "1M"],
         ["--size", "much", "--type", "fixed"],
         ["--parent", "p.vhd", "--type", "fixed"],
+        ["--parent", "p.vhdx", "--sector-size", "4096"],
+        ["--size", "1M", "--type", "dynamic", "--block-size", "big"],
         ["--size", "1M", "--type", "differencing"],
     ],
 )

@@ -31,6 +31,7 @@ from disks.services.errors import Refusal
 from disks.services.work import JobContext
 from disks.services.worker_progress import JobProgress
 from disks.tests import builders
+from disks.tests.builders import MIB
 from disks.tests.factories import make_user
 from disks.tests.operations import worlds
 from disks.tests.services.catalog import base, child, declare, disk, key, scan
@@ -428,6 +429,18 @@ def test_block_map_shows_where_data_lies(tmp_path: Path) -> None:
     assert [cell.state for cell in cells] == ["allocated", "empty", "allocated", "empty"]
     coarse = blockmap.block_map(disk("base.vhd"), most=2)
     assert [(cell.count, cell.allocated, cell.shade) for cell in coarse] == [(2, 1, 2), (2, 1, 2)]
+
+
+def test_block_map_of_a_vhdx_shows_what_hides_the_parent(tmp_path: Path) -> None:
+    root = declare(tmp_path / "vms")
+    parent = base(tmp_path / "vms", "base.vhdx", size=8 * MIB)
+    child(tmp_path / "vms", "leaf.vhdx", parent, states={2: 2, 3: 2})
+    scan(root)
+    cells = blockmap.block_map(disk("leaf.vhdx"), most=4)
+    assert [cell.state for cell in cells] == ["partial", "zeros", "empty", "empty"]
+    assert (cells[1].zeros, cells[1].count) == (2, 2)
+    # Where there is no parent to be hidden, zeros are not worth telling.
+    assert {cell.zeros for cell in blockmap.block_map(disk("base.vhdx"))} == {0}
 
 
 def test_the_overview_says_when_and_what_was_not_read(chained: StorageRoot) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
+from disks import tasks
 from disks.models import AuditEntry, Disk, Job, StorageRoot
 from disks.services import compacting, jobs, merging, scanning
 from disks.tests import builders
@@ -308,14 +309,17 @@ def test_checks_and_scans_are_one_job_however_often_they_are_pressed(
         assert Job.objects.filter(kind=kind, disk=None).count() == 1
 
 
+@pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("kind", ["dynamic", "fixed"])
+@pytest.mark.parametrize("form", ["vhd", "vhdx"])
 def test_create_shows_the_plan_and_asks_for_a_job(
-    operator: Client, storage: Path, kind: str
+    operator: Client, storage: Path, kind: str, form: str
 ) -> None:
     root = make_root(storage)
     query = {
         "show": "1",
         "disk_type": kind,
+        "format": form,
         "root": root.pk,
         "folder": "",
         "name": "new",
@@ -323,12 +327,58 @@ def test_create_shows_the_plan_and_asks_for_a_job(
         "unit": "MB",
     }
     page = operator.get("/create", query).content.decode()
-    assert "new.vhd" in page
+    assert f"Create new.{form}" in re.sub(r"<[^>]+>", "", page)
     assert "Takes at once" in page
     response = operator.post("/create", hidden(page))
     job = Job.objects.get(kind=Job.Kind.CREATE)
     assert response["Location"] == f"/jobs/{job.pk}"
-    assert list(storage.glob("*.vhd")) == []
+    assert list(storage.glob("*.vhd*")) == []
+    tasks.run_job(job.pk)
+    made = Disk.objects.get(name=f"new.{form}")
+    assert (made.format, made.disk_type, made.virtual_size_bytes) == (form, kind, 8 * 1024**2)
+
+
+@pytest.mark.parametrize(
+    ("sent", "name", "block", "sector"),
+    [
+        ({"name": "new"}, "new.vhdx", 32 * 1024**2, 512),
+        ({"name": "new.vhd"}, "new.vhd", 2 * 1024**2, 512),
+        ({"name": "disk 1.5"}, "disk 1.5.vhdx", 32 * 1024**2, 512),
+        # drawn with VHDX; the extension was typed, the button left alone
+        ({"name": "new.vhd", "format": "vhdx", "was_format": "vhdx"}, "new.vhd", 2 * 1024**2, 512),
+        # drawn with VHDX; the button was changed
+        ({"name": "a.vhdx", "format": "vhd", "was_format": "vhdx"}, "a.vhd", 2 * 1024**2, 512),
+        ({"name": "a", "block_size": "1048576"}, "a.vhdx", 1024**2, 512),
+        ({"name": "a", "sector_size": "4096"}, "a.vhdx", 32 * 1024**2, 4096),
+        # what the other format had to offer
+        ({"name": "a.vhd", "block_size": "33554432"}, "a.vhd", 2 * 1024**2, 512),
+        ({"name": "a", "block_size": "-1", "sector_size": "x"}, "a.vhdx", 32 * 1024**2, 512),
+    ],
+)
+def test_format_and_extension_follow_each_other(
+    operator: Client, storage: Path, sent: dict[str, str], name: str, block: int, sector: int
+) -> None:
+    """VHDX unless somebody says otherwise, by the button or by the name."""
+    query = {"show": "1", "disk_type": "dynamic", "root": make_root(storage).pk, "size": "40"}
+    page = operator.get("/create", query | {"unit": "GB"} | sent)
+    plan = page.context["plan"]
+    assert (Path(plan["output"]).name, plan["block_size_bytes"]) == (name, block)
+    assert plan["logical_sector_bytes"] == sector
+    assert page.context["format"] == name.rsplit(".", 1)[1]
+
+
+def test_changing_the_format_offers_its_own_sizes(operator: Client, storage: Path) -> None:
+    make_root(storage)
+    typed = {"disk_type": "dynamic", "name": "a.vhdx", "was_format": "vhdx"}
+    page = operator.get("/create", typed | {"format": "vhd"}).content.decode()
+    assert 'value="a.vhd"' in page
+    assert "512 KB" in page
+    assert "Logical sectors" not in page
+    page = operator.get("/create", typed | {"format": "vhdx"}).content.decode()
+    assert "32 MB, as Windows makes them" in page
+    assert "Logical sectors" in page
+    assert "up to 2,040 GB" in page
+    assert "up to 64 TB" in page
 
 
 def test_create_a_child_of_a_disk(operator: Client, chain: list[Disk]) -> None:

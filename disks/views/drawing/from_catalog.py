@@ -31,7 +31,6 @@ _MARKS = {
     Disk.Health.NOTICE: "note",
     Disk.Health.SUSPECT: "note",
     Disk.Health.IN_USE: "note",
-    Disk.Health.NOT_READ: "note",
     Disk.Health.MISSING: "gone",
 }
 # A drawing has room for a few words; the whole sentence is told in the tab "Parent link".
@@ -189,6 +188,8 @@ def _gap_above(first: Disk) -> ChainGap | None:
         return None
     name = link.named_path or link.named_identity or "its parent"
     reason = _GAP_WORDS.get(ParentLink.Status(link.status), link.get_status_display())
+    if link.status_words:
+        reason = f"parent {link.status_words.lower()}"
     url = f"{reverse('disk', args=[first.pk])}?tab=parent"
     return ChainGap(name=visible(name), reason=visible(reason), url=url)
 
