@@ -1,4 +1,4 @@
-"""The columns of 0003 for what is catalogued already; scans fill them from now on."""
+"""The columns of 0004 for what is catalogued already; scans fill them from now on."""
 
 from django.db import migrations
 from django.db.models import F
@@ -36,6 +36,6 @@ def unmapped_folder(trace):
 
 
 class Migration(migrations.Migration):
-    dependencies = [("disks", "0003_counted_by_indexes")]
+    dependencies = [("disks", "0004_counted_by_indexes")]
 
     operations = [migrations.RunPython(fill, migrations.RunPython.noop)]

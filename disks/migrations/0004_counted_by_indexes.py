@@ -10,7 +10,7 @@ from django.db.models import Q
 
 
 class Migration(migrations.Migration):
-    dependencies = [("disks", "0002_roles")]
+    dependencies = [("disks", "0003_job_kind_pile")]
 
     operations = [
         migrations.AddField(
