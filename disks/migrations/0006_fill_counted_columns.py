@@ -1,4 +1,4 @@
-"""The columns of 0003 for what is catalogued already; scans fill them from now on."""
+"""The columns of 0004 for what is catalogued already; scans fill them from now on."""
 
 from django.db import migrations
 from django.db.models import F

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db.models import Q, QuerySet
 from django.db.utils import DatabaseError
@@ -57,36 +57,93 @@ class Forgotten:
 # ------------------------------------------------------------------------------ the catalog
 
 
-def forgotten() -> list[Forgotten]:
-    """Piles of at least three disks without a host, the largest first; two queries."""
-    deep = Disk.objects.filter(
-        disk_type="differencing", missing_since=None, chain_position__gte=LEAST_CHECKPOINTS
-    ).exclude(root__state__in=declarations.OFFLINE_STATES)
-    bases = set(deep.order_by().values_list("chain_base", flat=True).distinct()[:_MOST_BASES])
-    disks = {disk.path: disk for disk in _hanging_on(base for base in bases if base is not None)}
-    forest = Forest(_members(disks.values(), lambda disk: True))
+class _Level(NamedTuple):
+    """As little of a disk as tells how it hangs together with others, and whose it is."""
+
+    pk: int
+    root: int
+    relative_path: str
+    is_differencing: bool
+    child_count: int
+    managed_by: str
+    allocated_bytes: int
+    parent: int | None
+
+    @property
+    def place(self) -> tuple[int, str]:
+        return self.root, os.path.dirname(self.relative_path)
+
+
+def forgotten(most: int | None = None) -> tuple[list[Forgotten], int]:
+    """Piles of at least three disks without a host, the largest first, and how many there are.
+
+    most: only so many of them, because the overview asks: whole rows are read of these alone.
+    """
     found = []
-    for run in forest.runs:
-        checkpoints = [disks[path] for path in run.paths if forest.members[path].is_differencing]
-        if any(disk.managed_by and disk.managed_by not in NO_CLAIM for disk in checkpoints):
+    for run in _runs(_levels()):
+        checkpoints = [level for level in run if level.is_differencing]
+        if any(level.managed_by and level.managed_by not in NO_CLAIM for level in checkpoints):
             continue
-        places = Counter((disk.root_id, _folder(disk)) for disk in checkpoints)
-        (place, count) = places.most_common(1)[0]
-        if count >= LEAST_CHECKPOINTS:
-            here = [disk for disk in checkpoints if (disk.root_id, _folder(disk)) == place]
-            found.append(
-                Forgotten(
-                    root=here[0].root,
-                    folder=place[1],
-                    leaf=disks[run.leaf],
-                    count=count,
-                    allocated_bytes=sum(disk.allocated_bytes for disk in here),
-                    are_checkpoints=all(
-                        disk.name.lower().endswith(pile.CHECKPOINT_ENDINGS) for disk in here
-                    ),
-                )
-            )
-    return sorted(found, key=lambda one: (-one.allocated_bytes, one.leaf.path))
+        places = Counter(level.place for level in checkpoints).most_common(1)
+        here = [level for level in checkpoints if level.place == places[0][0]] if places else []
+        if len(here) >= LEAST_CHECKPOINTS:
+            allocated_bytes = sum(level.allocated_bytes for level in here)
+            found.append((-allocated_bytes, run[0].pk, here))
+    found.sort(key=lambda one: one[:2])
+    leaves = Disk.objects.select_related("root").in_bulk([leaf for _, leaf, _ in found[:most]])
+    there = StorageRoot.objects.in_bulk([here[0].root for _, _, here in found[:most]])
+    piles = [
+        Forgotten(
+            root=there[here[0].root],
+            folder=here[0].place[1],
+            leaf=leaves[leaf],
+            count=len(here),
+            allocated_bytes=-negative,
+            are_checkpoints=all(
+                level.relative_path.lower().endswith(pile.CHECKPOINT_ENDINGS) for level in here
+            ),
+        )
+        for negative, leaf, here in found[:most]
+        if leaf in leaves
+    ]
+    return piles, len(found)
+
+
+def _levels() -> dict[int, _Level]:
+    """The disks of chains that are deep enough; of a limited number of bases."""
+    # Every chain with more disks has one at this position; an index leads to them.
+    deep = Disk.objects.filter(
+        disk_type="differencing", missing_since=None, chain_position=LEAST_CHECKPOINTS
+    ).exclude(root__state__in=declarations.OFFLINE_STATES)
+    bases = deep.order_by().values_list("chain_base", flat=True).distinct()[:_MOST_BASES]
+    some = [base for base in bases if base is not None]
+    rows = Disk.objects.filter(Q(pk__in=some) | Q(chain_base__in=some)).filter(
+        missing_since=None, chain_depth__gte=LEAST_CHECKPOINTS
+    )
+    columns = rows.order_by().values_list(
+        "pk", "root_id", "relative_path", "disk_type", "child_count", "managed_by",
+        "allocated_bytes", "parent_link__parent", "parent_link__status",
+    )  # fmt: skip
+    return {
+        pk: _Level(
+            pk, root, path, kind == "differencing", children, manager, allocated_bytes,
+            parent if status in JOINING else None,
+        )
+        for pk, root, path, kind, children, manager, allocated_bytes, parent, status in columns
+    }  # fmt: skip
+
+
+def _runs(levels: dict[int, _Level]) -> Iterator[list[_Level]]:
+    """Disks that follow each other without a branch, leaf first (operations/forest.py)."""
+    for leaf in levels.values():
+        if leaf.child_count == 1:
+            continue
+        run = [leaf]
+        below = levels.get(leaf.parent or 0)
+        while below is not None and below.child_count == 1:
+            run.append(below)
+            below = levels.get(below.parent or 0)
+        yield run
 
 
 def survey(root: StorageRoot, folder: str) -> tuple[Survey, dict[str, Disk]]:

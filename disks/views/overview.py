@@ -206,9 +206,9 @@ def _notices(counts: Totals, trash: int) -> list[dict[str, Any]]:
 
 def _piles() -> list[dict[str, Any]]:
     """Checkpoints that no host seems to know any more, folder by folder."""
-    found = piles.forgotten()
+    found, total = piles.forgotten(most=PILES_SHOWN)
     notices = []
-    for one in found[:PILES_SHOWN]:
+    for one in found:
         disks = f"{one.count:,} checkpoints" if one.are_checkpoints else f"{one.count:,} disks"
         kind = "without a host" if one.are_checkpoints else "in one chain, and no host beside them"
         notices.append(
@@ -222,12 +222,12 @@ def _piles() -> list[dict[str, Any]]:
                 "action": "Merge the pile…",
             }
         )
-    if len(found) > PILES_SHOWN:
+    if total > len(found):
         notices.append(
             {
                 "colour": "yellow",
                 "icon": "stack-2",
-                "sentence": f"{len(found) - PILES_SHOWN:,} more piles of such disks.",
+                "sentence": f"{total - len(found):,} more piles of such disks.",
                 "url": reverse("piles"),
                 "action": "Show all",
             }

@@ -69,11 +69,11 @@ def address(at: Disk, leaf: Disk | None = None) -> str:
 @require_GET
 def piles(request: HttpRequest) -> HttpResponse:
     """The piles that the catalog sees, and the way to any folder."""
-    found = service.forgotten()
-    rows = [{"pile": one, "url": address(one.leaf, one.leaf)} for one in found[:ROWS_SHOWN]]
+    found, total = service.forgotten(most=ROWS_SHOWN)
+    rows = [{"pile": one, "url": address(one.leaf, one.leaf)} for one in found]
     context = {
         "rows": rows,
-        "more": max(0, len(found) - ROWS_SHOWN),
+        "more": total - len(found),
         "roots": list(StorageRoot.objects.order_by("name")),
     }
     return render_page(request, "disks/piles.html", context)
