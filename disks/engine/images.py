@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
@@ -65,8 +65,7 @@ _ROLES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Locator:
+class Locator(NamedTuple):
     """One parent locator as found: text to show, never a path to open.
 
     path     decoded text, undecodable units escaped (`\\ud800`); None if unreadable

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 from disks.engine import formats
@@ -85,8 +86,7 @@ class Verdict(StrEnum):
     INVALID = "invalid"
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One place: where the text stands, the text, the host path tried, and what came of it."""
 
     source: str
@@ -154,6 +154,7 @@ class Shape(StrEnum):
     RELATIVE = "relative"
 
 
+@lru_cache(64)  # asked again and again for what the children of one parent say
 def shape_of(text: str) -> tuple[Shape, str]:
     r"""The shape of a path text, and the text without `\\?\` or a drive that says nothing.
 
@@ -181,7 +182,7 @@ def shape_of(text: str) -> tuple[Shape, str]:
 
 def base_name(text: str) -> str:
     """The last component of a path text in either style."""
-    return re.split(r"[\\/]", text)[-1]
+    return text.replace("/", "\\").rpartition("\\")[2]
 
 
 def _leads(parent: ParentReference) -> Iterator[_Lead]:

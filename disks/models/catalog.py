@@ -25,7 +25,12 @@ class Disk(models.Model):
         UNREADABLE = "unreadable", "Unreadable"
         MISSING = "missing", "Missing"
 
-    root = models.ForeignKey(StorageRoot, on_delete=models.CASCADE, related_name="disks")
+    root = models.ForeignKey(
+        StorageRoot,
+        on_delete=models.CASCADE,
+        related_name="disks",
+        db_index=False,  # two indexes below begin with it
+    )
     relative_path = PathField()
     name = PathField()
     health = models.CharField(max_length=20, choices=Health, default=Health.HEALTHY)
@@ -46,6 +51,9 @@ class Disk(models.Model):
     block_size_bytes = models.BigIntegerField(null=True)
     blocks_total = models.BigIntegerField(null=True)
     blocks_allocated = models.BigIntegerField(null=True)
+    spare_bytes = models.BigIntegerField(
+        null=True, help_text="room in the file that no block takes; null: little, or not known"
+    )
     identity = models.CharField(max_length=36, blank=True, db_index=True)
     creator = models.CharField(max_length=60, blank=True)
     image_created_at = models.DateTimeField(null=True)
@@ -83,6 +91,8 @@ class Disk(models.Model):
         null=True,
         on_delete=models.SET_NULL,
         related_name="chain_members",
+        # SQLite would take six times as long to write a row when it changes.
+        db_constraint=False,
         help_text="none: the disk is its own base",
     )
     child_count = models.PositiveIntegerField(default=0)
@@ -102,6 +112,17 @@ class Disk(models.Model):
             models.Index(fields=["modified_at"], name="disk_modified"),
             models.Index(fields=["chain_position", "name"], name="disk_bases"),
             models.Index(fields=["root", "missing_since"], name="disk_root_missing"),
+            # what the overview counts, from the index alone
+            models.Index(
+                fields=["disk_type", "child_count"],
+                condition=models.Q(missing_since=None),
+                name="disk_leaves",
+            ),
+            models.Index(
+                fields=["spare_bytes"],
+                condition=models.Q(missing_since=None, spare_bytes__isnull=False),
+                name="disk_spare",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -140,7 +161,14 @@ class ParentLink(models.Model):
     trace = models.JSONField(default=list)
     reason = models.TextField(blank=True, help_text="one sentence")
     cause = models.CharField(
-        max_length=200, blank=True, db_index=True, help_text="groups links broken by one event"
+        max_length=200,
+        blank=True,
+        help_text="groups children that cannot be read because of one event; else empty",
+    )
+    unmapped_folder = models.CharField(
+        max_length=400,
+        blank=True,
+        help_text="a folder that the header of a child without parent names and no root maps",
     )
     suggested = models.ForeignKey(
         Disk, null=True, on_delete=models.SET_NULL, related_name="suggested_for"
@@ -148,6 +176,13 @@ class ParentLink(models.Model):
     parent_written_after = models.BooleanField(default=False)
     parent_evidence = models.JSONField(default=dict, help_text="the parent as first seen, and now")
     first_seen_at = models.DateTimeField()
+
+    class Meta:
+        indexes = [
+            # what the overview counts, from the index alone
+            models.Index(fields=["cause", "status", "suggested", "child"], name="link_causes"),
+            models.Index(fields=["unmapped_folder"], name="link_unmapped"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.child_id} -> {self.named_path}"

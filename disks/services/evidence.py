@@ -7,13 +7,14 @@ looked when the two were first seen together, and compares.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from django.utils import timezone
 
 from disks.models import Disk, ParentLink
+from disks.services.bulk import select_rows
 from disks.services.stored_json import readable
 
 _FIELDS = (
@@ -44,13 +45,14 @@ def renew(
     before: the parent that each link had until now. One that found another starts anew.
     rewritten: parents whose headers our own job rewrote, content unchanged.
     """
-    ids = {link.parent_id for link in links if link.parent_id is not None}
-    parents = {row["pk"]: row for row in Disk.objects.filter(pk__in=ids).values(*_FIELDS)}
+    wanted = {link.parent_id for link in links if link.parent_id is not None}
+    parents = {row[0]: row for row in select_rows(Disk, "pk", wanted, *_FIELDS[1:])}
+    at = _now()
+    seen = {pk: _seen(row, at) for pk, row in parents.items()}
     for link, parent_before in zip(links, before, strict=True):
-        parent = parents.get(link.parent_id) if link.parent_id is not None else None
-        if parent is None:
+        if link.parent_id is None or link.parent_id not in seen:
             continue  # what was seen before stays, for when the parent is found again
-        now = _seen(parent)
+        now = seen[link.parent_id]
         first = link.parent_evidence.get("first")
         known_before = link.parent_evidence.get("parent", parent_before)
         if first is None or known_before != link.parent_id:
@@ -59,7 +61,7 @@ def renew(
         elif link.parent_id in rewritten and not link.parent_written_after:
             link.parent_evidence |= {"first": now, "now": now}
         else:
-            _compare(link, parent["name"], first, now)
+            _compare(link, parents[link.parent_id][1], first, now)
 
 
 def trust(link: ParentLink) -> None:
@@ -67,21 +69,26 @@ def trust(link: ParentLink) -> None:
     parent = link.parent
     if parent is None:
         return
-    row = Disk.objects.filter(pk=parent.pk).values(*_FIELDS).get()
-    now = _seen(row)
+    now = _seen(Disk.objects.filter(pk=parent.pk).values_list(*_FIELDS).get(), _now())
     link.parent_evidence = {"parent": parent.pk, "first": now, "now": now}
     link.parent_written_after = False
     link.save(update_fields=["parent_evidence", "parent_written_after"])
 
 
-def _seen(parent: Mapping[str, Any]) -> dict[str, Any]:
+def _now() -> str:
+    return timezone.now().isoformat(timespec="seconds")
+
+
+def _seen(row: Sequence[Any], at: str) -> dict[str, Any]:
+    """How a parent (_FIELDS) looks."""
+    _, _, mtime_ns, size_bytes, header_hash, blocks_allocated, inode, device = row
     return {
-        "mtime_ns": parent["mtime_ns"],
-        "size_bytes": parent["file_size_bytes"],
-        "header_hash": parent["header_hash"],
-        "blocks_allocated": parent["blocks_allocated"],
-        "file": [parent["device"], parent["inode"]],
-        "at": timezone.now().isoformat(timespec="seconds"),
+        "mtime_ns": mtime_ns,
+        "size_bytes": size_bytes,
+        "header_hash": header_hash,
+        "blocks_allocated": blocks_allocated,
+        "file": [device, inode],
+        "at": at,
     }
 
 

@@ -452,7 +452,7 @@ def repair_plan(
         links = links.order_by(proposed, *links.query.order_by)[:most]
     grouped: dict[str, list[ParentLink]] = defaultdict(list)
     for link in links:
-        grouped[link.cause].append(link)
+        grouped[link.cause or causes.cause_of(link.status, link.named_identity)].append(link)
     groups = []
     for key, members in grouped.items():
         rows = [_repair_row(link) for link in members]

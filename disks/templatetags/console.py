@@ -400,22 +400,45 @@ def copy(text: Any, label: str = "Copy") -> str:
     )
 
 
-@register.simple_tag
-def menu_entry(action: Any) -> str:
-    """What can be done, as a link; or that it cannot, with the reason.
+@register.simple_tag(takes_context=True)
+def row_menu(context: Any, disk: Any, address: str, actions: Any) -> str:
+    """What can be done with a disk, the same everywhere; or that it cannot, with the reason.
 
-    Written here, not as a template: a list of disks has hundreds of them.
+    address: of the disk's page. Written here, not as a template: a list has hundreds of them.
     """
+    token = str(context.get("csrf_token", ""))  # letters and figures
+    entries = [
+        _menu_button(action, token) if action.possible and action.posts else _menu_entry(action)
+        for action in actions
+    ]
+    label = escape(f"Actions for {plain_text(disk.name)}")
+    return mark_safe(  # noqa: S308  escaped here and below
+        f'<details class="dropdown menu"><summary aria-label="{label}">{icon("dots-vertical")}'
+        '</summary><div class="dropdown-menu dropdown-menu-end show">'
+        f'<a class="dropdown-item" href="{escape(address)}">{icon("eye")}Inspect</a>'
+        f"{''.join(entries)}</div></details>"
+    )
+
+
+def _menu_button(action: Any, token: str) -> str:
+    """One that changes something at once: a form of its own."""
+    return (
+        f'<form method="post" action="{escape(action.url)}">'
+        f'<input type="hidden" name="csrfmiddlewaretoken" value="{token}">'
+        f'<input type="hidden" name="key" value="{new_key()}">'
+        f'<button class="dropdown-item">{icon(action.icon)}{escape(action.label)}</button></form>'
+    )
+
+
+def _menu_entry(action: Any) -> str:
     words = f"{icon(action.icon)}{escape(action.label)}"
     if action.possible:
-        drawn = f'<a class="dropdown-item" href="{escape(action.url)}">{words}…</a>'
-    else:
-        reason = escape(plain_text(action.reason))
-        drawn = (
-            f'<span class="dropdown-item disabled" aria-disabled="true">{words}'
-            f'<span class="vd-reason">{reason}</span></span>'
-        )
-    return mark_safe(drawn)  # noqa: S308  escaped above
+        return f'<a class="dropdown-item" href="{escape(action.url)}">{words}…</a>'
+    reason = escape(plain_text(action.reason))
+    return (
+        f'<span class="dropdown-item disabled" aria-disabled="true">{words}'
+        f'<span class="vd-reason">{reason}</span></span>'
+    )
 
 
 # --- lists -------------------------------------------------------------------------------

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.db.models import F, Sum
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.http import urlencode
 from django.views.decorators.http import require_GET
 
-from disks.models import Disk, StorageRoot
+from disks.models import StorageRoot
 from disks.services import causes, piles
 from disks.services import overview as service
 from disks.services.overview import BrokenGroup, Totals
@@ -38,10 +37,11 @@ def overview(request: HttpRequest) -> HttpResponse:
     context = _jobs()
     if not wants_fragment(request):
         known = service.totals()
+        trash = service.trash_bytes()
         context |= _verdict(known) | {
-            "notices": _notices(known),
+            "notices": _notices(known, trash),
             "roots": list(StorageRoot.objects.order_by("name")),
-            "trash_bytes": service.trash_bytes(),
+            "trash_bytes": trash,
         }
     return render_page(
         request, "disks/overview.html", context, fragment="disks/_overview_jobs.html"
@@ -101,7 +101,7 @@ def _group(group: BrokenGroup) -> dict[str, Any]:
     }
 
 
-def _notices(counts: Totals) -> list[dict[str, Any]]:
+def _notices(counts: Totals, trash: int) -> list[dict[str, Any]]:
     """What is not broken but needs a look, worst first; each with where to go."""
     notices: list[dict[str, Any]] = []
     for number, health, one, many in (
@@ -169,7 +169,6 @@ def _notices(counts: Totals) -> list[dict[str, Any]]:
             }
         )
     notices += _piles()
-    trash = service.trash_bytes()
     if trash:
         notices.append(
             {
@@ -182,13 +181,13 @@ def _notices(counts: Totals) -> list[dict[str, Any]]:
                 "action": "Open the trash",
             }
         )
-    lost = _beside_blocks_bytes()
-    if lost:
+    spare = service.spare_bytes()
+    if spare:
         notices.append(
             {
                 "colour": "",
                 "icon": "arrows-minimize",
-                "bytes": lost,
+                "bytes": spare,
                 "after": "can be won back by compacting: room that no block of the disks takes. "
                 "Blocks full of zeros come on top; a disk's dry run counts them.",
                 "sentence": "At least",
@@ -228,18 +227,3 @@ def _piles() -> list[dict[str, Any]]:
             }
         )
     return notices
-
-
-def _beside_blocks_bytes() -> int:
-    """Room in files that no block takes: certainly won back, without reading one block.
-
-    Only files with at least 64 MiB of it count: headers and tables need some, too.
-    """
-    lost = (
-        Disk.objects.filter(missing_since=None, blocks_allocated__isnull=False)
-        .filter(disk_type__in=("dynamic", "differencing"))
-        .annotate(rest=F("file_size_bytes") - F("blocks_allocated") * F("block_size_bytes"))
-        .filter(rest__gt=64 * 1024**2)
-        .aggregate(total=Sum("rest"))["total"]
-    )
-    return int(lost or 0)

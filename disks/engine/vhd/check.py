@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import operator
 from array import array
 from collections.abc import Generator, Iterator
 from functools import lru_cache
@@ -25,11 +26,11 @@ from disks.engine.vhd.dynamic_header import HEADER_BYTES, DynamicHeader
 from disks.engine.vhd.footer import Footer
 from disks.engine.vhd.image import VhdImage, now_timestamp
 from disks.engine.vhd.parent_locator import (
+    FREE,
     KNOWN_CODES,
     MAX_LENGTH_BYTES,
     ReadLocator,
     decode_name,
-    parse_entries,
 )
 from disks.engine.vhd.text import ascii_label
 from disks.engine.walk import Walk
@@ -204,6 +205,14 @@ def _bat_findings(
     for first in range(0, total, PIECE_ENTRIES):
         count = min(PIECE_ENTRIES, total - first)
         walk.reads(header.table_offset + first * 4, count * 4)
+        if first + count <= image.blocks_total:
+            blocks, sectors = image.bat.in_use(first // PIECE_ENTRIES)
+            if not sectors or (low <= min(sectors) and max(sectors) <= high):
+                room = max(0, most - len(kept))
+                kept.extend(
+                    [at << 32 | block for at, block in zip(sectors, blocks, strict=True)][:room]
+                )
+                continue
         entries = to_entries(image.file.read_at(header.table_offset + first * 4, count * 4))
         if entries.count(ABSENT) == count:
             continue
@@ -264,11 +273,10 @@ def sorted_blocks(packed: array[int], span: int) -> tuple[array[int], list[int]]
     if len(packed) < 50_000:
         ordered = sorted(packed)
         sectors = [number >> 32 for number in ordered]
-        clashes = [
-            index
-            for index, (before, after) in enumerate(itertools.pairwise(sectors), 1)
-            if after - before < span
-        ]
+        gaps = list(map(operator.sub, sectors[1:], sectors))
+        if min(gaps, default=span) >= span:
+            return array("Q", ordered), []
+        clashes = [index for index, gap in enumerate(gaps, 1) if gap < span]
         return array("Q", ordered), clashes[: MAX_ALIKE + 1]
     import numpy as np  # slow to import, so only where it pays
 
@@ -637,8 +645,7 @@ def _locator_findings(
             at["parent_locators"],
         )
     yield from _base_name_findings(name if problem is None else None, usable, at)
-    free = [e for e in parse_entries(header.parent_locators) if e.is_free and any(e[1:])]
-    if free:
+    if any(entry.is_free for entry in image.locator_entries if entry != FREE):
         yield Finding(
             Level.NOTE,
             "N_LOCATOR_SLOT",

@@ -6,6 +6,7 @@ import bisect
 import time
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from disks.engine.errors import ImageError, OutOfRange
@@ -27,7 +28,14 @@ from disks.engine.vhd import dynamic_header, footer, link, raw_view, repair
 from disks.engine.vhd.bat import ABSENT, BlockAllocationTable
 from disks.engine.vhd.dynamic_header import HEADER_BYTES, DynamicHeader
 from disks.engine.vhd.footer import Footer, Footers
-from disks.engine.vhd.parent_locator import ReadLocator, decode_name, parse_entries, read_locators
+from disks.engine.vhd.parent_locator import (
+    FREE,
+    LocatorEntry,
+    ReadLocator,
+    decode_name,
+    parse_entries,
+    read_locators,
+)
 from disks.engine.vhd.text import (
     EPOCH,
     ascii_label,
@@ -51,9 +59,12 @@ _REFUSING = (
 )
 
 
+_EPOCH_SECONDS = int(EPOCH.timestamp())
+
+
 def now_timestamp() -> int:
     """This moment as VHD fields store it."""
-    return int(time.time()) - int(EPOCH.timestamp())
+    return int(time.time()) - _EPOCH_SECONDS
 
 
 def as_error(finding: Finding, path: str) -> ImageError:
@@ -268,6 +279,11 @@ class VhdImage:
             )
         return self._parent
 
+    @cached_property
+    def locator_entries(self) -> list[LocatorEntry]:
+        """The header's locator slots as stored, free ones too."""
+        return [] if self.header is None else parse_entries(self.header.parent_locators)
+
     def read_locators(self) -> list[ReadLocator]:
         """Every locator slot in use, with its data judged and decoded; read once."""
         if self._locators is None:
@@ -278,8 +294,8 @@ class VhdImage:
         header = self.header
         if header is None:
             return []
-        entries = parse_entries(header.parent_locators)
-        used = [entry for entry in entries if not entry.is_free]
+        entries = self.locator_entries
+        used = [entry for entry in entries if entry != FREE and not entry.is_free]
         if not used:
             return []
         taken = [(header.table_offset, header.table_offset + header.max_table_entries * 4)]
@@ -298,7 +314,9 @@ class VhdImage:
         """Allocated blocks, as byte ranges, that overlap one of a few ranges of the file."""
         found: list[tuple[int, int]] = []
         stride = self.bitmap_bytes + self.block_size_bytes
-        highest = min(max((stop for _, stop in ranges), default=0), self.data_end)
+        if not ranges:
+            return found
+        highest = min(max([stop for _, stop in ranges]), self.data_end)
         for _block, entry in self.bat.below(-(-highest // SECTOR_BYTES)):
             start = entry * SECTOR_BYTES
             if any(start < stop and begin < start + stride for begin, stop in ranges):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,9 +105,10 @@ def done(page: Page, state: str = "Done") -> int:
     return number
 
 
-def names(page: Page) -> list[str]:
-    """The disks of a list, in its order."""
-    return page.locator("#disks-list tbody .vd-rowname > a:not(.vd-fold)").all_inner_texts()
+def expect_names(page: Page, *names: str) -> None:
+    """These disks are in the list, in this order."""
+    rows = page.locator("#disks-list tbody .vd-rowname > a:not(.vd-fold)")
+    expect(rows).to_have_text(list(names))
 
 
 def test_disks_are_searched_filtered_sorted_and_shown_as_chains(page: Page) -> None:
@@ -115,18 +117,18 @@ def test_disks_are_searched_filtered_sorted_and_shown_as_chains(page: Page) -> N
     box.get_by_label("Search").fill("chain-")
     box.get_by_label("Type").select_option("differencing")
     box.get_by_role("button", name="Apply").click()
-    assert names(page) == ["chain-leaf.vhd", "chain-middle.vhd"]
+    expect_names(page, "chain-leaf.vhd", "chain-middle.vhd")
     page.get_by_role("link", name="Name", exact=True).click()
-    assert names(page) == ["chain-middle.vhd", "chain-leaf.vhd"]
+    expect_names(page, "chain-middle.vhd", "chain-leaf.vhd")
     page.get_by_role("link", name="Clear").click()
     page.get_by_role("searchbox", name="Search disks by name, path or identity").fill("chain-")
     page.get_by_role("searchbox", name="Search disks by name, path or identity").press("Enter")
     page.get_by_role("link", name="Chains").click()
-    assert names(page) == ["chain-base.vhd", "chain-middle.vhd", "chain-leaf.vhd"]
+    expect_names(page, "chain-base.vhd", "chain-middle.vhd", "chain-leaf.vhd")
     page.get_by_role("link", name="Hide what is below chain-middle.vhd").click()
-    assert names(page) == ["chain-base.vhd", "chain-middle.vhd"]
+    expect_names(page, "chain-base.vhd", "chain-middle.vhd")
     page.get_by_role("link", name="Show what is below chain-middle.vhd").click()
-    assert len(names(page)) == 3
+    expect_names(page, "chain-base.vhd", "chain-middle.vhd", "chain-leaf.vhd")
     expect(page.locator("[data-select-all]")).to_be_hidden()  # it would do nothing
 
 
@@ -221,6 +223,7 @@ def test_a_running_job_is_shown_anew_by_itself_and_cancelled_at_once(page: Page)
     steps.open_disk(page, "huge.vhd")
     page.get_by_role("button", name="Check").click()
     page.get_by_role("link", name="every 5 seconds").click()
+    expect(page).to_have_url(re.compile("every=5"))
     at = page.locator("#job-progress .unscripted")
     shown = at.inner_text()
     assert "stop that" in shown
@@ -309,6 +312,7 @@ def test_the_audit_is_filtered_and_taken_away(page: Page) -> None:
     page.get_by_label("Who").fill(NAME)
     page.get_by_label("Action").select_option("job-requested")
     page.get_by_role("button", name="Filter").click()
+    expect(page).to_have_url(re.compile("action=job-requested"))
     shown = page.locator("#audit-table tbody > tr > td[data-head=Who]").all_inner_texts()
     assert set(shown) == {f"{NAME}\n127.0.0.1"}
     with page.expect_download() as download:

@@ -14,7 +14,7 @@ from disks.engine.errors import ImageError
 from disks.models import Disk, OtherFile, ParentLink, StorageRoot
 from disks.operations import paths
 from disks.operations.progress import Cancelled, Progress
-from disks.services import chains, jobs, overview, roots, scanning
+from disks.services import chains, jobs, known_files, overview, roots, scanning, standing
 from disks.tests.builders import build_fixed
 from disks.tests.services.catalog import base, child, declare, disk, key, scan, touch
 
@@ -338,7 +338,7 @@ def test_deep_chains_need_no_recursion(tmp_path: Path) -> None:
             )
         rows.append(row)
         below = row
-    chains.renew_columns([rows[700].pk])
+    standing.renew([rows[700].pk])
     rows[-1].refresh_from_db()
     assert (rows[-1].chain_position, rows[-1].chain_depth) == (1_500, 1_500)
     assert len(chains.chain_of(rows[-1])) == 1_500
@@ -527,14 +527,15 @@ def test_rows_that_another_scan_wrote_meanwhile_are_kept(tmp_path: Path, monkeyp
     """The command line and a job may still scan at once: neither fails over the other's rows."""
     root = declare(tmp_path / "vms")
     child(tmp_path / "vms", "leaf.vhd", base(tmp_path / "vms"))
-    load = scanning.Scan._load
+    load = known_files.KnownFiles.load
 
-    def overtaken(self: scanning.Scan, online: Any) -> None:
-        load(self, online)
-        monkeypatch.setattr(scanning.Scan, "_load", load)
+    def overtaken(scanned: Any) -> known_files.KnownFiles:
+        known = load(scanned)
+        monkeypatch.setattr(known_files.KnownFiles, "load", load)
         scanning.scan(root)
+        return known
 
-    monkeypatch.setattr(scanning.Scan, "_load", overtaken)
+    monkeypatch.setattr(known_files.KnownFiles, "load", overtaken)
     scanning.scan(root)
     assert Disk.objects.count() == 2
     assert disk("leaf.vhd").parent_link.parent_id == disk("base.vhd").pk
