@@ -14,7 +14,7 @@ def named_parent(file: ImageFile) -> str | None:
     With a log that waits they are not the last word; then nobody can tell.
     """
     try:
-        if file.read_at(0, len(headers.SIGNATURE)) != headers.SIGNATURE:
+        if file.read_at(0, min(file.size_bytes, len(headers.SIGNATURE))) != headers.SIGNATURE:
             return ""
         copies = headers.read_copies(file)
         if any(copy.header is not None and copy.header.has_log for copy in copies):
