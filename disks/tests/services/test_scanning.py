@@ -118,7 +118,7 @@ def test_disks_that_an_earlier_release_did_not_read_are_read_by_the_next_scan(
     OtherFile.objects.create(
         root=root, relative_path="x.bin", inode=1, file_size_bytes=1, mtime_ns=1, ctime_ns=1
     )
-    migration = import_module("disks.migrations.0006_read_vhdx")
+    migration = import_module("disks.migrations.0008_read_vhdx")
     migration.forget(apps, None)
     assert not OtherFile.objects.exists()
     assert {row.health for row in Disk.objects.all()} == {Disk.Health.UNREADABLE}
