@@ -364,6 +364,65 @@ def test_rings_of_any_length_are_marked(tmp_path: Path) -> None:
     assert disk("self.vhd").health_code == "E_CYCLE"
 
 
+@pytest.mark.parametrize("first", ["itself.vhd", "sibling.vhd"])
+def test_children_in_one_folder_that_say_the_same_are_told_apart(
+    tmp_path: Path, first: str
+) -> None:
+    """Both name itself.vhd with one identity: one of them is that file, the other is not.
+
+    They are resolved in the order of their rows, so each comes first once.
+    """
+    folder = tmp_path / "vms"
+    root = declare(folder)
+    bottom = base(tmp_path / "elsewhere", "itself.vhd")
+    names = {"itself.vhd": b"i" * 16, "sibling.vhd": b"s" * 16, "third.vhd": b"t" * 16}
+    child(folder, first, bottom, unique_id=names.pop(first), locators={"W2ru": "itself.vhd"})
+    scan(root)
+    for name, identity in names.items():
+        child(folder, name, bottom, unique_id=identity, locators={"W2ru": "itself.vhd"})
+    ParentLink.objects.all().delete()
+    scan(root)
+    assert disk("itself.vhd").parent_link.status == ParentLink.Status.CYCLE
+    for name in ("sibling.vhd", "third.vhd"):
+        link = disk(name).parent_link
+        assert link.status == ParentLink.Status.IDENTITY_MISMATCH
+        assert link.trace[0]["detail"].startswith(
+            "That disk's identity is 69696969-6969-6969-6969-696969696969, not "
+        )
+    assert disk("sibling.vhd").parent_link.trace == disk("third.vhd").parent_link.trace
+
+
+def test_children_of_one_parent_find_it_from_their_own_folders(tmp_path: Path) -> None:
+    """The same words mean another file in another folder."""
+    folder = tmp_path / "vms"
+    root = declare(folder)
+    for name in ("a", "b"):
+        bottom = base(folder / name, unique_id=name.encode() * 16)
+        for number in range(3):
+            child(folder / name, f"{name}-{number}.vhd", bottom)
+    for number in range(2):
+        child(folder, f"lost-{number}.vhd", bottom)
+    scan(root)
+    for name in ("a", "b"):
+        for number in range(3):
+            parent = disk(f"{name}-{number}.vhd").parent_link.parent
+            assert parent is not None
+            assert parent.relative_path == f"{name}/base.vhd"
+    assert {disk(f"lost-{number}.vhd").health_code for number in range(2)} == {"E_PARENT_MISSING"}
+
+
+def test_links_that_a_killed_scan_did_not_write_are_made_up_for(tmp_path: Path) -> None:
+    folder = tmp_path / "vms"
+    root = declare(folder)
+    child(folder, "leaf.vhd", base(folder))
+    scan(root)
+    ParentLink.objects.all().delete()
+    Disk.objects.update(chain_position=1, chain_depth=1, chain_base=None, child_count=0)
+    scan(root)
+    assert disk("leaf.vhd").parent_link.parent_id == disk("base.vhd").pk
+    assert (disk("base.vhd").child_count, disk("leaf.vhd").chain_position) == (1, 2)
+
+
 def test_deep_chains_need_no_recursion(tmp_path: Path) -> None:
     """bad-input D53."""
     from disks.tests.factories import make_disk, make_root
