@@ -26,5 +26,5 @@ RUN VDADMIN_SECRET_KEY=only-to-collect-static-files-000000000000000000000000000 
     python manage.py collectstatic --no-input --verbosity 0
 USER vdadmin
 EXPOSE 8000
-CMD ["gunicorn", "vdadmin.wsgi", "--bind=0.0.0.0:8000", "--worker-class=gthread", \
+CMD ["gunicorn", "vdadmin.wsgi", "--bind=0.0.0.0:8000", "--worker-class=vdadmin.web.BoundedThreads", \
      "--workers=2", "--threads=8", "--timeout=60", "--no-control-socket"]

@@ -162,6 +162,9 @@ AXES_COOLOFF_TIME = 0.25  # hours
 # one colleague a whole office.
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_RESET_ON_SUCCESS = True
+# Beyond that: one address that tries many names, and many addresses that try one name.
+SIGN_IN_FAILURES_OF_AN_ADDRESS = 30
+SIGN_IN_FAILURES_OF_A_NAME = 50
 AXES_LOCKOUT_CALLABLE = "disks.views.session.locked_out"
 AXES_CLIENT_IP_CALLABLE = "disks.views.guard.client_address"
 AXES_HTTP_RESPONSE_CODE = 429
@@ -188,6 +191,7 @@ MIDDLEWARE = [
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "vdadmin.middleware.PageHeaders",
     "csp.middleware.CSPMiddleware",
+    "vdadmin.middleware.FragmentLimit",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -197,6 +201,9 @@ MIDDLEWARE = [
     "django_htmx.middleware.HtmxMiddleware",
     "axes.middleware.AxesMiddleware",
 ]
+# (a second, at once) of the pieces of pages that htmx asks for; see vdadmin/middleware.py
+FRAGMENTS_PER_BROWSER = (15, 60)
+FRAGMENTS_PER_ADDRESS = (150, 600)
 ROOT_URLCONF = "vdadmin.urls"
 WSGI_APPLICATION = "vdadmin.wsgi.application"
 APPEND_SLASH = False

@@ -378,7 +378,7 @@ def _serve(listener: socket.socket) -> None:
         def load_config(self) -> None:
             options = {
                 "bind": f"fd://{listener.fileno()}",
-                "worker_class": "gthread",
+                "worker_class": "vdadmin.web.BoundedThreads",
                 "workers": 1,
                 "threads": WEB_THREADS,
                 "timeout": 60,

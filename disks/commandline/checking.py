@@ -14,6 +14,7 @@ from disks.engine.errors import ImageError
 from disks.engine.findings import Finding, Level
 from disks.operations.inspection import place_findings
 from disks.operations.paths import Roots
+from disks.operations.progress import Progress
 
 ERRORS_FOUND = 3
 
@@ -42,9 +43,10 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
 def run_check(args: argparse.Namespace, console: Console) -> int:
     path = file_path(args.file)
     roots = build_roots(args, [path])
-    findings = check_one(path, roots, deep=args.deep)
+    progress = console.progress()
+    findings = check_one(path, roots, progress, deep=args.deep)
     if args.chain:
-        findings += check_ancestors(path, roots, deep=args.deep)
+        findings += check_ancestors(path, roots, progress, deep=args.deep)
     rows = [finding.as_dict() | {"file": file} for file, finding in findings]
     errors = sum(finding.level is Level.ERROR for _, finding in findings)
     warnings = sum(finding.level is Level.WARNING for _, finding in findings)
@@ -59,14 +61,20 @@ def run_check(args: argparse.Namespace, console: Console) -> int:
     return ERRORS_FOUND if errors else 0
 
 
-def check_one(path: str, roots: Roots, *, deep: bool) -> list[tuple[str, Finding]]:
+def check_one(
+    path: str, roots: Roots, progress: Progress, *, deep: bool
+) -> list[tuple[str, Finding]]:
     """Findings about one file, each with the file's path."""
+    progress.step("check", f"checking {path}")
     with roots.open(path) as file:
-        findings = check_image(file, deep=deep) + place_findings(file, path, roots)
+        findings = check_image(file, deep=deep, report=progress.report)
+        findings += place_findings(file, path, roots)
     return [(path, finding) for finding in findings]
 
 
-def check_ancestors(path: str, roots: Roots, *, deep: bool) -> list[tuple[str, Finding]]:
+def check_ancestors(
+    path: str, roots: Roots, progress: Progress, *, deep: bool
+) -> list[tuple[str, Finding]]:
     """Findings about each ancestor, and about each child and parent as a pair."""
     found: list[tuple[str, Finding]] = []
     previous: str | None = None
@@ -78,7 +86,7 @@ def check_ancestors(path: str, roots: Roots, *, deep: bool) -> list[tuple[str, F
                 found.append((link.path, Finding.from_error(link.error)))
             break
         if previous is not None:
-            found += check_one(link.path, roots, deep=deep)
+            found += check_one(link.path, roots, progress, deep=deep)
             found += _check_pair(previous, link.path, roots)
         if link.resolution is not None and link.resolution.path is None:
             found.append((link.path, Finding.from_error(link.resolution.error(link.path))))

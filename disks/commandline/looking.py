@@ -7,6 +7,7 @@ from typing import Any
 
 from disks.commandline.console import Console
 from disks.commandline.options import build_roots, file_path
+from disks.engine.resolution import is_volume_path
 from disks.operations.inspection import inspect
 from disks.operations.paths import Roots
 
@@ -93,15 +94,19 @@ def describe(document: dict[str, Any]) -> str:
         rows.append(
             ("Blocks", f"{used:,} of {total:,} used, {document['block_size_bytes']:,} bytes each")
         )
+    facts = dict(document["properties"])
     rows += [
         ("Identity", document["identity"]),
+        ("Chain's id", document["virtual_disk_id"]),
+        ("FileWriteGuid", facts.get("FileWriteGuid")),
+        ("Log", facts.get("Log")),
         ("Creator", " ".join((document["creator"] or "").split())),
         ("Created", document["created"]),
     ]
     parent = document["parent"]
     if parent is not None:
         rows += [
-            ("Parent", parent["path"] or parent["name"]),
+            ("Parent", parent["path"] or parent["name"] or parent["named"]),
             ("Parent status", parent["status"]),
             ("", document["reason"]),
         ]
@@ -119,7 +124,8 @@ def describe(document: dict[str, Any]) -> str:
 
 def _hints(trace: list[dict[str, Any]]) -> list[str]:
     """The options that would let the search go where it was not allowed or able to."""
-    verdicts = {step["verdict"] for step in trace}
+    # No --map can say where a volume's GUID leads.
+    verdicts = {step["verdict"] for step in trace if not is_volume_path(step["raw"])}
     hints = []
     if "outside-roots" in verdicts:
         hints.append("--root DIR: a path leads out of the folders that may be looked into")

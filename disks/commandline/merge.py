@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from disks.commandline.console import Console
-from disks.commandline.options import add_offline, build_roots, file_path
+from disks.commandline.options import add_offline, add_unrelated, build_roots, file_path
 from disks.commandline.outcome import conclude, sizes
 from disks.engine.errors import ImageError
 from disks.operations import merge
@@ -35,6 +35,7 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--type", choices=("dynamic", "fixed"), help="of the new disk")
     parser.add_argument("--base", metavar="ANCESTOR", help="the lowest disk merged, inclusive")
     parser.add_argument("--dry-run", action="store_true", help="say what would happen, only")
+    add_unrelated(parser)
     add_offline(parser)
 
 
@@ -43,6 +44,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         args.usage_error("--keep-name, --copy and --in-place go with --into-parent")
     if args.into_parent and args.type:
         args.usage_error("--type goes with --to: into the parent keeps the parent's type")
+    if args.to and args.unrelated:
+        args.usage_error("--unrelated goes with --into-parent: a new disk changes no other")
     if args.in_place:
         raise ImageError(
             "E_NOT_OFFERED",
@@ -69,7 +72,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
         console.note(f"warning: {warning}")
     if args.dry_run:
         return conclude(console, plan.as_dict(), plan.refused, _foreseen(plan))
-    done = merge.apply(plan, roots, offline=args.offline, progress=progress)
+    done = merge.apply(
+        plan, roots, offline=args.offline, unrelated=args.unrelated, progress=progress
+    )
     for warning in done["warnings"]:
         if warning not in plan.warnings:
             console.note(f"warning: {warning}")
@@ -91,6 +96,7 @@ def _foreseen(plan: merge.MergePlan) -> str:
         lines += [f"to the trash      {path}" for path in plan.trash]
     lines += [f"new parent path   {path}" for path in plan.relink]
     lines += [f"would be ruined   {path}" for path in plan.siblings]
+    lines += [f"cannot be read    {path}: {e.message}" for path, e in sorted(plan.unread.items())]
     lines += [f"managed           {row['path']}: {row['sentence']}" for row in plan.managers]
     lines += [f"on the host run   {command}" for command in plan.commands]
     return "\n".join(lines)

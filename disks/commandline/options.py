@@ -66,6 +66,19 @@ def size_bytes(text: str) -> int:
     return int(match[1]) * 1024 ** _UNITS[match[2].upper()]
 
 
+def add_unrelated(parser: argparse.ArgumentParser) -> None:
+    """--unrelated, for verbs that merge into existing disks. Absolute paths."""
+    parser.add_argument(
+        "--unrelated",
+        metavar="PATH",
+        action="append",
+        default=[],
+        type=os.path.abspath,
+        help="I declare: this file, or everything in this folder, which cannot be read, builds "
+        "on no disk that is merged (repeatable)",
+    )
+
+
 def file_path(text: str) -> str:
     """A file argument as an absolute path. The user named it, so a link is followed."""
     path = os.path.abspath(text)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from typing import Any
 
 from disks.commandline.console import Console
-from disks.commandline.options import add_offline, build_roots, file_path
+from disks.commandline.options import add_offline, add_unrelated, build_roots, file_path
 from disks.commandline.outcome import count
 from disks.engine.errors import ImageError
 from disks.operations import guards, merge, pile, pile_script
@@ -46,6 +47,7 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print a script that merges the same disks on the Hyper-V host; do nothing here",
     )
+    add_unrelated(parser)
     add_offline(parser)
     parser.set_defaults(run=run)
 
@@ -67,7 +69,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         return _print_script(plan, roots, console)
     if args.dry_run or not args.offline or not plan.piles:
         return _show(plan, console, would=not args.offline and not args.dry_run)
-    return _carry_out(plan, roots, console)
+    return _carry_out(plan, roots, args.unrelated, console)
 
 
 def _show(plan: PilePlan, console: Console, *, would: bool) -> int:
@@ -75,13 +77,29 @@ def _show(plan: PilePlan, console: Console, *, would: bool) -> int:
     lines = _foreseen(plan)
     if would and plan.piles and refused is None:
         lines += ["", "Nothing was done. Merge with --offline, once nobody has these disks open."]
+        lines += _unread_in_the_way(plan)
     if refused is not None:
         console.note(f"error: {refused.code}: {refused.message}")
     console.result(plan.as_dict(), "\n".join(lines))
     return 0 if refused is None else 1
 
 
-def _carry_out(plan: PilePlan, roots: Roots, console: Console) -> int:
+def _unread_in_the_way(plan: PilePlan) -> list[str]:
+    if not plan.unread:
+        return []
+    lines = [
+        "",
+        "These cannot be read. Make them readable, or move them away; or, once you know that none "
+        "of them builds on a disk that is merged, add to the command:",
+    ]
+    paths = sorted(plan.unread)
+    lines += [f"  --unrelated {shlex.quote(path)}" for path in paths[:_MOST_LINES]]
+    if len(paths) > _MOST_LINES:
+        lines.append(f"  and {len(paths) - _MOST_LINES:,} more; a directory stands for all in it")
+    return lines
+
+
+def _carry_out(plan: PilePlan, roots: Roots, unrelated: list[str], console: Console) -> int:
     steps = plan.steps()
     for one in plan.piles:
         for warning in one.warnings:
@@ -89,7 +107,14 @@ def _carry_out(plan: PilePlan, roots: Roots, console: Console) -> int:
     finished: list[dict[str, Any]] = []
     progress = console.progress()
     try:
-        pile.apply(steps, roots, offline=True, progress=progress, done=finished.append)
+        pile.apply(
+            steps,
+            roots,
+            offline=True,
+            unrelated=unrelated,
+            progress=progress,
+            done=finished.append,
+        )
     except Cancelled:
         if not finished:
             raise

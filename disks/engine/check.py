@@ -8,16 +8,19 @@ from disks.engine import formats
 from disks.engine.errors import ImageError, NotAnImage
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
-from disks.engine.images import Image
+from disks.engine.images import Image, Report, unreported
 
 
-def check_image(file: ImageFile, *, deep: bool = False) -> list[Finding]:
+def check_image(
+    file: ImageFile, *, deep: bool = False, report: Report = unreported
+) -> list[Finding]:
     """Every invariant that one file can break. deep: also each sector bitmap and clear sector.
 
-    Never raises for what the file holds: a file that is no disk is one finding.
+    Never raises for what the file holds: a file that is no disk is one finding. What report
+    raises goes through; its bytes are places in the file, up to its size.
     """
     try:
-        return formats.identify(file).check(file, deep=deep)
+        return formats.identify(file).check(file, deep=deep, report=report)
     except NotAnImage as error:
         findings = [Finding.from_error(error)]
         if error.value is None:

@@ -25,10 +25,6 @@ CODES: dict[str, Code] = {
         "If it should be a VHD, its end is missing: copy the file again or restore it. "
         "Disks of other formats than VHD and VHDX are not read by this version.",
     ),
-    "N_FORMAT_NOT_READ": Code(
-        "A disk of a format that is not read",
-        "Nothing is wrong with the file. To work with it here, convert it to VHDX first.",
-    ),
     "E_AMBIGUOUS_FORMAT": Code(
         "Two formats at once",
         "Find out who made this file; it is not opened, because tools would disagree about it.",
@@ -48,6 +44,7 @@ CODES: dict[str, Code] = {
         "Footer copy at the beginning damaged",
         "The disk can be read by its other copy. Repair footer writes that one over the damage.",
     ),
+    "E_FOOTERS_LOST": Code("Both footers lost", _RESTORE),
     "E_FOOTERS_DIFFER": Code(
         "The two footers disagree",
         "Compare both in the raw view; nothing is written until it is clear which one is right.",
@@ -120,17 +117,21 @@ CODES: dict[str, Code] = {
     ),
     "E_LOG": Code("The log waits to be replayed", "Replay the log, then repeat the step."),
     "E_NOTHING_TO_REPLAY": Code("Nothing to replay", _KEEP),
+    "E_REPLAY": Code(
+        "The replay did not read back",
+        "Look at the storage and at the disk's findings before anybody uses the disk.",
+    ),
     "W_LOG": Code(
         "The log waits to be replayed",
         "Whoever wrote the disk was stopped. Make sure nobody has it open, and replay the log.",
     ),
     "W_HEADER_COPY": Code(
         "One header damaged",
-        "The disk can be read by the other one. Repair writes it over the damage.",
+        "The disk can be read by the other one. Repair headers writes it over the damage.",
     ),
     "W_REGION_COPY": Code(
         "One region table damaged",
-        "The disk can be read by the other one. Repair writes it over the damage.",
+        "The disk can be read by the other one. Repair headers writes it over the damage.",
     ),
     "W_REGIONS_DIFFER": Code(
         "The two region tables differ", "Compare both in the raw view; the first one counts."
@@ -291,6 +292,10 @@ CODES: dict[str, Code] = {
         "copy them to a new disk.",
     ),
     "E_SECTORS": Code("No whole sectors", "Choose a size that is a multiple of the sector size."),
+    "E_UNREAD_DISKS": Code(
+        "Disks that cannot be read may be ruined",
+        "Once they can be read, scan their storage root; then plan the merge again.",
+    ),
     "E_PROOF": Code(
         "The copy differs from its source",
         "Nothing was replaced. Check memory and storage, then try again.",

@@ -62,7 +62,8 @@ class ImageFile:
         self.fd = fd
         self.path = path
         self.writable = writable
-        self.size_bytes = os.fstat(fd).st_size
+        self.status_at_opening = os.fstat(fd)
+        self.size_bytes = self.status_at_opening.st_size
         self._passes_once = False
         self._passed_bytes = 0  # since the last hint
 
@@ -207,6 +208,35 @@ class ImageFile:
 
     def _failed(self, error: OSError, offset: int | None, verb: str) -> ImageError:
         return storage_error(error, self.path, offset=offset, verb=verb)
+
+
+class GlancedFile(ImageFile):
+    """A file that is looked at once, for its headers: each of its ends is read only once.
+
+    Whoever asks what format it has, where its headers lie and whether they are sound asks for
+    the same few bytes; on network storage every read can be a round trip.
+    """
+
+    _HEAD_BYTES = 16 * 1024
+    _TAIL_BYTES = 512
+
+    def __init__(self, fd: int, path: str) -> None:
+        super().__init__(fd, path)
+        self._head: bytes | None = None
+        self._tail: bytes | None = None
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        size = self.size_bytes
+        if offset + length <= self._HEAD_BYTES and offset + length <= size:
+            if self._head is None:
+                self._head = super().read_at(0, min(size, self._HEAD_BYTES))
+            return self._head[offset : offset + length]
+        if size - self._TAIL_BYTES <= offset and offset + length <= size:
+            if self._tail is None:
+                self._tail = super().read_at(size - self._TAIL_BYTES, self._TAIL_BYTES)
+            at = offset - (size - self._TAIL_BYTES)
+            return self._tail[at : at + length]
+        return super().read_at(offset, length)
 
 
 _CODES = {

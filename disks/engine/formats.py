@@ -79,6 +79,15 @@ def identify(file: ImageFile) -> Format:
     )
 
 
+def named_parent(file: ImageFile) -> str | None:
+    """What a file that does not open as a disk says about its parent: see `Format`.
+
+    None if any format leaves it open. Raises ImageError where the storage fails.
+    """
+    told = [one.named_parent(file) for one in FORMATS]
+    return None if None in told else next((identity for identity in told if identity), "")
+
+
 def open_image(file: ImageFile) -> Image:
     """Open whatever format the content has. Raises ImageError; file stays the caller's then."""
     return identify(file).open(file)

@@ -6,15 +6,23 @@ Nothing above the engine knows which format it works on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding
+
+Report = Callable[[int, int], None]
+"""Long functions call it as (done_bytes, total_bytes), every few MiB at least and only
+while every file is consistent; it may raise to stop them."""
+
+
+def unreported(done_bytes: int, total_bytes: int) -> None:
+    """The Report of who does not ask for one."""
 
 
 class DiskType(StrEnum):
@@ -57,8 +65,7 @@ _ROLES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Locator:
+class Locator(NamedTuple):
     """One parent locator as found: text to show, never a path to open.
 
     path     decoded text, undecodable units escaped (`\\ud800`); None if unreadable
@@ -184,6 +191,40 @@ class Expansion:
 
 
 @dataclass(frozen=True, slots=True)
+class LogReplay:
+    """What brings a format's own log to its place.
+
+    entries, updates   that wait in the log; bytes_written: of all updates together
+    size_after_bytes   the file's size when all is done (never smaller)
+    key                stands for what waits: the same until somebody else writes the disk, also
+                       while an interrupted replay waits to be repeated
+    """
+
+    entries: int
+    updates: int
+    bytes_written: int
+    size_after_bytes: int
+    changes: tuple[FieldChange, ...]
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What can be chosen for a new disk of a format; the usual one comes first.
+
+    block_bytes        of dynamic disks, as Windows makes them first
+    other_block_bytes  of fixed and differencing disks; nobody needs to choose it
+    sector_bytes       logical sector sizes
+    largest_bytes      virtual size that the format can hold
+    """
+
+    block_bytes: tuple[int, ...]
+    other_block_bytes: int
+    sector_bytes: tuple[int, ...]
+    largest_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class NewImage:
     """What a new image shall be. None: a fresh one, or computed.
 
@@ -200,6 +241,7 @@ class NewImage:
     created: datetime | None = None
     geometry: tuple[int, int, int] | None = None
     virtual_disk_id: str | None = None
+    file_write_guid: str | None = None
     logical_sector_bytes: int = 512
     physical_sector_bytes: int = 4096
 
@@ -216,6 +258,7 @@ class Image(Protocol):
     blocks_total: int  # 0 for a disk without blocks
     identity: str  # what children refer to; lower case with hyphens
     virtual_disk_id: str | None  # shared by all disks of one chain, where the format has it
+    file_write_guid: str | None  # another one after every opening for writing, where it has it
     creator: str
     created: datetime | None
     findings: list[Finding]  # what opening noticed: degraded footers, quirks
@@ -240,6 +283,13 @@ class Image(Protocol):
 
         Neighbouring runs that continue each other in file and source are joined
         where this costs nothing. Raises OutOfRange past virtual_size_bytes.
+        """
+        ...
+
+    def block_runs(self) -> Iterator[tuple[int, int, Source]]:
+        """(first block, blocks, source) by the block table alone, ascending, without gaps.
+
+        DATA: some or all of the sectors are here; sector bitmaps are not read.
         """
         ...
 
@@ -274,6 +324,10 @@ class Image(Protocol):
     @property
     def log_waits(self) -> bool:
         """Whether the format's own log holds changes that are not in their place yet."""
+        ...
+
+    def plan_replay(self) -> LogReplay:
+        """What replay_log() will do. Raises E_NOTHING_TO_REPLAY, and what keeps it from it."""
         ...
 
     def replay_log(self) -> None:
@@ -377,18 +431,33 @@ class Target(Protocol):
 class Format(Target, Protocol):
     """One disk format. All functions read the content, never the extension."""
 
+    choices: Choices
+
     def matches(self, file: ImageFile) -> bool:
         """True if the content claims this format, sound or damaged."""
         ...
 
     def open(self, file: ImageFile) -> Image: ...
 
-    def check(self, file: ImageFile, *, deep: bool = False) -> list[Finding]:
-        """Every invariant that this one file can break; goes on after the first."""
+    def check(
+        self, file: ImageFile, *, deep: bool = False, report: Report = unreported
+    ) -> list[Finding]:
+        """Every invariant that this one file can break; goes on after the first.
+
+        report's bytes are places in the file, up to its size.
+        """
         ...
 
     def check_opened(self, image: Image) -> list[Finding]:
         """As check(), not deep, for an image of this format that was opened already."""
+        ...
+
+    def named_parent(self, file: ImageFile) -> str | None:
+        """What a file that does not open as a disk still says about its parent.
+
+        Its identity; "" where it surely has none, or is nothing of this format; None where
+        that cannot be told.
+        """
         ...
 
     def header_bytes(self, file: ImageFile) -> bytes:

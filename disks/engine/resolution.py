@@ -7,6 +7,10 @@ places are looked at in order to help: a file of the same name beside the child 
 a search by identity (`identity`). What only these find is not found in this sense, because no
 Windows host would find it either; it is the suggestion for a new link. Places with a true
 `identity_leads` (the command line's, which reads where it was told to search) take it as found.
+
+Where Windows only says that identifiers do not match there are three cases: the path is wrong and
+the identity right somewhere else (`suggested`); another disk is there; or the disk is the right
+one by what its whole chain shares, but its content is another by now (`written_since`).
 """
 
 from __future__ import annotations
@@ -15,12 +19,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 from disks.engine import formats
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
-from disks.engine.images import Image, Locator, LocatorRole, ParentReference
+from disks.engine.images import Image, LocatorRole, ParentReference
 
 _EMPTY_IDENTITIES = ("00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff")
 
@@ -57,11 +62,13 @@ class Known(NamedTuple):
     file      device and inode
     identity  of the disk in it; None where it could not be read
     error     why not
+    virtual_disk_id  of the disk in it, where its format has one
     """
 
     file: tuple[int, int]
     identity: str | None
     error: ImageError | None = None
+    virtual_disk_id: str | None = None
 
 
 class Status(StrEnum):
@@ -85,24 +92,28 @@ class Verdict(StrEnum):
     INVALID = "invalid"
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One place: where the text stands, the text, the host path tried, and what came of it."""
+class Step(NamedTuple):
+    """One place: where the text stands, the text, the host path tried, and what came of it.
+
+    same_chain: another identity, but the virtual disk id that the child's whole chain shares.
+    """
 
     source: str
     raw: str
     candidate: str | None
     verdict: Verdict
     detail: str = ""
+    same_chain: bool = False
 
-    def as_dict(self) -> dict[str, str | None]:
-        return {
+    def as_dict(self) -> dict[str, Any]:
+        row = {
             "source": self.source,
             "raw": self.raw,
             "candidate": self.candidate,
             "verdict": str(self.verdict),
             "detail": self.detail,
         }
+        return row | {"same_chain": True} if self.same_chain else row
 
 
 @dataclass(slots=True)
@@ -113,6 +124,8 @@ class Resolution:
     suggested  the one file with the right identity that the header does not lead to
     candidates every file with the right identity that was met, when there are several
     code       the error for those who need the parent; None when FOUND
+    written_since  where the parent lies by its virtual disk id, with another identity by now:
+               written after the child was made, or an older copy put back (when not FOUND)
     """
 
     status: Status
@@ -123,6 +136,7 @@ class Resolution:
     suggested: str | None = None
     candidates: list[str] = field(default_factory=list)
     code: str | None = None
+    written_since: str | None = None
 
     def error(self, child_path: str) -> ImageError:
         """The refusal for an operation that needs this parent's data."""
@@ -154,6 +168,7 @@ class Shape(StrEnum):
     RELATIVE = "relative"
 
 
+@lru_cache(64)  # asked again and again for what the children of one parent say
 def shape_of(text: str) -> tuple[Shape, str]:
     r"""The shape of a path text, and the text without `\\?\` or a drive that says nothing.
 
@@ -181,7 +196,7 @@ def shape_of(text: str) -> tuple[Shape, str]:
 
 def base_name(text: str) -> str:
     """The last component of a path text in either style."""
-    return re.split(r"[\\/]", text)[-1]
+    return text.replace("/", "\\").rpartition("\\")[2]
 
 
 def _leads(parent: ParentReference) -> Iterator[_Lead]:
@@ -243,6 +258,8 @@ class _Search:
         self.remembered = getattr(places, "known", None)
         self.kept: Image | None = None
         self.itself = False
+        self.chain_id = image.virtual_disk_id
+        self.same_chain: set[str] = set()
 
     def look(self, candidate: str, *, keep: bool) -> tuple[Verdict, str, str]:
         """Verdict, detail and error code of one host path."""
@@ -267,7 +284,7 @@ class _Search:
             if self.files[candidate] == self.own_file:
                 return self._is_itself()
             image = formats.open_image(file)
-            judged = self._compare(image.identity)
+            judged = self._compare(candidate, image.identity, image.virtual_disk_id)
             if judged[0] is Verdict.MATCH and keep and self.kept is None:
                 self.kept = image
                 stays_open = True
@@ -286,20 +303,24 @@ class _Search:
             error = known.error
             message, code = (error.message, error.code) if error else ("", "E_NO_FOOTER")
             return Verdict.UNREADABLE, message, code
-        return self._compare(known.identity)
+        return self._compare(candidate, known.identity, known.virtual_disk_id)
 
     def _is_itself(self) -> tuple[Verdict, str, str]:
         self.itself = True
         return Verdict.IDENTITY_MISMATCH, "This is the disk itself.", "E_CYCLE"
 
-    def _compare(self, identity: str) -> tuple[Verdict, str, str]:
+    def _compare(
+        self, candidate: str, identity: str, chain_id: str | None
+    ) -> tuple[Verdict, str, str]:
         if identity == self.parent.identity and identity not in _EMPTY_IDENTITIES:
             return Verdict.MATCH, "", ""
-        return (
-            Verdict.IDENTITY_MISMATCH,
-            f"That disk's identity is {identity}, not {self.parent.identity}.",
-            "E_PARENT_IDENTITY",
-        )
+        detail = f"That disk's identity is {identity}, not {self.parent.identity}."
+        if chain_id is not None and chain_id == self.chain_id and chain_id not in _EMPTY_IDENTITIES:
+            self.same_chain.add(candidate)
+            detail = (
+                f"A disk of this chain by its virtual disk id, but with other content. {detail}"
+            )
+        return Verdict.IDENTITY_MISMATCH, detail, "E_PARENT_IDENTITY"
 
 
 def resolve(image: Image, path: str, places: Places) -> Resolution:
@@ -353,7 +374,8 @@ def find_parent(
             if not lead.from_header and host in search.seen:
                 continue
             verdict, detail, code = search.look(host, keep=found is None and lead.from_header)
-            trace.append(Step(lead.source, lead.raw, host, verdict, detail))
+            same_chain = host in search.same_chain
+            trace.append(Step(lead.source, lead.raw, host, verdict, detail, same_chain))
             if verdict is not Verdict.MATCH:
                 if lead.from_header:
                     codes.append(code)
@@ -453,21 +475,25 @@ def _impossible(image: Image, parent: ParentReference) -> Resolution | None:
     return None
 
 
-def _named(parent: ParentReference) -> str | None:
-    """The text by which a person knows the parent."""
-    usable = [one for one in parent.locators if one.problem is None and one.path]
-    usable = [one for one in usable if one.role is not LocatorRole.OTHER]
-    for locator in sorted(usable, key=_renown):
-        return locator.path
-    return parent.name if parent.name_problem is None else None
+def named(parent: ParentReference) -> str | None:
+    """The text by which a person knows the parent: with a drive or share in it if there is one."""
+    texts = [
+        (2 if one.role is LocatorRole.RELATIVE else int(not _is_telling(one.path)), one.path)
+        for one in parent.locators
+        if one.problem is None and one.path and one.role is not LocatorRole.OTHER
+    ]
+    if parent.name and parent.name_problem is None:
+        texts.append((0 if _is_telling(parent.name) else 3, parent.name))
+    return min(texts, key=lambda ranked: ranked[0])[1] if texts else None
 
 
-def _renown(locator: Locator) -> int:
-    """A path with a drive or share in it says most, one relative to the child least."""
-    if locator.role is LocatorRole.RELATIVE:
-        return 2
-    is_volume = (locator.path or "").startswith("\\\\?\\Volume{")
-    return int(is_volume or shape_of(locator.path or "")[0] is not Shape.WINDOWS)
+def is_volume_path(text: str) -> bool:
+    """A path below a volume's GUID, which is known to its own host alone."""
+    return text.startswith("\\\\?\\Volume{")
+
+
+def _is_telling(text: str) -> bool:
+    return not is_volume_path(text) and shape_of(text)[0] is Shape.WINDOWS
 
 
 def _found_reason(found: str, twins: list[str]) -> str:
@@ -496,8 +522,10 @@ def _not_found(
     matching: list[str],
 ) -> Resolution:
     """Say in one sentence why no header path leads to the parent, and what would."""
-    name = _named(parent)
+    name = named(parent)
     result = Resolution(Status.MISSING, None, trace, code="E_PARENT_MISSING")
+    written = next((step for step in trace if step.same_chain), None)
+    result.written_since = written.candidate if written is not None else None
     if name is None:
         result.code = "E_NO_PARENT_NAME"
         begin = "This disk's header holds no usable name of its parent"
@@ -508,6 +536,12 @@ def _not_found(
         result.status, result.code = Status.IDENTITY_MISMATCH, "E_PARENT_IDENTITY"
         wrong = next(s for s in trace if s.verdict is Verdict.IDENTITY_MISMATCH)
         begin = f"This disk names {name}, but {wrong.candidate} is another disk"
+        if result.written_since is not None:
+            begin = (
+                f"This disk names {name}. {result.written_since} is that disk by its virtual disk "
+                "id, but its content is another one: it was written after this disk was made, or "
+                "an older copy was put in its place"
+            )
     elif any(code in ("E_IN_USE", "E_LOCKED") for code in codes):
         result.status, result.code = Status.IN_USE, "E_IN_USE"
         begin = f"This disk names {name}, which is in use and cannot be read now"
@@ -532,6 +566,11 @@ def _not_found(
         result.candidates = matching
         result.suggested = matching[0]
         end = f"A disk with the right identity lies at {matching[0]}."
+    elif result.written_since is not None and result.status is Status.MISSING:
+        end = (
+            f"{result.written_since} is that disk by its virtual disk id, but its content is "
+            "another one: it was written after this disk was made, or it is an older copy."
+        )
     else:
         end = f"No disk with the identity {parent.identity} is known."
     result.reason = f"{begin}. {end}"

@@ -15,6 +15,7 @@ from disks.forms.new_file import (
     folder_field,
     host_path,
     name_field,
+    named_as,
 )
 from disks.models import Disk
 from disks.operations.convert import TARGETS, target_named
@@ -22,7 +23,6 @@ from disks.operations.convert import TARGETS, target_named
 _FORMATS = [
     (target.name, "Plain image" if target is RAW else target.name.upper()) for target in TARGETS
 ]
-_EXTENSIONS = tuple(extension for target in TARGETS for extension in target.extensions)
 
 
 class ConvertForm(forms.Form):
@@ -52,7 +52,7 @@ class ConvertForm(forms.Form):
         if "folder" in data:
             values["folder"] = data.get("folder", "")
         if values["format"] in known:
-            values["name"] = _ending_right(values["name"], values["format"])
+            values["name"] = named_as(values["name"], target_named(values["format"]), TARGETS)
         return values
 
     @property
@@ -63,8 +63,7 @@ class ConvertForm(forms.Form):
         return checked_folder(self.cleaned_data["folder"])
 
     def clean_name(self) -> str:
-        target = target_named(self.cleaned_data.get("format") or _FORMATS[0][0])
-        return checked_name(self.cleaned_data["name"], target.extensions)
+        return checked_name(self.cleaned_data["name"])
 
     def options(self) -> dict[str, Any]:
         """Keywords of services.converting.plan and request."""
@@ -74,12 +73,3 @@ class ConvertForm(forms.Form):
             "format_name": cleaned["format"],
             "disk_type": None if self.is_plain else cleaned.get("disk_type") or "dynamic",
         }
-
-
-def _ending_right(name: str, format_name: str) -> str:
-    """The name with an extension of the format in place of one of another."""
-    wanted = target_named(format_name).extensions
-    if name.lower().endswith(wanted):
-        return name
-    stem, extension = os.path.splitext(name)
-    return (stem if extension.lower() in _EXTENSIONS else name) + wanted[0]

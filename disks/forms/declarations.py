@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from django import forms
@@ -55,15 +56,43 @@ class DeclarationForm(forms.Form):
         return bool(self.cleaned_data["offline"] or self.cleaned_data["unmanaged"])
 
     def clean_seen(self) -> Any:
-        try:
-            return signing.loads(self.cleaned_data["seen"], salt=_SALT)
-        except signing.BadSignature as error:
-            raise forms.ValidationError("This form does not come from the console.") from error
+        return _unsealed(self.cleaned_data["seen"])
 
 
-def sealed(fingerprint: Any) -> str:
-    """A fingerprint as the form carries it."""
-    return signing.dumps(fingerprint, salt=_SALT, compress=True)
+class MergeDeclarationForm(DeclarationForm):
+    """One declaration more: that what could not be read is no sibling.
+
+    unread     host paths of the files and folders that the plan could not read
+    unrelated  the paths that were shown beside the checkbox, signed: it speaks of these only
+    """
+
+    unrelated = forms.CharField(max_length=1_000_000, required=False)
+
+    def __init__(self, data: Any = None, *, unread: Collection[str] = (), **needs: bool) -> None:
+        super().__init__(data, **needs)
+        self.unread = unread
+
+    def clean_unrelated(self) -> list[str]:
+        sent = self.cleaned_data["unrelated"]
+        said: list[str] = _unsealed(sent) if sent else []
+        if not set(self.unread) <= set(said):
+            raise forms.ValidationError(
+                "Say that none of these builds on a disk that is merged: one that does would be "
+                "ruined. If you do not know it, merge to a new disk."
+            )
+        return said
+
+
+def sealed(shown: Any) -> str:
+    """What a page has shown (a fingerprint, paths) as its form carries it."""
+    return signing.dumps(shown, salt=_SALT, compress=True)
+
+
+def _unsealed(text: str) -> Any:
+    try:
+        return signing.loads(text, salt=_SALT)
+    except signing.BadSignature as error:
+        raise forms.ValidationError("This form does not come from the console.") from error
 
 
 def needs_offline(disks: list[Disk]) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from django import forms
 
+from disks.engine.formats import by_name
 from disks.forms.new_file import (
     RootChoice,
     checked_folder,
@@ -15,6 +16,7 @@ from disks.forms.new_file import (
     folder_field,
     host_path,
     name_field,
+    named_as,
 )
 from disks.models import Disk
 
@@ -49,6 +51,7 @@ class MergeForm(forms.Form):
         into = data.get("into") or PARENT
         usual = chain[-2] if into == PARENT else chain[0]
         stem, extension = os.path.splitext(leaf.name)
+        form = by_name(leaf.format or "vhd")
         folder = os.path.dirname(leaf.relative_path)
         values = {
             "into": into,
@@ -57,7 +60,7 @@ class MergeForm(forms.Form):
             "disk_type": "dynamic",
             "root": str(leaf.root_id),
             "folder": folder,
-            "name": f"{stem}-merged{'.vhd' if extension.lower() != '.avhd' else extension}",
+            "name": named_as(f"{stem}-merged{extension}", form),
         }
         given = {key: data.get(key) for key in values if data.get(key) not in (None, "")}
         if data.get("was") not in (None, "", into):
@@ -71,7 +74,7 @@ class MergeForm(forms.Form):
 
     def clean_name(self) -> str:
         name = self.cleaned_data["name"]
-        return checked_name(name) if name else ""
+        return named_as(checked_name(name), by_name(self.leaf.format or "vhd")) if name else ""
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or {}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from django import forms
 
+from disks.engine.formats import FORMATS
+from disks.engine.images import Format, Target
 from disks.models import StorageRoot
 
 LONGEST_PATH = 4_096
@@ -63,12 +66,31 @@ def checked_folder(text: str) -> str:
     return "/".join(parts)
 
 
-def checked_name(text: str, extensions: tuple[str, ...] = (".vhd", ".avhd")) -> str:
-    """A file name without a folder; an extension is added where none is given."""
+def checked_name(text: str) -> str:
+    """A file name without a folder."""
     _refuse_controls(text)
     if "/" in text or "\\" in text or text in (".", ".."):
         raise forms.ValidationError("Give a name without a folder.")
-    return text if text.lower().endswith(extensions) else f"{text}{extensions[0]}"
+    return text
+
+
+def format_of(name: str) -> Format | None:
+    """The format whose extension the name has; None for "disk 1.5", which has none."""
+    return next((one for one in FORMATS if _is_named(name, one)), None)
+
+
+def named_as(name: str, target: Target, among: Iterable[Target] = FORMATS) -> str:
+    """The name with an extension of target: its own, or one in place of another's among them."""
+    if _is_named(name, target):
+        return name
+    has = any(_is_named(name, one) for one in among)
+    stem = os.path.splitext(name)[0] if has else name
+    # .avhd and .avhdx say that it is a checkpoint, which a new disk is not.
+    return f"{stem}{target.extensions[0]}"
+
+
+def _is_named(name: str, target: Target) -> bool:
+    return name.lower().endswith(target.extensions)
 
 
 def _refuse_controls(text: str) -> None:

@@ -20,12 +20,16 @@ class Disk(models.Model):
         BROKEN = "broken", "Chain broken"
         DAMAGED = "damaged", "Damaged"
         NOT_A_DISK = "not-a-disk", "Not a disk"
-        NOT_READ = "not-read", "Not read"
         IN_USE = "in-use", "In use"
         UNREADABLE = "unreadable", "Unreadable"
         MISSING = "missing", "Missing"
 
-    root = models.ForeignKey(StorageRoot, on_delete=models.CASCADE, related_name="disks")
+    root = models.ForeignKey(
+        StorageRoot,
+        on_delete=models.CASCADE,
+        related_name="disks",
+        db_index=False,  # two indexes below begin with it
+    )
     relative_path = PathField()
     name = PathField()
     health = models.CharField(max_length=20, choices=Health, default=Health.HEALTHY)
@@ -46,7 +50,24 @@ class Disk(models.Model):
     block_size_bytes = models.BigIntegerField(null=True)
     blocks_total = models.BigIntegerField(null=True)
     blocks_allocated = models.BigIntegerField(null=True)
+    spare_bytes = models.BigIntegerField(
+        null=True, help_text="room in the file that no block takes; null: little, or not known"
+    )
     identity = models.CharField(max_length=36, blank=True, db_index=True)
+    virtual_disk_id = models.CharField(
+        max_length=36,
+        blank=True,
+        db_index=True,
+        help_text="shared by all disks of a chain, where the format has it",
+    )
+    file_write_guid = models.CharField(
+        max_length=36,
+        blank=True,
+        help_text="another one after every opening for writing, where the format has it",
+    )
+    log_waits = models.BooleanField(
+        default=False, help_text="the format's own log holds changes that are not in their place"
+    )
     creator = models.CharField(max_length=60, blank=True)
     image_created_at = models.DateTimeField(null=True)
     findings = models.JSONField(default=list)
@@ -83,6 +104,8 @@ class Disk(models.Model):
         null=True,
         on_delete=models.SET_NULL,
         related_name="chain_members",
+        # SQLite would take six times as long to write a row when it changes.
+        db_constraint=False,
         help_text="none: the disk is its own base",
     )
     child_count = models.PositiveIntegerField(default=0)
@@ -102,6 +125,17 @@ class Disk(models.Model):
             models.Index(fields=["modified_at"], name="disk_modified"),
             models.Index(fields=["chain_position", "name"], name="disk_bases"),
             models.Index(fields=["root", "missing_since"], name="disk_root_missing"),
+            # what the overview counts, from the index alone
+            models.Index(
+                fields=["disk_type", "child_count"],
+                condition=models.Q(missing_since=None),
+                name="disk_leaves",
+            ),
+            models.Index(
+                fields=["spare_bytes"],
+                condition=models.Q(missing_since=None, spare_bytes__isnull=False),
+                name="disk_spare",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -140,7 +174,14 @@ class ParentLink(models.Model):
     trace = models.JSONField(default=list)
     reason = models.TextField(blank=True, help_text="one sentence")
     cause = models.CharField(
-        max_length=200, blank=True, db_index=True, help_text="groups links broken by one event"
+        max_length=200,
+        blank=True,
+        help_text="groups children that cannot be read because of one event; else empty",
+    )
+    unmapped_folder = models.CharField(
+        max_length=400,
+        blank=True,
+        help_text="a folder that the header of a child without parent names and no root maps",
     )
     suggested = models.ForeignKey(
         Disk, null=True, on_delete=models.SET_NULL, related_name="suggested_for"
@@ -149,8 +190,21 @@ class ParentLink(models.Model):
     parent_evidence = models.JSONField(default=dict, help_text="the parent as first seen, and now")
     first_seen_at = models.DateTimeField()
 
+    class Meta:
+        indexes = [
+            # what the overview counts, from the index alone
+            models.Index(fields=["cause", "status", "suggested", "child"], name="link_causes"),
+            models.Index(fields=["unmapped_folder"], name="link_unmapped"),
+        ]
+
     def __str__(self) -> str:
         return f"{self.child_id} -> {self.named_path}"
+
+    @property
+    def status_words(self) -> str:
+        """What a state's own words would say wrongly: it is no other disk, it was written."""
+        mismatch = self.status == self.Status.IDENTITY_MISMATCH
+        return "Written since" if mismatch and "written" in self.parent_evidence else ""
 
 
 class OtherFile(models.Model):

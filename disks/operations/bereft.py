@@ -21,8 +21,6 @@ from disks.operations.progress import Progress
 if TYPE_CHECKING:
     from disks.operations.trash import Manifest
 
-_NAMED = 5  # children and unread files in a message
-
 
 @dataclass
 class Bereft:
@@ -30,7 +28,7 @@ class Bereft:
 
     replacement: str
     children: list[str] = field(default_factory=list)
-    unread: list[ImageError] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
 
     @property
     def refusal(self) -> ImageError | None:
@@ -39,13 +37,13 @@ class Bereft:
             return None
         return ImageError(
             "E_RESTORE_CHILDREN",
-            f"{_listed(self.children)} got {self.replacement} as parent after the job, and would "
-            "lose it: what is restored under that name is another disk. Merge each of them to a "
-            "new disk and move the old file out of the storage roots, then restore; or leave the "
-            "job's result as it is.",
+            f"{family.listed(self.children)} got {self.replacement} as parent after the job, and "
+            "would lose it: what is restored under that name is another disk. Merge each of them "
+            "to a new disk and move the old file out of the storage roots, then restore; or leave "
+            "the job's result as it is.",
             file=self.replacement,
             field="children",
-            value=self.children[:_NAMED],
+            value=self.children[: family.NAMED],
         )
 
     @property
@@ -54,7 +52,7 @@ class Bereft:
             return []
         return [
             f"{len(self.unread)} files could not be read, so it is not known whether they need "
-            f"the job's result: {_listed([str(error.file) for error in self.unread])}."
+            f"the job's result: {family.listed(self.unread)}."
         ]
 
 
@@ -82,7 +80,7 @@ def look(
         progress=progress,
     )
     coming_back = {e.original for e in manifest.entries if e.identity == identity}
-    found.unread = hanging.unread
+    found.unread = sorted(hanging.unread)
     found.children = [
         child
         for child in hanging.of(manifest.replacement)
@@ -133,8 +131,3 @@ def _names(resolution: Resolution, paths: set[str]) -> bool:
         step.candidate in paths and step.source not in ("beside", "identity")
         for step in resolution.trace
     )
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more

@@ -45,7 +45,7 @@ def candidates(
     """Disks below places (folders or files) that may be the parent, best first.
 
     Without places: the child's folder and the search folders. Every disk with the parent's
-    identity is listed; of the others those with its name or with the child's size. The
+    identity is listed; of the others those of its chain, with its name or its size. The
     child's own descendants are never offered. E_NOT_DIFFERENCING for other disks.
     """
     searched = list(places) or [os.path.dirname(child_path), *roots.search]
@@ -112,6 +112,12 @@ def _names_in(child: Image) -> set[str]:
 def _judge(header: Header, child: Image, named: set[str], folder: str) -> tuple[list[str], int]:
     """What speaks for a file beside its identity, and how much; 0: nothing does."""
     reasons, score = [], 0
+    if header.virtual_disk_id and header.virtual_disk_id == child.virtual_disk_id:
+        reasons.append(
+            "is of the child's own chain by its virtual disk id: the parent itself, written "
+            "since or put back from an older copy, or another disk of that chain"
+        )
+        score += 6
     if os.path.basename(header.path).casefold() in named:
         reasons.append("has the file name that the child names")
         score += 4

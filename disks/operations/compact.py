@@ -30,6 +30,7 @@ from disks.engine.units import SECTOR_BYTES
 from disks.operations import (
     copying,
     family,
+    fingerprints,
     guards,
     journal,
     locks,
@@ -40,8 +41,9 @@ from disks.operations import (
     space,
     trash,
 )
-from disks.operations.copying import Copied, Draft, Fingerprint
+from disks.operations.copying import Copied, Draft
 from disks.operations.family import ChildrenOf
+from disks.operations.fingerprints import Fingerprint
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 from disks.operations.streaming import (
@@ -113,6 +115,8 @@ class CompactPlan:
             gone = "are all zeros"
         about = "about " if self.estimated else ""
         dropped = self.blocks - self.blocks_kept
+        if not dropped:
+            return "every block holds data of this disk." if self.blocks else "it stores no block."
         return (
             f"{about}{dropped:,} of {self.blocks:,} blocks {gone}; "
             f"the other {self.blocks_kept:,} hold data of this disk."
@@ -205,7 +209,7 @@ def apply(
             _describe(fresh, chain, roots)
             for path in (*plan.exclusive, *plan.shared):
                 if plan.fingerprints.get(path) != fresh.fingerprints.get(path):
-                    raise copying.changed(path, "was changed")
+                    raise fingerprints.changed(path)
             guards.require_offline(fresh.managers, offline=offline)
             fresh.children = _children(fresh, chain.images[0], roots, children_of, progress)
             return _rewrite(fresh, chain, roots, job, token, progress)
@@ -334,8 +338,6 @@ def _measure(
         result.size_bounds_bytes = (result.predicted_size_bytes,) * 2
     # All blocks may turn out to be needed, and room is reserved before the first is read.
     result.free_space_needed_bytes = format.predicted_size_bytes(result.new, result.blocks)
-    if result.predicted_size_bytes >= result.file_size_bytes:
-        result.warnings.append("There is nothing to gain: every block holds data of this disk.")
 
 
 def _sample(
@@ -435,8 +437,11 @@ def _kept_mtime(result: CompactPlan, image: Image, roots: Roots) -> int | None:
     mtime_ns = image.file.stat().st_mtime_ns
     stored = datetime.fromtimestamp(mtime_ns // 1_000_000_000, UTC)
     for path in result.children:
-        with roots.open(path) as file:
-            parent = open_image(file).parent
+        try:
+            with roots.open(path) as file:
+                parent = open_image(file).parent
+        except ImageError:
+            continue  # damaged: what it stored is not known
         if parent is not None and parent.timestamp == stored:
             return mtime_ns
     return None
@@ -478,7 +483,7 @@ def _rewrite(
             ownership.carry_over(image.file.fd, draft.file.fd, result.path)
             draft.file.sync()
             for path, seen in result.fingerprints.items():
-                copying.require_unchanged(roots, path, seen)
+                fingerprints.require_unchanged(roots, path, seen)
             work = replace(
                 work,
                 temp_inode=draft.file.stat().st_ino,

@@ -21,8 +21,8 @@ from disks.engine.images import DiskType, Image, NewImage, Target
 from disks.engine.raw import RAW
 from disks.engine.units import SECTOR_BYTES
 from disks.operations import copying, journal, locks, new_copy, rules
-from disks.operations.copying import Fingerprint
 from disks.operations.counting import count_levels
+from disks.operations.fingerprints import Fingerprint
 from disks.operations.new_copy import CopyPlan, Level
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress

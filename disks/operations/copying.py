@@ -20,9 +20,9 @@ from typing import Any
 from disks.engine import faults
 from disks.engine.check import check_image
 from disks.engine.errors import ImageError
-from disks.engine.files import FileIdentity, ImageFile, storage_error
+from disks.engine.files import ImageFile, storage_error
 from disks.engine.findings import Level
-from disks.engine.formats import identify, open_image
+from disks.engine.formats import open_image
 from disks.engine.images import DiskType, NewImage, Target
 from disks.engine.raw import RAW
 from disks.operations import durable, space
@@ -44,64 +44,11 @@ _LONGEST_NAME_BYTES = 255
 _JOB_CHARACTERS = re.compile(r"[^A-Za-z0-9_]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
-    """Which file this is, and what its metadata says (crash-safety R6).
-
-    header  "" for a plain image, which has none
-    """
-
-    file: FileIdentity
-    header: str
-
-    @classmethod
-    def of(cls, file: ImageFile) -> Fingerprint:
-        header = identify(file).header_bytes(file)
-        return cls(file.identity(), hashlib.sha256(header).hexdigest())
-
-    @classmethod
-    def of_plain(cls, file: ImageFile) -> Fingerprint:
-        return cls(file.identity(), "")
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"file": self.file.as_dict(), "header": self.header}
-
-    @classmethod
-    def from_dict(cls, row: dict[str, Any]) -> Fingerprint:
-        return cls(FileIdentity.from_dict(row["file"]), str(row["header"]))
-
-
 def recover(sidecar: Sidecar, roots: Roots) -> dict[str, Any]:
     """Finish or undo the copy job of a `.vdjob` sidecar; see `replacing.recover`."""
     from disks.operations import replacing  # it stands on this module
 
     return replacing.recover(sidecar, roots)
-
-
-def changed(path: str, why: str) -> ImageError:
-    """E_CHANGED: nothing was replaced, because a file is not what the plan saw."""
-    return ImageError(
-        "E_CHANGED",
-        f"{path} {why} since the plan was made, so nothing was changed. Look at it again.",
-        file=path,
-    )
-
-
-def require_unchanged(roots: Roots, path: str, seen: Fingerprint) -> None:
-    """Compare the file that has this name now with what was seen. Raises E_CHANGED."""
-    try:
-        with roots.open(path) as file:
-            now = Fingerprint.of(file) if seen.header else Fingerprint.of_plain(file)
-    except ImageError as error:
-        raise changed(path, f"can no longer be read ({error.code})") from error
-    if now.file.inode != seen.file.inode or now.file.device != seen.file.device:
-        raise changed(path, "was replaced by another file")
-    if now.header != seen.header:
-        raise changed(path, "got another header")
-    if now.file.size_bytes != seen.file.size_bytes:
-        raise changed(path, "got another size")
-    if now.file != seen.file:
-        raise changed(path, "was written, or its rights were changed,")
 
 
 def job_name(job: str) -> str:
@@ -126,7 +73,8 @@ def temp_name(name: str, job: str, token: int) -> str:
 class Draft:
     """The temporary file of a new image. Gone at the end of `with`, unless it got its name.
 
-    path is the final one, in whose folder the draft lies as temp_path.
+    path is the final one, in whose folder the draft lies as temp_path. usual_mode: the
+    permission bits that the system gives a new file there (umask, the folder's default ACL).
     """
 
     def __init__(self, roots: Roots, path: str, *, job: str, token: int) -> None:
@@ -136,11 +84,13 @@ class Draft:
         self.temp_path = os.path.join(self.folder, temp_name(self.name, job_word(job), token))
         self._file: ImageFile | None = None
         self._ours = True
+        self.usual_mode = 0
 
     def __enter__(self) -> Draft:
         with in_words(self.temp_path, "create"):
             faults.reached("create", self.temp_path)
         self._file = self._roots.open(self.temp_path, create=True)
+        self.usual_mode = self._file.stat().st_mode & 0o777
         try:
             with in_words(self.temp_path, "chmod"):
                 os.fchmod(self._file.fd, 0o600)  # rights come with the name, never earlier
@@ -308,13 +258,6 @@ def _unproven(draft: Draft, what: str) -> ImageError:
         "It was thrown away, and nothing was replaced. The storage may be failing.",
         file=draft.path,
     )
-
-
-def usual_mode() -> int:
-    """The permission bits that this process gives new files."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
 
 
 @contextlib.contextmanager

@@ -8,15 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from disks.engine.errors import ImageError
-from disks.engine.formats import by_name, open_image
+from disks.engine.formats import open_image
 from disks.engine.images import DiskType, Format, NewImage
-from disks.engine.units import MIB, SECTOR_BYTES
-from disks.operations import copying, filling, journal, links, locks, rules, space
-from disks.operations.copying import Draft, Fingerprint
+from disks.operations import copying, filling, fingerprints, journal, links, locks, rules, space
+from disks.operations.copying import Draft
+from disks.operations.fingerprints import Fingerprint
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
-
-DEFAULT_BLOCK_BYTES = 2 * MIB
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,7 @@ class CreatePlan:
             "type": str(self.new.disk_type),
             "virtual_size_bytes": self.new.virtual_size_bytes,
             "block_size_bytes": self.new.block_size_bytes,
+            "logical_sector_bytes": self.new.logical_sector_bytes,
             "file_size_before_bytes": 0,
             "file_size_after_bytes": self.predicted_size_bytes,
             "bytes_written": self.predicted_size_bytes,
@@ -74,19 +73,27 @@ def plan(
     disk_type: DiskType | str = DiskType.DYNAMIC,
     size_bytes: int | None = None,
     parent: str | None = None,
-    block_size_bytes: int = DEFAULT_BLOCK_BYTES,
-    format_name: str | None = None,
+    block_size_bytes: int | None = None,
+    sector_bytes: int | None = None,
 ) -> CreatePlan:
-    """Decide what a new disk will be.
+    """Decide what a new disk will be; its name's extension says of which format.
 
     size_bytes  virtual size, for fixed and dynamic disks; a differencing disk has its parent's
     parent      path of the parent; makes it a differencing disk
+    block_size_bytes, sector_bytes  of blocks, and of logical sectors; None: as Windows makes it
 
     What stands in the way is in the plan's `refused`, not raised.
     """
     kind = DiskType.DIFFERENCING if parent else DiskType(disk_type)
-    format = by_name(format_name) if format_name else rules.format_of_name(path)
-    new = NewImage(kind, size_bytes or 0, block_size_bytes)
+    format = rules.format_of_name(path)
+    usual = format.choices
+    block = usual.block_bytes[0] if kind is DiskType.DYNAMIC else usual.other_block_bytes
+    new = NewImage(
+        kind,
+        size_bytes or 0,
+        block_size_bytes or block,
+        logical_sector_bytes=sector_bytes or usual.sector_bytes[0],
+    )
     refused: ImageError | None = None
     seen: Fingerprint | None = None
     look_at: list[str] = []
@@ -97,7 +104,7 @@ def plan(
         if parent:
             new, seen, look_at, warnings = _child_of(path, parent, roots, format)
         else:
-            _check_size(path, kind, size_bytes)
+            _check(path, format, new)
         predicted = format.predicted_size_bytes(new, 0)
         free, refused = space.shortage_at(roots, path, predicted)
     except ImageError as error:
@@ -140,7 +147,7 @@ def apply(
     with locks.hold(roots, [plan.path], shared, job=job, token=token):
         journal.require_settled(roots, [plan.path, *shared])
         if plan.parent_seen is not None:
-            copying.require_unchanged(roots, plan.parent_path, plan.parent_seen)
+            fingerprints.require_unchanged(roots, plan.parent_path, plan.parent_seen)
         rules.check_new_name(roots, plan.path, plan.format)
         with Draft(roots, plan.path, job=job, token=token) as draft:
             short = space.shortage(plan.predicted_size_bytes, draft.space(), plan.path)
@@ -150,8 +157,8 @@ def apply(
             _write(draft, plan, progress)
             _prove(draft, plan)
             if plan.parent_seen is not None:
-                copying.require_unchanged(roots, plan.parent_path, plan.parent_seen)
-            os.fchmod(draft.file.fd, copying.usual_mode())
+                fingerprints.require_unchanged(roots, plan.parent_path, plan.parent_seen)
+            os.fchmod(draft.file.fd, draft.usual_mode)
             size = draft.file.stat().st_size
             progress.commit_starts()
             draft.publish()
@@ -195,18 +202,22 @@ def _child_of(
         return new, Fingerprint.of(file), link.windows_will_look_at, link.warnings
 
 
-def _check_size(path: str, kind: DiskType, size_bytes: int | None) -> None:
-    if kind is DiskType.DIFFERENCING:
+def _check(path: str, format: Format, new: NewImage) -> None:
+    """What no writer judges: it leaves alone what its format does not store."""
+    if new.disk_type is DiskType.DIFFERENCING:
         raise ImageError(
             "E_NO_PARENT_NAME", "A differencing disk needs a parent to be named.", file=path
         )
-    if not size_bytes or size_bytes < 0 or size_bytes % SECTOR_BYTES:
+    sector, sectors = new.logical_sector_bytes, format.choices.sector_bytes
+    if sector not in sectors:
+        possible = " or ".join(f"{size:,}" for size in sectors)
+        name = format.name.upper()
         raise ImageError(
-            "E_SIZE",
-            f"A disk's size must be a multiple of {SECTOR_BYTES} bytes and more than zero.",
+            "E_BLOCK_SIZE",
+            f"A {name} cannot have sectors of {sector:,} bytes; {possible} is possible.",
             file=path,
-            field="current_size",
-            value=size_bytes,
+            field="logical_sector_size",
+            value=sector,
         )
 
 

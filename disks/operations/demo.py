@@ -2,7 +2,7 @@
 
 Made by the engine's own writer, laid out and named as Windows does it, the same on every
 machine. What is broken was broken the way it happens: a folder moved, a file replaced, a
-few bytes overwritten. About 140 MB.
+few bytes overwritten. About 200 MB.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import os
 import random
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from disks.engine.files import ImageFile
-from disks.engine.formats import by_name, open_image
+from disks.engine.formats import open_image
 from disks.engine.images import DiskType, NewImage, NewParent
 from disks.engine.units import MIB, SECTOR_BYTES
 from disks.operations.paths import Root, Roots
+from disks.operations.rules import format_of_name
 
 WINDOWS_VIEW = "C:\\VMs"
 BLOCK_BYTES = 2 * MIB
@@ -58,6 +59,8 @@ def make(folder: str) -> list[str]:
     demo.moved_base()
     demo.replaced_parent()
     demo.twin_in_backup()
+    demo.moved_vhdx_base()
+    demo.written_parent()
     demo.mostly_zeros()
     demo.checkpoint_pile()
     demo.damaged_footer()
@@ -106,6 +109,24 @@ class _Demo:
         self._child("Mail/mail.vhd", base, [Run(128, 256)])
         self._copy(base, "Backup/Monday/mail-base.vhd")
 
+    def moved_vhdx_base(self) -> None:
+        """The same trouble as today's Hyper-V has it: the base of three VHDX disks was moved."""
+        base = "Bases/windows11.vhdx"
+        self._disk(base, blocks(0, 1), virtual_bytes=2048 * MIB)
+        for number in (1, 2):
+            runs = [Run(300 * number, 80), Run(3_000, 16 * number)]
+            self._child(f"Desktops/desktop-{number:02}.vhdx", base, runs)
+        self._child("Desktops/desktop-02-test.vhdx", "Desktops/desktop-02.vhdx", [Run(301, 20)])
+        self._move(base, "Archive 2026/windows11.vhdx")
+
+    def written_parent(self) -> None:
+        """Somebody mounted the base and wrote to it: it is the same disk with other content."""
+        base = "Payroll/payroll-base.vhdx"
+        self._disk(base, blocks(0, 1), virtual_bytes=1024 * MIB)
+        self._child("Payroll/payroll.vhdx", base, [Run(4096, 700)])
+        os.unlink(self._host(base))
+        self._disk(base, blocks(0, 4), virtual_bytes=1024 * MIB, edition=2)
+
     def mostly_zeros(self) -> None:
         """Deleted files were wiped: two thirds of the blocks hold zeros and can be won back."""
         runs = [
@@ -121,12 +142,12 @@ class _Demo:
         """
         whole, checkpoint = _ENDINGS[PILE_FORMAT]
         below = f"SRV01/Virtual Hard Disks/srv01{whole}"
-        self._disk(below, blocks(0, 1, 2), virtual_bytes=512 * MIB, format_name=PILE_FORMAT)
+        self._disk(below, blocks(0, 1, 2), virtual_bytes=512 * MIB)
         for number in range(1, CHECKPOINTS + 1):
             guid = _identity(f"srv01 checkpoint {number}").upper()
             name = f"SRV01/Virtual Hard Disks/srv01_{guid}{checkpoint}"
             runs = [Run(700 * number, 900), Run(12_288, 64 * number)]
-            self._child(name, below, runs, format_name=PILE_FORMAT)
+            self._child(name, below, runs)
             below = name
 
     def damaged_footer(self) -> None:
@@ -147,13 +168,7 @@ class _Demo:
     # --- files ---
 
     def _disk(
-        self,
-        name: str,
-        runs: Iterable[Run],
-        *,
-        virtual_bytes: int,
-        edition: int = 1,
-        format_name: str = "vhd",
+        self, name: str, runs: Iterable[Run], *, virtual_bytes: int, edition: int = 1
     ) -> None:
         self._write(
             name,
@@ -165,14 +180,12 @@ class _Demo:
                 identity=_identity(name, edition),
                 creator=WINDOWS_10,
                 created=self.day,
+                virtual_disk_id=_identity(f"{name} and its chain"),
             ),
             seed=f"{name} {edition}",
-            format_name=format_name,
         )
 
-    def _child(
-        self, name: str, parent: str, runs: Iterable[Run], *, format_name: str = "vhd"
-    ) -> None:
+    def _child(self, name: str, parent: str, runs: Iterable[Run]) -> None:
         host, host_parent = self._host(name), self._host(parent)
         windows = self.roots.windows_path(host_parent)
         if windows is None:
@@ -186,7 +199,7 @@ class _Demo:
                 relative_path=self.roots.relative_windows_path(host, host_parent),
                 windows_path=windows,
             )
-            size = image.virtual_size_bytes
+            size, traits = image.virtual_size_bytes, image.child_traits()
         new = NewImage(
             DiskType.DIFFERENCING,
             size,
@@ -196,11 +209,11 @@ class _Demo:
             creator=WINDOWS_10,
             created=self.day,
         )
-        self._write(name, runs, new, seed=name, format_name=format_name)
+        self._write(name, runs, replace(new, **traits), seed=name)
 
-    def _write(
-        self, name: str, runs: Iterable[Run], new: NewImage, *, seed: str, format_name: str
-    ) -> None:
+    def _write(self, name: str, runs: Iterable[Run], new: NewImage, *, seed: str) -> None:
+        """The extension says of which format."""
+        new = replace(new, file_write_guid=_identity(f"{seed} as written"))
         ordered = sorted(runs, key=lambda run: run.first_sector)
         touched = {
             block
@@ -214,7 +227,7 @@ class _Demo:
         host = self._host(name)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with ImageFile(os.open(host, flags, 0o644), host, writable=True) as file:
-            writer = by_name(format_name).writer(file, new, blocks=len(touched))
+            writer = format_of_name(name).writer(file, new, blocks=len(touched))
             for run in ordered:
                 size = run.count_sectors * SECTOR_BYTES
                 writer.write(run.first_sector, bytes(size) if run.zeros else noise.randbytes(size))

@@ -23,9 +23,9 @@ from disks.engine.findings import Level
 from disks.engine.formats import open_image
 from disks.engine.images import DiskType, FieldChange, Image, Source
 from disks.engine.units import MIB, SECTOR_BYTES
-from disks.operations import copying, family, guards, journal, locks, rewriting, rules, space
-from disks.operations.copying import Fingerprint
+from disks.operations import family, fingerprints, guards, journal, locks, rewriting, rules, space
 from disks.operations.family import ChildrenOf
+from disks.operations.fingerprints import Fingerprint
 from disks.operations.looks import Looks
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
@@ -300,9 +300,9 @@ def _require_same(plan: ExpandPlan, fresh: ExpandPlan) -> None:
     """E_CHANGED when the plan does not hold any more."""
     for path in (*plan.exclusive, *plan.shared):
         if plan.fingerprints.get(path) != fresh.fingerprints.get(path):
-            raise copying.changed(path, "was changed")
+            raise fingerprints.changed(path, "was changed")
     if plan.ancestors != fresh.ancestors:
-        raise copying.changed(plan.path, "got another chain of parents")
+        raise fingerprints.changed(plan.path, "got another chain of parents")
 
 
 # ---------------------------------------------------------------------- carrying out
@@ -315,7 +315,7 @@ def _expand(plan: ExpandPlan, roots: Roots, job: str, token: int, progress: Prog
         progress.log("Moved blocks that were in the way of what has to grow.")
         with roots.open(plan.path) as file:
             if file.stat().st_ino != expected.inode:
-                raise rewriting.changed_meanwhile(plan.path)
+                raise fingerprints.changed(plan.path)
             expected = file.identity()
 
 

@@ -14,7 +14,7 @@ from disks.operations.paths import Roots
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a search needs to know of one disk; sizes in bytes, parent "" without one."""
+    """What a search needs to know of one disk; sizes in bytes, ids "" where there are none."""
 
     path: str
     format_name: str
@@ -27,6 +27,7 @@ class Header:
     parent_identity: str
     parent_timestamp: datetime | None
     mtime_ns: int
+    virtual_disk_id: str = ""
 
 
 def read_header(roots: Roots, path: str) -> Header:
@@ -46,6 +47,7 @@ def read_header(roots: Roots, path: str) -> Header:
             parent_identity=image.parent.identity if image.parent else "",
             parent_timestamp=image.parent.timestamp if image.parent else None,
             mtime_ns=status.st_mtime_ns,
+            virtual_disk_id=image.virtual_disk_id or "",
         )
 
 
@@ -61,10 +63,31 @@ def headers_below(
     A file is judged by its content. What is no disk is added to no_disks; files that look
     like disks but cannot be read, and folders that cannot be listed, are added to problems.
     """
+    for found in everything_below(roots, places):
+        if isinstance(found, Header):
+            yield found
+            continue
+        heap = no_disks if found.error.code in _NO_DISK else problems
+        if heap is not None:
+            heap.append(found.error)
+
+
+@dataclass(frozen=True, slots=True)
+class NotRead:
+    """A file without a sound header, or a folder that could not be listed."""
+
+    path: str
+    is_folder: bool
+    error: ImageError
+
+
+def everything_below(roots: Roots, places: Iterable[str]) -> Iterator[Header | NotRead]:
+    """All files among places, each once, and the folders whose files are not known."""
     seen: set[str] = set()
     for place in places:
+        unlisted: list[ImageError] = []
         paths: Iterable[str] = (
-            [place] if roots.exists(place) else roots.walk(place, problems=problems)
+            [place] if roots.exists(place) else roots.walk(place, problems=unlisted)
         )
         for path in paths:
             if path in seen:
@@ -73,9 +96,9 @@ def headers_below(
             try:
                 yield read_header(roots, path)
             except ImageError as error:
-                heap = no_disks if error.code in _NO_DISK else problems
-                if heap is not None:
-                    heap.append(error)
+                yield NotRead(path, False, error)
+        for problem in unlisted:
+            yield NotRead(problem.file or place, True, problem)
 
 
 _NO_DISK = frozenset({"E_TOO_SMALL", "E_NO_FOOTER", "E_NOT_A_FILE"})

@@ -112,6 +112,7 @@ def link_document(parent: ParentReference) -> dict[str, Any]:
     return {
         "identity": parent.identity,
         "name": parent.name,
+        "named": resolution.named(parent),
         "timestamp": moment(parent.timestamp),
         "locators": [
             {"code": locator.code, "path": locator.path}
@@ -198,7 +199,7 @@ def _link_findings(found: Resolution) -> list[Finding]:
                 "N_PARENT_TWINS",
                 f"{one} the parent's identity, too (a copy, a backup, a restore). The path in "
                 "the header decides which one is used.",
-                "parent_unique_id",
+                "parent_identity",
                 None,
                 count,
             )

@@ -13,12 +13,14 @@ _COMPARED_SECTORS = 64 * 1024  # at both ends of the virtual disk: 32 MiB each
 
 @dataclass(frozen=True, slots=True)
 class Looks:
-    """Which disk it is, how much it holds, and where the sectors at both of its ends lie.
+    """Which disk it is, of which parent, how much it holds, and where both of its ends lie.
 
     extents: the code of the error where the block allocation table has damage of its own.
     """
 
     identity: str
+    virtual_disk_id: str | None
+    parent: tuple[object, ...]
     disk_type: str
     size_bytes: int
     extents: list[tuple[object, ...]] | str
@@ -35,7 +37,12 @@ class Looks:
             extents = [_told(extent, places=places) for extent in found]
         except ImageError as error:
             extents = error.code
-        return cls(image.identity, str(image.disk_type), size, extents)
+        parent: tuple[object, ...] = ()
+        if image.parent is not None:
+            locators = ((one.code, one.raw) for one in image.parent.locators)
+            parent = (image.parent.identity, image.parent.name, *locators)
+        kind = str(image.disk_type)
+        return cls(image.identity, image.virtual_disk_id, parent, kind, size, extents)
 
 
 def _told(extent: Extent, *, places: bool) -> tuple[object, ...]:

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 _CHECKPOINT = (".avhd", ".avhdx")
 _MACHINE = (".vmcx", ".vmrs", ".vsv", ".xml")
@@ -18,7 +19,7 @@ _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _UUID_DISK = re.compile(rf"{_UUID}\.vhdx?")
 _CHECKPOINT_END = re.compile(rf"{_UUID}\.avhdx?")
 _CHECKPOINT_STEM = re.compile(rf"_{_UUID}$")
-_FSLOGIX = re.compile(r"(.*[._-])?rw\.vhdx?")
+_FSLOGIX_ENDS = (".rw", "_rw", "-rw")
 
 
 # Codes that say what a disk is, but not that somebody still looks after it: a checkpoint
@@ -43,20 +44,29 @@ def manager_of(folder_listing: Iterable[str], name: str, *, hidden: bool = False
 
     hidden: the disk carries blktap's hidden byte.
     """
-    names = {entry.casefold() for entry in folder_listing}
     own = name.casefold()
+    stem, extension = os.path.splitext(own)
+    disk = _Disk(own, stem, extension, {entry.casefold() for entry in folder_listing}, hidden)
     for rule in _RULES:
-        found = rule(own, names, hidden)
+        found = rule(disk)
         if found is not None:
             return found
     return None
 
 
-def _vhd_set(own: str, names: set[str], hidden: bool) -> Manager | None:
-    stem = os.path.splitext(own)[0]
-    set_names = {entry for entry in names if entry.endswith(".vhds")}
-    base = _CHECKPOINT_STEM.sub("", stem)
-    if own.endswith(".vhds") or f"{stem}.vhds" in set_names or f"{base}.vhds" in set_names:
+class _Disk(NamedTuple):
+    """A disk's name, taken apart, and what else its folder holds; case does not count."""
+
+    own: str
+    stem: str
+    extension: str
+    names: set[str]
+    hidden: bool
+
+
+def _vhd_set(disk: _Disk) -> Manager | None:
+    stems = (disk.stem, _CHECKPOINT_STEM.sub("", disk.stem)) if disk.names else ()
+    if disk.own.endswith(".vhds") or any(f"{stem}.vhds" in disk.names for stem in stems):
         return Manager(
             "vhd-set",
             "The disk belongs to a VHD Set (a .vhds file lies beside it): several machines can "
@@ -66,10 +76,9 @@ def _vhd_set(own: str, names: set[str], hidden: bool) -> Manager | None:
     return None
 
 
-def _checkpoint(own: str, names: set[str], hidden: bool) -> Manager | None:
-    stem, extension = os.path.splitext(own)
-    if extension in _CHECKPOINT:
-        machine = any(entry.endswith(_MACHINE) for entry in names)
+def _checkpoint(disk: _Disk) -> Manager | None:
+    if disk.extension in _CHECKPOINT:
+        machine = any(entry.endswith(_MACHINE) for entry in disk.names)
         seen = " and a machine's files lie beside it" if machine else ""
         return Manager(
             "hyper-v-machine" if machine else "hyper-v-checkpoint",
@@ -77,12 +86,11 @@ def _checkpoint(own: str, names: set[str], hidden: bool) -> Manager | None:
             "If the machine still exists, delete the checkpoint in Hyper-V Manager, which merges "
             "it. Work on the file only when Hyper-V does not know it any more.",
         )
-    begin = len(stem) + 1
-    if any(
-        entry.startswith(stem + "_") and _CHECKPOINT_END.fullmatch(entry, begin)
-        for entry in names
-        if entry.endswith(_CHECKPOINT)
-    ):
+    if not disk.names:
+        return None
+    begin = f"{disk.stem}_"
+    beside = [entry for entry in disk.names if entry.startswith(begin)]
+    if any(_CHECKPOINT_END.fullmatch(entry, len(begin)) for entry in beside):
         return Manager(
             "hyper-v-checkpoint",
             "A Hyper-V checkpoint of this disk lies beside it.",
@@ -91,8 +99,8 @@ def _checkpoint(own: str, names: set[str], hidden: bool) -> Manager | None:
     return None
 
 
-def _change_tracking(own: str, names: set[str], hidden: bool) -> Manager | None:
-    if f"{own}.rct" in names or f"{own}.mrt" in names:
+def _change_tracking(disk: _Disk) -> Manager | None:
+    if disk.names and (f"{disk.own}.rct" in disk.names or f"{disk.own}.mrt" in disk.names):
         return Manager(
             "change-tracking",
             "Hyper-V tracks this disk's changes for backups (.rct and .mrt files lie beside it).",
@@ -101,10 +109,12 @@ def _change_tracking(own: str, names: set[str], hidden: bool) -> Manager | None:
     return None
 
 
-def _provisioning(own: str, names: set[str], hidden: bool) -> Manager | None:
-    stem = os.path.splitext(own)[0]
-    if f"{stem}.pvp" in names or f"{stem}.lok" in names or f"{own}.lok" in names:
-        locked = " and in use (.lok)" if f"{stem}.lok" in names or f"{own}.lok" in names else ""
+def _provisioning(disk: _Disk) -> Manager | None:
+    if not disk.names:
+        return None
+    is_locked = f"{disk.stem}.lok" in disk.names or f"{disk.own}.lok" in disk.names
+    if is_locked or f"{disk.stem}.pvp" in disk.names:
+        locked = " and in use (.lok)" if is_locked else ""
         return Manager(
             "citrix-pvs",
             f"The disk is a vDisk of Citrix Provisioning (.pvp){locked}.",
@@ -113,8 +123,9 @@ def _provisioning(own: str, names: set[str], hidden: bool) -> Manager | None:
     return None
 
 
-def _fslogix(own: str, names: set[str], hidden: bool) -> Manager | None:
-    if _FSLOGIX.fullmatch(own):
+def _fslogix(disk: _Disk) -> Manager | None:
+    is_named_so = disk.stem == "rw" or disk.stem.endswith(_FSLOGIX_ENDS)
+    if is_named_so and disk.extension in (".vhd", ".vhdx"):
         return Manager(
             "fslogix",
             "The name is that of an FSLogix read-write session disk, which the clients merge "
@@ -124,9 +135,9 @@ def _fslogix(own: str, names: set[str], hidden: bool) -> Manager | None:
     return None
 
 
-def _xcp_ng(own: str, names: set[str], hidden: bool) -> Manager | None:
-    if hidden or _UUID_DISK.fullmatch(own):
-        why = "it is marked as hidden" if hidden else "its name is a UUID"
+def _xcp_ng(disk: _Disk) -> Manager | None:
+    if disk.hidden or _UUID_DISK.fullmatch(disk.own):
+        why = "it is marked as hidden" if disk.hidden else "its name is a UUID"
         return Manager(
             "xcp-ng",
             f"The disk looks like one of a XenServer or XCP-ng storage repository: {why}.",
@@ -135,7 +146,7 @@ def _xcp_ng(own: str, names: set[str], hidden: bool) -> Manager | None:
     return None
 
 
-_Rule = Callable[[str, set[str], bool], Manager | None]
+_Rule = Callable[[_Disk], Manager | None]
 _RULES: tuple[_Rule, ...] = (
     _vhd_set,
     _checkpoint,

@@ -8,18 +8,18 @@ files go to the trash as one job. To a new disk: nothing that exists is touched.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from disks.engine.chain import Chain, open_chain
 from disks.engine.errors import ImageError
-from disks.engine.files import ImageFile
-from disks.engine.formats import by_name, open_image
+from disks.engine.formats import by_name
 from disks.engine.images import DiskType, Image, NewImage
 from disks.operations import (
+    concerned,
     copying,
-    family,
+    fingerprints,
     guards,
     journal,
     links,
@@ -30,9 +30,10 @@ from disks.operations import (
     rules,
     trash,
 )
-from disks.operations.copying import Copied, Draft, Fingerprint
+from disks.operations.copying import Copied, Draft
 from disks.operations.counting import count_levels
 from disks.operations.family import ChildrenOf
+from disks.operations.fingerprints import Fingerprint
 from disks.operations.new_copy import CopyPlan, Level
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
@@ -64,12 +65,15 @@ class MergePlan(CopyPlan):
     levels         what is merged, leaf first; the last one is the parent merged into
     survivors      ancestors that stay below the output, nearest first
     siblings       other children of merged disks: they would be ruined, so it is refused
+    unread         files and folders that could not be read, and why: they may be siblings,
+                   so somebody has to declare that they are not
     grandchildren  children of the leaf, and whether their parent path must be rewritten
     """
 
     request: Request
     survivors: list[str] = field(default_factory=list)
     siblings: list[str] = field(default_factory=list)
+    unread: dict[str, ImageError] = field(default_factory=dict)
     grandchildren: list[str] = field(default_factory=list)
     relink: list[str] = field(default_factory=list)
     managers: list[dict[str, str]] = field(default_factory=list)
@@ -105,6 +109,10 @@ class MergePlan(CopyPlan):
         return super().as_dict() | {
             "affected_children": sorted({*self.siblings, *self.grandchildren}),
             "siblings": self.siblings,
+            "unread": [
+                {"path": path, "code": error.code, "message": error.message}
+                for path, error in sorted(self.unread.items())
+            ],
             "grandchildren": self.grandchildren,
             "relinked": self.relink,
             "into_parent": self.request.into_parent,
@@ -128,6 +136,7 @@ def plan(
     disk_type: DiskType | str | None = None,
     keep_name: str = PARENT,
     children_of: ChildrenOf | None = None,
+    suspects: Iterable[str] = (),
     scan: bool = True,
     progress: Progress | None = None,
 ) -> MergePlan:
@@ -139,6 +148,7 @@ def plan(
     disk_type    of a new disk that holds the whole chain: dynamic (default) or fixed
     keep_name    `parent` or `child`: which name the merged disk has, into the parent
     children_of  what a catalog knows of a disk's children
+    suspects     what a catalog could not read
     scan         also read the headers below all roots now; apply() always does
 
     What stands in the way is in the plan's `refused`; ValueError for a request that makes
@@ -155,7 +165,7 @@ def plan(
     result = MergePlan(request=request, output=to or leaf)
     try:
         with open_chain(leaf, roots) as chain:
-            _fill(result, chain, roots, children_of, scan, progress)
+            _fill(result, chain, roots, concerned.Known(children_of, suspects, scan), progress)
     except ImageError as error:
         result.refused = error
     return result
@@ -166,6 +176,7 @@ def apply(
     roots: Roots,
     *,
     offline: bool = False,
+    unrelated: Collection[str] = (),
     job: str = "",
     token: int = 0,
     progress: Progress | None = None,
@@ -173,12 +184,15 @@ def apply(
 ) -> dict[str, Any]:
     """Carry a plan out. Returns the document of the finished merge.
 
+    unrelated: files, and folders with everything in them, that cannot be read and of which
+    somebody declares that they build on none of the merged disks.
+
     Locks, looks at everything again and compares with the plan before anything is written
     (E_CHANGED). Until the commit step every error, a cancel and a kill leave all files as
     they were; after it the job only rolls forward, by itself or by recovery.
 
     Raises what the plan refuses, E_NOT_OFFLINE, E_MANAGED, E_LOCKED, E_IN_USE, E_SIBLINGS,
-    E_NOSPC, E_OWNER, E_PROOF, and Cancelled out of progress.
+    E_UNREAD_DISKS, E_NOSPC, E_OWNER, E_PROOF, and Cancelled out of progress.
     """
     progress = progress or Progress()
     if plan.refused is not None:
@@ -190,9 +204,10 @@ def apply(
         fresh = MergePlan(request=request, output=plan.output)
         progress.step("check", "Looking at the chain and for other children once more")
         with open_chain(request.leaf, roots) as chain:
-            _fill(fresh, chain, roots, children_of, True, progress)
+            _fill(fresh, chain, roots, concerned.Known(children_of), progress)
             _compare(plan, fresh)
             if request.into_parent:
+                concerned.require_unrelated(fresh, unrelated)
                 guards.require_offline(fresh.managers, offline=offline)
                 return _into_parent(fresh, chain, roots, job, token, progress)
             return _to_new(fresh, chain, roots, job, token, progress)
@@ -202,12 +217,7 @@ def apply(
 
 
 def _fill(
-    result: MergePlan,
-    chain: Chain,
-    roots: Roots,
-    children_of: ChildrenOf | None,
-    scan: bool,
-    progress: Progress | None,
+    result: MergePlan, chain: Chain, roots: Roots, known: concerned.Known, progress: Progress | None
 ) -> None:
     """Fill a plan in; the first thing that stands in the way ends it as its refusal."""
     request = result.request
@@ -222,7 +232,7 @@ def _fill(
         result.output = chain.paths[last if request.keep_name == PARENT else 0]
     merged = zip(chain.paths[: last + 1], chain.images, strict=False)
     result.managers = guards.managers(roots, merged)
-    refusals = _refusals(result, chain, last, roots, children_of, scan, progress)
+    refusals = _refusals(result, chain, last, roots, known, progress)
     result.refused = next(refusals, None)
 
 
@@ -231,8 +241,7 @@ def _refusals(
     chain: Chain,
     last: int,
     roots: Roots,
-    children_of: ChildrenOf | None,
-    scan: bool,
+    known: concerned.Known,
     progress: Progress | None,
 ) -> Iterator[ImageError]:
     """Everything that stands in the way, one after the other, filling the plan meanwhile."""
@@ -244,10 +253,10 @@ def _refusals(
         disks[last + 1 : last + 2],
         sources_stay=not request.into_parent,
     )
-    if request.into_parent and scan | (children_of is not None):
-        _find_family(result, chain, last, roots, children_of, scan, progress)
+    if request.into_parent and known.anything:
+        concerned.find(result, chain, last, roots, known, progress)
         if result.siblings:
-            yield _ruined(result)
+            yield concerned.ruined(result)
     link = None
     if result.survivors:
         link = links.new_parent(roots, result.output, result.survivors[0], chain.images[last + 1])
@@ -299,69 +308,6 @@ def _last_level(request: Request, chain: Chain) -> int:
     return index
 
 
-def _find_family(
-    result: MergePlan,
-    chain: Chain,
-    last: int,
-    roots: Roots,
-    children_of: ChildrenOf | None,
-    scan: bool,
-    progress: Progress | None,
-) -> None:
-    """Fill in siblings (ruined), grandchildren, and which of these need a new path."""
-    parents = {chain.paths[index]: chain.images[index].identity for index in range(last + 1)}
-    found = family.look(roots, parents, children_of=children_of, scan=scan, progress=progress)
-    for index in range(1, last + 1):
-        child = chain.paths[index - 1]
-        others = found.of(chain.paths[index])
-        result.siblings += [path for path in others if not family.same_name(roots, path, child)]
-    leaf = chain.paths[0]
-    result.grandchildren = found.of(leaf)
-    if result.output != leaf:
-        result.relink = list(result.grandchildren)
-    for path in result.grandchildren:
-        with roots.open(path) as file:
-            result.fingerprints[path] = Fingerprint.of(file)
-            if path in result.relink:
-                _require_relinkable(file, path, result.output, roots)
-    result.warnings += found.unread_warnings()
-
-
-def _require_relinkable(file: ImageFile, path: str, output: str, roots: Roots) -> None:
-    """Raises now what would keep a child's parent link from being rewritten later."""
-    roots.require_writable(path)
-    refusal = open_image(file).write_refusal
-    if refusal is not None:
-        raise refusal
-    if file.stat().st_nlink > 1:
-        raise ImageError(
-            "E_HARD_LINKS",
-            f"{path} needs a new parent path, but it has another name too (hard link), under "
-            "which it would change unseen. Make a copy of its own first, or keep the child's name.",
-            file=path,
-        )
-    if roots.windows_path(output) is None and roots.relative_windows_path(path, output) is None:
-        raise ImageError(
-            "E_NO_WINDOWS_PATH",
-            f"Windows would not find {output} from {path}: it is not known how Windows names the "
-            "folder. Give its storage root a Windows view, or keep the child's name.",
-            file=path,
-        )
-
-
-def _ruined(result: MergePlan) -> ImageError:
-    names = ", ".join(result.siblings[:5])
-    more = f" and {len(result.siblings) - 5} more" if len(result.siblings) > 5 else ""
-    return ImageError(
-        "E_SIBLINGS",
-        f"Other disks depend on a disk that would change, and would be ruined: {names}{more}. "
-        "Merge to a new disk instead: it leaves every existing file as it is.",
-        file=result.output,
-        field="children",
-        value=len(result.siblings),
-    )
-
-
 def _new_image(request: Request, merged: list[Image], parent: Any) -> NewImage:
     """What the merged disk will be: the child's face on the parent's type, or a new disk."""
     leaf, lowest = merged[0], merged[-1]
@@ -385,7 +331,7 @@ def _compare(plan: MergePlan, fresh: MergePlan) -> None:
     new_copy.require_same(plan, fresh, plan.request.leaf)
     new_children = set(fresh.grandchildren) - set(plan.grandchildren)
     if new_children:
-        raise copying.changed(plan.request.leaf, f"got a child ({sorted(new_children)[0]})")
+        raise fingerprints.changed(plan.request.leaf, f"got a child ({sorted(new_children)[0]})")
 
 
 # ---------------------------------------------------------------------- carrying out

@@ -14,8 +14,9 @@ from typing import Any
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.images import Image, NewImage, Target
-from disks.operations import copying, powershell, rules, space
-from disks.operations.copying import Copied, Draft, Fingerprint
+from disks.operations import copying, fingerprints, powershell, rules, space
+from disks.operations.copying import Copied, Draft
+from disks.operations.fingerprints import Fingerprint
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 from disks.operations.streaming import Amount, View
@@ -155,16 +156,16 @@ def require_same(plan: CopyPlan, fresh: CopyPlan, subject: str) -> None:
     if fresh.refused is not None:
         raise fresh.refused
     if [level.path for level in plan.levels] != [level.path for level in fresh.levels]:
-        raise copying.changed(subject, "got another chain of parents")
+        raise fingerprints.changed(subject, "got another chain of parents")
     for path in (*plan.exclusive, *plan.shared):
         if plan.fingerprints.get(path) != fresh.fingerprints.get(path):
-            raise copying.changed(path, "was changed")
+            raise fingerprints.changed(path, "was changed")
 
 
 def require_unchanged(plan: CopyPlan, roots: Roots) -> None:
     """E_CHANGED if one of the files was written or replaced since."""
     for path, seen in plan.fingerprints.items():
-        copying.require_unchanged(roots, path, seen)
+        fingerprints.require_unchanged(roots, path, seen)
 
 
 def make(

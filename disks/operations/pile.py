@@ -9,15 +9,15 @@ what lies in the trash when the work is begun again.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
-from disks.operations import copying, journal, merge, replacing, space, trash
-from disks.operations.copying import Fingerprint
+from disks.operations import copying, fingerprints, journal, merge, replacing, space, trash
 from disks.operations.family import ChildrenOf
+from disks.operations.fingerprints import Fingerprint
 from disks.operations.forest import Forest, Member, Run
 from disks.operations.inspection import moment_of
 from disks.operations.merge import MergePlan
@@ -138,6 +138,14 @@ class PilePlan:
         return [pile.step for pile in self.piles]
 
     @property
+    def unread(self) -> dict[str, ImageError]:
+        """Files and folders that may build on a merged disk, for all that can be read of them.
+
+        apply() asks for a declaration of each.
+        """
+        return {path: error for pile in self.piles for path, error in pile.merge.unread.items()}
+
+    @property
     def free_space_needed_bytes(self) -> int:
         """At the peak: every result beside all old files, which stay in the trash."""
         return sum(pile.merge.predicted_size_bytes for pile in self.piles)
@@ -201,6 +209,7 @@ def plan(
     found = survey(folder, roots, progress=progress)
     forest = found.forest
     runs = chosen(forest.runs, leaves)
+    suspects = [error.file for error in found.unread if error.file]
 
     def dry_run(run: Run) -> MergePlan:
         return merge.plan(
@@ -210,6 +219,7 @@ def plan(
             into_parent=True,
             keep_name=keep_name,
             children_of=forest.children_of,
+            suspects=suspects,
             scan=False,
             progress=progress,
         )
@@ -388,6 +398,7 @@ def apply(
     roots: Roots,
     *,
     offline: bool = False,
+    unrelated: Collection[str] = (),
     job: str = "",
     token: int = 0,
     progress: Progress | None = None,
@@ -400,6 +411,7 @@ def apply(
     first error, or a cancel, ends the work; piles merged before that stay merged. Begun
     again with the same steps, it passes over those that are done.
 
+    unrelated    as merge.apply() has it, of all these piles
     children_of  as merge.plan() has it; it must know what the merges so far have changed
     done         told of each merge as soon as it is complete
     """
@@ -414,7 +426,17 @@ def apply(
         part = _Part(progress, label, begin, step.held_bytes, total)
         row = _finished_before(step, roots)
         if row is None:
-            row = _merged(step, roots, offline, job, token, part, children_of)
+            fresh = _planned_again(step, roots, part, children_of)
+            row = merge.apply(
+                fresh,
+                roots,
+                offline=offline,
+                unrelated=unrelated,
+                job=job,
+                token=token,
+                progress=part,
+                children_of=children_of,
+            )
             progress.commit_ends()
             progress.log(
                 f"{label}merged {len(step.levels):,} disks into {shown(step.output)}, "
@@ -427,15 +449,10 @@ def apply(
     return rows
 
 
-def _merged(
-    step: Step,
-    roots: Roots,
-    offline: bool,
-    job: str,
-    token: int,
-    progress: Progress,
-    children_of: ChildrenOf | None,
-) -> dict[str, Any]:
+def _planned_again(
+    step: Step, roots: Roots, progress: Progress, children_of: ChildrenOf | None
+) -> MergePlan:
+    """The merge of a pile whose turn has come. Raises what the plan refuses, E_CHANGED."""
     fresh = merge.plan(
         step.leaf,
         roots,
@@ -450,19 +467,11 @@ def _merged(
         raise fresh.refused
     now = {level.path: fresh.fingerprints[level.path] for level in fresh.levels}
     if list(now) != [path for path, _ in step.levels]:
-        raise copying.changed(step.leaf, "got another chain of parents")
+        raise fingerprints.changed(step.leaf, "got another chain of parents")
     for path, seen in step.levels:
         if now[path] != seen:
-            raise copying.changed(path, "was changed")
-    return merge.apply(
-        fresh,
-        roots,
-        offline=offline,
-        job=job,
-        token=token,
-        progress=progress,
-        children_of=children_of,
-    )
+            raise fingerprints.changed(path)
+    return fresh
 
 
 def _finished_before(step: Step, roots: Roots) -> dict[str, Any] | None:

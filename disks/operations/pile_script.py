@@ -27,6 +27,9 @@ def script(piles: list[Pile], forest: Forest, roots: Roots, folder: str) -> tupl
     A pile that Windows could not merge either is left out, and a comment says why.
     """
     written = Script(Names(roots, folder))
+    unread = sorted({path for pile in piles for path in pile.merge.unread})
+    if unread:
+        written.unread(unread)
     for number, pile in enumerate(piles, 1):
         why_not = _why_not(pile)
         written.comment()

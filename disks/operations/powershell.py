@@ -88,7 +88,7 @@ _HEAD = """
 #Requires -Modules Hyper-V
 
 [CmdletBinding(SupportsShouldProcess = $true, ConfirmImpact = 'High')]
-param()
+param({parameters})
 
 Set-StrictMode -Version 2.0
 $ErrorActionPreference = 'Stop'
@@ -168,11 +168,25 @@ class Script:
     def __init__(self, names: Names) -> None:
         self._names = names
         self._lines: list[str] = []
+        self._parameters = ""
         self.steps = 0
 
     def comment(self, text: str = "") -> None:
         """One line of comment, whatever stands in the text."""
         self._lines.append(f"# {shown(text)}" if text else "#")
+
+    def unread(self, paths: Sequence[str]) -> None:
+        """Go on only with -Unrelated: these cannot be read, and may build on what is merged."""
+        self._parameters = "[switch] $Unrelated"
+        self.comment()
+        self.comment("These cannot be read, so nobody knows whether they build on a disk below:")
+        for path in paths:
+            self.comment(f"  {path}")
+        self._lines.append(
+            "if (-not $Unrelated) { Stop-Here 'Some files cannot be read; the script names them. "
+            "One that builds on a disk that is merged would be ruined. Once you know that none "
+            "does, start it with -Unrelated.' }"
+        )
 
     def chain(self, paths: Sequence[str], sizes_bytes: Mapping[str, int]) -> None:
         """Merge a chain, given leaf first, pair by pair into its last disk."""
@@ -225,5 +239,6 @@ class Script:
                 "# Start the script in that folder, which is called here:",
                 f"#   {shown(folder)}",
             ]
-        whole = "\n".join([*head, _HEAD, *self._lines, ""])
+        begin = _HEAD.replace("{parameters}", self._parameters)
+        whole = "\n".join([*head, begin, *self._lines, ""])
         return whole if whole.isascii() else "\ufeff" + whole

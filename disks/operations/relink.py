@@ -21,7 +21,7 @@ from disks.engine.findings import Finding, Level
 from disks.engine.formats import open_image
 from disks.engine.images import DiskType, FieldChange, HeaderRewrite, Image, NewParent
 from disks.engine.resolution import Status, resolve
-from disks.operations import journal, links, locks, rewriting, windows
+from disks.operations import fingerprints, journal, links, locks, rewriting, windows
 from disks.operations.inspection import link_document, managed_by
 from disks.operations.journal import UNDO
 from disks.operations.managers import Manager
@@ -117,7 +117,7 @@ def _plan_update(
         changes = () if written else image.plan_parent_link(new).changes
         looks = links.windows_will_look_at(roots, child, new)
         if image.parent is not None and image.parent.identity != target.identity:
-            findings.append(_other_identity(image.parent.identity, target.identity))
+            findings.append(_other_identity(image, image.parent.identity, target))
         findings += _warnings(child_file, parent_file, parent, target, roots)
         findings += _windows_warnings(child, parent, new, roots)
         if broken is not None:
@@ -166,10 +166,10 @@ def apply(
     progress = progress or Progress()
     progress.step("update", f"rewriting the parent link of {plan.child}")
     with locks.hold(roots, [plan.child], plan.ancestors, job=job, token=token):
-        rewriting.require_same_file(roots, plan.child, plan.file)
+        fingerprints.require_same_file(roots, plan.child, plan.file)
         fresh = _again(plan, roots, job)
         if fresh.fingerprint != plan.fingerprint:
-            raise rewriting.changed_meanwhile(plan.child)
+            raise fingerprints.changed(plan.child)
         if fresh.manager is not None and not offline:
             raise managed(plan.child, fresh.manager)
         before = _link(roots, plan.child)
@@ -325,7 +325,7 @@ def _parent_image(file: ImageFile) -> Image:
             f"{shown(file.path)} has no identity ({image.identity}), so no child could tell it "
             "from other disks. It cannot be a parent.",
             file=file.path,
-            field="unique_id",
+            field="identity",
             value=image.identity,
         )
     return image
@@ -358,8 +358,14 @@ def _refuse_mismatch(
                 f"{finding.message} Its content would be mixed with that of another disk. "
                 "Choose the disk that it was made from."
             )
+            if _of_one_chain(child, parent):
+                message = (
+                    f"{finding.message} By its virtual disk id it is of this disk's own chain: "
+                    "most likely the parent itself, written after this disk was made, or an older "
+                    "copy of it. Choose the parent as it was then, from a backup."
+                )
             raise ImageError(
-                finding.code, message, file=path, field="parent_unique_id", value=finding.value
+                finding.code, message, file=path, field="parent_identity", value=finding.value
             )
         if finding.level is Level.ERROR:
             raise ImageError(
@@ -514,7 +520,7 @@ def _windows_warnings(child: str, parent: str, new: NewParent, roots: Roots) -> 
             "N_NO_WINDOWS_VIEW",
             "It is not known how Windows names the parent's folder, so only the relative path is "
             "written and an absolute one is removed.",
-            "W2ku",
+            "absolute_path",
         )
     if new.relative_path is None:
         yield Finding(
@@ -522,7 +528,7 @@ def _windows_warnings(child: str, parent: str, new: NewParent, roots: Roots) -> 
             "N_NO_RELATIVE_PATH",
             "The two folders are on different drives or shares for Windows, so only the absolute "
             "path is written and a relative one is removed.",
-            "W2ru",
+            "relative_path",
         )
     elif roots.is_assumed_relative(child, parent):
         yield Finding(
@@ -530,23 +536,33 @@ def _windows_warnings(child: str, parent: str, new: NewParent, roots: Roots) -> 
             "W_RELATIVE_ASSUMED",
             "The relative path follows the folders of this host. It is right for Windows only if "
             "both folders lie under one drive or share there in the same way.",
-            "W2ru",
+            "relative_path",
             None,
             new.relative_path,
         )
 
 
-def _other_identity(expected: str, actual: str) -> Finding:
-    return Finding(
-        Level.WARNING,
-        "W_PARENT_IDENTITY",
+def _of_one_chain(child: Image, parent: Image) -> bool:
+    """Whether a disk of another identity is one of the child's chain all the same."""
+    return child.virtual_disk_id is not None and child.virtual_disk_id == parent.virtual_disk_id
+
+
+def _other_identity(child: Image, expected: str, parent: Image) -> Finding:
+    actual = parent.identity
+    message = (
         f"The child was made from the disk {expected}; this parent is {actual}. What the child "
         "does not hold itself will be read from another disk: its content will be wrong unless "
-        "the two were equal.",
-        "parent_unique_id",
-        None,
-        actual,
+        "the two were equal."
     )
+    if _of_one_chain(child, parent):
+        message = (
+            f"The child was made from this disk when its DataWriteGuid was {expected}; it is "
+            f"{actual} now, so its content was changed since, or an older copy was put in its "
+            "place. Where the child holds a sector, that one is read; everywhere else what the "
+            "parent holds now shows through. A file system that lies across both may be damaged "
+            "without a sign: check it in the guest before anything is written to it."
+        )
+    return Finding(Level.WARNING, "W_PARENT_IDENTITY", message, "parent_identity", None, actual)
 
 
 # ---------------------------------------------------------------------- applying

@@ -25,7 +25,7 @@ from disks.engine import faults
 from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
 from disks.operations import copying, durable, journal, locks, rewriting, trash
-from disks.operations.copying import Fingerprint
+from disks.operations.fingerprints import Fingerprint
 from disks.operations.journal import Sidecar
 from disks.operations.paths import Roots, is_internal_name
 from disks.operations.progress import Progress

@@ -22,7 +22,7 @@ from disks.engine.files import FileIdentity, ImageFile, storage_error
 from disks.engine.findings import Finding, Level
 from disks.engine.formats import by_name, open_image
 from disks.engine.images import DiskType, Fill, HeaderRewrite, Image, Write
-from disks.operations import filling, journal
+from disks.operations import filling, fingerprints, journal
 from disks.operations.journal import DONE, UNDO, Sidecar
 from disks.operations.pages import (
     Page,
@@ -142,7 +142,7 @@ def rewrite(
     previous = _previous(roots, path)
     with roots.open(path, writable=True) as file:
         if file.identity() != expected:
-            raise changed_meanwhile(path)
+            raise fingerprints.changed(path)
         image = open_image(file)
         before = _link_of(image)
         planned = change.build(image)
@@ -391,17 +391,6 @@ def require_one_name(file: ImageFile) -> None:
         )
 
 
-def require_same_file(roots: Roots, path: str, expected: FileIdentity) -> None:
-    """E_CHANGED if the disk was written, cut, replaced or taken away since the plan."""
-    try:
-        with roots.open(path) as file:
-            same = file.identity() == expected
-    except ImageError as error:
-        raise changed_meanwhile(path) from error
-    if not same:
-        raise changed_meanwhile(path)
-
-
 def recent_write(file: ImageFile) -> Iterator[Finding]:
     """A warning where the disk was written a moment ago: perhaps a machine runs on it."""
     seconds = time.time() - file.stat().st_mtime
@@ -461,15 +450,6 @@ def set_mtime(file: ImageFile, mtime_ns: int) -> None:
     except OSError as error:
         raise storage_error(error, file.path, verb="utime") from error
     file.sync()
-
-
-def changed_meanwhile(path: str) -> ImageError:
-    return ImageError(
-        "E_CHANGED",
-        f"{shown(path)} is not the file that the plan was made for: it was written or replaced "
-        "since. Nothing was changed. Look at it again, and plan anew.",
-        file=path,
-    )
 
 
 def attention(path: str, why: str) -> ImageError:

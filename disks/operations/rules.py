@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from disks.engine.check import check_image
 from disks.engine.errors import ImageError
 from disks.engine.findings import Level
-from disks.engine.formats import FORMATS
+from disks.engine.formats import FORMATS, by_name
 from disks.engine.images import DiskType, Format, Image, Target
 from disks.operations import windows
 from disks.operations.paths import Roots, is_internal_name
@@ -58,11 +58,11 @@ def check_new_name(roots: Roots, path: str, format: Target) -> None:
 
 
 def format_of_name(path: str) -> Format:
-    """The format whose extension the name has; the first one for other names."""
+    """The format whose extension the name has; for other names VHDX, the one of today."""
     for format in FORMATS:
         if path.lower().endswith(format.extensions):
             return format
-    return FORMATS[0]
+    return by_name("vhdx")
 
 
 def size_refusal(images: Iterable[tuple[str, Image]]) -> ImageError | None:

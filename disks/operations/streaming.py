@@ -33,7 +33,7 @@ PIECE_BYTES = 2 * MIB
 SLICE_BYTES = 512 * KIB
 """What is read, judged, hashed and written in one go: it stays in the processor's cache."""
 
-_WINDOW_SECTORS = 64 * GIB // SECTOR_BYTES
+_WINDOW_SECTORS = 1 * GIB // SECTOR_BYTES  # looked up between two reports, if all is empty
 _ZEROS = bytes(PIECE_BYTES)
 _ZERO_SLICE = bytearray(SLICE_BYTES)  # bytearray == memoryview is a memcmp; the reverse is slow
 _POSITION = struct.Struct(">QQ")
@@ -187,11 +187,14 @@ def count(view: View, block_bytes: int, progress: Progress | None = None) -> Amo
 
     Reads metadata only. Block sizes above 2 MiB are counted as the copy writes them.
     """
+    told = progress or Progress()
     block_sectors = _block_sectors(block_bytes)
     blocks = held = 0
     last = -1  # the block counted last
     total = sectors(view.virtual_size_bytes)
-    for run in _all_runs(view, progress):
+    for run in _all_runs(
+        view, lambda first: told.report(first * SECTOR_BYTES, view.virtual_size_bytes)
+    ):
         held += run.count_sectors
         end = run.first_sector + run.count_sectors
         first, final = run.first_sector // block_sectors, (end - 1) // block_sectors
@@ -233,7 +236,11 @@ def stream(
     digest = _Digest()
     blocks = zero_blocks = read_bytes = kept_bytes = since_report = seen = 0
     buffer = memoryview(bytearray(PIECE_BYTES if keep else SLICE_BYTES))
-    for block in _blocks(view, _block_sectors(block_bytes), progress):
+
+    def tell(_: int = 0) -> None:
+        progress.report(read_bytes, total, _sentence(verb, seen, total_blocks))
+
+    for block in _blocks(view, _block_sectors(block_bytes), tell):
         read_bytes += block.held_bytes
         since_report += block.length
         seen += 1
@@ -250,8 +257,8 @@ def stream(
             zero_blocks += 1
         if since_report >= PIECE_BYTES:
             since_report = 0
-            progress.report(read_bytes, total, _sentence(verb, seen, total_blocks))
-    progress.report(read_bytes, total, _sentence(verb, seen, total_blocks))
+            tell()
+    tell()
     return Streamed(blocks, zero_blocks, read_bytes, kept_bytes, digest.text())
 
 
@@ -370,12 +377,15 @@ def _whole_blocks(first: int, end: int, block_sectors: int, total: int) -> set[i
     }
 
 
-def _all_runs(view: View, progress: Progress | None) -> Iterator[Run]:
-    """All runs of a view, asked for in windows, so that a cancel is heard in long gaps."""
+def _all_runs(view: View, tell: Callable[[int], None]) -> Iterator[Run]:
+    """All runs of a view, asked for in windows, so that a cancel is heard in long gaps.
+
+    tell(first_sector) is called between windows and may raise.
+    """
     total = sectors(view.virtual_size_bytes)
     for first in range(0, total, _WINDOW_SECTORS):
-        if progress is not None and first:
-            progress.report(0, view.virtual_size_bytes)
+        if first:
+            tell(first)
         yield from view.runs(first, min(_WINDOW_SECTORS, total - first))
 
 
@@ -469,11 +479,11 @@ class _Block:
         )
 
 
-def _blocks(view: View, block_sectors: int, progress: Progress) -> Iterator[_Block]:
+def _blocks(view: View, block_sectors: int, tell: Callable[[int], None]) -> Iterator[_Block]:
     """Cut the view's runs at the output's block borders."""
     size = view.virtual_size_bytes
     block: _Block | None = None
-    for run in _all_runs(view, progress):
+    for run in _all_runs(view, tell):
         first, left, offset = run.first_sector, run.count_sectors, run.file_offset
         while left:
             start = first - first % block_sectors

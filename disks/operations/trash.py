@@ -21,8 +21,9 @@ from typing import Any
 from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
 from disks.operations import bereft, durable, journal, locks, relink
-from disks.operations.copying import Fingerprint, job_word
+from disks.operations.copying import job_word
 from disks.operations.family import ChildrenOf
+from disks.operations.fingerprints import Fingerprint
 from disks.operations.inspection import managed_by
 from disks.operations.paths import TRASH_FOLDER, Roots
 from disks.operations.progress import Progress

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 
 from disks.engine.formats import open_image
-from disks.engine.images import Image, Source
+from disks.engine.images import Source
 from disks.models import Disk
 from disks.services import roots
 
@@ -13,24 +14,29 @@ MOST_CELLS = 2_000
 _SHADES = 4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Cell:
-    """count blocks from first_block on, allocated of them stored in this file."""
+    """count blocks from first_block on, allocated of them stored in this file.
+
+    zeros: blocks of a differencing disk that the table says to be zeros: nothing is stored, and
+    they hide what the parent has there.
+    """
 
     first_block: int
     count: int
-    allocated: int
+    allocated: int = 0
+    zeros: int = 0
 
     @property
     def state(self) -> str:
-        """`empty`, `partial` or `allocated`."""
+        """`empty`, `zeros`, `partial` or `allocated`."""
         if not self.allocated:
-            return "empty"
+            return "zeros" if self.zeros else "empty"
         return "allocated" if self.allocated == self.count else "partial"
 
     @property
     def shade(self) -> int:
-        """0 nothing, 1 to 3 part, 4 every block."""
+        """How much is stored: 0 nothing, 1 to 3 part, 4 every block."""
         if self.allocated <= 0:
             return 0
         if self.allocated >= self.count:
@@ -39,39 +45,32 @@ class Cell:
 
 
 def block_map(disk: Disk, most: int = MOST_CELLS) -> list[Cell]:
-    """At most that many cells in the disk's order; none for a fixed disk.
+    """At most that many cells in the disk's order; none for a disk without blocks.
 
     Raises ImageError where the file cannot be read.
     """
-    scope = roots.operation_roots()
-    try:
-        with scope.open(disk.path) as file:
-            image = open_image(file)
-            total = image.blocks_total
-            if not total:
-                return []
-            per_cell = -(-total // most)
-            counts = [0] * -(-total // per_cell)
-            for block in _allocated(image):
-                if block < total:
-                    counts[block // per_cell] += 1
-    finally:
-        scope.close()
-    return [
-        Cell(index * per_cell, min(per_cell, total - index * per_cell), count)
-        for index, count in enumerate(counts)
-    ]
+    with closing(roots.operation_roots()) as scope, scope.open(disk.path) as file:
+        image = open_image(file)
+        total = image.blocks_total
+        if not total:
+            return []
+        size = -(-total // most)
+        cells = [Cell(first, min(size, total - first)) for first in range(0, total, size)]
+        hides = image.parent is not None  # elsewhere blocks that are absent read as zeros, too
+        for first, count, source in image.block_runs():
+            if source is Source.DATA or (hides and source is Source.ZERO):
+                _add(cells, size, first, count, is_data=source is Source.DATA)
+        return cells
 
 
-def _allocated(image: Image) -> list[int]:
-    """Blocks that are in the file; from the BAT where the format has one to walk through."""
-    bat = getattr(image, "bat", None)
-    if bat is not None:
-        return [block for block, _ in bat.allocated()]
-    sectors = image.block_size_bytes // image.logical_sector_bytes
-    found: set[int] = set()
-    for extent in image.extents(0, image.virtual_size_bytes // image.logical_sector_bytes):
-        if extent.source is Source.DATA:
-            last = extent.first_sector + extent.count_sectors - 1
-            found.update(range(extent.first_sector // sectors, last // sectors + 1))
-    return sorted(found)
+def _add(cells: list[Cell], size: int, first: int, count: int, *, is_data: bool) -> None:
+    """A run of blocks to the cells that it lies in."""
+    end = first + count
+    while first < end:
+        cell = cells[first // size]
+        inside = min(end, cell.first_block + cell.count) - first
+        if is_data:
+            cell.allocated += inside
+        else:
+            cell.zeros += inside
+        first += inside

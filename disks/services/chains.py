@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from django.db import connection
 from django.db.models import QuerySet
 
 from disks.models import Disk, ParentLink
-from disks.services.bulk import update_rows
 
 # A cycle cannot be stored as found links, but two scans may race: no query may run away.
 DEPTH_LIMIT = 5_000
@@ -80,8 +80,7 @@ class Graph:
 JOINING = (ParentLink.Status.FOUND, ParentLink.Status.IN_USE)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A disk's chain columns."""
 
     position: int
@@ -113,30 +112,6 @@ def places(graph: Graph, disks: Iterable[int]) -> dict[int, Place]:
                 len(graph.children_of.get(disk, ())),
             )
     return result
-
-
-def renew_columns(disks: Iterable[int], graph: Graph | None = None) -> set[int]:
-    """Bring the chain columns of these disks and of all connected ones up to date.
-
-    Returns all disks that were looked at. Only rows that differ are written.
-    """
-    graph = graph or Graph.load()
-    wanted = places(graph, disks)
-    changed = []
-    ids = list(wanted)
-    for start in range(0, len(ids), 5_000):
-        current = Disk.objects.filter(pk__in=ids[start : start + 5_000]).values_list(
-            "pk", "chain_position", "chain_depth", "chain_base_id", "child_count"
-        )
-        for pk, position, depth, base, children in current:
-            place = wanted[pk]
-            row = (place.position, place.depth, place.base, place.children)
-            if row != (position, depth, base, children):
-                changed.append((pk, *row))
-    update_rows(
-        Disk, ["chain_position", "chain_depth", "chain_base", "child_count"], sorted(changed)
-    )
-    return set(wanted)
 
 
 def chain_of(disk: Disk) -> list[Disk]:

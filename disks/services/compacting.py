@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from disks.models import Disk, Job
-from disks.operations import compact, copying
+from disks.operations import compact, fingerprints
 from disks.operations.compact import CompactPlan
 from disks.operations.progress import Progress
 from disks.services import declarations, inspection, jobs, roots, trash
@@ -43,7 +43,7 @@ def request(
     if planned.refused is not None:
         raise planned.refused
     if seen is not None and planned.as_dict()["fingerprint"] != seen:
-        raise copying.changed(disk.path, "was changed")
+        raise fingerprints.changed(disk.path)
     declarations.require(planned.exclusive, declared_offline=declared_offline)
     return jobs.request(
         kind=Job.Kind.COMPACT,

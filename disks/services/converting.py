@@ -8,7 +8,7 @@ from typing import Any
 
 from disks.engine.images import DiskType
 from disks.models import Disk, Job
-from disks.operations import convert, copying
+from disks.operations import convert, fingerprints
 from disks.operations.convert import ConvertPlan
 from disks.operations.progress import Progress
 from disks.services import declarations, inspection, jobs, roots
@@ -56,7 +56,7 @@ def request(
     if planned.refused is not None:
         raise planned.refused
     if seen is not None and planned.fingerprint != seen:
-        raise copying.changed(disk.path, "was changed")
+        raise fingerprints.changed(disk.path, "was changed")
     declarations.require(planned.exclusive, declared_offline=True)  # no existing file is written
     return jobs.request(
         kind=Job.Kind.CONVERT,

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from disks.engine.errors import ImageError
 from disks.engine.images import DiskType
 from disks.models import Disk, Job
-from disks.operations import create
+from disks.operations import create, fingerprints
 from disks.operations.create import CreatePlan
 from disks.operations.progress import Progress
 from disks.services import declarations, inspection, jobs, roots
@@ -22,7 +21,8 @@ def plan(
     disk_type: DiskType | str = DiskType.DYNAMIC,
     size_bytes: int | None = None,
     parent: str | None = None,
-    block_size_bytes: int = create.DEFAULT_BLOCK_BYTES,
+    block_size_bytes: int | None = None,
+    sector_bytes: int | None = None,
 ) -> CreatePlan:
     """What a new disk at this host path would be; what stands in the way is in `refused`."""
     scope = roots.operation_roots()
@@ -34,6 +34,7 @@ def plan(
             size_bytes=size_bytes,
             parent=parent,
             block_size_bytes=block_size_bytes,
+            sector_bytes=sector_bytes,
         )
     finally:
         scope.close()
@@ -47,7 +48,8 @@ def request(
     disk_type: DiskType | str = DiskType.DYNAMIC,
     size_bytes: int | None = None,
     parent: str | None = None,
-    block_size_bytes: int = create.DEFAULT_BLOCK_BYTES,
+    block_size_bytes: int | None = None,
+    sector_bytes: int | None = None,
     address: str = "",
 ) -> Job:
     """Ask for the new disk; the caller enqueues the job. Raises what the plan refuses."""
@@ -57,6 +59,7 @@ def request(
         "size_bytes": size_bytes,
         "parent": parent,
         "block_size_bytes": block_size_bytes,
+        "sector_bytes": sector_bytes,
     }
     planned = plan(**options)
     if planned.refused is not None:
@@ -81,19 +84,14 @@ def run_create(
 ) -> dict[str, Any]:
     """The work: plan again, compare the parent with what was shown, make the disk."""
     scope = context.roots()
-    options = {name: parameters[name] for name in _OPTIONS}
+    options: dict[str, Any] = {name: parameters.get(name) for name in _OPTIONS}
     path = options.pop("path")
     try:
         planned = create.plan(path, scope, **options)
         if planned.refused is not None:
             raise planned.refused
         if planned.fingerprint != dict(parameters["fingerprint"]):
-            raise ImageError(
-                "E_CHANGED",
-                f"The parent {readable(str(parameters['parent']))} was changed since the new "
-                "disk was asked for.",
-                file=parameters["parent"],
-            )
+            raise fingerprints.changed(str(parameters["parent"]))
         return create.apply(
             planned, scope, job=context.name, token=context.token, progress=progress
         )
@@ -111,4 +109,4 @@ def finished_create(job: Job, result: dict[str, Any]) -> None:
         Job.objects.filter(pk=job.pk).update(disk=disk)
 
 
-_OPTIONS = ("path", "disk_type", "size_bytes", "parent", "block_size_bytes")
+_OPTIONS = ("path", "disk_type", "size_bytes", "parent", "block_size_bytes", "sector_bytes")

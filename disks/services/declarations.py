@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from disks.engine.errors import ImageError
 from disks.models import Disk, StorageRoot
-from disks.operations import copying
+from disks.operations import fingerprints
 from disks.operations.compact import CompactPlan
+from disks.operations.concerned import UnreadDisks
 from disks.operations.expand import ExpandPlan
 from disks.operations.new_copy import CopyPlan
 from disks.services.errors import Refusal
-from disks.services.stored_json import readable
+from disks.services.stored_json import readable, restored, storable
 
 OFFLINE_STATES = (StorageRoot.State.OFFLINE, StorageRoot.State.CHANGED)
 
@@ -55,6 +58,9 @@ def require(host_paths: Iterable[str], *, declared_offline: bool) -> None:
             )
 
 
+LOG_WAITS = "Its log waits to be replayed: replay it first."
+
+
 def require_chain(disk: Disk) -> None:
     """Raises Refusal with the disk's own verdict where its chain cannot be read."""
     if disk.health in (
@@ -62,7 +68,6 @@ def require_chain(disk: Disk) -> None:
         Disk.Health.DAMAGED,
         Disk.Health.UNREADABLE,
         Disk.Health.NOT_A_DISK,
-        Disk.Health.NOT_READ,
         Disk.Health.MISSING,
     ):
         advice = ""
@@ -107,7 +112,46 @@ def require_as_shown(
         raise planned.refused
     for path, seen in shown:
         if planned.fingerprint.get(path) != seen:
-            raise copying.changed(path, "was changed")
+            raise fingerprints.changed(path)
+
+
+def unread_files() -> list[str]:
+    """Files and folders, as host paths, of which the catalog does not know what they name.
+
+    Damaged disks, disks that could not be opened, and what the last scan of a root could not
+    read besides. For the operations' `suspects`; they look again before they believe it.
+    """
+    rows = Disk.objects.filter(
+        own_health__in=(Disk.Health.DAMAGED, Disk.Health.UNREADABLE, Disk.Health.IN_USE),
+        missing_since=None,
+    ).select_related("root")
+    found = {disk.path for disk in rows}
+    for root in StorageRoot.objects.only("path", "last_scan_result"):
+        for relative in restored(root.last_scan_result.get("unread", [])):
+            found.add(os.path.join(root.path, relative) if relative else root.path)
+    return sorted(found)
+
+
+@contextmanager
+def unread_remembered() -> Iterator[None]:
+    """What E_UNREAD_DISKS names is known afterwards, so that the form asks about it then."""
+    try:
+        yield
+    except UnreadDisks as error:
+        remember_unread(error.paths)
+        raise
+
+
+def remember_unread(host_paths: Iterable[str]) -> None:
+    """Files and folders that turned out not to be readable between two scans."""
+    from disks.services import roots
+
+    for path in host_paths:
+        root, relative = roots.locate(path)
+        known = restored(root.last_scan_result.get("unread", []))
+        if relative not in known:
+            root.last_scan_result["unread"] = storable(sorted([*known, relative]))
+            root.save(update_fields=["last_scan_result"])
 
 
 def catalog_children(path: str) -> list[str]:

@@ -1,19 +1,22 @@
 """Was a parent written after its child was first seen? (bad-input 58)
 
-A differencing disk is only right over a parent that stays as it was. Identities do not
-tell: a VHD keeps its identity when it is written. So each link remembers how its parent
-looked when the two were first seen together, and compares.
+A differencing disk is only right over a parent that stays as it was. A VHD's identity does not
+tell, for it survives writes; so each link remembers how its parent looked when the two were
+first seen together, and compares. A VHDX gets another identity with the first write: while it
+keeps its own, new headers or times are no sign of one, and when it has another, what was
+remembered tells what happened to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from django.utils import timezone
 
 from disks.models import Disk, ParentLink
+from disks.services.bulk import select_rows
 from disks.services.stored_json import readable
 
 _FIELDS = (
@@ -25,13 +28,19 @@ _FIELDS = (
     "blocks_allocated",
     "inode",
     "device",
+    "identity",
+    "file_write_guid",
 )
+
+
+WRITTEN = "written"  # of a link's evidence: the parent is there, its content another one
 
 
 class Watched(Protocol):
     """The columns of a link that this module looks at."""
 
     parent_id: int | None
+    written_since_id: int | None
     parent_written_after: bool
     parent_evidence: dict[str, Any]
 
@@ -44,13 +53,20 @@ def renew(
     before: the parent that each link had until now. One that found another starts anew.
     rewritten: parents whose headers our own job rewrote, content unchanged.
     """
-    ids = {link.parent_id for link in links if link.parent_id is not None}
-    parents = {row["pk"]: row for row in Disk.objects.filter(pk__in=ids).values(*_FIELDS)}
+    wanted = {
+        pk for link in links for pk in (link.parent_id, link.written_since_id) if pk is not None
+    }
+    parents = {row[0]: row for row in select_rows(Disk, "pk", wanted, *_FIELDS[1:])}
+    at = _now()
+    seen = {pk: _seen(row, at) for pk, row in parents.items()}
     for link, parent_before in zip(links, before, strict=True):
-        parent = parents.get(link.parent_id) if link.parent_id is not None else None
-        if parent is None:
+        link.parent_evidence.pop(WRITTEN, None)
+        if link.written_since_id is not None and link.written_since_id in seen:
+            _tell_written(link, link.written_since_id, seen[link.written_since_id])
+            continue
+        if link.parent_id is None or link.parent_id not in seen:
             continue  # what was seen before stays, for when the parent is found again
-        now = _seen(parent)
+        now = seen[link.parent_id]
         first = link.parent_evidence.get("first")
         known_before = link.parent_evidence.get("parent", parent_before)
         if first is None or known_before != link.parent_id:
@@ -59,7 +75,7 @@ def renew(
         elif link.parent_id in rewritten and not link.parent_written_after:
             link.parent_evidence |= {"first": now, "now": now}
         else:
-            _compare(link, parent["name"], first, now)
+            _compare(link, parents[link.parent_id][1], first, now)
 
 
 def trust(link: ParentLink) -> None:
@@ -67,21 +83,29 @@ def trust(link: ParentLink) -> None:
     parent = link.parent
     if parent is None:
         return
-    row = Disk.objects.filter(pk=parent.pk).values(*_FIELDS).get()
-    now = _seen(row)
+    now = _seen(Disk.objects.filter(pk=parent.pk).values_list(*_FIELDS).get(), _now())
     link.parent_evidence = {"parent": parent.pk, "first": now, "now": now}
     link.parent_written_after = False
     link.save(update_fields=["parent_evidence", "parent_written_after"])
 
 
-def _seen(parent: Mapping[str, Any]) -> dict[str, Any]:
+def _now() -> str:
+    return timezone.now().isoformat(timespec="seconds")
+
+
+def _seen(row: Sequence[Any], at: str) -> dict[str, Any]:
+    """How a parent (_FIELDS) looks."""
+    _, _, mtime_ns, size_bytes, header_hash, blocks_allocated, inode, device, *rest = row
+    identity, file_write_guid = rest
     return {
-        "mtime_ns": parent["mtime_ns"],
-        "size_bytes": parent["file_size_bytes"],
-        "header_hash": parent["header_hash"],
-        "blocks_allocated": parent["blocks_allocated"],
-        "file": [parent["device"], parent["inode"]],
-        "at": timezone.now().isoformat(timespec="seconds"),
+        "mtime_ns": mtime_ns,
+        "size_bytes": size_bytes,
+        "header_hash": header_hash,
+        "blocks_allocated": blocks_allocated,
+        "file": [device, inode],
+        "identity": identity,
+        "file_write_guid": file_write_guid,
+        "at": at,
     }
 
 
@@ -94,29 +118,56 @@ def _compare(link: Watched, name: str, first: dict[str, Any], now: dict[str, Any
             f"The parent {readable(name)} was written after this disk was first seen: "
             f"{'; '.join(changes)}. What this disk holds may no longer fit to it."
         )
-    elif link.parent_written_after and first == now | {"at": first["at"]}:
+    elif link.parent_written_after and first == {key: now[key] for key in first} | _at(first):
         # The old file was put back, byte for byte as far as can be seen.
         link.parent_written_after = False
         link.parent_evidence.pop("sentence", None)
 
 
+def _at(seen: dict[str, Any]) -> dict[str, Any]:
+    return {"at": seen["at"]}
+
+
+def _tell_written(link: Watched, parent: int, now: dict[str, Any]) -> None:
+    """The parent lies where it should, and has another identity: what is known about that."""
+    told: dict[str, Any] = {"disk": parent, "now": now, "changes": []}
+    first = link.parent_evidence.get("first")
+    if first is not None and link.parent_evidence.get("parent") == parent:
+        told |= {"first": first, "changes": _changes(first, now)}
+    link.parent_evidence[WRITTEN] = told
+
+
 def _changes(first: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What speaks for a write, in words. A copy with new times alone is no sign of one."""
     found = []
+    if now["file_write_guid"]:
+        if first.get("identity") == now["identity"]:
+            return _grown(first, now)
+        found.append(f"its DataWriteGuid was {first.get('identity')} and is {now['identity']} now")
     if first["size_bytes"] != now["size_bytes"]:
         found.append(f"it had {first['size_bytes']:,} bytes and has {now['size_bytes']:,} now")
     if first["blocks_allocated"] != now["blocks_allocated"]:
-        found.append(
-            f"it had {first['blocks_allocated'] or 0:,} allocated blocks and has "
-            f"{now['blocks_allocated'] or 0:,} now"
-        )
-    if first["header_hash"] != now["header_hash"]:
+        found.append(_blocks(first, now))
+    if first["header_hash"] != now["header_hash"] and not now["file_write_guid"]:
         found.append("its headers changed")
     same_file = first["file"][1] == now["file"][1]
     if same_file and first["mtime_ns"] != now["mtime_ns"]:
         was, is_now = _when(first["mtime_ns"]), _when(now["mtime_ns"])
         found.append(f"it was last written {is_now}, not {was}")
     return found
+
+
+def _grown(first: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Compacting drops blocks and keeps the content; blocks that came must hold something new."""
+    came = (now["blocks_allocated"] or 0) > (first["blocks_allocated"] or 0)
+    return [f"{_blocks(first, now)}, under the same DataWriteGuid"] if came else []
+
+
+def _blocks(first: dict[str, Any], now: dict[str, Any]) -> str:
+    return (
+        f"it had {first['blocks_allocated'] or 0:,} allocated blocks and has "
+        f"{now['blocks_allocated'] or 0:,} now"
+    )
 
 
 def _when(mtime_ns: int | None) -> str:

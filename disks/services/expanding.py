@@ -7,7 +7,7 @@ from typing import Any
 
 from disks.engine.formats import open_image
 from disks.models import Disk, Job
-from disks.operations import copying, expand, recover
+from disks.operations import expand, fingerprints, recover
 from disks.operations.expand import ExpandPlan
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
@@ -60,7 +60,7 @@ def request(
     if planned.refused is not None:
         raise planned.refused
     if seen is not None and planned.fingerprint != seen:
-        raise copying.changed(disk.path, "was changed")
+        raise fingerprints.changed(disk.path, "was changed")
     declarations.require(planned.exclusive, declared_offline=declared_offline)
     return jobs.request(
         kind=Job.Kind.EXPAND,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Sequence
-from datetime import datetime
 from typing import Any
 
 from django.db import transaction
@@ -15,14 +14,14 @@ from disks.engine.check import check_image
 from disks.engine.errors import ImageError
 from disks.engine.findings import Finding, Level
 from disks.engine.formats import identify
-from disks.engine.images import RawRegion
+from disks.engine.images import RawRegion, Report
 from disks.models import Disk, Job, StorageRoot
 from disks.operations import inspection, paths
 from disks.operations.progress import Progress
-from disks.services import jobs, linking, reading, roots, scanning, verdicts
-from disks.services.bulk import insert_rows
+from disks.services import disk_rows, jobs, linking, reading, roots, verdicts
 from disks.services.errors import Refusal
 from disks.services.linking import Touched
+from disks.services.moves import Found
 from disks.services.reading import Reading
 from disks.services.stored_json import readable
 from disks.services.work import JobContext
@@ -124,24 +123,19 @@ def _refresh_one(
                     row.put_away_by = put_away_by
                     row.save(update_fields=["missing_since", "put_away_by"])
             return
+    if row is None and not (found.is_listed and found.was_read):
+        return
     with transaction.atomic():
         if row is None:
-            row = _new_row(root, relative, found, now)
-            if row is None:
-                return
+            new = Found(root, relative, found)
+            key = disk_rows.insert_disks([new], now)[root.pk, relative]
+            if found.link is not None:
+                touched.new_links[key] = found.link
         else:
-            touched.add(row.pk, row.identity)
-            columns = scanning.file_columns(found) | {
-                "last_seen_at": now,
-                "missing_since": None,
-                "put_away_by": None,
-            }
-            if found.was_read:
-                columns["last_read_at"] = now
-            Disk.objects.filter(pk=row.pk).update(**columns)
-        touched.add(row.pk, found.identity)
-        if found.was_read:
-            scanning.write_links([(row.pk, found)])
+            key = row.pk
+            touched.add(key, row.identity)
+            disk_rows.update_disks([(key, found)], now)
+        touched.add(key, found.identity)
 
 
 def _read(scope: paths.Roots, path: str) -> Reading:
@@ -152,26 +146,6 @@ def _read(scope: paths.Roots, path: str) -> Reading:
         except ImageError:
             names = []
         return reading.read(file, name, reading.telling_names(names))
-
-
-def _new_row(root: StorageRoot, relative: str, found: Reading, now: datetime) -> Disk | None:
-    if not found.is_listed or not found.was_read:
-        return None
-    verdict = verdicts.own_verdict(found.columns["own_health"], found.columns["findings"])
-    values = {
-        "root": root.pk,
-        "relative_path": relative,
-        "name": os.path.basename(relative),
-        "first_seen_at": now,
-        "last_seen_at": now,
-        "last_read_at": now,
-        "health": verdict.health,
-        "health_code": verdict.code,
-        "sentence": verdict.sentence,
-        **found.columns,
-    }
-    insert_rows(Disk, list(values), [list(values.values())])
-    return Disk.objects.get(root=root, relative_path=relative)
 
 
 # ------------------------------------------------------------------------------- checking
@@ -209,9 +183,14 @@ def run_check(
     disks = Disk.objects.select_related("root").in_bulk(wanted)
     scope = context.roots()
     results: list[dict[str, Any]] = []
-    progress.step("check", f"Checking {len(wanted):,} disks")
+    progress.step("check", f"Checking {len(wanted):,} {'disk' if len(wanted) == 1 else 'disks'}")
     total = sum(disk.file_size_bytes for disk in disks.values())
     done = 0
+
+    def report(at: int, _size: int) -> None:
+        """Places in one file become bytes of all of them."""
+        progress.report(done + at, total)
+
     try:
         for number, pk in enumerate(wanted, 1):
             disk = disks.get(pk)
@@ -219,7 +198,8 @@ def run_check(
                 continue
             sentence = f"disk {number:,} of {len(wanted):,}: {readable(disk.name)}"
             progress.report(done, total, sentence)
-            findings, was_read = _check_one(disk, scope, deep=bool(parameters.get("deep", True)))
+            deep = bool(parameters.get("deep", True))
+            findings, was_read = _check_one(disk, scope, deep=deep, report=report)
             errors = sum(finding.level is Level.ERROR for finding in findings)
             warnings = sum(finding.level is Level.WARNING for finding in findings)
             results.append(
@@ -248,11 +228,13 @@ def run_check(
     }
 
 
-def _check_one(disk: Disk, scope: paths.Roots, *, deep: bool) -> tuple[list[Finding], bool]:
+def _check_one(
+    disk: Disk, scope: paths.Roots, *, deep: bool, report: Report
+) -> tuple[list[Finding], bool]:
     """The findings, and whether the file could be read at all."""
     try:
         with scope.open(disk.path) as file:
-            findings = check_image(file, deep=deep)
+            findings = check_image(file, deep=deep, report=report)
     except ImageError as error:
         return [Finding.from_error(error)], False
     if disk.disk_type == "differencing":
@@ -272,11 +254,7 @@ def _keep(results: Sequence[dict[str, Any]]) -> None:
         if not row["was_read"]:
             continue
         disk = Disk.objects.filter(pk=row["disk"]).first()
-        if disk is None or disk.own_health in (
-            Disk.Health.IN_USE,
-            Disk.Health.UNREADABLE,
-            Disk.Health.NOT_READ,
-        ):
+        if disk is None or disk.own_health in (Disk.Health.IN_USE, Disk.Health.UNREADABLE):
             continue
         of_file = [
             finding

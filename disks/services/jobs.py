@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -91,6 +91,9 @@ def request(
         idempotency_key = hashlib.sha256(idempotency_key.encode()).hexdigest()
     locks = {"exclusive": sorted(set(exclusive or [])), "shared": sorted(set(shared or []))}
     known = user if isinstance(user, Account) else None
+    declared = {"declared_offline": declared_offline} | (
+        {"declared_unrelated": parameters["unrelated"]} if parameters.get("unrelated") else {}
+    )
     try:
         with transaction.atomic():
             job = Job.objects.create(
@@ -110,11 +113,10 @@ def request(
             audit.record(
                 user=user,
                 action="job-requested",
-                sentence=f"{summary}: requested"
-                + (", declared offline." if declared_offline else "."),
+                sentence=f"{summary}: requested{_declared(**declared)}.",
                 disk=disk,
                 job=job,
-                after={"kind": kind, "declared_offline": declared_offline, "locks": locks},
+                after={"kind": kind, **declared, "locks": locks},
                 address=address,
             )
     except IntegrityError:
@@ -129,6 +131,16 @@ def request(
             ) from None
         return earlier
     return job
+
+
+def _declared(declared_offline: bool, declared_unrelated: Sequence[str] = ()) -> str:
+    """What somebody took the responsibility for, as the end of a sentence."""
+    said = ", declared offline" if declared_offline else ""
+    if declared_unrelated:
+        count = len(declared_unrelated)
+        what = declared_unrelated[0] if count == 1 else f"{count:,} files or folders"
+        said += f", {what} declared to build on none of its disks though not readable"
+    return said
 
 
 # --- claiming ----------------------------------------------------------------------------
@@ -489,6 +501,7 @@ PLANNED_KINDS = frozenset(
     (
         Job.Kind.UPDATE_PARENT,
         Job.Kind.REPAIR,
+        Job.Kind.REPLAY_LOG,
         Job.Kind.MERGE,
         Job.Kind.PILE,
         Job.Kind.COMPACT,
@@ -499,13 +512,13 @@ PLANNED_KINDS = frozenset(
 
 
 def needs_a_new_plan(job: Job) -> bool:
-    """Whether trying again can only fail: the disk is not what the job's plan was made for."""
+    """Whether trying again can only fail: what the job's plan was made for is not so any more."""
     return (
         job.status == Job.Status.FAILED
         and job.kind in PLANNED_KINDS
         and job.disk_id is not None
         and isinstance(job.error, dict)
-        and job.error.get("code") == "E_CHANGED"
+        and job.error.get("code") in ("E_CHANGED", "E_UNREAD_DISKS")
     )
 
 
@@ -550,8 +563,8 @@ def retry(job: Job, user: User, address: str = "", *, declared_offline: bool | N
     if needs_a_new_plan(job):
         raise Refusal(
             "E_CHANGED",
-            f"Job {job.pk} cannot be tried again: its disk has changed since the plan was made.",
-            "Open the form of this disk again: it plans with the disk as it is now.",
+            f"Job {job.pk} cannot be tried again: what it was planned for has changed since.",
+            "Open the form of this disk again: it plans with everything as it is now.",
         )
     parameters = restored(job.parameters)
     locks = parameters.pop("locks", {})

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 from disks.engine.images import DiskType
 from disks.models import Disk, Job
-from disks.operations import copying, merge, replacing
+from disks.operations import concerned, fingerprints, merge, replacing
 from disks.operations.merge import MergePlan
 from disks.operations.progress import Progress
 from disks.services import chains, declarations, inspection, jobs, roots, trash
@@ -44,6 +46,7 @@ def plan(
             keep_name=keep_name,
             disk_type=disk_type,
             children_of=declarations.catalog_children,
+            suspects=declarations.unread_files() if into_parent else (),
             scan=False,
         )
     finally:
@@ -56,6 +59,7 @@ def request(
     user: Any,
     idempotency_key: str,
     declared_offline: bool = False,
+    unrelated: Sequence[str] = (),
     into_parent: bool = False,
     to: str | None = None,
     base: str | None = None,
@@ -67,7 +71,9 @@ def request(
     """Ask for the merge as it is planned now; the caller enqueues the job.
 
     seen: the fingerprint of the plan that was shown; E_CHANGED if it is another one by now.
-    Raises what the plan refuses, and Refusal E_NOT_OFFLINE, E_READ_ONLY, E_ROOT_OFFLINE.
+    unrelated: what cannot be read and is declared to build on none of the merged disks.
+    Raises what the plan refuses, E_UNREAD_DISKS, and Refusal E_NOT_OFFLINE, E_READ_ONLY,
+    E_ROOT_OFFLINE.
     """
     options: dict[str, Any] = {
         "into_parent": into_parent,
@@ -80,11 +86,17 @@ def request(
     if planned.refused is not None:
         raise planned.refused
     if seen is not None and planned.as_dict()["fingerprint"] != seen:
-        raise copying.changed(leaf.path, "was changed")
+        raise fingerprints.changed(leaf.path)
     declarations.require(planned.exclusive, declared_offline=declared_offline or not into_parent)
+    concerned.require_unrelated(planned, unrelated)
     return jobs.request(
         kind=Job.Kind.MERGE,
-        parameters=options | {"leaf": leaf.path, "fingerprint": [*planned.fingerprint.items()]},
+        parameters=options
+        | {
+            "leaf": leaf.path,
+            "fingerprint": [*planned.fingerprint.items()],
+            "unrelated": list(unrelated),
+        },
         user=user,
         disk=leaf,
         root=leaf.root,
@@ -112,8 +124,7 @@ def run_merge(
     parameters: dict[str, Any], progress: Progress, context: JobContext
 ) -> dict[str, Any]:
     """The work: plan again, compare with what was shown, carry out."""
-    scope = context.roots()
-    try:
+    with closing(context.roots()) as scope, declarations.unread_remembered():
         planned = merge.plan(
             parameters["leaf"],
             scope,
@@ -130,13 +141,12 @@ def run_merge(
             planned,
             scope,
             offline=context.job.declared_offline,
+            unrelated=parameters.get("unrelated", ()),
             job=context.name,
             token=context.token,
             progress=progress,
             children_of=declarations.catalog_children,
         )
-    finally:
-        scope.close()
     told = {"sentence": f"Merged{replacing.and_to_repair(result)}"}
     return result | {
         **(told if result.get(replacing.TO_REPAIR) else {}),

@@ -1,13 +1,16 @@
-"""The first page's facts: what is broken and by what, what is unknown, and as of when."""
+"""The first page's facts: what is broken and by what, what is unknown, and as of when.
+
+It is asked for often and over catalogs of any size, so all numbers come from indexes made
+for them, and of long lists only the beginning is read.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from django.db.models import Count, Max, Min, Q, QuerySet, Sum
+from django.db.models.functions import Coalesce, NullIf
 
 from disks.models import Disk, Job, ParentLink, StorageRoot, TrashedJob
 from disks.services import causes
@@ -49,7 +52,7 @@ class Totals:
     in_use: int
     unreadable: int
     not_disks: int
-    not_read: int  # of a format that this version does not read
+    log_waits: int
     as_of: datetime | None
 
     @property
@@ -62,22 +65,20 @@ def broken_groups(most: int | None = None) -> list[BrokenGroup]:
 
     most: only so many groups; when a whole volume of bases is away, each child has its own.
     """
-    rows = (
-        ParentLink.objects.filter(child__missing_since=None, child__health=Health.BROKEN)
-        .exclude(cause="")
+    is_direct = ~Q(status__in=JOINING)
+    groups = (
+        ParentLink.objects.filter(cause__gt="")
         .values("cause")
         .annotate(
-            direct=Count("pk", filter=~Q(status__in=JOINING)),
-            everything=Count("pk"),
+            direct=Count("child", filter=is_direct),
+            everything=Count("child"),
             first=Min("child"),
-            first_direct=Min("child", filter=~Q(status__in=JOINING)),
+            first_direct=Min("child", filter=is_direct),
             found=Max("suggested"),
             others=Min("suggested"),
         )
-        .order_by()
+        .order_by(Coalesce(NullIf("direct", 0), "everything").desc(), "cause")[:most]
     )
-    groups = sorted(rows, key=lambda row: (-(row["direct"] or row["everything"]), row["cause"]))
-    groups = groups[:most]
     wanted = {row["first_direct"] or row["first"] for row in groups}
     wanted |= {row["found"] for row in groups if row["found"] and row["found"] == row["others"]}
     disks = (
@@ -110,28 +111,33 @@ def broken_groups(most: int | None = None) -> list[BrokenGroup]:
 
 def broken_causes() -> tuple[int, bool]:
     """How many causes broke disks, and whether a parent is proposed for any of them."""
-    links = ParentLink.objects.filter(child__missing_since=None, child__health=Health.BROKEN)
-    count = links.exclude(cause="").values("cause").distinct().count()
+    links = ParentLink.objects.filter(cause__gt="")
+    count = links.aggregate(count=Count("cause", distinct=True))["count"]
     return count, links.filter(suggested__isnull=False).exclude(status__in=JOINING).exists()
 
 
 def totals() -> Totals:
-    """How many disks are in which state; two queries."""
-    counts = Disk.objects.filter(put_away_by=None).aggregate(
-        disks=Count("pk", filter=Q(missing_since=None) & ~Q(health=Health.NOT_A_DISK)),
-        # A chain is counted by its leaf.
-        chains=Count("pk", filter=Q(missing_since=None, disk_type="differencing", child_count=0)),
-        broken=Count("pk", filter=Q(health=Health.BROKEN)),
-        damaged=Count("pk", filter=Q(health=Health.DAMAGED)),
-        suspect=Count("pk", filter=Q(health=Health.SUSPECT)),
-        missing=Count("pk", filter=Q(health=Health.MISSING)),
-        in_use=Count("pk", filter=Q(health=Health.IN_USE)),
-        unreadable=Count("pk", filter=Q(health=Health.UNREADABLE)),
-        not_disks=Count("pk", filter=Q(health=Health.NOT_A_DISK)),
-        not_read=Count("pk", filter=Q(health=Health.NOT_READ)),
+    """How many disks are in which state; five queries."""
+    rows = Disk.objects.order_by()
+    counts = dict(rows.values_list("health").annotate(number=Count("*")))
+    # A chain is counted by its leaf.
+    leaves = rows.filter(missing_since=None, disk_type="differencing", child_count=0)
+    put_away = rows.filter(put_away_by__isnull=False, health=Health.MISSING)
+    missing = counts.pop(Health.MISSING, 0)
+    not_disks = counts.get(Health.NOT_A_DISK, 0)
+    return Totals(
+        disks=sum(counts.values()) - not_disks,
+        chains=leaves.count(),
+        broken=counts.get(Health.BROKEN, 0),
+        damaged=counts.get(Health.DAMAGED, 0),
+        suspect=counts.get(Health.SUSPECT, 0),
+        missing=missing - put_away.count(),
+        in_use=counts.get(Health.IN_USE, 0),
+        unreadable=counts.get(Health.UNREADABLE, 0),
+        not_disks=not_disks,
+        log_waits=rows.filter(missing_since=None, log_waits=True, health=Health.NOTICE).count(),
+        as_of=StorageRoot.objects.aggregate(oldest=Min("last_scan_at"))["oldest"],
     )
-    as_of = StorageRoot.objects.aggregate(oldest=Min("last_scan_at"))["oldest"]
-    return Totals(as_of=as_of, **counts)
 
 
 def complete_sentence(known: Totals | None = None) -> str:
@@ -151,8 +157,6 @@ def complete_sentence(known: Totals | None = None) -> str:
         limits.append(f"{known.in_use:,} in use and not read")
     if known.unreadable:
         limits.append(f"{known.unreadable:,} could not be read")
-    if known.not_read:
-        limits.append(f"{known.not_read:,} VHDX and not read")
     unscanned = StorageRoot.objects.filter(last_scan_at=None).count()
     if unscanned:
         limits.append(f"{_roots(unscanned)} never scanned")
@@ -179,17 +183,8 @@ def suspects() -> QuerySet[Disk]:
 
 def unmapped_paths(most: int = 10) -> list[tuple[str, int]]:
     """Windows folders that broken links name and no root's view covers, with their numbers."""
-    found: Counter[str] = Counter()
-    rows = ParentLink.objects.exclude(status__in=JOINING).values_list("trace", flat=True)
-    for trace in rows.iterator(1_000):
-        folders = {_folder(step["raw"]) for step in trace if step["verdict"] == "unmapped"}
-        found.update(folder for folder in folders if folder)
-    return found.most_common(most)
-
-
-def _folder(raw: Any) -> str:
-    text = str(raw).replace("/", "\\")
-    return text.rpartition("\\")[0]
+    links = ParentLink.objects.filter(unmapped_folder__gt="").values_list("unmapped_folder")
+    return list(links.annotate(number=Count("*")).order_by("-number", "unmapped_folder")[:most])
 
 
 def troubled_roots() -> list[tuple[StorageRoot, str]]:
@@ -213,6 +208,12 @@ def troubled_roots() -> list[tuple[StorageRoot, str]]:
                 (root, f"{root.name} is read-only until an administrator says who opens its disks.")
             )
     return found
+
+
+def spare_bytes() -> int:
+    """Room in files that no block takes: won back without reading one block."""
+    rows = Disk.objects.filter(missing_since=None, spare_bytes__isnull=False)
+    return int(rows.aggregate(size=Sum("spare_bytes"))["size"] or 0)
 
 
 def trash_bytes() -> int:

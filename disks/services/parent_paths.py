@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from disks.engine.errors import ImageError
 from disks.models import Disk, Job, LinkUndo, ParentLink
-from disks.operations import candidates, paths, relink
+from disks.operations import candidates, fingerprints, paths, relink
 from disks.operations.candidates import Candidate
 from disks.operations.progress import Progress
 from disks.operations.relink import LinkPlan
@@ -71,6 +71,7 @@ def candidates_for(child: Disk) -> list[Candidate]:
     name = link.named_path.replace("\\", "/").rpartition("/")[2]
     others = usable.exclude(identity=link.named_identity).filter(
         Q(name__iexact=name)
+        | (Q(virtual_disk_id=child.virtual_disk_id) & ~Q(virtual_disk_id=""))
         | Q(root=child.root, virtual_size_bytes=child.virtual_size_bytes)
         | Q(pk=link.suggested_id)
     )
@@ -190,7 +191,7 @@ def request_update(
     declarations.require([child.path], declared_offline=declared_offline)
     planned = plan(child, target, windows_path=windows_path, ignore_identity=ignore_identity)
     if fingerprint is not None and planned.fingerprint != fingerprint:
-        raise _changed(child.path)
+        raise fingerprints.changed(child.path, "or its new parent was changed")
     job = jobs.request(
         kind=Job.Kind.UPDATE_PARENT,
         parameters={
@@ -230,7 +231,7 @@ def request_undo(
     declarations.require([child.path], declared_offline=declared_offline)
     planned = plan_undo(child)
     if fingerprint is not None and planned.fingerprint != fingerprint:
-        raise _changed(child.path)
+        raise fingerprints.changed(child.path, "or its new parent was changed")
     job = jobs.request(
         kind=Job.Kind.UNDO_UPDATE,
         parameters={"child": child.path, "fingerprint": planned.fingerprint},
@@ -304,7 +305,7 @@ def _apply(
     context: JobContext,
 ) -> dict[str, Any]:
     if fingerprint is not None and planned.fingerprint != fingerprint:
-        raise _changed(planned.child)
+        raise fingerprints.changed(planned.child, "or its new parent was changed")
     return relink.apply(
         planned,
         scope,
@@ -386,12 +387,23 @@ def _remember(job: Job, row: dict[str, Any]) -> None:
         audit.record(
             user=job.requested_by,
             action=action,
-            sentence=f"{done} the parent path of {readable(disk.name)}.",
+            sentence=f"{done} the parent path of {readable(disk.name)}{_new_identity(row)}.",
             disk=disk,
             job=job,
             before=row["before"],
             after=row["after"],
         )
+
+
+def _new_identity(row: dict[str, Any]) -> str:
+    """What an update that was forced says in the audit: which identity it put in place of which."""
+    before, after = (
+        side.get("identity") if isinstance(side, dict) else None
+        for side in (row["before"], row["after"])
+    )
+    if not before or not after or before == after:
+        return ""
+    return f", and its parent's identity from {before} to {after}"
 
 
 # -------------------------------------------------------------------------- many children
@@ -452,7 +464,7 @@ def repair_plan(
         links = links.order_by(proposed, *links.query.order_by)[:most]
     grouped: dict[str, list[ParentLink]] = defaultdict(list)
     for link in links:
-        grouped[link.cause].append(link)
+        grouped[link.cause or causes.cause_of(link.status, link.named_identity)].append(link)
     groups = []
     for key, members in grouped.items():
         rows = [_repair_row(link) for link in members]
@@ -472,7 +484,9 @@ def repair_plan(
 def _repair_row(link: ParentLink) -> RepairRow:
     row = RepairRow(link.child, link.named_path, None)
     parent = link.suggested
-    if link.child.root.read_only:
+    if link.child.log_waits:
+        row.why = declarations.LOG_WAITS
+    elif link.child.root.read_only:
         row.why = f"The storage root {link.child.root.name} is read-only."
     elif parent is None:
         row.why = link.reason
@@ -700,6 +714,7 @@ def _many(
             if result is not None:
                 links.append(result)
             report.append({"child": row["child"], "ok": True, "was_done": result is None})
+        progress.report(len(rows), len(rows))
         stopped = False
     finally:
         scope.close()
@@ -711,11 +726,3 @@ def _many(
     verb = "was" if len(failed) == 1 else "were"
     sentence += f"; {len(failed):,} {verb} not, see the list." if failed else "."
     return {"links": links, "rows": report, "failed": len(failed), "sentence": sentence}
-
-
-def _changed(path: str) -> ImageError:
-    return ImageError(
-        "E_CHANGED",
-        f"{readable(path)} or its new parent was changed since the plan was shown.",
-        file=path,
-    )

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db.models import Q, QuerySet
 from django.db.utils import DatabaseError
@@ -19,7 +19,7 @@ from django.db.utils import DatabaseError
 from disks.engine.errors import ImageError
 from disks.models import Disk, Job, ParentLink, StorageRoot
 from disks.models.fields import to_column
-from disks.operations import copying, merge, pile, pile_script
+from disks.operations import concerned, fingerprints, merge, pile, pile_script
 from disks.operations.forest import Forest, Lost, Member, Run
 from disks.operations.managers import NO_CLAIM
 from disks.operations.merge import MergePlan
@@ -57,36 +57,93 @@ class Forgotten:
 # ------------------------------------------------------------------------------ the catalog
 
 
-def forgotten() -> list[Forgotten]:
-    """Piles of at least three disks without a host, the largest first; two queries."""
-    deep = Disk.objects.filter(
-        disk_type="differencing", missing_since=None, chain_position__gte=LEAST_CHECKPOINTS
-    ).exclude(root__state__in=declarations.OFFLINE_STATES)
-    bases = set(deep.order_by().values_list("chain_base", flat=True).distinct()[:_MOST_BASES])
-    disks = {disk.path: disk for disk in _hanging_on(base for base in bases if base is not None)}
-    forest = Forest(_members(disks.values(), lambda disk: True))
+class _Level(NamedTuple):
+    """As little of a disk as tells how it hangs together with others, and whose it is."""
+
+    pk: int
+    root: int
+    relative_path: str
+    is_differencing: bool
+    child_count: int
+    managed_by: str
+    allocated_bytes: int
+    parent: int | None
+
+    @property
+    def place(self) -> tuple[int, str]:
+        return self.root, os.path.dirname(self.relative_path)
+
+
+def forgotten(most: int | None = None) -> tuple[list[Forgotten], int]:
+    """Piles of at least three disks without a host, the largest first, and how many there are.
+
+    most: only so many of them, because the overview asks: whole rows are read of these alone.
+    """
     found = []
-    for run in forest.runs:
-        checkpoints = [disks[path] for path in run.paths if forest.members[path].is_differencing]
-        if any(disk.managed_by and disk.managed_by not in NO_CLAIM for disk in checkpoints):
+    for run in _runs(_levels()):
+        checkpoints = [level for level in run if level.is_differencing]
+        if any(level.managed_by and level.managed_by not in NO_CLAIM for level in checkpoints):
             continue
-        places = Counter((disk.root_id, _folder(disk)) for disk in checkpoints)
-        (place, count) = places.most_common(1)[0]
-        if count >= LEAST_CHECKPOINTS:
-            here = [disk for disk in checkpoints if (disk.root_id, _folder(disk)) == place]
-            found.append(
-                Forgotten(
-                    root=here[0].root,
-                    folder=place[1],
-                    leaf=disks[run.leaf],
-                    count=count,
-                    allocated_bytes=sum(disk.allocated_bytes for disk in here),
-                    are_checkpoints=all(
-                        disk.name.lower().endswith(pile.CHECKPOINT_ENDINGS) for disk in here
-                    ),
-                )
-            )
-    return sorted(found, key=lambda one: (-one.allocated_bytes, one.leaf.path))
+        places = Counter(level.place for level in checkpoints).most_common(1)
+        here = [level for level in checkpoints if level.place == places[0][0]] if places else []
+        if len(here) >= LEAST_CHECKPOINTS:
+            allocated_bytes = sum(level.allocated_bytes for level in here)
+            found.append((-allocated_bytes, run[0].pk, here))
+    found.sort(key=lambda one: one[:2])
+    leaves = Disk.objects.select_related("root").in_bulk([leaf for _, leaf, _ in found[:most]])
+    there = StorageRoot.objects.in_bulk([here[0].root for _, _, here in found[:most]])
+    piles = [
+        Forgotten(
+            root=there[here[0].root],
+            folder=here[0].place[1],
+            leaf=leaves[leaf],
+            count=len(here),
+            allocated_bytes=-negative,
+            are_checkpoints=all(
+                level.relative_path.lower().endswith(pile.CHECKPOINT_ENDINGS) for level in here
+            ),
+        )
+        for negative, leaf, here in found[:most]
+        if leaf in leaves
+    ]
+    return piles, len(found)
+
+
+def _levels() -> dict[int, _Level]:
+    """The disks of chains that are deep enough; of a limited number of bases."""
+    # Every chain with more disks has one at this position; an index leads to them.
+    deep = Disk.objects.filter(
+        disk_type="differencing", missing_since=None, chain_position=LEAST_CHECKPOINTS
+    ).exclude(root__state__in=declarations.OFFLINE_STATES)
+    bases = deep.order_by().values_list("chain_base", flat=True).distinct()[:_MOST_BASES]
+    some = [base for base in bases if base is not None]
+    rows = Disk.objects.filter(Q(pk__in=some) | Q(chain_base__in=some)).filter(
+        missing_since=None, chain_depth__gte=LEAST_CHECKPOINTS
+    )
+    columns = rows.order_by().values_list(
+        "pk", "root_id", "relative_path", "disk_type", "child_count", "managed_by",
+        "allocated_bytes", "parent_link__parent", "parent_link__status",
+    )  # fmt: skip
+    return {
+        pk: _Level(
+            pk, root, path, kind == "differencing", children, manager, allocated_bytes,
+            parent if status in JOINING else None,
+        )
+        for pk, root, path, kind, children, manager, allocated_bytes, parent, status in columns
+    }  # fmt: skip
+
+
+def _runs(levels: dict[int, _Level]) -> Iterator[list[_Level]]:
+    """Disks that follow each other without a branch, leaf first (operations/forest.py)."""
+    for leaf in levels.values():
+        if leaf.child_count == 1:
+            continue
+        run = [leaf]
+        below = levels.get(leaf.parent or 0)
+        while below is not None and below.child_count == 1:
+            run.append(below)
+            below = levels.get(below.parent or 0)
+        yield run
 
 
 def survey(root: StorageRoot, folder: str) -> tuple[Survey, dict[str, Disk]]:
@@ -98,19 +155,16 @@ def survey(root: StorageRoot, folder: str) -> tuple[Survey, dict[str, Disk]]:
     sound = {path: disk for path, disk in disks.items() if disk.identity}
     members = _members(sound.values(), lambda disk: is_inside(disk.path, place))
     mute = [disk for disk in inside if not disk.identity]
-    no_disks = [disk for disk in mute if disk.own_health in _NO_DISK]
+    no_disks = [disk for disk in mute if disk.own_health == Disk.Health.NOT_A_DISK]
     return (
         Survey(
             place,
             Forest(members),
             [_as_error(disk) for disk in no_disks],
-            [_as_error(disk) for disk in mute if disk.own_health not in _NO_DISK],
+            [_as_error(disk) for disk in mute if disk.own_health != Disk.Health.NOT_A_DISK],
         ),
         disks,
     )
-
-
-_NO_DISK = (Disk.Health.NOT_A_DISK, Disk.Health.NOT_READ)
 
 
 def _rows(disks: QuerySet[Disk], folder: str) -> QuerySet[Disk]:
@@ -257,21 +311,23 @@ def request(
     leaf: str = "",
     keep_name: str = merge.PARENT,
     declared_offline: bool = False,
+    unrelated: Sequence[str] = (),
     seen: dict[str, Any] | None = None,
     address: str = "",
 ) -> Job:
     """Ask for the merge of the piles that can be merged, in one job; the caller enqueues it.
 
     A single pile is a merge like any other. seen: the fingerprint that was shown, E_CHANGED
-    if it is another one by now. Raises what the plan refuses, and Refusal E_NOT_OFFLINE,
-    E_READ_ONLY, E_ROOT_OFFLINE.
+    if it is another one by now. unrelated: what cannot be read and is declared to build on
+    none of the merged disks. Raises what the plan refuses, E_UNREAD_DISKS, and Refusal
+    E_NOT_OFFLINE, E_READ_ONLY, E_ROOT_OFFLINE.
     """
     planned = plan(root, folder, leaf=leaf, keep_name=keep_name)
     steps = planned.plan.steps()
     if not steps:
         raise Refusal("E_NO_PILE", "There is no pile to merge in this folder any more.")
     if seen is not None and planned.fingerprint != seen:
-        raise copying.changed(planned.plan.survey.folder, "was changed")
+        raise fingerprints.changed(planned.plan.survey.folder)
     first = planned.disks[steps[0].leaf]
     if len(steps) == 1:
         return merging.request(
@@ -279,6 +335,7 @@ def request(
             user=user,
             idempotency_key=idempotency_key,
             declared_offline=declared_offline,
+            unrelated=unrelated,
             into_parent=True,
             base=steps[0].base,
             keep_name=keep_name,
@@ -288,10 +345,15 @@ def request(
     merges = [one.merge for one in planned.plan.piles]
     exclusive = {path for one in merges for path in one.exclusive}
     declarations.require(exclusive, declared_offline=declared_offline)
+    for one in merges:
+        concerned.require_unrelated(one, unrelated)
     count = sum(len(step.levels) for step in steps)
     return jobs.request(
         kind=Job.Kind.PILE,
-        parameters={"steps": [step.as_dict() for step in steps]},
+        parameters={
+            "steps": [step.as_dict() for step in steps],
+            "unrelated": list(unrelated),
+        },
         user=user,
         root=root,
         disk=first,
@@ -317,11 +379,12 @@ def run_pile(parameters: dict[str, Any], progress: Progress, context: JobContext
         except DatabaseError as error:
             progress.log(f"The catalog could not be brought up to date yet: {error}")
 
-    with closing(context.roots()) as scope:
+    with closing(context.roots()) as scope, declarations.unread_remembered():
         rows = pile.apply(
             steps,
             scope,
             offline=context.job.declared_offline,
+            unrelated=parameters.get("unrelated", ()),
             job=context.name,
             token=context.token,
             progress=progress,

@@ -6,47 +6,71 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from disks.engine.errors import ImageError
 from disks.engine.resolution import Known
 from disks.models import Disk, StorageRoot
 from disks.operations import paths
 
+UNREACHABLE = (StorageRoot.State.OFFLINE, StorageRoot.State.CHANGED)
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A catalogued file: its row, its file, and the disk's identity ("" if there is none)."""
+
+class Seen(NamedTuple):
+    """A catalogued file: its row, its place, its file, and its disk's two ids ("": none)."""
 
     pk: int
+    path: str
+    root_path: str
     device: int
     inode: int
     identity: str
     own_health: str
+    virtual_disk_id: str
 
 
 @dataclass
 class Index:
-    """All catalogued files that are there, by path and by identity."""
+    """All catalogued files that are there.
+
+    by_path, by_identity  those in roots that can be reached
+    by_key                those in any root
+    out_of_reach          rows in other roots, whether their file was there or not
+    """
 
     by_path: dict[str, Seen] = field(default_factory=dict)
     by_identity: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    by_key: dict[int, Seen] = field(default_factory=dict)
+    out_of_reach: set[int] = field(default_factory=set)
 
     @classmethod
     def load(cls) -> Index:
         index = cls()
-        rows = (
-            Disk.objects.filter(missing_since=None)
-            .exclude(root__state__in=[StorageRoot.State.OFFLINE, StorageRoot.State.CHANGED])
-            .values_list(
-                "root__path", "relative_path", "pk", "device", "inode", "identity", "own_health"
-            )
-            .order_by("root__path", "relative_path")
-        )
-        for root, relative, pk, device, inode, identity, own_health in rows.iterator(5_000):
-            path = os.path.join(root, relative)
-            index.by_path[path] = Seen(pk, device or 0, inode or 0, identity, own_health)
-            if identity:
-                index.by_identity[identity].append(path)
+        roots = {
+            root.pk: (root.path, os.path.join(root.path, ""), root.state in UNREACHABLE)
+            for root in StorageRoot.objects.all()
+        }
+        rows = Disk.objects.order_by().values_list(
+            "pk", "root_id", "relative_path", "missing_since", "device", "inode", "identity",
+            "own_health", "virtual_disk_id",
+        )  # fmt: skip
+        for pk, root, relative, missing, device, inode, identity, *rest in rows.iterator(10_000):
+            if root not in roots:
+                continue  # added since
+            root_path, prefix, is_out_of_reach = roots[root]
+            if is_out_of_reach:
+                index.out_of_reach.add(pk)
+            if missing is not None:
+                continue
+            path = prefix + relative
+            seen = Seen(pk, path, root_path, device or 0, inode or 0, identity, *rest)
+            index.by_key[pk] = seen
+            if not is_out_of_reach:
+                index.by_path[path] = seen
+                if identity:
+                    index.by_identity[identity].append(path)
+        for paths_of_one in index.by_identity.values():
+            paths_of_one.sort()
         return index
 
 
@@ -80,12 +104,12 @@ class CatalogPlaces(paths.Roots):
                 Disk.Health.IN_USE: "E_IN_USE",
                 Disk.Health.UNREADABLE: "E_ACCESS",
                 Disk.Health.NOT_A_DISK: "E_NO_FOOTER",
-                Disk.Health.NOT_READ: "E_NO_FOOTER",
             }.get(Disk.Health(seen.own_health), "E_DAMAGED")
             error = ImageError(code, _WHY.get(code, "The file is damaged."), file=path)
             if code == "E_IN_USE":
                 raise error
-        return Known((seen.device, seen.inode), seen.identity or None, error)
+        file = (seen.device, seen.inode)
+        return Known(file, seen.identity or None, error, seen.virtual_disk_id or None)
 
     def exists(self, path: str) -> bool:
         if path in self.index.by_path:

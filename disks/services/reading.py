@@ -8,14 +8,15 @@ import os
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from disks.engine.check import check_image
 from disks.engine.errors import ImageError, NotAnImage
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
-from disks.engine.formats import FORMATS, identify
-from disks.engine.images import Format, Image, Locator, ParentReference
+from disks.engine.formats import FORMATS, identify, named_parent
+from disks.engine.images import DiskType, Format, Image, Locator, ParentReference
+from disks.engine.resolution import named as named_path
 from disks.models import Disk
 from disks.operations.managers import manager_of
 from disks.services import verdicts
@@ -25,8 +26,7 @@ Health = Disk.Health
 
 # Names that promise a disk: such a file is listed even if it holds something else.
 DISK_EXTENSIONS = tuple(
-    {extension for format in FORMATS for extension in format.extensions}
-    | {".vhd", ".avhd", ".vhdx", ".avhdx", ".vhds"}
+    {extension for format in FORMATS for extension in format.extensions} | {".vhds"}
 )
 # What lies beside a managed disk (operations/managers.py): the rest of a folder's names
 # says nothing, and a folder can hold ten thousand of them.
@@ -35,11 +35,18 @@ _TELLING = (
 )  # fmt: skip
 
 _IN_USE = ("E_IN_USE", "E_LOCKED")
+_SPARE_WORTH_BYTES = 64 * 1024**2
 
 
-_VHDX = Finding(
-    Level.NOTE, "N_FORMAT_NOT_READ", "This is a VHDX disk; this version reads VHD only."
-)
+class Named(NamedTuple):
+    """The columns of a ParentLink that come from the child's header: what it says."""
+
+    named_identity: str
+    named_path: str
+    named_name: str
+    name_problem: str
+    named_timestamp: datetime | None
+    locators: list[dict[str, Any]]
 
 
 @dataclass(slots=True)
@@ -49,14 +56,14 @@ class Reading:
     is_listed  False for a file that is no disk and does not claim to be one by its name
     was_read   False where the storage refused: the columns of headers are not known now
     columns    values of Disk's columns that come from the file
-    link       values of ParentLink's columns that come from the child's header
+    link       what a differencing disk's header says about its parent
     """
 
     status: os.stat_result
     is_listed: bool
     was_read: bool
     columns: dict[str, Any] = field(default_factory=dict)
-    link: dict[str, Any] | None = None
+    link: Named | None = None
 
     @property
     def identity(self) -> str:
@@ -84,11 +91,11 @@ def promises_disk(name: str) -> bool:
 
 def read(file: ImageFile, name: str, telling: Collection[str] = ()) -> Reading:
     """Read an open file's headers; never raises for what the file holds."""
-    status = file.stat()
+    status = file.status_at_opening
     try:
         form = identify(file)
     except NotAnImage as error:
-        return _not_a_disk(status, name, error)
+        return _no_image(file, status, name, telling, error)
     except ImageError as error:
         if error.code == "E_AMBIGUOUS_FORMAT":
             return _damaged(status, [Finding.from_error(error)], name, telling)
@@ -96,7 +103,7 @@ def read(file: ImageFile, name: str, telling: Collection[str] = ()) -> Reading:
     try:
         image = form.open(file)
     except NotAnImage as error:
-        return _not_a_disk(status, name, error)
+        return _no_image(file, status, name, telling, error)
     except ImageError as error:
         if error.code in ("E_IO", "E_ACCESS", *_IN_USE):
             return refused(error, name, status)
@@ -128,6 +135,8 @@ def refused(error: ImageError, name: str, status: os.stat_result | None = None) 
 
 def clean(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """JSON rows as a database takes them: what it refuses is escaped; nearly always nothing."""
+    if not rows:
+        return rows
     text = json.dumps(rows)
     if "\\ud" not in text and "\\u0000" not in text:
         return rows
@@ -156,7 +165,11 @@ _BLANK: dict[str, Any] = {
     "block_size_bytes": None,
     "blocks_total": None,
     "blocks_allocated": None,
+    "spare_bytes": None,
     "identity": "",
+    "virtual_disk_id": "",
+    "file_write_guid": "",
+    "log_waits": False,
     "creator": "",
     "image_created_at": None,
     "header_hash": "",
@@ -164,16 +177,30 @@ _BLANK: dict[str, Any] = {
 }
 
 
+def _no_image(
+    file: ImageFile,
+    status: os.stat_result,
+    name: str,
+    telling: Collection[str],
+    error: NotAnImage,
+) -> Reading:
+    """No disk; or one that lost what disks are known by, and may still be a child of another."""
+    try:
+        if error.value is None and (promises_disk(name) or named_parent(file) != ""):
+            left = [finding for finding in check_image(file) if finding.code != error.code]
+            if left:
+                return _damaged(status, left, name, telling)
+    except ImageError as failure:
+        return refused(failure, name, status)
+    return _not_a_disk(status, name, error)
+
+
 def _not_a_disk(status: os.stat_result, name: str, error: ImageError) -> Reading:
-    finding, health, form = Finding.from_error(error), Health.NOT_A_DISK, ""
-    if error.value == "VHDX":  # a disk all the same
-        finding, health, form = _VHDX, Health.NOT_READ, "vhdx"
     columns = {
         **_BLANK,
         **_file_columns(status),
-        "own_health": health,
-        "findings": [readable(finding.as_dict())],
-        "format": form,
+        "own_health": Health.NOT_A_DISK,
+        "findings": [readable(Finding.from_error(error).as_dict())],
     }
     return Reading(status, promises_disk(name), was_read=True, columns=columns)
 
@@ -200,6 +227,7 @@ def _sound(
         findings.append(_hard_links(status.st_nlink))
     rows = clean([finding.as_dict() for finding in findings])
     has_blocks = image.block_size_bytes > 0
+    blocks_allocated = image.blocks_allocated() if has_blocks else None
     columns = {
         **_file_columns(status),
         "own_health": verdicts.own_health(rows),
@@ -209,15 +237,27 @@ def _sound(
         "virtual_size_bytes": image.virtual_size_bytes,
         "block_size_bytes": image.block_size_bytes if has_blocks else None,
         "blocks_total": image.blocks_total if has_blocks else None,
-        "blocks_allocated": image.blocks_allocated() if has_blocks else None,
+        "blocks_allocated": blocks_allocated,
+        "spare_bytes": _spare_bytes(image, status.st_size, blocks_allocated),
         "identity": image.identity,
+        "virtual_disk_id": image.virtual_disk_id or "",
+        "file_write_guid": image.file_write_guid or "",
+        "log_waits": image.log_waits,
         "creator": readable(image.creator)[:60],
         "image_created_at": image.created,
         "header_hash": hashlib.blake2b(image.stored_headers(), digest_size=16).hexdigest(),
         "managed_by": managed_by(telling, name, hidden=bool(getattr(image, "hidden", False))),
     }
-    link = link_columns(image.parent) if image.parent is not None else None
+    link = named(image.parent) if image.parent is not None else None
     return Reading(status, is_listed=True, was_read=True, columns=columns, link=link)
+
+
+def _spare_bytes(image: Image, size_bytes: int, blocks_allocated: int | None) -> int | None:
+    """Room that no block takes: certainly won back by compacting. Headers need some, too."""
+    if blocks_allocated is None or image.disk_type is DiskType.FIXED:
+        return None
+    spare = size_bytes - blocks_allocated * image.block_size_bytes
+    return spare if spare > _SPARE_WORTH_BYTES else None
 
 
 def _hard_links(count: int) -> Finding:
@@ -233,40 +273,43 @@ def _hard_links(count: int) -> Finding:
     )
 
 
-def link_columns(parent: ParentReference) -> dict[str, Any]:
+def named(parent: ParentReference) -> Named:
     """A parent link as stored: what the header says, before anything is looked for."""
-    return {
-        "named_identity": parent.identity,
-        "named_path": readable(_most_telling(parent)),
-        "named_name": readable(parent.name or ""),
-        "name_problem": readable(parent.name_problem or ""),
-        "named_timestamp": parent.timestamp,
-        "locators": clean(
-            [
-                {
-                    "code": locator.code,
-                    "path": locator.path,
-                    "problem": locator.problem,
-                    "offset": locator.offset,
-                }
-                for locator in parent.locators
-            ]
-        ),
-    }
+    return Named(
+        named_identity=parent.identity,
+        named_path=readable(named_path(parent) or ""),
+        named_name=readable(parent.name or ""),
+        name_problem=readable(parent.name_problem or ""),
+        named_timestamp=parent.timestamp,
+        locators=[
+            {
+                "code": locator.code,
+                "path": readable(locator.path),
+                "problem": readable(locator.problem),
+                "offset": locator.offset,
+            }
+            for locator in parent.locators
+        ],
+    )
 
 
 class StoredLink(Protocol):
-    """The header's columns of a ParentLink."""
+    """The header's side of a ParentLink, as `Named`, or in a row."""
 
-    named_identity: str
-    named_name: str
-    name_problem: str
-    named_timestamp: datetime | None
-    locators: list[dict[str, Any]]
+    @property
+    def named_identity(self) -> str: ...
+    @property
+    def named_name(self) -> str: ...
+    @property
+    def name_problem(self) -> str: ...
+    @property
+    def named_timestamp(self) -> datetime | None: ...
+    @property
+    def locators(self) -> list[dict[str, Any]]: ...
 
 
 def stored_reference(link: StoredLink) -> ParentReference:
-    """The inverse of link_columns, for looking for the parent without opening the child."""
+    """The inverse of named(), for looking for the parent without opening the child."""
     return ParentReference(
         identity=link.named_identity,
         name=link.named_name or None,
@@ -284,18 +327,3 @@ def stored_reference(link: StoredLink) -> ParentReference:
         ),
         name_problem=link.name_problem or None,
     )
-
-
-def _most_telling(parent: ParentReference) -> str:
-    """The text by which a person knows the parent: an absolute path if there is one."""
-    usable = {
-        locator.code: locator.path
-        for locator in reversed(parent.locators)
-        if locator.problem is None and locator.path
-    }
-    name = parent.name if parent.name_problem is None else None
-    if "W2ku" in usable:
-        return usable["W2ku"] or ""
-    if name and ("\\" in name or "/" in name):
-        return name
-    return usable.get("W2ru") or name or next(iter(usable.values()), None) or ""

@@ -6,6 +6,7 @@ SQLite takes both. So nothing of the kind is ever handed to a database.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -14,6 +15,7 @@ from disks.models.fields import from_column, to_column
 _MARK = "escaped path"
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _ESCAPABLE = re.compile("[\udc80-\udcff]")
+_encode = json.JSONEncoder(check_circular=False).encode
 
 
 def storable(value: Any) -> Any:
@@ -58,3 +60,21 @@ def readable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [readable(item) for item in value]
     return value
+
+
+class JsonText(str):
+    """A JSON column's value that was encoded already, by json_text()."""
+
+    __slots__ = ()
+
+
+def json_text(value: Any) -> str:
+    """JSON of readable(value): encoded once, where nothing has to be escaped, as nearly always."""
+    if isinstance(value, JsonText):
+        return value
+    if not value:
+        return "[]" if isinstance(value, list) else _encode(value)
+    text = _encode(value)
+    if "\\ud" in text or "\\u0000" in text:  # may be a whole character of two halves
+        return _encode(readable(value))
+    return text

@@ -15,7 +15,7 @@ from django.db.models import Count
 
 from disks.engine.findings import Finding, Level
 from disks.models import Disk
-from disks.services.bulk import update_rows
+from disks.services.bulk import select_rows, update_rows
 from disks.services.stored_json import readable
 
 CODE = "N_TWINS"
@@ -34,19 +34,15 @@ def renew(identities: Collection[str], *, everything: bool = False) -> int:
         for pk, identity in noted
         if (everything or identity in identities) and identity not in groups
     ]
-    wanted = [pk for rows in groups.values() for pk, _ in rows] + stale
     paths = {pk: path for rows in groups.values() for pk, path in rows}
     changed = []
-    for start in range(0, len(wanted), 5_000):
-        for pk, identity, findings in Disk.objects.filter(
-            pk__in=wanted[start : start + 5_000]
-        ).values_list("pk", "identity", "findings"):
-            others = [path for twin, path in groups.get(identity, ()) if twin != pk]
-            rows = [row for row in findings if row["code"] != CODE]
-            if pk in paths and others:
-                rows.append(_note(others))
-            if rows != findings:
-                changed.append((pk, rows))
+    for pk, identity, findings in select_rows(Disk, "pk", {*paths, *stale}, "identity", "findings"):
+        others = [path for twin, path in groups.get(identity, ()) if twin != pk]
+        rows = [row for row in findings if row["code"] != CODE]
+        if pk in paths and others:
+            rows.append(_note(others))
+        if rows != findings:
+            changed.append((pk, rows))
     return update_rows(Disk, ["findings"], changed)
 
 
@@ -81,7 +77,7 @@ def _note(others: list[str]) -> dict[str, Any]:
         CODE,
         f"{begin} the same identity (a copy, a backup, a restore): {shown}. Whether the "
         "content is the same is not known.",
-        "unique_id",
+        "identity",
         None,
         count,
     )

@@ -6,14 +6,13 @@ and what its chain makes of it. A disk above a broken one is broken too, and say
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from disks.engine.findings import Level
 from disks.models import Disk, ParentLink, StorageRoot
-from disks.services.bulk import update_rows
 from disks.services.chains import JOINING, Graph
 from disks.services.stored_json import readable
 
@@ -21,6 +20,9 @@ Health = Disk.Health
 Status = ParentLink.Status
 
 NOTHING_WRONG = "Nothing is wrong with this disk."
+
+# Told first: until the log is replayed nothing else can be mended.
+LOG_WAITS = "W_LOG"
 
 # Findings that come from the catalog, not from the file: replaced whenever links change.
 CATALOG_CODES = ("N_TWINS", "W_PARENT_WRITTEN")
@@ -38,19 +40,17 @@ _USELESS = (
     Health.DAMAGED,
     Health.UNREADABLE,
     Health.NOT_A_DISK,
-    Health.NOT_READ,
     Health.MISSING,
 )
 # Which findings give the reason for a state; errors do for the others.
-_TELLING_LEVELS: dict[str, Level] = {Health.NOTICE: Level.WARNING, Health.NOT_READ: Level.NOTE}
+_TELLING_LEVELS: dict[str, Level] = {Health.NOTICE: Level.WARNING}
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     health: str
     code: str
     sentence: str
-    cause: str = ""  # groups disks that one event broke
+    cause: str = ""  # groups disks that one event broke (causes.py)
     culprit: int | None = None  # the ancestor that is at fault, None: this disk itself
     why: str = ""  # the culprit's own sentence, where this one says more
 
@@ -68,7 +68,7 @@ def own_verdict(health: str, findings: Sequence[dict[str, Any]]) -> Verdict:
     if health == Health.HEALTHY:
         return Verdict(health, "", NOTHING_WRONG)
     level = _TELLING_LEVELS.get(health, Level.ERROR)
-    for row in findings:
+    for row in sorted(findings, key=lambda row: row["code"] != LOG_WAITS):
         if row["level"] == level and row["code"] not in CATALOG_CODES:
             return Verdict(health, row["code"], row["message"])
     return Verdict(health, "", Health(health).label + ".")
@@ -90,115 +90,45 @@ def missing_verdict(since: datetime, put_away_by: int | None = None) -> Verdict:
 
 
 @dataclass(slots=True)
-class _Row:
-    """What a verdict needs to know of a disk."""
+class Row:
+    """What a verdict needs to know of a disk. findings: only if own is not healthy."""
 
-    pk: int
     name: str
     own: str
     missing_since: datetime | None
-    health: str
-    code: str
-    sentence: str
+    put_away_by: int | None
     position: int
     root: str
     root_state: str
-    put_away_by: int | None
     findings: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
-class _Link:
+class Link:
+    """What a verdict needs to know of a child's link. evidence: only if written_after."""
+
     status: str
     reason: str
     cause: str
-    parent: int | None
     written_after: bool
-    evidence: dict[str, Any] = field(default_factory=dict)  # only if it was written after
+    evidence: dict[str, Any] = field(default_factory=dict)
 
 
-def renew(disks: Iterable[int], graph: Graph | None = None) -> int:
-    """Judge these disks and everything connected with them anew. Returns how many changed.
-
-    A fixed number of queries per thousand disks; parents before children, without recursion.
-    """
-    graph = graph or Graph.load()
-    wanted = graph.connected(disks)
-    rows = _rows(wanted)
-    links = _links(wanted)
+def judge(rows: dict[int, Row], links: dict[int, Link], graph: Graph) -> dict[int, Verdict]:
+    """The verdicts on whole chains; parents before children, without recursion."""
     verdicts: dict[int, Verdict] = {}
-    for base in sorted({graph.base_of(pk) for pk in wanted}):
+    for base in sorted({graph.base_of(pk) for pk in rows}):
         for pk in graph.walk_down(base):
             if pk in rows:
                 verdicts[pk] = _judge(rows, links, graph, verdicts, pk)
-    for pk in wanted - verdicts.keys():
-        if pk in rows:
-            verdicts[pk] = _judge(rows, links, graph, verdicts, pk)
-    changed = [
-        (pk, verdict.health, verdict.code, verdict.sentence)
-        for pk, verdict in sorted(verdicts.items())
-        if (verdict.health, verdict.code, verdict.sentence)
-        != (rows[pk].health, rows[pk].code, rows[pk].sentence)
-    ]
-    update_rows(Disk, ["health", "health_code", "sentence"], changed)
-    _write_causes(links, verdicts)
-    return len(changed)
-
-
-def _rows(wanted: set[int]) -> dict[int, _Row]:
-    rows = {}
-    for chunk in _chunks(wanted):
-        for values in Disk.objects.filter(pk__in=chunk).values_list(
-            "pk",
-            "name",
-            "own_health",
-            "missing_since",
-            "health",
-            "health_code",
-            "sentence",
-            "chain_position",
-            "root__name",
-            "root__state",
-            "put_away_by",
-        ):
-            rows[values[0]] = _Row(*values)
-        # Most disks are healthy and have none that matter here.
-        troubled = Disk.objects.filter(pk__in=chunk).exclude(own_health=Health.HEALTHY)
-        for pk, findings in troubled.values_list("pk", "findings"):
-            if pk in rows:
-                rows[pk].findings = findings
-    return rows
-
-
-def _links(wanted: set[int]) -> dict[int, _Link]:
-    links = {}
-    for chunk in _chunks(wanted):
-        for child, status, reason, cause, parent, written_after in ParentLink.objects.filter(
-            child__in=chunk
-        ).values_list(
-            "child_id",
-            "status",
-            "reason",
-            "cause",
-            "parent_id",
-            "parent_written_after",
-        ):
-            links[child] = _Link(status, reason, cause, parent, written_after)
-        suspect = ParentLink.objects.filter(child__in=chunk, parent_written_after=True)
-        for child, evidence in suspect.values_list("child_id", "parent_evidence"):
-            if child in links:
-                links[child].evidence = evidence
-    return links
-
-
-def _chunks(wanted: set[int]) -> Iterable[list[int]]:
-    ids = sorted(wanted)
-    return (ids[start : start + 5_000] for start in range(0, len(ids), 5_000))
+    for pk in rows.keys() - verdicts.keys():
+        verdicts[pk] = _judge(rows, links, graph, verdicts, pk)
+    return verdicts
 
 
 def _judge(
-    rows: dict[int, _Row],
-    links: dict[int, _Link],
+    rows: dict[int, Row],
+    links: dict[int, Link],
     graph: Graph,
     verdicts: dict[int, Verdict],
     pk: int,
@@ -216,7 +146,7 @@ def _judge(
         return Verdict(
             Health.BROKEN,
             _LINK_CODES.get(Status(link.status), "E_PARENT_MISSING"),
-            link.reason,
+            link.reason + _log_first(row),
             link.cause,
         )
     parent = graph.parent_of.get(pk)
@@ -228,8 +158,14 @@ def _judge(
     return _judge_by_parent(rows, row, own, link, parent, below)
 
 
+def _log_first(row: Row) -> str:
+    if all(finding["code"] != LOG_WAITS for finding in row.findings):
+        return ""
+    return " Its log waits to be replayed; that comes first."
+
+
 def _judge_by_parent(
-    rows: dict[int, _Row], row: _Row, own: Verdict, link: _Link, parent: int, below: Verdict
+    rows: dict[int, Row], row: Row, own: Verdict, link: Link, parent: int, below: Verdict
 ) -> Verdict:
     name = readable(rows[parent].name)
     culprit = below.culprit or parent
@@ -247,7 +183,6 @@ def _judge_by_parent(
         kind = {
             Health.DAMAGED: "damaged",
             Health.UNREADABLE: "unreadable",
-            Health.NOT_READ: "not read",
             Health.MISSING: "missing",
         }.get(Health(below.health), "no disk")
         return Verdict(
@@ -273,16 +208,14 @@ def _judge_by_parent(
             "W_PARENT_WRITTEN",
             link.evidence.get("sentence")
             or f"The parent {name} was written after this disk was first seen.",
-            f"written:{parent}",
         )
     if below.health == Health.SUSPECT:
         return Verdict(
             Health.SUSPECT,
             "W_PARENT_WRITTEN",
             f"Further down, a disk was written after its child was first seen: {why}",
-            below.cause,
-            culprit,
-            why,
+            culprit=culprit,
+            why=why,
         )
     if own.health == Health.NOTICE:
         return own
@@ -294,24 +227,5 @@ def _judge_by_parent(
     return Verdict(Health.HEALTHY, "", f"The chain is complete: it rests on {count}.")
 
 
-def _parent_found(link: _Link) -> str:
+def _parent_found(link: Link) -> str:
     return link.reason or "The parent was found."
-
-
-def _write_causes(links: dict[int, _Link], verdicts: dict[int, Verdict]) -> None:
-    """Links that are themselves sound carry the cause of the ancestor that broke them."""
-    changed = [
-        (child, verdicts[child].cause[:200])
-        for child, link in sorted(links.items())
-        if child in verdicts and link.status in JOINING and link.cause != verdicts[child].cause
-    ]
-    if not changed:
-        return
-    pks = dict(
-        ParentLink.objects.filter(child__in=[child for child, _ in changed]).values_list(
-            "child_id", "pk"
-        )
-    )
-    update_rows(
-        ParentLink, ["cause"], [(pks[child], cause) for child, cause in changed if child in pks]
-    )

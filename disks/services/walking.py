@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from disks.engine.errors import ImageError
-from disks.engine.files import ImageFile, storage_error
+from disks.engine.files import GlancedFile, ImageFile, storage_error
 from disks.operations import paths
 from disks.operations.beneath import open_beneath
 
@@ -116,7 +116,8 @@ def open_file(folder: Folder, name: str, path: str) -> ImageFile:
         fd = open_beneath(folder.fd, name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
         raise storage_error(error, path) from error
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
+    file = GlancedFile(fd, path)
+    if not stat.S_ISREG(file.status_at_opening.st_mode):
+        file.close()
         raise ImageError("E_NOT_A_FILE", f"{path} is no regular file.", file=path)
-    return ImageFile(fd, path)
+    return file

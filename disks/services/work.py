@@ -99,9 +99,16 @@ WORK: dict[str, Work] = {
         lost=_TRY_ON,
     ),
     Job.Kind.REPAIR: Work(
-        "disks.services.repairing.run_repair",
-        "disks.services.repairing.finished_repair",
-        "disks.services.repairing.recover_repair",
+        "disks.services.mending.run",
+        "disks.services.mending.finished",
+        "disks.services.mending.recover",
+    ),
+    Job.Kind.REPLAY_LOG: Work(
+        "disks.services.mending.run",
+        "disks.services.mending.finished",
+        "disks.services.mending.recover",
+        requeue_when_lost=True,
+        lost="The log still waits, and the disk reads as before. Replay it again.",
     ),
     Job.Kind.MERGE: Work(
         "disks.services.merging.run_merge", "disks.services.merging.finished_merge"

@@ -200,16 +200,29 @@ def plain_text(text: Any) -> str:
     return "".join(odd_character(character) or character for character in text)
 
 
-def _html(text: str, breaks: bool) -> SafeString:
-    """Escaped; each name of a path in a box of its own, which goes to the next line whole."""
-    parts: list[str] = []
-    for piece in re.split(r"(?<=[\\/])", text) if breaks else [text]:
-        shown = escape(piece) if piece.isprintable() else "".join(map(_character, piece))
-        if shown:
-            parts.append(f'<span class="part">{shown}</span>' if breaks else shown)
+# What a sentence holds that must not be broken where a hyphen would allow it.
+_WHOLE = re.compile(r"(\S*[\\/]\S*|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b)")
+
+
+def _html(text: str) -> SafeString:
+    """A sentence or a name, escaped; paths and identities in it are boxes as in a path."""
+    pieces = enumerate(_WHOLE.split(text))
+    return _isolated("".join(_boxes(piece) if at % 2 else _shown(piece) for at, piece in pieces))
+
+
+def _boxes(path: str) -> str:
+    """Each name of a path in a box of its own, which goes to the next line whole."""
+    parts = [_shown(piece) for piece in re.split(r"(?<=[\\/])", path)]
+    return "<wbr>".join(f'<span class="part">{part}</span>' for part in parts if part)
+
+
+def _isolated(shown: str) -> SafeString:
     # dir=ltr isolates the name: letters of right-to-left scripts cannot reorder its neighbours
-    joined = "<wbr>".join(parts)
-    return mark_safe(f'<bdi dir="ltr" class="path">{joined}</bdi>')  # noqa: S308  escaped above
+    return mark_safe(f'<bdi dir="ltr" class="path">{shown}</bdi>')  # noqa: S308  escaped before
+
+
+def _shown(piece: str) -> str:
+    return str(escape(piece)) if piece.isprintable() else "".join(map(_character, piece))
 
 
 def _character(character: str) -> str:
@@ -222,13 +235,13 @@ def _character(character: str) -> str:
 @register.filter
 def winpath(path: Any) -> str:
     """A path, broken only after its separators, never inside a name; oddities made visible."""
-    return _html("" if path is None else str(path), breaks=True)
+    return _isolated(_boxes("" if path is None else str(path)))
 
 
 @register.filter
 def name(text: Any) -> str:
     """A file's name or any other text from a disk; oddities made visible."""
-    return _html("" if text is None else str(text), breaks=False)
+    return _html("" if text is None else str(text))
 
 
 @register.filter
@@ -253,7 +266,6 @@ _HEALTH = {
     "broken": ("red", "unlink", "Chain broken"),
     "damaged": ("red", "file-broken", "Damaged"),
     "not-a-disk": ("secondary", "file-unknown", "Not a disk"),
-    "not-read": ("secondary", "circle-minus", "Not read"),
     "in-use": ("azure", "lock", "In use"),
     "unreadable": ("red", "circle-x", "Unreadable"),
     "missing": ("red", "file-x", "Missing"),
@@ -387,22 +399,45 @@ def copy(text: Any, label: str = "Copy") -> str:
     )
 
 
-@register.simple_tag
-def menu_entry(action: Any) -> str:
-    """What can be done, as a link; or that it cannot, with the reason.
+@register.simple_tag(takes_context=True)
+def row_menu(context: Any, disk: Any, address: str, actions: Any) -> str:
+    """What can be done with a disk, the same everywhere; or that it cannot, with the reason.
 
-    Written here, not as a template: a list of disks has hundreds of them.
+    address: of the disk's page. Written here, not as a template: a list has hundreds of them.
     """
+    token = str(context.get("csrf_token", ""))  # letters and figures
+    entries = [
+        _menu_button(action, token) if action.possible and action.posts else _menu_entry(action)
+        for action in actions
+    ]
+    label = escape(f"Actions for {plain_text(disk.name)}")
+    return mark_safe(  # noqa: S308  escaped here and below
+        f'<details class="dropdown menu"><summary aria-label="{label}">{icon("dots-vertical")}'
+        '</summary><div class="dropdown-menu dropdown-menu-end show">'
+        f'<a class="dropdown-item" href="{escape(address)}">{icon("eye")}Inspect</a>'
+        f"{''.join(entries)}</div></details>"
+    )
+
+
+def _menu_button(action: Any, token: str) -> str:
+    """One that changes something at once: a form of its own."""
+    return (
+        f'<form method="post" action="{escape(action.url)}">'
+        f'<input type="hidden" name="csrfmiddlewaretoken" value="{token}">'
+        f'<input type="hidden" name="key" value="{new_key()}">'
+        f'<button class="dropdown-item">{icon(action.icon)}{escape(action.label)}</button></form>'
+    )
+
+
+def _menu_entry(action: Any) -> str:
     words = f"{icon(action.icon)}{escape(action.label)}"
     if action.possible:
-        drawn = f'<a class="dropdown-item" href="{escape(action.url)}">{words}…</a>'
-    else:
-        reason = escape(plain_text(action.reason))
-        drawn = (
-            f'<span class="dropdown-item disabled" aria-disabled="true">{words}'
-            f'<span class="vd-reason">{reason}</span></span>'
-        )
-    return mark_safe(drawn)  # noqa: S308  escaped above
+        return f'<a class="dropdown-item" href="{escape(action.url)}">{words}…</a>'
+    reason = escape(plain_text(action.reason))
+    return (
+        f'<span class="dropdown-item disabled" aria-disabled="true">{words}'
+        f'<span class="vd-reason">{reason}</span></span>'
+    )
 
 
 # --- lists -------------------------------------------------------------------------------

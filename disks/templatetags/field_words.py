@@ -9,6 +9,11 @@ SOURCES = {
     "Wi2k": "Absolute path, old form",
     "MacX": "File address",
     "Mac ": "Mac OS alias",
+    "relative_path": "Relative Windows path",
+    "volume_path": "Path below a volume's GUID",
+    "absolute_win32_path": "Absolute Windows path",
+    "parent_linkage": "Parent's DataWriteGuid",
+    "parent_linkage2": "Second DataWriteGuid, unused",
     "name": "Parent name in the header",
     "beside": "Its file name, in the child's folder",
     "identity": "Search by identity",
@@ -38,4 +43,6 @@ def field_words(field: str) -> tuple[str, str]:
         return words or "Parent locator of an unknown kind", code
     if field in _FIELDS:
         return _FIELDS[field], field
+    if field in SOURCES:  # a VHDX's keys are fields of their own
+        return SOURCES[field], field
     return field, ""

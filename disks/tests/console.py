@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,28 @@ class Console:
         os.kill(pid, signal.SIGKILL)
         return pid
 
+    @contextlib.contextmanager
+    def slowed(self, share: float = 0.1) -> Iterator[None]:
+        """Gives jobs a share of the time only, so that they last while a page is looked at."""
+        pids = family(self.pid("worker"))
+        assert pids
+        ended = threading.Event()
+
+        def slow() -> None:
+            while not ended.wait(0.1 * share):
+                tell(pids, signal.SIGSTOP)
+                ended.wait(0.1 * (1 - share))
+                tell(pids, signal.SIGCONT)
+
+        thread = threading.Thread(target=slow, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            tell(pids, signal.SIGCONT)
+
     def manage(self, *arguments: str, timeout_seconds: float = 120.0) -> str:
         """`manage.py …` beside the running console; its output."""
         done = subprocess.run(
@@ -160,6 +183,21 @@ def eventually(condition: Callable[[], Any], seconds: float = 30.0, pause: float
         if time.monotonic() > deadline:
             raise AssertionError("it did not happen in time")
         time.sleep(pause)
+
+
+def family(pid: int) -> list[int]:
+    """A process's descendants."""
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        found += [int(child), *family(int(child))]
+    return found
+
+
+def tell(pids: Iterable[int], number: int) -> None:
+    """Send a signal to those that still run."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def is_gone(pid: int) -> bool:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from disks.models import Disk, StorageRoot
-from disks.services import repairing
+from disks.services import declarations
+from disks.services.mending import MENDINGS, Mending
 from disks.services.piles import LEAST_CHECKPOINTS
 from disks.views.addresses import disk_address, page_address
 
@@ -38,12 +39,15 @@ class Action:
 def actions_for(disk: Disk, *, may_operate: bool) -> list[Action]:
     """Every action of the product in its order; asks no query when root is selected along.
 
-    Repair footer is there for disks with a damaged one only, the pile where there is one.
+    What mends a disk (Replay log, Repair headers) is there for disks that need it only, the pile
+    where there is one.
     """
     actions = []
     for key, label, icon, name, posts, why_not in _ACTIONS:
-        if key == "repair-footer" and not repairing.is_damaged(disk):
-            continue  # of no use to the thousands of disks whose footer is sound
+        if key in MENDINGS:
+            if not MENDINGS[key].is_needed(disk):
+                continue  # of no use to the thousands of disks that are sound
+            label = MENDINGS[key].words_for(disk).label
         if key == "disk-pile" and disk.chain_depth <= LEAST_CHECKPOINTS:
             continue  # a chain, but no pile
         if key == "create":
@@ -68,11 +72,19 @@ def _why_not_read(disk: Disk) -> str:
     return ""
 
 
+def _why_not_copy(disk: Disk) -> str:
+    """For what only reads the disk's content, as its log says where that waits."""
+    return _why_unsound(disk) or _why_broken(disk)
+
+
 def _why_not_use(disk: Disk) -> str:
-    """For everything that needs a sound disk that nobody has open."""
+    """For everything that needs a sound disk that nobody has open, and nothing waiting in it."""
+    return _why_unsound(disk) or (declarations.LOG_WAITS if disk.log_waits else "")
+
+
+def _why_unsound(disk: Disk) -> str:
     reasons = {
         Disk.Health.NOT_A_DISK: "This file is not a disk.",
-        Disk.Health.NOT_READ: "This is a VHDX disk; this version reads VHD only.",
         Disk.Health.UNREADABLE: "The file cannot be read.",
         Disk.Health.IN_USE: "Somebody has this disk open.",
         Disk.Health.DAMAGED: "The disk is damaged; its findings say where.",
@@ -96,8 +108,8 @@ def _why_not_relink(disk: Disk) -> str:
     return _why_not_write(disk)
 
 
-def _why_not_repair(disk: Disk) -> str:
-    return _why_not_read(disk) or _why_read_only(disk) or repairing.why_not(disk)
+def _why_not_mend(what: Mending) -> Callable[[Disk], str]:
+    return lambda disk: _why_not_read(disk) or _why_read_only(disk) or what.why_not(disk)
 
 
 def _why_not_merge(disk: Disk) -> str:
@@ -113,7 +125,6 @@ def _why_not_compact(disk: Disk) -> str:
 
 
 def _why_not_parent(disk: Disk) -> str:
-    """For what needs no more than the disk's content."""
     return _why_not_use(disk) or _why_broken(disk)
 
 
@@ -130,12 +141,12 @@ def _why_broken(disk: Disk) -> str:
 
 # key, label, icon, name of its address, whether it posts, why it is not possible
 _ACTIONS: tuple[tuple[str, str, str, str, bool, Callable[[Disk], str]], ...] = (
+    *((key, "", one.icon, one.address, False, _why_not_mend(one)) for key, one in MENDINGS.items()),
     ("parent-path", "Update parent path", "link", "parent-path", False, _why_not_relink),
-    ("repair-footer", "Repair footer", "tool", "repair-footer", False, _why_not_repair),
     ("merge", "Merge", "git-merge", "merge", False, _why_not_merge),
     ("disk-pile", "Merge checkpoint pile", "stack-2", "disk-pile", False, _why_not_read),
     ("compact", "Compact", "arrows-minimize", "compact", False, _why_not_compact),
-    ("convert", "Convert", "transform", "convert", False, _why_not_parent),
+    ("convert", "Convert", "transform", "convert", False, _why_not_copy),
     ("expand", "Expand", "arrows-maximize", "expand", False, _why_not_expand),
     ("create", "Create child disk", "plus", "create", False, _why_not_parent),
     ("check", "Check", "shield-check", "check", True, _why_not_read),

@@ -10,8 +10,10 @@ from django.urls import reverse
 from django.views.decorators.http import require_http_methods
 
 from disks.engine.errors import ImageError
-from disks.forms.create import CreateForm
+from disks.engine.formats import by_name
+from disks.forms.create import USUAL_FORMAT, CreateForm
 from disks.forms.declarations import DeclarationForm, sealed
+from disks.forms.new_file import format_of, named_as
 from disks.models import Disk, StorageRoot
 from disks.services import creating
 from disks.services.errors import Refusal
@@ -54,22 +56,31 @@ def _start(request: HttpRequest) -> HttpResponse:
 
 def _initial(request: HttpRequest) -> dict[str, Any]:
     """What a person most likely wants: a child in its parent's folder, else 40 GB, dynamic."""
-    values: dict[str, Any] = {"disk_type": "dynamic", "size": 40, "unit": "GB"}
+    values: dict[str, Any] = {
+        "disk_type": "dynamic",
+        "format": USUAL_FORMAT,
+        "size": 40,
+        "unit": "GB",
+    }
     try:
         parent = Disk.objects.filter(pk=listing.number(request.GET, "parent")).first()
     except listing.BadAddress:
         parent = None
     typed = {key: request.GET[key] for key in CreateForm.base_fields if key in request.GET}
-    if typed.get("disk_type"):  # the kind was changed: what was typed stays
-        return values | typed
+    if typed.get("disk_type"):  # the kind or format was changed: what was typed stays
+        values |= typed
+        if format_of(values.get("name", "")) is not None:
+            values["name"] = named_as(values["name"], CreateForm(initial=values).chosen_format)
+        return values
     if parent is not None:
         stem, extension = os.path.splitext(parent.name)
+        form = by_name(parent.format) if parent.format else by_name(USUAL_FORMAT)
         values |= {
             "disk_type": "differencing",
             "parent": parent.pk,
             "root": parent.root_id,
             "folder": os.path.dirname(parent.relative_path),
-            "name": f"{stem}-child{extension or '.vhd'}",
+            "name": named_as(f"{stem}-child{extension}", form),
         }
     return values
 
@@ -79,6 +90,7 @@ def _context(request: HttpRequest, form: CreateForm, sent: Any = None) -> dict[s
     context: dict[str, Any] = {
         "form": form,
         "kind": form["disk_type"].value(),
+        "format": form.chosen_format.name,
         "parents": _parents(chosen),
         "chosen_parent": str(chosen or ""),
         "has_roots": StorageRoot.objects.filter(
@@ -99,7 +111,7 @@ def _context(request: HttpRequest, form: CreateForm, sent: Any = None) -> dict[s
         "plan": document,
         "plan_seen": plan.fingerprint,
         "refused": plans.as_error(document["refused"]),
-        "verb": f"Create {form.cleaned_data['name']}",
+        "verb": f"Create {form.file_name}",
         "declaration": DeclarationForm(sent, needs_offline=False),
         "key": sent.get("key") if sent is not None else plans.new_key(),
         "seen": sealed(plan.fingerprint),

@@ -50,9 +50,9 @@ def _sign_in_first(request: HttpRequest) -> HttpResponse:
     sign_in = resolve_url(settings.LOGIN_URL)
     if request.headers.get("HX-Request") == "true":
         page = urlsplit(request.headers.get("HX-Current-URL", ""))
-        back = page.path + (f"?{page.query}" if page.query else "")
+        back = "/" + page.path.lstrip("/") + (f"?{page.query}" if page.query else "")
         response = HttpResponse(status=401)
-        response["HX-Redirect"] = f"{sign_in}?{urlencode({'next': back or '/'})}"
+        response["HX-Redirect"] = f"{sign_in}?{urlencode({'next': back})}"
         return response
     if request.method != "GET":  # a form's content would be lost anyway: begin at the front
         return HttpResponseRedirect(sign_in)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from django.db.models import QuerySet
@@ -14,9 +15,10 @@ from django.views.decorators.http import require_GET
 from disks.engine import codes
 from disks.engine.errors import ImageError
 from disks.models import Disk, LinkUndo, ParentLink
-from disks.services import blockmap, chains, file_facts, inspection, raw_link, repairing
+from disks.services import blockmap, chains, file_facts, inspection, raw_link
 from disks.services.access import Role, allows
 from disks.services.errors import Refusal
+from disks.services.mending import MENDINGS
 from disks.templatetags.field_words import SOURCES
 from disks.views import listing
 from disks.views.actions import action, actions_for
@@ -80,7 +82,7 @@ def _context(request: HttpRequest, found: Disk, tab: str) -> dict[str, Any]:
         "tab": tab,
         "tabs": _tabs(found, tab),
         "findings": findings(found),
-        "qemu_misreads": found.disk_type == "differencing",
+        "qemu_misreads": found.format == "vhd" and found.disk_type == "differencing",
     }
     context |= {
         "parent": _parent_tab,
@@ -107,21 +109,27 @@ def _found_at(found: Disk) -> Disk | None:
 
 
 def mend(found: Disk, *, may_operate: bool) -> Mend | None:
-    """The action that would make the verdict better; none where nothing is wrong."""
+    """The action that would make the verdict better; none where nothing is wrong.
+
+    A log that waits comes first: until it is replayed nothing else can be written.
+    """
+    replay = _needed(found, "replay-log", may_operate=may_operate)
+    if replay is not None:
+        return replay
+    page = reverse("disk", args=[found.pk])
     relink = action(found, "parent-path", may_operate=may_operate)
     link = parent_link(found)
     if found.health == Disk.Health.BROKEN and link is not None and relink.possible:
         if link.status == ParentLink.Status.FOUND:
             return None  # the chain is broken further up; the disk to mend is another one
-        url = relink.url
         if link.suggested_id is not None:
-            url += f"?parent={link.suggested_id}"
-        return Mend("Update parent path", url, "link")
-    if repairing.is_damaged(found):
-        repair = action(found, "repair-footer", may_operate=may_operate)
-        if repair.possible:
-            return Mend(repair.label, repair.url, repair.icon)
-    page = reverse("disk", args=[found.pk])
+            return Mend("Update parent path", f"{relink.url}?parent={link.suggested_id}", "link")
+        if link.status_words:  # to take the parent as it is would be the dangerous way
+            return Mend("See what is known", f"{page}?tab=parent#tabs", "list-details")
+        return Mend("Update parent path", relink.url, "link")
+    repair = _needed(found, "repair-headers", may_operate=may_operate)
+    if repair is not None:
+        return repair
     if found.health in (Disk.Health.DAMAGED, Disk.Health.NOTICE, Disk.Health.NOT_A_DISK):
         return Mend("See what was found", f"{page}?tab=findings#tabs", "list-details")
     if found.health == Disk.Health.SUSPECT:
@@ -129,16 +137,27 @@ def mend(found: Disk, *, may_operate: bool) -> Mend | None:
     return None
 
 
+def _needed(found: Disk, key: str, *, may_operate: bool) -> Mend | None:
+    """One of the mendings, where the disk needs it and it can be done."""
+    if not MENDINGS[key].is_needed(found):
+        return None
+    mending = action(found, key, may_operate=may_operate)
+    return Mend(mending.label, mending.url, mending.icon) if mending.possible else None
+
+
 def properties(found: Disk) -> list[list[dict[str, Any]]]:
     """Two columns of label, value and how to show it; rows without a value are left out."""
+    facts = file_facts.read(found)
     rows: list[dict[str, Any]] = [
         {"label": "Kind", "text": _kind(found)},
         {"label": "Virtual size", "bytes": found.virtual_size_bytes},
         {"label": "Size on disk", "bytes": found.allocated_bytes},
         {"label": "File size", "bytes": found.file_size_bytes},
         {"label": "Block size", "bytes": found.block_size_bytes or None},
-        {"label": "Geometry (C/H/S)", "text": file_facts.geometry(found)},
-        {"label": "Identity", "identity": found.identity},
+        *({"label": words, "text": facts.get(label)} for label, words in _FACTS.items()),
+        {"label": IDENTITY_WORDS.get(found.format, "Identity"), "identity": found.identity},
+        {"label": "Virtual disk id", "identity": found.virtual_disk_id},
+        {"label": "FileWriteGuid", "identity": found.file_write_guid},
         {"label": "Created by", "text": found.creator},
         {"label": "Created", "time": found.image_created_at},
         {"label": "Last written", "time": found.modified_at},
@@ -153,11 +172,21 @@ def properties(found: Disk) -> list[list[dict[str, Any]]]:
     return [known[:half], known[half:]]
 
 
+# What only the file tells, in the format's own words, and what it is called here.
+_FACTS = {
+    "Geometry (cylinders/heads/sectors)": "Geometry (C/H/S)",
+    "Logical sector size": "Logical sector size",
+    "Physical sector size": "Physical sector size",
+    "Log": "Log",
+    "Header in use": "Header in use",
+}
+# What children refer to.
+IDENTITY_WORDS = {"vhd": "Unique id", "vhdx": "DataWriteGuid"}
+
+
 def _kind(found: Disk) -> str:
     if not found.format:
         return "Not a disk that is known here"
-    if found.health == Disk.Health.NOT_READ:
-        return f"{found.format.upper()}, which this version does not read"
     return f"{found.format.upper()}, {found.disk_type or 'type unknown'}"
 
 
@@ -209,7 +238,7 @@ def findings(found: Disk) -> list[dict[str, Any]]:
 def _parent_tab(found: Disk, request: HttpRequest) -> dict[str, Any]:
     link = parent_link(found)
     if link is None:
-        return {"trace": [], "locators": [], "undo": None}
+        return {"trace": [], "locators": [], "undo": None, "written": None}
     trace = [
         {**step, "source_words": SOURCES.get(step.get("source", ""), step.get("source", ""))}
         for step in link.trace
@@ -230,6 +259,7 @@ def _parent_tab(found: Disk, request: HttpRequest) -> dict[str, Any]:
         "undo": undo,
         "undo_words": link_words(undo.before) if undo else [],
         "twins": twins(found, link),
+        "written": written_since(link),
         "relink": action(found, "parent-path", may_operate=allows(request.user, Role.OPERATOR)),
     }
 
@@ -243,13 +273,33 @@ def _raw_locators(found: Disk) -> dict[tuple[str, int | None], str]:
     return {(one.code, one.offset): one.raw[:RAW_SHOWN].hex(" ") for one in stored}
 
 
+_NO_PATHS = ("parent_linkage", "parent_linkage2", "volume_path")
+
+
 def link_words(recorded: dict[str, Any]) -> list[str]:
     """The paths of a recorded link that a person recognises: its name, else its locators."""
     name = recorded.get("name") or recorded.get("parent_name")
     if isinstance(name, str) and name:
         return [name]
-    paths = [row.get("path") for row in recorded.get("locators", []) if isinstance(row, dict)]
+    rows = [row for row in recorded.get("locators", []) if isinstance(row, dict)]
+    paths = [row.get("path") for row in rows if row.get("code") not in _NO_PATHS]
     return [path for path in paths if isinstance(path, str) and path][:2]
+
+
+def written_since(link: ParentLink) -> dict[str, Any] | None:
+    """The disk that is the parent but for its content, and what happened to it as far as known."""
+    told = link.parent_evidence.get("written")
+    if told is None:
+        return None
+    disk = Disk.objects.select_related("root").filter(pk=told["disk"]).first()
+    if disk is None:
+        return None
+    first = told.get("first")
+    return {
+        "disk": disk,
+        "first_at": datetime.fromisoformat(first["at"]) if first else None,
+        "changes": told["changes"],
+    }
 
 
 def twins(found: Disk, link: ParentLink) -> list[Disk]:
@@ -285,6 +335,7 @@ def _layout_tab(found: Disk, request: HttpRequest) -> dict[str, Any]:
         "map_wide": draw_block_map(cells, width=760, identifier="map-wide"),
         "map_narrow": draw_block_map(cells, width=330, identifier="map-narrow"),
         "map_words": describe(cells),
+        "map_has_zeros": any(cell.zeros for cell in cells),
         "blocks_per_cell": max((cell.count for cell in cells), default=1),
     }
 

@@ -28,6 +28,7 @@ _MEANWHILE: dict[str, str] = {
     Job.Kind.REPAIR_PLAN: _HEADER,
     Job.Kind.UNDO_PLAN: _HEADER,
     Job.Kind.REPAIR: _HEADER,
+    Job.Kind.REPLAY_LOG: _HEADER,
     Job.Kind.MERGE: _BY_COPY,
     Job.Kind.PILE: _BY_COPY,
     Job.Kind.COMPACT: _BY_COPY,

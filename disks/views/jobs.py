@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -21,15 +22,16 @@ from disks.models import Disk, Job, TrashedJob
 from disks.services import jobs, parent_paths
 from disks.services.access import Role, allows, role_of
 from disks.services.errors import Refusal
-from disks.views import errors, job_words, listing
+from disks.services.mending import MENDINGS
+from disks.views import errors, job_words, listing, plans
 from disks.views.guard import client_address
-from disks.views.rendering import render_page, running_jobs
+from disks.views.rendering import render_page, running_jobs, wants_fragment
 
 LOG_LINES = 500
 # Where the plan is made anew of a job whose disk has changed since.
 _FORMS: dict[str, str] = {
     Job.Kind.UPDATE_PARENT: "parent-path",
-    Job.Kind.REPAIR: "repair-footer",
+    **{one.kind: one.address for one in MENDINGS.values()},
     Job.Kind.MERGE: "merge",
     Job.Kind.PILE: "disk-pile",
     Job.Kind.COMPACT: "compact",
@@ -100,7 +102,11 @@ def running(request: HttpRequest) -> HttpResponse:
 
 @require_GET
 def job_detail(request: HttpRequest, job_id: int) -> HttpResponse:
-    return _show(request, _job(job_id))
+    """The page; its fragment asks with what it has seen, and is not drawn again for nothing."""
+    job = _job(job_id)
+    if wants_fragment(request) and request.GET.get("seen") == _looks(job):
+        return HttpResponse(status=204)
+    return _show(request, job)
 
 
 @require_POST
@@ -136,6 +142,16 @@ def retry(request: HttpRequest, job_id: int) -> HttpResponse:
     return HttpResponseRedirect(reverse("job", args=[again.pk]))
 
 
+def _looks(job: Job) -> str:
+    """Changes whenever an active job's page would look different."""
+    last_line = job.log.order_by("-pk").values_list("pk", flat=True).first()
+    seen = [
+        job.status, job.step, job.sentence, job.done_bytes, job.total_bytes, job.cancellable,
+        job.cancel_requested_at, job.waits_for_id, last_line,
+    ]  # fmt: skip
+    return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
+
+
 def _job(job_id: int) -> Job:
     rows = Job.objects.select_related("requested_by", "disk__root", "root", "waits_for", "repeats")
     return get_object_or_404(rows, pk=job_id)
@@ -156,12 +172,16 @@ def _show(
         row["disk_id"] = row["disk_id"] or known.get(row["path"])
     for one in lists:
         one["disks"] = [(row, known.get(row)) for row in one["rows"]]
-    return render_page(
+    renews = job.is_active and request.GET.get("every") == "5"
+    response = render_page(
         request,
         "disks/job.html",
         {
             "job": job,
             "pace": pace(job),
+            "looks": _looks(job) if job.is_active else "",
+            "now": timezone.localtime(),
+            "renews": renews,
             "log": log[:LOG_LINES][::-1],
             "log_is_cut": len(log) > LOG_LINES,
             "meanwhile": job_words.meanwhile(job),
@@ -176,10 +196,14 @@ def _show(
             "may_retry": allows(request.user, ROLES.get(job.kind, Role.OPERATOR)),
             "form_again": _form_again(job),
             "refusal": refusal,
+            "error": plans.as_error(job.error),
         },
         fragment="disks/_job_progress.html",
         status=status,
     )
+    if renews:
+        response["Refresh"] = "5"  # what a browser without script was asked for by its user
+    return response
 
 
 def _form_again(job: Job) -> str:

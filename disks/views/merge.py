@@ -11,7 +11,7 @@ from django.utils.http import urlencode
 from django.views.decorators.http import require_http_methods
 
 from disks.engine.errors import ImageError
-from disks.forms.declarations import DeclarationForm, needs_offline, sealed
+from disks.forms.declarations import MergeDeclarationForm, needs_offline, sealed
 from disks.forms.merge import NEW, MergeForm
 from disks.models import Disk, Job
 from disks.operations import guards
@@ -68,6 +68,7 @@ def _start(request: HttpRequest, leaf: Disk, chain: list[Disk], form: MergeForm)
             **form.options(),
             user=request.user,
             declared_offline=said.declared,
+            unrelated=said.cleaned_data["unrelated"],
             seen=said.cleaned_data["seen"],
             idempotency_key=key,
             address=client_address(request),
@@ -106,10 +107,13 @@ def _context(leaf: Disk, chain: list[Disk], form: MergeForm, sent: Any = None) -
         "seconds": seconds,
         "siblings": plans.known(document["siblings"]),
         "grandchildren": plans.known(document["grandchildren"]),
-        "way_out": _way_out(leaf, form) if document["siblings"] else None,
+        "unread": plans.unread(plan.unread),
+        "unrelated": sealed(sorted(plan.unread)),
+        "way_out": _way_out(leaf, form),
         "managers": guards.in_short(document["managers"]),
-        "declaration": DeclarationForm(
+        "declaration": MergeDeclarationForm(
             sent,
+            unread=plan.unread,
             needs_offline=form.into_parent and needs_offline(touched),
             needs_unmanaged=form.into_parent and bool(document["managers"]),
         ),

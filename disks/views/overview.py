@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.db.models import F, Sum
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.http import urlencode
 from django.views.decorators.http import require_GET
 
-from disks.models import Disk, StorageRoot
+from disks.models import StorageRoot
+from disks.services import causes, piles
 from disks.services import overview as service
-from disks.services import piles
 from disks.services.overview import BrokenGroup, Totals
 from disks.templatetags.console import size_text
 from disks.views import pile
@@ -21,7 +20,21 @@ from disks.views.rendering import render_page, wants_fragment
 GROUPS_SHOWN = 12
 JOBS_SHOWN = 6
 PILES_SHOWN = 4
-_REPAIRABLE = ("missing", "outside", "replaced", "ambiguous", "unreadable")
+_COLOURS = {
+    "damaged": "red",
+    "unreadable": "red",
+    "missing": "red",
+    "suspect": "yellow",
+    "notice": "yellow",
+}
+_ICONS = {
+    "damaged": "file-broken",
+    "unreadable": "circle-x",
+    "missing": "file-x",
+    "suspect": "alert-triangle",
+    "in-use": "lock",
+}
+_REPAIRABLE = ("missing", "outside", "replaced", "rewritten", "ambiguous", "unreadable")
 
 
 @require_GET
@@ -30,10 +43,11 @@ def overview(request: HttpRequest) -> HttpResponse:
     context = _jobs()
     if not wants_fragment(request):
         known = service.totals()
+        trash = service.trash_bytes()
         context |= _verdict(known) | {
-            "notices": _notices(known),
+            "notices": _notices(known, trash),
             "roots": list(StorageRoot.objects.order_by("name")),
-            "trash_bytes": service.trash_bytes(),
+            "trash_bytes": trash,
         }
     return render_page(
         request, "disks/overview.html", context, fragment="disks/_overview_jobs.html"
@@ -81,7 +95,8 @@ def _group(group: BrokenGroup) -> dict[str, Any]:
     else:
         url, label = repair, "Repair plan…"
     return {
-        "sentence": f"{group.sentence}.",
+        "sentence": causes.sentence(group.cause, group.count),
+        "path": group.named_path if group.sentence.endswith(group.named_path) else "",
         "example": group.example if group.count == 1 else None,
         "found": group.found,
         "above": above,
@@ -92,7 +107,7 @@ def _group(group: BrokenGroup) -> dict[str, Any]:
     }
 
 
-def _notices(counts: Totals) -> list[dict[str, Any]]:
+def _notices(counts: Totals, trash: int) -> list[dict[str, Any]]:
     """What is not broken but needs a look, worst first; each with where to go."""
     notices: list[dict[str, Any]] = []
     for number, health, one, many in (
@@ -114,25 +129,23 @@ def _notices(counts: Totals) -> list[dict[str, Any]]:
             "{} disks are in use and not read.",
         ),
         (
-            counts.not_disks,
-            "not-a-disk",
-            "1 file has a disk's name, but holds no VHD.",
-            "{} files have a disk's name, but hold no VHD.",
+            counts.log_waits,
+            "notice",
+            "1 disk's log waits to be replayed: whoever wrote the disk last was stopped.",
+            "{} disks' logs wait to be replayed: whoever wrote the disks last was stopped.",
         ),
         (
-            counts.not_read,
-            "not-read",
-            "1 disk is a VHDX; this version reads VHD only.",
-            "{} disks are VHDX; this version reads VHD only.",
+            counts.not_disks,
+            "not-a-disk",
+            "1 file has a disk's name, but holds no VHD or VHDX.",
+            "{} files have a disk's name, but hold no VHD or VHDX.",
         ),
     ):
         if number:
             notices.append(
                 {
-                    "colour": {"damaged": "red", "unreadable": "red", "missing": "red"}.get(
-                        health, "yellow" if health == "suspect" else "azure"
-                    ),
-                    "icon": "alert-triangle" if health != "in-use" else "lock",
+                    "colour": _COLOURS.get(health, ""),
+                    "icon": _ICONS.get(health, "info-circle"),
                     "sentence": one if number == 1 else many.format(f"{number:,}"),
                     "url": f"{reverse('disks')}?health={health}",
                     "action": "Show",
@@ -162,27 +175,28 @@ def _notices(counts: Totals) -> list[dict[str, Any]]:
             }
         )
     notices += _piles()
-    trash = service.trash_bytes()
     if trash:
         notices.append(
             {
                 "colour": "",
                 "icon": "trash",
-                "sentence": "Emptying the trash gives back",
+                "sentence": "",
                 "bytes": trash,
+                "after": "come free when the trash is emptied.",
                 "url": reverse("trash"),
                 "action": "Open the trash",
             }
         )
-    lost = _beside_blocks_bytes()
-    if lost:
+    spare = service.spare_bytes()
+    if spare:
         notices.append(
             {
                 "colour": "",
                 "icon": "arrows-minimize",
-                "sentence": "Compacting gives back what no block of these disks takes. Not counted "
-                "are blocks full of zeros: only a disk's dry run reads its blocks. At least",
-                "bytes": lost,
+                "bytes": spare,
+                "after": "can be won back by compacting: room that no block of the disks takes. "
+                "Blocks full of zeros come on top; a disk's dry run counts them.",
+                "sentence": "At least",
                 "url": f"{reverse('disks')}?type=dynamic&sort=-used",
                 "action": "Largest disks",
             }
@@ -192,9 +206,9 @@ def _notices(counts: Totals) -> list[dict[str, Any]]:
 
 def _piles() -> list[dict[str, Any]]:
     """Checkpoints that no host seems to know any more, folder by folder."""
-    found = piles.forgotten()
+    found, total = piles.forgotten(most=PILES_SHOWN)
     notices = []
-    for one in found[:PILES_SHOWN]:
+    for one in found:
         disks = f"{one.count:,} checkpoints" if one.are_checkpoints else f"{one.count:,} disks"
         kind = "without a host" if one.are_checkpoints else "in one chain, and no host beside them"
         notices.append(
@@ -208,29 +222,14 @@ def _piles() -> list[dict[str, Any]]:
                 "action": "Merge the pile…",
             }
         )
-    if len(found) > PILES_SHOWN:
+    if total > len(found):
         notices.append(
             {
                 "colour": "yellow",
                 "icon": "stack-2",
-                "sentence": f"{len(found) - PILES_SHOWN:,} more piles of such disks.",
+                "sentence": f"{total - len(found):,} more piles of such disks.",
                 "url": reverse("piles"),
                 "action": "Show all",
             }
         )
     return notices
-
-
-def _beside_blocks_bytes() -> int:
-    """Room in files that no block takes: certainly won back, without reading one block.
-
-    Only files with at least 64 MiB of it count: headers and tables need some, too.
-    """
-    lost = (
-        Disk.objects.filter(missing_since=None, blocks_allocated__isnull=False)
-        .filter(disk_type__in=("dynamic", "differencing"))
-        .annotate(rest=F("file_size_bytes") - F("blocks_allocated") * F("block_size_bytes"))
-        .filter(rest__gt=64 * 1024**2)
-        .aggregate(total=Sum("rest"))["total"]
-    )
-    return int(lost or 0)

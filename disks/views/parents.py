@@ -185,9 +185,11 @@ def _plan(
         )
     except (ImageError, Refusal) as error:
         may_overrule = error.code == MISMATCH and allows(request.user, Role.ADMINISTRATOR)
+        found = plans.known([target])[0]
         return {
             "refused": plans.as_error(error),
-            "target": plans.known([target])[0],
+            "target": found,
+            "same_chain": _is_of_chain(child, found["disk"]),
             "may_overrule": may_overrule,
             "mismatch": error.code == MISMATCH,
         }
@@ -208,6 +210,13 @@ def _plan(
         "key": sent.get("key") if sent is not None else plans.new_key(),
         "seen": sealed(document["fingerprint"]),
     }
+
+
+def _is_of_chain(child: Disk, other: Disk | None) -> bool:
+    """Whether two disks share the id that all disks of one chain have in common."""
+    if other is None or not child.virtual_disk_id:
+        return False
+    return bool(other.virtual_disk_id == child.virtual_disk_id)
 
 
 def _undo_context(child: Disk, sent: Any) -> dict[str, Any]:
@@ -257,7 +266,12 @@ def _candidates(child: Disk, chosen: str) -> list[dict[str, Any]]:
     found = parent_paths.candidates_for(child)
     rows = plans.known([one.path for one in found])
     return [
-        {**row, "candidate": one, "match": one.verdict == "match"}
+        {
+            **row,
+            "candidate": one,
+            "match": one.verdict == "match",
+            "same_chain": _is_of_chain(child, row["disk"]),
+        }
         for row, one in zip(rows, found, strict=True)
         if row["disk"] is not None
     ]

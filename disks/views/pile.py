@@ -15,7 +15,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from disks import tasks
 from disks.engine.errors import ImageError
-from disks.forms.declarations import DeclarationForm, needs_offline, sealed
+from disks.forms.declarations import MergeDeclarationForm, needs_offline, sealed
 from disks.forms.new_file import checked_folder
 from disks.models import Disk, Job, StorageRoot
 from disks.operations import guards
@@ -69,11 +69,11 @@ def address(at: Disk, leaf: Disk | None = None) -> str:
 @require_GET
 def piles(request: HttpRequest) -> HttpResponse:
     """The piles that the catalog sees, and the way to any folder."""
-    found = service.forgotten()
-    rows = [{"pile": one, "url": address(one.leaf, one.leaf)} for one in found[:ROWS_SHOWN]]
+    found, total = service.forgotten(most=ROWS_SHOWN)
+    rows = [{"pile": one, "url": address(one.leaf, one.leaf)} for one in found]
     context = {
         "rows": rows,
-        "more": max(0, len(found) - ROWS_SHOWN),
+        "more": total - len(found),
         "roots": list(StorageRoot.objects.order_by("name")),
     }
     return render_page(request, "disks/piles.html", context)
@@ -106,7 +106,7 @@ def start(request: HttpRequest) -> HttpResponse:
     if place is None:
         raise Http404
     context = _context(place, sent=request.POST)
-    declaration: DeclarationForm | None = context.get("declaration")
+    declaration: MergeDeclarationForm | None = context.get("declaration")
     if declaration is None or context["refused"] or not declaration.is_valid():
         return render_page(request, PAGE, context, fragment=FRAGMENT, status=422)
     if declaration.cleaned_data["seen"] != context["fingerprint"]:
@@ -120,6 +120,7 @@ def start(request: HttpRequest) -> HttpResponse:
                 **place.options(),
                 user=request.user,
                 declared_offline=declaration.declared,
+                unrelated=declaration.cleaned_data["unrelated"],
                 seen=declaration.cleaned_data["seen"],
                 idempotency_key=plans.form_key(request),
                 address=client_address(request),
@@ -210,8 +211,13 @@ def _context(place: Place, sent: Any = None) -> dict[str, Any]:
         "script": text,
         "no_script": plans.as_error(no_script),
         "managers": guards.in_short(managed),
-        "declaration": DeclarationForm(
-            sent, needs_offline=needs_offline(merged), needs_unmanaged=bool(managed)
+        "unread": plans.unread(planned.plan.unread),
+        "unrelated": sealed(sorted(planned.plan.unread)),
+        "declaration": MergeDeclarationForm(
+            sent,
+            unread=planned.plan.unread,
+            needs_offline=needs_offline(merged),
+            needs_unmanaged=bool(managed),
         ),
         "key": sent.get("key") if sent is not None else plans.new_key(),
         "fingerprint": planned.fingerprint,

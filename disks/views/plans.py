@@ -16,7 +16,7 @@ from disks import tasks
 from disks.engine.codes import CODES
 from disks.engine.errors import ImageError
 from disks.forms.declarations import DeclarationForm
-from disks.models import Disk, Job
+from disks.models import Disk, Job, ParentLink
 from disks.services.errors import Refusal
 from disks.views.rendering import render_page
 
@@ -117,6 +117,25 @@ def seconds_guessed(count_bytes: int, kinds: tuple[str, ...]) -> float | None:
     if moved <= 0 or spent <= 0:
         return None
     return count_bytes * spent / moved
+
+
+def unread(errors: Mapping[str, ImageError]) -> list[dict[str, Any]]:
+    """What could not be read, with its page and with what it named when it could be."""
+    found = known(sorted(errors))
+    links = {
+        link.child_id: link
+        for link in ParentLink.objects.filter(
+            child__in=[one["disk"].pk for one in found if one["disk"]]
+        )
+    }
+    return [
+        one
+        | {
+            "why": errors[one["path"]].message,
+            "link": links.get(one["disk"].pk) if one["disk"] else None,
+        }
+        for one in found
+    ]
 
 
 def known(paths: list[str]) -> list[dict[str, Any]]:

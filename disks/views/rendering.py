@@ -59,7 +59,17 @@ NAVIGATION = (
         "Disks",
         "Disks",
         "database",
-        ("disk", "parent", "repair-footer", "merge", "compact", "convert", "expand", "create"),
+        (
+            "disk",
+            "parent",
+            "repair-headers",
+            "replay",
+            "merge",
+            "compact",
+            "convert",
+            "expand",
+            "create",
+        ),
     ),
     ("jobs", "Jobs", "Jobs", "list-check", ("job",)),
     ("roots", "Storage roots", "Roots", "folders", ("root",)),
@@ -69,7 +79,7 @@ NAVIGATION = (
 
 
 def _navigation(here: str) -> list[dict[str, Any]]:
-    # The longest word counts: "repair-footer" is about a disk, "repair" belongs to the overview.
+    # The longest word counts: "repair-headers" is about a disk, "repair" belongs to the overview.
     fitting = [
         (len(word), name)
         for name, *_, below in NAVIGATION

@@ -29,9 +29,12 @@ _ROW = re.compile(r"[0-9]{1,18}:[0-9]{1,18}")
 
 @require_GET
 def repair(request: HttpRequest) -> HttpResponse:
-    """Every broken link by cause, each with its proposed parent or with why there is none."""
+    """Every broken link by cause, each with its proposed parent or with why there is none.
+
+    all: the cause of which every row is chosen, not only the certain ones.
+    """
     cause = listing.words(request.GET, "cause")
-    return render_page(request, PAGE, _context(cause))
+    return render_page(request, PAGE, _context(cause, all_of=listing.words(request.GET, "all")))
 
 
 @require_POST
@@ -115,15 +118,20 @@ def _rows_sent(request: HttpRequest) -> list[str]:
     return [value for value in request.POST.getlist("row")[:MOST_ROWS] if _ROW.fullmatch(value)]
 
 
-def _context(cause: str, *, sent: Any = None, chosen: set[str] | None = None) -> dict[str, Any]:
+def _context(
+    cause: str, *, sent: Any = None, chosen: set[str] | None = None, all_of: str = ""
+) -> dict[str, Any]:
+    def is_chosen(row: parent_paths.RepairRow, group: str) -> bool:
+        return row.certain or group == all_of if chosen is None else row.value in chosen
+
     found = parent_paths.repair_plan(cause=cause, most=MOST_ROWS)
     groups = [
         {
+            "cause": group.cause,
             "sentence": group.sentence,
             "found": group.found,
             "matched": [
-                {"row": row, "checked": row.certain if chosen is None else row.value in chosen}
-                for row in group.matched
+                {"row": row, "checked": is_chosen(row, group.cause)} for row in group.matched
             ],
         }
         for group in found

@@ -30,7 +30,7 @@ _AT_RISK = (Disk.Health.BROKEN, Disk.Health.DAMAGED, Disk.Health.UNREADABLE)
 def root_list(request: HttpRequest) -> HttpResponse:
     found = StorageRoot.objects.prefetch_related("windows_views").annotate(
         disk_count=Count("disks", filter=Q(disks__missing_since=None)),
-        risk_count=Count("disks", filter=Q(disks__health__in=_AT_RISK)),
+        risk_count=Count("disks", filter=Q(disks__health__in=_AT_RISK, disks__put_away_by=None)),
     )
     return render_page(
         request,
@@ -190,7 +190,8 @@ def _show(
     refusal: Refusal | None = None,
     status: int = 200,
 ) -> HttpResponse:
-    by_health = root.disks.values("health").order_by("health").annotate(count=Count("pk"))
+    known = root.disks.filter(put_away_by=None)  # what jobs put into the trash is told there
+    by_health = known.values("health").order_by("health").annotate(count=Count("pk"))
     counts = {row["health"]: row["count"] for row in by_health}
     return render_page(
         request,
@@ -202,7 +203,9 @@ def _show(
                 (value, counts[value]) for value in Disk.Health.values if value in counts
             ],
             "disk_count": sum(counts.values()),
-            "scan_rows": job_words.result_rows(root.last_scan_result),
+            "scan_rows": [
+                row for row in job_words.result_rows(root.last_scan_result) if row[1] != "0"
+            ],
             "scans": list(Job.objects.filter(root=root, kind=Job.Kind.SCAN).order_by("-pk")[:5]),
             "trash_size": sum(
                 root.trash.filter(state="in-trash").values_list("size_bytes", flat=True)

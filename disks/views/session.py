@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any
 
 from django.contrib import messages
@@ -14,7 +15,9 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_GET, require_http_methods
 
 from disks.forms.session import PasswordForm, SignInForm
+from disks.services import signing_in
 from disks.views import errors
+from disks.views.guard import client_address
 from disks.views.rendering import render_page
 
 
@@ -26,6 +29,14 @@ class SignIn(views.LoginView):
     authentication_form = SignInForm
     redirect_authenticated_user = True
 
+    def post(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
+        name = unicodedata.normalize("NFKC", request.POST.get("username", ""))
+        closed = signing_in.why_closed(name, client_address(request))
+        if closed:
+            return locked_out(request, sentence=closed)
+        answer: HttpResponse = super().post(request, *args, **options)
+        return answer
+
     def form_invalid(self, form: Any) -> HttpResponse:
         return self.render_to_response(self.get_context_data(form=form), status=422)
 
@@ -35,14 +46,18 @@ sign_out = views.LogoutView.as_view(http_method_names=["post"])
 
 
 def locked_out(
-    request: HttpRequest, original_response: Any = None, credentials: Any = None, *_: Any
+    request: HttpRequest,
+    original_response: Any = None,
+    credentials: Any = None,
+    *_: Any,
+    sentence: str = "Signing in with this name is closed for a quarter of an hour.",
 ) -> HttpResponse:
-    """429: too many wrong passwords for this name from this address."""
+    """429: too many wrong passwords; by default for this name from this address."""
     response = errors.problem(
         request,
         429,
         "Too many wrong passwords",
-        "Signing in with this name is closed for a quarter of an hour.",
+        sentence,
         advice="Wait, then try again. An administrator can set a new password meanwhile.",
         links=[(reverse("login"), "Back to sign in")],
     )

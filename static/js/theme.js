@@ -3,6 +3,7 @@
 (function () {
   "use strict";
   var html = document.documentElement;
+  html.classList.add("scripted"); // what helps without script is not shown
   var system = window.matchMedia("(prefers-color-scheme: dark)");
   function chosen() {
     var found = /(?:^|; )theme=(light|dark)/.exec(document.cookie);

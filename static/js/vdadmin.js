@@ -82,13 +82,16 @@
     });
   });
 
-  // --- "select all" of a table's checkboxes
+  // --- "select all" of a table's checkboxes, which only a script can do
+  function showSelectAll(scope) {
+    scope.querySelectorAll("[data-select-all][hidden]").forEach(function (box) {
+      box.hidden = false;
+    });
+  }
   document.addEventListener("change", function (event) {
     var all = event.target.closest("[data-select-all]");
     if (!all) return;
-    var boxes = document.querySelectorAll(
-      'input[type="checkbox"][name="' + CSS.escape(all.dataset.selectAll) + '"]:not(:disabled)'
-    );
+    var boxes = all.closest("table").querySelectorAll('td > input[type="checkbox"]:not(:disabled)');
     boxes.forEach(function (box) {
       box.checked = all.checked;
     });
@@ -122,19 +125,29 @@
   body.addEventListener("htmx:beforeRequest", function (event) {
     if (document.hidden && event.detail.elt.hasAttribute("data-poll")) event.preventDefault();
   });
+  function showTrouble(kind) {
+    var box = document.getElementById("trouble");
+    box.querySelectorAll("[data-trouble]").forEach(function (words) {
+      words.hidden = words.dataset.trouble !== kind;
+    });
+    box.hidden = false;
+  }
   body.addEventListener("htmx:sendError", function () {
-    document.getElementById("trouble").hidden = false;
+    showTrouble("silent");
   });
   body.addEventListener("htmx:responseError", function (event) {
-    if (event.detail.xhr.status >= 500) document.getElementById("trouble").hidden = false;
+    if (event.detail.xhr.status >= 500) showTrouble("silent");
+    if (event.detail.xhr.status === 429) showTrouble("busy");
   });
   body.addEventListener("htmx:afterRequest", function (event) {
     if (event.detail.successful) document.getElementById("trouble").hidden = true;
   });
   body.addEventListener("htmx:afterSwap", function () {
     showCopyButtons(document);
+    showSelectAll(document);
     var said = document.querySelector("[data-say]");
     if (said) sayProgress(said.dataset.say);
   });
   showCopyButtons(document);
+  showSelectAll(document);
 })();

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding
-from disks.engine.images import Format, Image, ImageWriter, NewImage, RawRegion
+from disks.engine.images import (
+    Choices,
+    Format,
+    Image,
+    ImageWriter,
+    NewImage,
+    RawRegion,
+    Report,
+    unreported,
+)
+from disks.engine.units import GIB, MIB
 
 
 class VhdFormat:
@@ -12,6 +22,7 @@ class VhdFormat:
 
     name = "vhd"
     extensions: tuple[str, ...] = (".vhd", ".avhd")
+    choices = Choices((2 * MIB, MIB // 2), 2 * MIB, (512,), 2040 * GIB)
 
     def matches(self, file: ImageFile) -> bool:
         """True if a footer's cookie is at the end of the file or at its beginning."""
@@ -31,11 +42,19 @@ class VhdFormat:
 
         return VhdImage(file)
 
-    def check(self, file: ImageFile, *, deep: bool = False) -> list[Finding]:
+    def check(
+        self, file: ImageFile, *, deep: bool = False, report: Report = unreported
+    ) -> list[Finding]:
         """Every invariant that this one file can break; goes on after the first."""
         from disks.engine.vhd.check import check_file
 
-        return check_file(file, deep=deep)
+        return check_file(file, deep=deep, report=report)
+
+    def named_parent(self, file: ImageFile) -> str | None:
+        """See `Format`."""
+        from disks.engine.vhd.remains import named_parent
+
+        return named_parent(file, self.extensions)
 
     def predicted_size_bytes(self, new: NewImage, blocks: int) -> int:
         """File size of a new image with that many allocated blocks."""

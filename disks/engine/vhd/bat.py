@@ -6,6 +6,8 @@ import sys
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import compress
+from typing import NamedTuple
 
 from disks.engine.files import ImageFile
 
@@ -14,7 +16,7 @@ MAX_FILE_SECTORS = 0xFFFFFFFF  # entries are 32-bit sector numbers
 PIECE_ENTRIES = 16 * 1024
 _PIECE_BYTES = PIECE_ENTRIES * 4
 _ALL_ABSENT = b"\xff" * _PIECE_BYTES
-_CACHED_PIECES = 64  # 4 MiB
+_CACHED_PIECES = 64  # 5 MiB
 
 assert array("I").itemsize == 4  # noqa: S101 - the layout itself, at import
 
@@ -35,27 +37,30 @@ def to_stored(entries: array[int]) -> bytes:
     return entries.tobytes()
 
 
-def _column(stored: bytes, index: int) -> int:
-    """One byte of every entry, as a long number: & and | then work on all of them at once."""
-    return int.from_bytes(stored[index::4])
+# What the four bytes of an entry give together: only all ones mean that there is no block.
+_IN_USE = bytes([1] * 0xFF + [0])
 
 
-def count_absent(stored: bytes) -> int:
-    """How many entries of stored bytes are ABSENT; several times faster than a loop.
+def _flags(stored: bytes) -> bytes:
+    """A byte for each entry, 1 where it is in use; several times faster than a loop.
 
-    An entry is absent when all of its four bytes are 0xFF.
+    One byte of every entry makes a long number: & then works on all of them at once.
     """
-    all_set = _column(stored, 0) & _column(stored, 1) & _column(stored, 2) & _column(stored, 3)
-    return all_set.to_bytes(len(stored) // 4).count(0xFF)
+    columns = [int.from_bytes(stored[index::4]) for index in range(4)]
+    all_set = columns[0] & columns[1] & columns[2] & columns[3]
+    return all_set.to_bytes(len(stored) // 4).translate(_IN_USE)
 
 
-def positions_below_65536(stored: bytes) -> Iterator[int]:
-    """Indexes of the entries below 65,536: those whose upper two bytes are zero."""
-    upper = (_column(stored, 0) | _column(stored, 1)).to_bytes(len(stored) // 4)
-    index = upper.find(0)
-    while index >= 0:
-        yield index
-        index = upper.find(0, index + 1)
+class _Piece(NamedTuple):
+    entries: array[int]
+    in_use: bytes
+
+
+def _as_piece(stored: bytes) -> _Piece | None:
+    """None when all of its entries are absent."""
+    if stored == _ALL_ABSENT[: len(stored)]:
+        return None
+    return _Piece(to_entries(stored), _flags(stored))
 
 
 class BlockAllocationTable:
@@ -69,82 +74,75 @@ class BlockAllocationTable:
         self.offset = offset
         self.entries = entries
         self._file = file
-        self._cache: OrderedDict[int, array[int] | None] = OrderedDict()
+        self._lowest: int | None = None
+        self._cache: OrderedDict[int, _Piece | None] = OrderedDict()
         if offset + entries * 4 <= len(head) and entries <= PIECE_ENTRIES:
-            self._cache[0] = to_entries(head[offset : offset + entries * 4])
+            self._cache[0] = _as_piece(head[offset : offset + entries * 4])
 
-    def _read(self, piece: int) -> array[int] | None:
-        first = piece * PIECE_ENTRIES
-        count = min(PIECE_ENTRIES, self.entries - first)
-        data = self._file.read_at(self.offset + first * 4, count * 4)
-        if data == _ALL_ABSENT[: count * 4]:
-            return None
-        return to_entries(data)
-
-    def piece(self, piece: int) -> array[int] | None:
-        """One piece of the table; None when all of its entries are absent."""
+    def _piece(self, piece: int) -> _Piece | None:
         cache = self._cache
         if piece in cache:
             cache.move_to_end(piece)
             return cache[piece]
-        entries = self._read(piece)
-        cache[piece] = entries
+        first = piece * PIECE_ENTRIES
+        count = min(PIECE_ENTRIES, self.entries - first)
+        found = _as_piece(self._file.read_at(self.offset + first * 4, count * 4))
+        cache[piece] = found
         if len(cache) > _CACHED_PIECES:
             cache.popitem(last=False)
-        return entries
+        return found
 
     def entry(self, block: int) -> int:
         """Sector number of the block's bitmap, or ABSENT."""
-        entries = self.piece(block // PIECE_ENTRIES)
-        return ABSENT if entries is None else entries[block % PIECE_ENTRIES]
+        found = self._piece(block // PIECE_ENTRIES)
+        return ABSENT if found is None else found.entries[block % PIECE_ENTRIES]
 
     def next_allocated(self, block: int, end: int) -> int:
         """The first allocated block in [block, end), or end."""
         while block < end:
-            entries = self.piece(block // PIECE_ENTRIES)
+            found = self._piece(block // PIECE_ENTRIES)
             start = block - block % PIECE_ENTRIES
             stop = min(end, start + PIECE_ENTRIES)
-            if entries is not None:
-                for index in range(block - start, stop - start):
-                    if entries[index] != ABSENT:
-                        return start + index
+            if found is not None:
+                index = found.in_use.find(1, block - start, stop - start)
+                if index >= 0:
+                    return start + index
             block = stop
         return end
 
+    def in_use(self, piece: int) -> tuple[list[int], list[int]]:
+        """Blocks and entries of what one piece of PIECE_ENTRIES has allocated, by block."""
+        found = self._piece(piece)
+        if found is None:
+            return [], []
+        first = piece * PIECE_ENTRIES
+        blocks = range(first, first + len(found.entries))
+        return list(compress(blocks, found.in_use)), list(compress(found.entries, found.in_use))
+
+    def _pieces(self) -> range:
+        return range(-(-self.entries // PIECE_ENTRIES))
+
     def allocated(self) -> Iterator[tuple[int, int]]:
         """(block, entry) of every allocated block, ascending by block."""
-        for piece in range(-(-self.entries // PIECE_ENTRIES)):
-            entries = self.piece(piece)
-            if entries is not None:
-                first = piece * PIECE_ENTRIES
-                for index, entry in enumerate(entries):
-                    if entry != ABSENT:
-                        yield first + index, entry
-
-    def _stored_pieces(self) -> Iterator[tuple[int, array[int], bytes]]:
-        """(first block, entries, the same as stored) of the pieces that hold anything."""
-        for piece in range(-(-self.entries // PIECE_ENTRIES)):
-            entries = self.piece(piece)
-            if entries is not None:
-                yield piece * PIECE_ENTRIES, entries, to_stored(entries)
+        for piece in self._pieces():
+            yield from zip(*self.in_use(piece), strict=True)
 
     def count_allocated(self) -> int:
         """How many entries are in use."""
-        return sum(
-            len(entries) - count_absent(stored) for _, entries, stored in self._stored_pieces()
-        )
+        found = [self._piece(piece) for piece in self._pieces()]
+        return sum(one.in_use.count(1) for one in found if one is not None)
 
     def below(self, sector: int) -> Iterator[tuple[int, int]]:
         """(block, entry) of the blocks whose bitmap starts before a sector."""
-        if sector > 0x10000:
+        lowest = self.lowest()
+        if lowest is not None and lowest < sector:
             yield from ((block, entry) for block, entry in self.allocated() if entry < sector)
-            return
-        for first, entries, stored in self._stored_pieces():
-            for index in positions_below_65536(stored):
-                if entries[index] < sector:
-                    yield first + index, entries[index]
 
     def lowest(self) -> int | None:
         """The smallest entry in use; None without any."""
-        found = min((min(entries) for _, entries, _ in self._stored_pieces()), default=ABSENT)
-        return None if found == ABSENT else found
+        if self._lowest is None:
+            self._lowest = min(
+                (min(self.in_use(piece)[1], default=ABSENT) for piece in self._pieces()),
+                default=ABSENT,
+            )
+        return None if self._lowest == ABSENT else self._lowest

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import operator
 from array import array
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import lru_cache
 
 from disks.engine.errors import ImageError, NotAnImage
 from disks.engine.files import ImageFile
 from disks.engine.findings import MAX_ALIKE, Finding, Level, limited
-from disks.engine.images import DiskType
+from disks.engine.images import DiskType, Report, unreported
 from disks.engine.sector_bitmap import held_runs
 from disks.engine.units import MIB, SECTOR_BYTES, round_up
 from disks.engine.vhd import dynamic_header, footer
@@ -25,20 +26,23 @@ from disks.engine.vhd.dynamic_header import HEADER_BYTES, DynamicHeader
 from disks.engine.vhd.footer import Footer
 from disks.engine.vhd.image import VhdImage, now_timestamp
 from disks.engine.vhd.parent_locator import (
+    FREE,
     KNOWN_CODES,
     MAX_LENGTH_BYTES,
     ReadLocator,
     decode_name,
-    parse_entries,
 )
 from disks.engine.vhd.text import ascii_label
+from disks.engine.walk import Walk
 
 
-def check_file(file: ImageFile, *, deep: bool = False) -> list[Finding]:
+def check_file(
+    file: ImageFile, *, deep: bool = False, report: Report = unreported
+) -> list[Finding]:
     """All findings of a file that claims to be a VHD. deep: every bitmap and clear sector too."""
     findings: list[Finding] = []
     try:
-        for finding in limited(_check(file, deep)):
+        for finding in limited(_check(file, deep, Walk(file, report))):
             findings.append(finding)
     except ImageError as error:
         # The storage failed or the file ends early; what was found so far still holds.
@@ -68,7 +72,7 @@ def _check_opened(image: VhdImage) -> Iterator[Finding]:
         )
     yield from image.findings
     if image.header is not None:
-        yield from _block_findings(image, image.header, False)
+        yield from _block_findings(image, image.header, False, Walk(image.file, unreported))
         yield from _parent_findings(image, image.header)
 
 
@@ -85,13 +89,14 @@ def _size_findings(file: ImageFile) -> Iterator[Finding]:
         )
 
 
-def _check(file: ImageFile, deep: bool) -> Iterator[Finding]:
+def _check(file: ImageFile, deep: bool, walk: Walk) -> Iterator[Finding]:
     try:
         footers = footer.read_footers(file)
     except NotAnImage as error:
         yield Finding.from_error(error)
         if error.code == "E_NO_FOOTER":
             yield from _lost_footer(file)
+            yield from _left_header(file)
         return
     yield from _size_findings(file)
     chosen = footers.chosen
@@ -119,7 +124,7 @@ def _check(file: ImageFile, deep: bool) -> Iterator[Finding]:
         return
     yield from image.findings
     if image.header is not None:
-        yield from _block_findings(image, image.header, deep)
+        yield from _block_findings(image, image.header, deep, walk)
         yield from _parent_findings(image, image.header)
 
 
@@ -128,6 +133,22 @@ def _lost_footer(file: ImageFile) -> Iterator[Finding]:
     found = footer.find_lost_footer(file)
     if found is not None:
         yield _trailing(found[0], file.size_bytes)
+
+
+def _left_header(file: ImageFile) -> Iterator[Finding]:
+    """A dynamic disk header at its usual place shows what the file was before it was damaged."""
+    cookie = dynamic_header.COOKIE
+    if file.size_bytes >= SECTOR_BYTES + HEADER_BYTES and (
+        file.read_at(SECTOR_BYTES, len(cookie)) == cookie
+    ):
+        yield Finding(
+            Level.ERROR,
+            "E_FOOTERS_LOST",
+            "Both copies of the footer are lost; the dynamic disk header behind the first one is "
+            "still there.",
+            "footer",
+            0,
+        )
 
 
 def _trailing(offset: int, size: int) -> Finding:
@@ -165,7 +186,9 @@ def _header_findings(
 # The blocks
 
 
-def _bat_findings(image: VhdImage, header: DynamicHeader, kept: array[int]) -> Iterator[Finding]:
+def _bat_findings(
+    image: VhdImage, header: DynamicHeader, kept: array[int], walk: Walk
+) -> Iterator[Finding]:
     """Bounds of every BAT entry; packs (sector << 32 | block) of the sound ones into kept."""
     block_sectors = (image.bitmap_bytes + image.block_size_bytes) // SECTOR_BYTES
     # More blocks than this must overlap somewhere, which the sorted ones then show.
@@ -181,6 +204,15 @@ def _bat_findings(image: VhdImage, header: DynamicHeader, kept: array[int]) -> I
     alike = {True: 0, False: 0}
     for first in range(0, total, PIECE_ENTRIES):
         count = min(PIECE_ENTRIES, total - first)
+        walk.reads(header.table_offset + first * 4, count * 4)
+        if first + count <= image.blocks_total:
+            blocks, sectors = image.bat.in_use(first // PIECE_ENTRIES)
+            if not sectors or (low <= min(sectors) and max(sectors) <= high):
+                room = max(0, most - len(kept))
+                kept.extend(
+                    [at << 32 | block for at, block in zip(sectors, blocks, strict=True)][:room]
+                )
+                continue
         entries = to_entries(image.file.read_at(header.table_offset + first * 4, count * 4))
         if entries.count(ABSENT) == count:
             continue
@@ -241,11 +273,10 @@ def sorted_blocks(packed: array[int], span: int) -> tuple[array[int], list[int]]
     if len(packed) < 50_000:
         ordered = sorted(packed)
         sectors = [number >> 32 for number in ordered]
-        clashes = [
-            index
-            for index, (before, after) in enumerate(itertools.pairwise(sectors), 1)
-            if after - before < span
-        ]
+        gaps = list(map(operator.sub, sectors[1:], sectors))
+        if min(gaps, default=span) >= span:
+            return array("Q", ordered), []
+        clashes = [index for index, gap in enumerate(gaps, 1) if gap < span]
         return array("Q", ordered), clashes[: MAX_ALIKE + 1]
     import numpy as np  # slow to import, so only where it pays
 
@@ -332,19 +363,22 @@ def _between(ordered: array[int], first: int, last: int) -> Iterator[int]:
         index += 1
 
 
-def _block_findings(image: VhdImage, header: DynamicHeader, deep: bool) -> Iterator[Finding]:
+def _block_findings(
+    image: VhdImage, header: DynamicHeader, deep: bool, walk: Walk
+) -> Iterator[Finding]:
     kept: array[int] = array("Q")
-    yield from _bat_findings(image, header, kept)
+    yield from _bat_findings(image, header, kept, walk)
     block_sectors = (image.bitmap_bytes + image.block_size_bytes) // SECTOR_BYTES
     ordered, clashes = sorted_blocks(kept, block_sectors)
     yield from _overlap_findings(header, ordered, clashes)
     batmap = find_batmap(image)
     yield from _region_findings(image, header, ordered, image.read_locators(), batmap)
     yield from _end_findings(image, ordered)
+    full_by_batmap = b""
     if image.footer.creator_application == b"tap\0":
-        yield from _batmap_findings(image, batmap)
+        full_by_batmap = yield from _batmap_findings(image, batmap)
     if deep:
-        yield from _content_findings(image, ordered)
+        yield from _content_findings(image, ordered, full_by_batmap, walk)
 
 
 def _end_findings(image: VhdImage, ordered: array[int]) -> Iterator[Finding]:
@@ -373,35 +407,29 @@ def _end_findings(image: VhdImage, ordered: array[int]) -> Iterator[Finding]:
             yield _trailing(end, image.file.size_bytes)
 
 
-def _batmap_findings(image: VhdImage, batmap: Batmap | None) -> Iterator[Finding]:
-    """tdbatmap: never used for reading, so its faults are warnings here."""
+def _batmap_findings(image: VhdImage, batmap: Batmap | None) -> Generator[Finding, None, bytes]:
+    """tdbatmap: never used for reading, so its faults are warnings here.
+
+    Returns the map for a deep check, which looks whether its blocks are full; empty where
+    it cannot be trusted.
+    """
     if batmap is None:
         if image.footer.creator_version >= 0x00010002:
             yield _batmap_warning("it lies outside of the file", image.table_end)
-        return
+        return b""
     data, problem = map_of(image, batmap)
     if data is None:
         yield _batmap_warning(problem or "it cannot be read", batmap.offset)
-        return
+        return b""
     for block in range(min(image.blocks_total, len(data) * 8)):
-        if not data[block >> 3] & 0x80 >> (block & 7):
-            continue
-        entry = image.bat.entry(block)
-        if entry == ABSENT:
+        if _is_marked(data, block) and image.bat.entry(block) == ABSENT:
             yield _batmap_warning(f"it marks block {block:,}, which is not there", batmap.offset)
-            continue
-        try:
-            offset = image.check_entry(block, entry)
-        except ImageError:
-            continue
-        sectors = image.sectors_per_block
-        bitmap = image.file.read_at(offset, -(-sectors // 8))
-        if held_runs(bitmap, sectors) != [(0, sectors)]:
-            yield _batmap_warning(
-                f"it says that block {block:,} is full, and it is not; blktap would copy too "
-                "much of it",
-                batmap.offset,
-            )
+    return data
+
+
+def _is_marked(batmap: bytes, block: int) -> bool:
+    at = block >> 3
+    return at < len(batmap) and bool(batmap[at] & 0x80 >> (block & 7))
 
 
 def _batmap_warning(why: str, offset: int) -> Finding:
@@ -414,7 +442,9 @@ def _batmap_warning(why: str, offset: int) -> Finding:
     )
 
 
-def _content_findings(image: VhdImage, ordered: array[int]) -> Iterator[Finding]:
+def _content_findings(
+    image: VhdImage, ordered: array[int], full_by_batmap: bytes, walk: Walk
+) -> Iterator[Finding]:
     """Deep: each bitmap against the virtual size and, in a dynamic disk, against its sectors."""
     per_block = image.sectors_per_block
     used = -(-per_block // 8)
@@ -423,8 +453,15 @@ def _content_findings(image: VhdImage, ordered: array[int]) -> Iterator[Finding]
     zeros = bytes(MIB)
     for packed in ordered:
         block, offset = packed & 0xFFFFFFFF, (packed >> 32) * SECTOR_BYTES
+        walk.reads(offset, used)
         bitmap = image.file.read_at(offset, used)
         runs = held_runs(bitmap, per_block)
+        if _is_marked(full_by_batmap, block) and runs != [(0, per_block)]:
+            yield _batmap_warning(
+                f"it says that block {block:,} is full, and it is not; blktap would copy too "
+                "much of it",
+                offset,
+            )
         if not runs:
             yield Finding(
                 Level.NOTE,
@@ -452,17 +489,20 @@ def _content_findings(image: VhdImage, ordered: array[int]) -> Iterator[Finding]
         position = 0
         for first, end in [*runs, (inside, inside)]:
             if first > position:
-                yield from _clear_findings(image, block, data, position, min(first, inside), zeros)
+                yield from _clear_findings(
+                    image, block, data, position, min(first, inside), zeros, walk
+                )
             position = max(position, end)
 
 
 def _clear_findings(
-    image: VhdImage, block: int, data: int, first: int, end: int, zeros: bytes
+    image: VhdImage, block: int, data: int, first: int, end: int, zeros: bytes, walk: Walk
 ) -> Iterator[Finding]:
     """Sectors that the bitmap calls clear must be zero in a disk without parent."""
     position, stop = data + first * SECTOR_BYTES, data + end * SECTOR_BYTES
     while position < stop:
         size = min(len(zeros), stop - position)
+        walk.reads(position, size)
         piece = image.file.read_at(position, size)
         if piece != zeros[:size]:
             at = len(piece) - len(piece.lstrip(b"\0"))
@@ -605,8 +645,7 @@ def _locator_findings(
             at["parent_locators"],
         )
     yield from _base_name_findings(name if problem is None else None, usable, at)
-    free = [e for e in parse_entries(header.parent_locators) if e.is_free and any(e[1:])]
-    if free:
+    if any(entry.is_free for entry in image.locator_entries if entry != FREE):
         yield Finding(
             Level.NOTE,
             "N_LOCATOR_SLOT",

@@ -189,7 +189,7 @@ def read_footers(file: ImageFile) -> Footers:
     else:
         end = _copy(size - FOOTER_BYTES, tail)
     if head[:512] == end.raw:
-        front = end._replace(offset=0, length=FOOTER_BYTES)
+        front = FooterCopy(0, FOOTER_BYTES, end.raw, end.footer, end.is_right)
     else:
         front = _copy(0, head[:FOOTER_BYTES])
     if end.footer is None and front.footer is None:

@@ -6,8 +6,10 @@ import bisect
 import time
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
+from disks.engine.block_runs import block_runs
 from disks.engine.errors import ImageError, OutOfRange
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
@@ -16,6 +18,7 @@ from disks.engine.images import (
     Expansion,
     Extent,
     HeaderRewrite,
+    LogReplay,
     NewParent,
     ParentReference,
     RawRegion,
@@ -27,7 +30,14 @@ from disks.engine.vhd import dynamic_header, footer, link, raw_view, repair
 from disks.engine.vhd.bat import ABSENT, BlockAllocationTable
 from disks.engine.vhd.dynamic_header import HEADER_BYTES, DynamicHeader
 from disks.engine.vhd.footer import Footer, Footers
-from disks.engine.vhd.parent_locator import ReadLocator, decode_name, parse_entries, read_locators
+from disks.engine.vhd.parent_locator import (
+    FREE,
+    LocatorEntry,
+    ReadLocator,
+    decode_name,
+    parse_entries,
+    read_locators,
+)
 from disks.engine.vhd.text import (
     EPOCH,
     ascii_label,
@@ -51,9 +61,12 @@ _REFUSING = (
 )
 
 
+_EPOCH_SECONDS = int(EPOCH.timestamp())
+
+
 def now_timestamp() -> int:
     """This moment as VHD fields store it."""
-    return int(time.time()) - int(EPOCH.timestamp())
+    return int(time.time()) - _EPOCH_SECONDS
 
 
 def as_error(finding: Finding, path: str) -> ImageError:
@@ -72,6 +85,7 @@ class VhdImage:
 
     format_name = "vhd"
     virtual_disk_id: str | None = None
+    file_write_guid: str | None = None
     logical_sector_bytes = SECTOR_BYTES
 
     def __init__(self, file: ImageFile) -> None:
@@ -268,6 +282,11 @@ class VhdImage:
             )
         return self._parent
 
+    @cached_property
+    def locator_entries(self) -> list[LocatorEntry]:
+        """The header's locator slots as stored, free ones too."""
+        return [] if self.header is None else parse_entries(self.header.parent_locators)
+
     def read_locators(self) -> list[ReadLocator]:
         """Every locator slot in use, with its data judged and decoded; read once."""
         if self._locators is None:
@@ -278,8 +297,8 @@ class VhdImage:
         header = self.header
         if header is None:
             return []
-        entries = parse_entries(header.parent_locators)
-        used = [entry for entry in entries if not entry.is_free]
+        entries = self.locator_entries
+        used = [entry for entry in entries if entry != FREE and not entry.is_free]
         if not used:
             return []
         taken = [(header.table_offset, header.table_offset + header.max_table_entries * 4)]
@@ -298,7 +317,9 @@ class VhdImage:
         """Allocated blocks, as byte ranges, that overlap one of a few ranges of the file."""
         found: list[tuple[int, int]] = []
         stride = self.bitmap_bytes + self.block_size_bytes
-        highest = min(max((stop for _, stop in ranges), default=0), self.data_end)
+        if not ranges:
+            return found
+        highest = min(max([stop for _, stop in ranges]), self.data_end)
         for _block, entry in self.bat.below(-(-highest // SECTOR_BYTES)):
             start = entry * SECTOR_BYTES
             if any(start < stop and begin < start + stride for begin, stop in ranges):
@@ -321,11 +342,15 @@ class VhdImage:
 
     log_waits = False  # a VHD has no log
 
-    def replay_log(self) -> None:
+    def plan_replay(self) -> LogReplay:
         """See `Image`."""
         raise ImageError(
             "E_NOTHING_TO_REPLAY", "A VHD has no log to be replayed.", file=self.file.path
         )
+
+    def replay_log(self) -> None:
+        """See `Image`."""
+        self.plan_replay()
 
     def is_linked_to(self, parent: NewParent) -> bool:
         """See `Image`."""
@@ -357,6 +382,14 @@ class VhdImage:
             fixed = self.disk_type is DiskType.FIXED
             self._allocated = 0 if fixed else self.bat.count_allocated()
         return self._allocated
+
+    def block_runs(self) -> Iterator[tuple[int, int, Source]]:
+        """See `Image`; none for a fixed disk."""
+        if self.disk_type is DiskType.FIXED:
+            return iter(())
+        absent = Source.PARENT if self.disk_type is DiskType.DIFFERENCING else Source.ZERO
+        used = ((block, Source.DATA) for block, _ in self.bat.allocated())
+        return block_runs(used, self.blocks_total, absent)
 
     def extents(self, first_sector: int, count_sectors: int) -> Iterator[Extent]:
         """See `Image`: the one loop that cuts requests at block boundaries.

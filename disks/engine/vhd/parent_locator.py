@@ -51,7 +51,10 @@ FREE = LocatorEntry(NONE, 0, 0, 0, 0)
 
 def parse_entries(data: bytes) -> list[LocatorEntry]:
     """All eight slots of the header's 192 bytes."""
-    return [LocatorEntry._make(fields) for fields in _LAYOUT.iter_unpack(data)]
+    return [
+        FREE if fields == FREE else LocatorEntry._make(fields)
+        for fields in _LAYOUT.iter_unpack(data)
+    ]
 
 
 def pack_entries(entries: Sequence[LocatorEntry]) -> bytes:
@@ -131,6 +134,7 @@ def _mac_url(data: bytes) -> tuple[str, str | None, str | None]:
     return f"//{host}{path}", None, None
 
 
+@lru_cache(64)  # the same for all children of one parent
 def decode(code: bytes, data: bytes) -> tuple[str | None, str | None, str | None]:
     """What platform data says: text, why it cannot be used, and that problem's code."""
     if code in (W2RU, W2KU):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -40,6 +41,7 @@ def timestamp_of(when: datetime | None) -> int:
     return seconds if 0 <= seconds <= 0xFFFFFFFF else 0
 
 
+@lru_cache(64)
 def ascii_label(data: bytes) -> str:
     r"""A four-byte code as text: printable characters as they are, others as \xNN."""
     plain = data.rstrip(b"\0")

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding
-from disks.engine.images import Format, Image, ImageWriter, NewImage, RawRegion
+from disks.engine.images import (
+    Choices,
+    Format,
+    Image,
+    ImageWriter,
+    NewImage,
+    RawRegion,
+    Report,
+    unreported,
+)
+from disks.engine.units import GIB, MIB
 
 _SIGNATURE = b"vhdxfile"
 
@@ -14,6 +24,13 @@ class VhdxFormat:
 
     name = "vhdx"
     extensions: tuple[str, ...] = (".vhdx", ".avhdx")
+    # Windows makes dynamic disks with blocks of 32 MiB, all others with blocks of 2 MiB.
+    choices = Choices(
+        tuple(size * MIB for size in (32, 1, 2, 4, 8, 16, 64, 128, 256)),
+        2 * MIB,
+        (512, 4096),
+        64 * 1024 * GIB,
+    )
 
     def matches(self, file: ImageFile) -> bool:
         """True if the file begins with the file type identifier."""
@@ -25,11 +42,19 @@ class VhdxFormat:
 
         return VhdxImage(file)
 
-    def check(self, file: ImageFile, *, deep: bool = False) -> list[Finding]:
+    def check(
+        self, file: ImageFile, *, deep: bool = False, report: Report = unreported
+    ) -> list[Finding]:
         """Every invariant that this one file can break; goes on after the first."""
         from disks.engine.vhdx.check import check_file
 
-        return check_file(file, deep=deep)
+        return check_file(file, deep=deep, report=report)
+
+    def named_parent(self, file: ImageFile) -> str | None:
+        """See `Format`."""
+        from disks.engine.vhdx.remains import named_parent
+
+        return named_parent(file)
 
     def check_opened(self, image: Image) -> list[Finding]:
         """As check(), not deep, for an image that was opened: nothing is read twice."""

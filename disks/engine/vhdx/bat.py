@@ -73,6 +73,11 @@ class Geometry(NamedTuple):
     def is_bitmap(self, index: int) -> bool:
         return index % (self.ratio + 1) == self.ratio
 
+    def beyond(self) -> list[int]:
+        """Indices of the last chunk's payload entries that belong to no block of the disk."""
+        behind = range(self.index_of(self.blocks - 1) + 1, self.entries)
+        return [index for index in behind if not self.is_bitmap(index)]
+
     def block_of(self, index: int) -> int:
         """The payload block of an entry; of a bitmap's entry, the block behind it."""
         return index - index // (self.ratio + 1)

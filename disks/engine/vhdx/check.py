@@ -12,18 +12,21 @@ from collections.abc import Iterator
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.findings import MAX_ALIKE, Finding, Level, limited
-from disks.engine.images import DiskType
+from disks.engine.images import DiskType, Report, unreported
 from disks.engine.units import MIB, SECTOR_BYTES
 from disks.engine.vhdx import bat, headers, metadata, parent_locator, regions
 from disks.engine.vhdx.bat import offset_of, state_of
-from disks.engine.vhdx.image import VhdxImage
+from disks.engine.vhdx.image import BITMAP_BLOCK_BYTES, VhdxImage
+from disks.engine.walk import Walk
 
 
-def check_file(file: ImageFile, *, deep: bool = False) -> list[Finding]:
+def check_file(
+    file: ImageFile, *, deep: bool = False, report: Report = unreported
+) -> list[Finding]:
     """All findings of a file that claims to be a VHDX. deep: every sector bitmap too."""
     findings: list[Finding] = []
     try:
-        for finding in limited(_check(file, deep)):
+        for finding in limited(_check(file, deep, Walk(file, report))):
             findings.append(finding)
     except ImageError as error:
         # The storage failed or the file ends early; what was found so far still holds.
@@ -35,14 +38,14 @@ def check_opened(image: VhdxImage) -> list[Finding]:
     """The same as check_file for an image that opened, without reading its headers again."""
     findings: list[Finding] = []
     try:
-        for finding in limited(_opened_findings(image, deep=False)):
+        for finding in limited(_opened_findings(image, False, Walk(image.file, unreported))):
             findings.append(finding)
     except ImageError as error:
         findings.append(Finding.from_error(error))
     return findings
 
 
-def _check(file: ImageFile, deep: bool) -> Iterator[Finding]:
+def _check(file: ImageFile, deep: bool, walk: Walk) -> Iterator[Finding]:
     signature = file.read_at(0, min(file.size_bytes, len(headers.SIGNATURE)))
     if signature != headers.SIGNATURE:
         return  # nothing of it claims to be a VHDX
@@ -52,7 +55,7 @@ def _check(file: ImageFile, deep: bool) -> Iterator[Finding]:
         yield Finding.from_error(error)
         yield from _closed_findings(file)
         return
-    yield from _opened_findings(image, deep)
+    yield from _opened_findings(image, deep, walk)
 
 
 def _closed_findings(file: ImageFile) -> Iterator[Finding]:
@@ -78,7 +81,7 @@ def _closed_findings(file: ImageFile) -> Iterator[Finding]:
         yield Finding.from_error(error)
 
 
-def _opened_findings(image: VhdxImage, deep: bool) -> Iterator[Finding]:
+def _opened_findings(image: VhdxImage, deep: bool, walk: Walk) -> Iterator[Finding]:
     yield from image.findings
     kept: array[int] = array("Q")
     yield from _bat_findings(image, kept)
@@ -95,7 +98,7 @@ def _opened_findings(image: VhdxImage, deep: bool) -> Iterator[Finding]:
                 image.identity,
             )
     if deep:
-        yield from _bitmap_findings(image)
+        yield from _bitmap_findings(image, walk)
 
 
 def _bat_findings(image: VhdxImage, kept: array[int]) -> Iterator[Finding]:
@@ -253,7 +256,7 @@ def _what(image: VhdxImage, index: int) -> str:
     return f"Block {image.geometry.block_of(index):,}"
 
 
-def _bitmap_findings(image: VhdxImage) -> Iterator[Finding]:
+def _bitmap_findings(image: VhdxImage, walk: Walk) -> Iterator[Finding]:
     """Every sector bitmap: whether it can be read, and what it says about the block."""
     if image.disk_type is not DiskType.DIFFERENCING:
         return
@@ -262,6 +265,7 @@ def _bitmap_findings(image: VhdxImage) -> Iterator[Finding]:
         if image.geometry.is_bitmap(index) or state_of(entry) != bat.PARTIALLY_PRESENT:
             continue
         block = image.geometry.block_of(index)
+        walk.reads(offset_of(entry), BITMAP_BLOCK_BYTES // image.geometry.ratio)
         try:
             runs = image.held(block)
         except ImageError as error:

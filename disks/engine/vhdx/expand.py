@@ -55,13 +55,7 @@ def plan_expand(image: VhdxImage, new_size_bytes: int) -> Expansion:
     if new_size_bytes <= old_size or new_size_bytes % logical:
         raise ValueError(f"{new_size_bytes} bytes are no larger size in whole sectors")
     if new_size_bytes > metadata.MAX_VIRTUAL_BYTES:
-        raise ImageError(
-            "E_TOO_LARGE",
-            f"A VHDX cannot have {new_size_bytes:,} bytes; at most 64 TiB are possible.",
-            file=image.file.path,
-            field="virtual_disk_size",
-            value=new_size_bytes,
-        )
+        raise metadata.too_large(new_size_bytes)
     geometry = Geometry.of(
         new_size_bytes,
         image.block_size_bytes,
@@ -174,6 +168,8 @@ def _end_of_blocks(image: VhdxImage) -> int:
 
 def _rest_is_empty(image: VhdxImage, geometry: Geometry) -> bool:
     """Whether the entries that become valid are all zero in the table as it is."""
+    if any(image.bat.at(index) for index in image.geometry.beyond()):
+        return False
     first = image.geometry.entries * bat.ENTRY_BYTES
     end = geometry.entries * bat.ENTRY_BYTES
     for at in range(first, end, MIB):
@@ -186,6 +182,8 @@ def _table(image: VhdxImage, geometry: Geometry, added: list[int]) -> bytes:
     """The entries of the larger disk: the old ones, and the blocks that were added."""
     length = min(image.geometry.entries, geometry.entries) * bat.ENTRY_BYTES
     entries = bat.to_entries(image.file.read_at(image.bat.offset, length))
+    for index in image.geometry.beyond():
+        entries[index] = 0
     entries.frombytes(bytes((geometry.entries - len(entries)) * bat.ENTRY_BYTES))
     for index, offset in enumerate(added, image.geometry.blocks):
         entries[geometry.index_of(index)] = offset | bat.FULLY_PRESENT

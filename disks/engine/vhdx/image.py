@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
+from disks.engine.block_runs import block_runs
 from disks.engine.errors import ImageError, OutOfRange
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
@@ -15,6 +16,7 @@ from disks.engine.images import (
     Expansion,
     Extent,
     HeaderRewrite,
+    LogReplay,
     NewParent,
     ParentReference,
     RawRegion,
@@ -28,6 +30,7 @@ from disks.engine.vhdx.guid import guid_text
 from disks.engine.vhdx.parent_locator import ParentLocator
 
 BITMAP_BLOCK_BYTES = 1 * MIB
+_READ_AS_ZEROS = (bat.UNDEFINED, bat.ZERO, bat.UNMAPPED)
 _CREATOR_AT = len(headers.SIGNATURE)
 # VHDX counts bits from the lowest, `held_runs` from the highest.
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -68,6 +71,7 @@ class VhdxImage:
         self.block_size_bytes = found.block_bytes
         self.identity = guid_text(header.data_write_guid)
         self.virtual_disk_id: str | None = guid_text(found.virtual_disk_id)
+        self.file_write_guid: str | None = guid_text(header.file_write_guid)
         self.creator = _creator(file)
         self.disk_type = DiskType.DYNAMIC
         self.locator: ParentLocator | None = None
@@ -92,13 +96,16 @@ class VhdxImage:
         self.updates = log.find_updates(file, self.headers.header)
         self.file = log.Replayed(file, self.updates)
         count = len(self.updates.entries)
+        waits = (
+            "it holds 1 entry of changes" if count == 1 else f"it holds {count} entries of changes"
+        )
         self.findings.append(
             Finding(
                 Level.WARNING,
                 "W_LOG",
-                f"The log holds {count} {'entry' if count == 1 else 'entries'} that whoever wrote "
-                "the disk last did not bring to its place. The disk is read as if it had; nothing "
-                "is written to it before the log is replayed.",
+                f"The log waits to be replayed: {waits} that whoever wrote the disk last did not "
+                "bring to their places. The disk is read as if they were there; nothing is written "
+                "to it before the log is replayed.",
                 "log_guid",
                 self.headers.current.offset + headers.FIELDS["log_guid"][0],
                 guid_text(self.headers.header.log_guid),
@@ -182,6 +189,12 @@ class VhdxImage:
         """See `Image`."""
         return self.updates is not None
 
+    def plan_replay(self) -> LogReplay:
+        """See `Image`."""
+        from disks.engine.vhdx import replay
+
+        return replay.plan_replay(self)
+
     def replay_log(self) -> None:
         """See `Image`."""
         from disks.engine.vhdx import replay
@@ -205,6 +218,23 @@ class VhdxImage:
     def blocks_allocated(self) -> int:
         """Payload blocks with room in the file."""
         return self.bat.count_present()
+
+    def block_runs(self) -> Iterator[tuple[int, int, Source]]:
+        """See `Image`; entries are told by their state, damaged ones too."""
+        absent = Source.PARENT if self.disk_type is DiskType.DIFFERENCING else Source.ZERO
+        return block_runs(self._used_blocks(absent), self.blocks_total, absent)
+
+    def _used_blocks(self, absent: Source) -> Iterator[tuple[int, Source]]:
+        for index, entry in self.bat.used():
+            if self.geometry.is_bitmap(index):
+                continue
+            state = state_of(entry)
+            source = Source.DATA
+            if state == bat.NOT_PRESENT:
+                source = absent
+            elif state in _READ_AS_ZEROS:
+                source = Source.ZERO
+            yield self.geometry.block_of(index), source
 
     def extents(self, first_sector: int, count_sectors: int) -> Iterator[Extent]:
         """See `Image`. A damaged entry raises when its sectors are reached."""
@@ -245,7 +275,7 @@ class VhdxImage:
         if state == bat.NOT_PRESENT:
             yield Extent(first, end - first, absent)
             return
-        if state in (bat.UNDEFINED, bat.ZERO, bat.UNMAPPED):
+        if state in _READ_AS_ZEROS:
             yield Extent(first, end - first, Source.ZERO)
             return
         start = block * self.sectors_per_block
@@ -359,8 +389,9 @@ class VhdxImage:
         header, found = self.headers.header, self.metadata
         log_state = "empty"
         if self.updates is not None:
-            pages = sum(1 for _ in self.updates)
-            log_state = f"{len(self.updates.entries)} entries, {pages} updates to be replayed"
+            from disks.engine.vhdx import replay
+
+            log_state = f"{replay.waiting_words(self.updates)}, waiting to be replayed"
         return [
             ("Format", "VHDX 1"),
             ("DataWriteGuid", guid_text(header.data_write_guid)),

@@ -39,6 +39,17 @@ _HEADER = struct.Struct("<8sHH20s")
 ENTRY = struct.Struct("<16sIIII")
 
 
+def too_large(size_bytes: int) -> ImageError:
+    """A virtual size that no VHDX can have."""
+    return ImageError(
+        "E_TOO_LARGE",
+        f"A VHDX holds at most 64 TiB ({MAX_VIRTUAL_BYTES:,} bytes); {size_bytes:,} bytes are "
+        "more.",
+        field="virtual_disk_size",
+        value=size_bytes,
+    )
+
+
 class Known(NamedTuple):
     """length: exact bytes, None for any; flags as Windows writes them."""
 

@@ -12,6 +12,8 @@ from disks.engine.vhdx.guid import guid_text
 from disks.engine.vhdx.regions import Region
 
 MAX_REGION_BYTES = 4096
+MOST_ENTRIES = 64  # of the BAT, with a label each; those in use first of all
+MOST_ABSENT_ENTRIES = 8
 _ENTRY_BYTES = 32
 
 
@@ -147,8 +149,12 @@ def _item_fields(item: metadata.Item, offset: int, data: bytes) -> Iterator[RawF
 
 def _table(file: ImageFile, region: Region) -> RawRegion:
     data = file.read_at(region.offset, min(MAX_REGION_BYTES, region.length))
-    fields = []
+    fields: list[RawField] = []
     for index, entry in enumerate(bat.to_entries(data)):
+        if not entry and index >= MOST_ABSENT_ENTRIES:
+            continue
+        if len(fields) == MOST_ENTRIES:
+            break
         state = bat.STATE_NAMES.get(bat.state_of(entry), f"state {bat.state_of(entry)}")
         place = bat.offset_of(entry)
         text = f"{state}, byte {place:,}" if place else state

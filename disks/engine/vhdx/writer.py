@@ -43,7 +43,7 @@ class Layout(NamedTuple):
 
 
 def layout_of(new: NewImage) -> Layout:
-    """The layout for a new disk. Raises `E_SIZE`, `E_BLOCK_SIZE`."""
+    """The layout for a new disk. Raises `E_SIZE`, `E_TOO_LARGE`, `E_BLOCK_SIZE`."""
     size, block, logical = (
         new.virtual_size_bytes,
         new.block_size_bytes,
@@ -60,11 +60,13 @@ def layout_of(new: NewImage) -> Layout:
                 field=name,
                 value=value,
             )
-    if not 0 < size <= metadata.MAX_VIRTUAL_BYTES or size % logical:
+    if size > metadata.MAX_VIRTUAL_BYTES:
+        raise metadata.too_large(size)
+    if size <= 0 or size % logical:
         raise ImageError(
             "E_SIZE",
             f"A VHDX cannot have {size:,} bytes: the size must be a multiple of {logical}, more "
-            "than 0 and at most 64 TiB.",
+            "than 0.",
             field="virtual_disk_size",
             value=size,
         )
@@ -112,8 +114,8 @@ class VhdxWriter:
         self.new = new
         self.layout = layout_of(new)
         self._items = _items(new)  # judges the parent's names before anything is written
-        self._data_write_guid = guid_bytes(new.identity) if new.identity else new_guid()
-        self._file_write_guid = new_guid()
+        self._data_write_guid = _guid(new.identity)
+        self._file_write_guid = _guid(new.file_write_guid)
         self.identity = guid_text(self._data_write_guid)
         self._has_bitmaps = new.disk_type is DiskType.DIFFERENCING
         self._scale = new.logical_sector_bytes // SECTOR_BYTES
@@ -315,6 +317,11 @@ class VhdxWriter:
         )
 
 
+def _guid(text: str | None) -> bytes:
+    """As stored; a fresh one for None."""
+    return new_guid() if text is None else guid_bytes(text)
+
+
 def _items(new: NewImage) -> list[tuple[int, bytes]]:
     """Table and items of the metadata region: offset from its start, and bytes."""
     flags = metadata.LEAVE_BLOCKS_ALLOCATED if new.disk_type is DiskType.FIXED else 0
@@ -324,7 +331,7 @@ def _items(new: NewImage) -> list[tuple[int, bytes]]:
             raise ImageError("E_NO_PARENT", "A differencing disk needs a parent.", field="parent")
         flags = metadata.HAS_PARENT
         locator = parent_locator.pack(parent_locator.pairs_of(new.parent))
-    disk_id = guid_bytes(new.virtual_disk_id) if new.virtual_disk_id else new_guid()
+    disk_id = _guid(new.virtual_disk_id)
     values = [
         (metadata.FILE_PARAMETERS, struct.pack("<II", new.block_size_bytes, flags)),
         (metadata.VIRTUAL_DISK_SIZE, struct.pack("<Q", new.virtual_size_bytes)),

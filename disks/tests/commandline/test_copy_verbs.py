@@ -93,10 +93,25 @@ def test_a_refused_dry_run_shows_its_document_and_exits_with_1(
     assert worlds.snapshot(world.folder) == before
 
 
+def test_an_unreadable_disk_has_to_be_declared_by_name(disk: Disk, world: worlds.World) -> None:
+    torn = world.folder / "torn.vhd"
+    torn.write_bytes(b"conectix" + bytes(4096))
+    merge = ("merge", world.path("leaf.vhd"), "--into-parent", "--offline")
+    dry = disk(*merge, "--dry-run")
+    assert dry.code == 0
+    assert f"cannot be read    {torn}: " in dry.out
+    before = worlds.snapshot(world.folder)
+    assert disk.json(*merge).document["error"]["code"] == "E_UNREAD_DISKS"
+    assert worlds.snapshot(world.folder) == before
+    assert disk(*merge, "--unrelated", torn).code == 0
+    assert content_of(world.path("middle.vhd")) == world.leaf.sha256
+
+
 @pytest.mark.parametrize(
     "options",
     [
         [],
+        ["--to", "x.vhd", "--unrelated", "torn.vhd"],
         ["--into-parent", "--to", "x.vhd"],
         ["--to", "x.vhd", "--keep-name", "child"],
         ["--into-parent", "--type", "fixed"],
@@ -222,6 +237,24 @@ def test_create_understands_sizes(disk: Disk, tmp_path: Path, size: str, expecte
     assert (found["type"], found["virtual_size_bytes"]) == ("dynamic", expected)
 
 
+def test_create_by_extension_with_blocks_and_sectors(disk: Disk, tmp_path: Path) -> None:
+    path = tmp_path / "new.vhdx"
+    outcome = disk(
+        "create", path, "--size", "64M", "--type", "dynamic",
+        "--block-size", "1M", "--sector-size", "4096",
+    )  # fmt: skip
+    assert (outcome.code, "VHDX, dynamic, 67,108,864 bytes" in outcome.out) == (0, True)
+    document = disk.json("inspect", path).document
+    assert (document["format"], document["block_size_bytes"]) == ("vhdx", 1024 * 1024)
+    assert document["logical_sector_bytes"] == 4096
+    assert document["virtual_disk_id"] is not None
+    child = disk.json("create", tmp_path / "child.vhdx", "--parent", path)
+    assert child.code == 0
+    chain = disk.json("chain", tmp_path / "child.vhdx").document
+    assert chain["status"] == "complete"
+    assert {link["virtual_disk_id"] for link in chain["links"]} == {document["virtual_disk_id"]}
+
+
 def test_create_makes_a_child_in_another_folder(disk: Disk, tmp_path: Path) -> None:
     base = build_dynamic(tmp_path, "base.vhd", size=BLOCK, block_size=BLOCK,
                          content=[(0, noise(1, 5))])  # fmt: skip
@@ -239,6 +272,8 @@ def test_create_makes_a_child_in_another_folder(disk: Disk, tmp_path: Path) -> N
         ["--size", "1M"],
         ["--size", "much", "--type", "fixed"],
         ["--parent", "p.vhd", "--type", "fixed"],
+        ["--parent", "p.vhdx", "--sector-size", "4096"],
+        ["--size", "1M", "--type", "dynamic", "--block-size", "big"],
         ["--size", "1M", "--type", "differencing"],
     ],
 )

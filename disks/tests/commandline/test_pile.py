@@ -119,6 +119,24 @@ def test_a_refused_plan_is_told_whole_and_nothing_is_merged(
 
 
 @every_format
+def test_what_cannot_be_read_must_be_declared_unrelated(
+    disk: Disk, tmp_path: Path, format: str
+) -> None:
+    """bad-input D66: refused, with what to add to the command."""
+    made = make(tmp_path, format, names="ab")
+    folder = tmp_path / "odd ones"
+    folder.mkdir()
+    (folder / "damaged.vhd").write_bytes(b"conectix" + bytes(4096))
+    assert f"--unrelated '{folder}/damaged.vhd'" in disk("pile", tmp_path).out
+    before = worlds.snapshot(tmp_path)
+    refused = disk.json("pile", tmp_path, "--offline")
+    assert (refused.code, refused.document["error"]["code"]) == (1, "E_UNREAD_DISKS")
+    assert worlds.snapshot(tmp_path) == before
+    assert disk("pile", tmp_path, "--offline", "--unrelated", folder).code == 0
+    assert worlds.content_of(made.path("vm")) == made.disks["b"].sha256
+
+
+@every_format
 def test_branch_orphan_circle_and_stranger_are_told(
     disk: Disk, tmp_path: Path, format: str
 ) -> None:

@@ -54,7 +54,7 @@ def test_a_missing_footer_is_written_behind_the_file(disk: Disk, tmp_path: Path)
     size = built.path.stat().st_size
     outcome = disk("repair", built.path)
     assert outcome.code == 0
-    assert "the footer was repaired" in outcome.out
+    assert "the headers were repaired" in outcome.out
     assert built.path.stat().st_size == size + 512
     assert disk("check", built.path).code == 0
 

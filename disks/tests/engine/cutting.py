@@ -11,10 +11,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from disks.engine import faults
-from disks.engine.images import Write
+from disks.engine.images import Fill, Write
 
 PAGE = 4096
 Steps = Sequence[Sequence[Write]]
+
+
+def plain(steps: Sequence[Sequence[Write | Fill]]) -> list[list[Write]]:
+    """The same steps with their zeros as bytes."""
+    return [
+        [Write(one.offset, bytes(one.length)) if isinstance(one, Fill) else one for one in step]
+        for step in steps
+    ]
 
 
 def _put(data: bytearray, offset: int, piece: bytes) -> None:

@@ -209,3 +209,29 @@ def test_guids_are_written_as_windows_writes_them() -> None:
     for wrong in ("", "7584f8fb", text + "00", text.replace("a", "g")):
         with pytest.raises(ValueError, match=r"GUID|hexadecimal"):
             guid_bytes(wrong)
+
+
+def test_what_a_file_that_does_not_open_still_says_of_its_parent(tmp_path: Path) -> None:
+    """None where it cannot be told: a merge must not ruin a child that nobody can read."""
+    base = build_fixed_vhdx(tmp_path, "base.vhdx")
+
+    def told(path: Path) -> str | None:
+        with open_file(path) as file:
+            return formats.by_name("vhdx").named_parent(file)
+
+    for content in (b"", b"vhdx", b"x" * 5000):
+        (tmp_path / "other").write_bytes(content)
+        assert told(tmp_path / "other") == ""
+    broken = {"virtual_disk_size": bytes(8)}
+    child = build_differencing_vhdx(tmp_path, "child.vhdx", base, items=broken)
+    assert examine(child.path).code == "E_SIZE"
+    assert told(child.path) == base.identity
+    alone = build_dynamic_vhdx(tmp_path, "alone.vhdx", items=broken)
+    assert told(alone.path) == ""
+    child = build_differencing_vhdx(tmp_path, "child.vhdx", base, items={"parent_locator": None})
+    assert told(child.path) is None
+    child = build_differencing_vhdx(tmp_path, "child.vhdx", base, damaged=["region1", "region2"])
+    assert told(child.path) is None
+    child = build_differencing_vhdx(tmp_path, "child.vhdx", base)
+    child.move_into_log(child.table_offset)
+    assert told(child.path) is None

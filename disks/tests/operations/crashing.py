@@ -11,14 +11,17 @@ import os
 import pickle
 import random
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from disks.engine import faults
 from disks.engine.errors import ImageError
 
 PAGE = 4096
-DONE, REFUSED = 0, 7
+DONE, REFUSED, DIED = 0, 7, -signal.SIGKILL
+FEWEST_POINTS, MOST_POINTS = 8, 400
+
+Work = Callable[[], object]
 
 
 def in_fork(work: Callable[[], object]) -> int:
@@ -48,6 +51,51 @@ def with_fault(text: str, work: Callable[[], object]) -> Callable[[], object]:
             faults.install(None)
 
     return broken
+
+
+def faulty(kind: str) -> Callable[[int, Work], Work]:
+    """Breaks work at its n-th point, whichever that is, with one kind of fault."""
+    return lambda number, work: with_fault(f"*:{number}:{kind}", work)
+
+
+def broken_at_every_point(
+    fresh: Callable[[], Work], breaking: Callable[[int, Work], Work], *, expected: int
+) -> Iterator[int]:
+    """Run fresh work broken at its first point, the second, …, until it comes through.
+
+    Yields the number after each run that ended as expected (DIED, REFUSED), for the caller
+    to look at what it left; what the last run left is there after the loop.
+    """
+    for number in range(1, MOST_POINTS):
+        code = in_fork(breaking(number, fresh()))
+        if code == DONE:
+            assert number > FEWEST_POINTS
+            return
+        assert code == expected
+        yield number
+    raise AssertionError(f"it did not come through in {MOST_POINTS} runs")
+
+
+def mended_at_every_point(
+    fresh: Callable[[], Work],
+    breaking: Callable[[int, Work], Work],
+    *,
+    expected: int,
+    recover: Callable[[], list[dict[str, object]]],
+    judge: Callable[[], str],
+) -> set[str]:
+    """Broken at every point, each time recovery mends it by itself, at one go.
+
+    judge asserts that the state is a good one and names it; all that were met are returned.
+    """
+    states = set()
+    for number in broken_at_every_point(fresh, breaking, expected=expected):
+        rows = recover()
+        left = [row for row in rows if row["action"] in ("busy", "needs-attention")]
+        assert left == [], f"broken at {number}"
+        states.add(judge())
+        assert recover() == [], f"broken at {number}"
+    return states
 
 
 def failing_from(number: int, work: Callable[[], object]) -> Callable[[], object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -11,7 +12,14 @@ from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
 from disks.operations import create, space
 from disks.operations.progress import Cancelled, Progress
-from disks.tests.builders import build_differencing, build_dynamic, build_fixed
+from disks.tests.builders import (
+    build_differencing,
+    build_dynamic,
+    build_dynamic_vhdx,
+    build_fixed,
+    seven_zip,
+    seven_zip_sha256,
+)
 from disks.tests.operations import worlds
 from disks.tests.operations.worlds import KIB, content_of, errors_in, noise, roots_of
 
@@ -19,11 +27,21 @@ MIB = 1024 * KIB
 
 
 @pytest.mark.parametrize(
-    ("kind", "size", "on_disk"),
-    [("dynamic", 64 * MIB, 4096), ("fixed", 3 * MIB, 3 * MIB + 512), ("dynamic", 512, 4096)],
+    ("name", "kind", "size", "on_disk"),
+    [
+        ("new.vhd", "dynamic", 64 * MIB, 4096),
+        ("new.vhd", "fixed", 3 * MIB, 3 * MIB + 512),
+        ("new.vhd", "dynamic", 512, 4096),
+        ("new.vhdx", "dynamic", 64 * MIB, 4 * MIB),
+        ("new.vhdx", "fixed", 3 * MIB, 8 * MIB),
+        ("new.avhdx", "dynamic", 512, 4 * MIB),
+        ("new.vhdx", "dynamic", 64 * 1024 * 1024 * MIB, 4 * MIB + 16 * MIB),
+    ],
 )
-def test_new_disks_read_as_zeros(tmp_path: Path, kind: str, size: int, on_disk: int) -> None:
-    path = tmp_path / "new.vhd"
+def test_new_disks_read_as_zeros(
+    tmp_path: Path, name: str, kind: str, size: int, on_disk: int
+) -> None:
+    path = tmp_path / name
     plan = create.plan(str(path), roots_of(tmp_path), disk_type=kind, size_bytes=size)
     assert plan.refused is None
     done = create.apply(plan, roots_of(tmp_path))
@@ -34,18 +52,65 @@ def test_new_disks_read_as_zeros(tmp_path: Path, kind: str, size: int, on_disk: 
         image = open_image(file)
         assert (str(image.disk_type), image.virtual_size_bytes) == (kind, size)
     if size <= 4 * MIB:
-        import hashlib
-
         assert content_of(path) == hashlib.sha256(bytes(size)).hexdigest()
     assert worlds.strays(tmp_path) == []
 
 
-def test_a_fixed_disk_has_no_holes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["new.vhd", "new.vhdx"])
+def test_a_fixed_disk_has_no_holes(tmp_path: Path, name: str) -> None:
     """crash-safety R9: Windows refuses sparse files."""
-    path = tmp_path / "new.vhd"
+    path = tmp_path / name
     plan = create.plan(str(path), roots_of(tmp_path), disk_type="fixed", size_bytes=2 * MIB)
     create.apply(plan, roots_of(tmp_path))
     assert path.stat().st_blocks * 512 >= 2 * MIB
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "chosen", "made"),
+    [
+        ("a.vhd", "dynamic", {}, (2 * MIB, 512)),
+        ("a.vhd", "dynamic", {"block_size_bytes": MIB // 2}, (MIB // 2, 512)),
+        ("a.vhdx", "dynamic", {}, (32 * MIB, 512)),
+        ("a.vhdx", "fixed", {}, (2 * MIB, 512)),
+        ("a.vhdx", "dynamic", {"block_size_bytes": MIB, "sector_bytes": 4096}, (MIB, 4096)),
+    ],
+)
+def test_disks_are_made_as_windows_makes_them_unless_somebody_chooses(
+    tmp_path: Path, name: str, kind: str, chosen: dict[str, int], made: tuple[int, int]
+) -> None:
+    path, roots = tmp_path / name, roots_of(tmp_path)
+    create.apply(create.plan(str(path), roots, disk_type=kind, size_bytes=8 * MIB, **chosen), roots)
+    with roots.open(str(path)) as file:
+        image = open_image(file)
+        assert (image.block_size_bytes, image.logical_sector_bytes) == made
+    if seven_zip():
+        assert seven_zip_sha256(path) == hashlib.sha256(bytes(8 * MIB)).hexdigest()
+
+
+@pytest.mark.parametrize("sector", [512, 4096])
+def test_the_child_of_a_vhdx_has_what_the_whole_chain_shares(tmp_path: Path, sector: int) -> None:
+    """vhdx.md 12: size, virtual disk id and sectors; blocks of 2 MiB as Windows makes them."""
+    parent = build_dynamic_vhdx(
+        tmp_path, "base.vhdx", size=64 * MIB, block_size=32 * MIB, logical_sector=sector,
+        content=[(8, noise(1, 40))],
+    )  # fmt: skip
+    path, roots = tmp_path / "child.avhdx", roots_of(tmp_path)
+    create.apply(create.plan(str(path), roots, parent=str(parent.path)), roots)
+    with roots.open(str(path)) as file, roots.open(str(parent.path)) as other:
+        image, base = open_image(file), open_image(other)
+        assert image.child_traits() == base.child_traits()
+        assert image.virtual_disk_id == base.virtual_disk_id
+        assert (image.logical_sector_bytes, image.block_size_bytes) == (sector, 2 * MIB)
+        assert image.identity != base.identity
+        assert image.parent is not None
+        assert {one.code: one.path for one in image.parent.locators} == {
+            "parent_linkage": f"{{{parent.identity}}}",
+            "relative_path": ".\\base.vhdx",
+            "absolute_win32_path": "C:\\VMs\\base.vhdx",
+        }
+    assert content_of(path, roots) == parent.sha256
+    if seven_zip():
+        assert seven_zip_sha256(path) == parent.sha256
 
 
 @pytest.mark.parametrize("base", ["dynamic", "fixed"])
@@ -94,6 +159,7 @@ def test_without_a_windows_view_only_the_relative_path_is_written(tmp_path: Path
         ("new.vhd", 0, "E_SIZE"),
         ("new.vhd", 1000, "E_SIZE"),
         ("new.vhd", 2041 * 1024 * MIB, "E_TOO_LARGE"),
+        ("new.vhdx", 64 * 1024 * 1024 * MIB + 512, "E_TOO_LARGE"),
         ("none/new.vhd", MIB, "E_NOT_FOUND"),
         ("../new.vhd", MIB, "E_OUTSIDE_ROOTS"),
     ],
@@ -110,6 +176,31 @@ def test_refusals(tmp_path: Path, name: str, size: int, code: str) -> None:
     with pytest.raises(ImageError):
         create.apply(plan, roots_of(root))
     assert worlds.snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen", "words"),
+    [
+        ("a.vhd", {"sector_bytes": 4096}, "A VHD cannot have sectors of 4,096 bytes; 512 is"),
+        ("a.vhdx", {"sector_bytes": 1024}, "512 or 4,096 is possible"),
+        ("a.vhdx", {"block_size_bytes": 3 * MIB}, "a power of two from 1 to 256 MiB"),
+        ("a.vhdx", {"block_size_bytes": 512 * MIB}, "a power of two from 1 to 256 MiB"),
+    ],
+)
+def test_sizes_that_the_format_does_not_know_are_refused(
+    tmp_path: Path, name: str, chosen: dict[str, int], words: str
+) -> None:
+    plan = create.plan(str(tmp_path / name), roots_of(tmp_path), size_bytes=8 * MIB, **chosen)
+    assert plan.refused is not None
+    assert plan.refused.code == "E_BLOCK_SIZE"
+    assert words in plan.refused.message
+
+
+def test_a_child_has_its_parents_format(tmp_path: Path) -> None:
+    parent = build_dynamic(tmp_path, "base.vhd")
+    plan = create.plan(str(tmp_path / "c.vhdx"), roots_of(tmp_path), parent=str(parent.path))
+    assert plan.refused is not None
+    assert plan.refused.code == "E_PARENT_FORMAT"
 
 
 def test_a_disk_larger_than_the_storage_is_refused_with_figures(
@@ -163,6 +254,23 @@ def test_reserving_a_fixed_disk_can_be_cancelled(tmp_path: Path) -> None:
     with pytest.raises(Cancelled):
         create.apply(plan, roots_of(tmp_path), progress=Stop())
     assert worlds.snapshot(tmp_path) == {}
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_a_new_disk_gets_the_rights_that_new_files_get_here(
+    tmp_path: Path, umask: int, mode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken from what the system gives; other threads make files meanwhile, so none is set."""
+    roots = roots_of(tmp_path)
+    plan = create.plan(str(tmp_path / "new.vhd"), roots, size_bytes=MIB)
+    before = os.umask(umask)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "umask", None)
+            create.apply(plan, roots)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new.vhd").stat().st_mode & 0o777 == mode
 
 
 def test_a_child_of_a_chain_is_readable(tmp_path: Path) -> None:

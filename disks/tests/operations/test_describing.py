@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,14 @@ from disks.operations.family import look
 from disks.operations.inspection import inspect
 from disks.operations.managers import manager_of
 from disks.operations.paths import Root, Roots
-from disks.tests.builders import build_differencing, build_dynamic, build_fixed
+from disks.tests.builders import (
+    Built,
+    build_differencing,
+    build_dynamic,
+    build_fixed,
+    checksum,
+)
+from disks.tests.operations.worlds import close_to_us
 
 SIZE = 256 * 1024
 BLOCK = 64 * 1024
@@ -123,7 +131,108 @@ def test_children_are_found_by_identity_below_the_folders(tmp_path: Path) -> Non
     roots = Roots([Root(str(tmp_path))])
     family = look(roots, {str(parent.path): parent.identity})
     assert family.of(str(parent.path)) == [f"{tmp_path}/deep/child.vhd"]
-    assert [Path(problem.file or "").name for problem in family.unread] == ["damaged.vhd"]
+    assert [Path(path).name for path in family.unread] == ["damaged.vhd"]
+
+
+def _without_footers(child: Built) -> None:
+    child.patch(0, bytes(512))
+    child.path.write_bytes(child.path.read_bytes()[:-512])
+
+
+def _without_header(child: Built) -> None:
+    child.patch(512 + 40, b"?")  # its checksum is wrong now
+
+
+def _without_anything_but_a_cookie(child: Built) -> None:
+    _without_footers(child)
+    _without_header(child)
+
+
+def _with_rubbish_behind(child: Built) -> None:
+    child.patch(0, bytes(1536))
+    child.path.write_bytes(child.path.read_bytes() + bytes(2048))
+
+
+def _gone_but_for_its_name(child: Built) -> None:
+    child.path.write_bytes(bytes(4096))
+
+
+def _of_an_unknown_type(child: Built) -> None:
+    for at in (0, child.footer_offset):
+        raw = bytearray(child.path.read_bytes()[at : at + 512])
+        raw[60:68] = (5).to_bytes(4) + bytes(4)
+        raw[64:68] = checksum(bytes(raw)).to_bytes(4)
+        child.patch(at, bytes(raw))
+
+
+@pytest.mark.parametrize(
+    ("damage", "with_this_parent", "with_another"),
+    [
+        (_without_footers, "child", ""),  # the header is sound and tells
+        (_of_an_unknown_type, "child", ""),
+        (_without_header, "unread", "unread"),
+        (_without_anything_but_a_cookie, "unread", "unread"),
+        (_with_rubbish_behind, "unread", "unread"),
+        (_gone_but_for_its_name, "", ""),  # nothing in it says that it is a disk
+    ],
+)
+def test_what_is_left_of_a_damaged_disk_tells_whether_it_is_a_child(
+    tmp_path: Path, damage: Callable[[Built], None], with_this_parent: str, with_another: str
+) -> None:
+    """bad-input D66: nothing is lost, ever; and nobody is asked about what is known."""
+    parent = build_fixed(tmp_path, "base.vhd", size=SIZE)
+    another = build_fixed(tmp_path, "another.vhd", size=SIZE)
+    for built_on, expected in ((parent, with_this_parent), (another, with_another)):
+        child = build_differencing(tmp_path, "child.vhd", built_on, block_size=BLOCK)
+        damage(child)
+        family = look(Roots([Root(str(tmp_path))]), {str(parent.path): parent.identity})
+        found = "child" if family.of(str(parent.path)) else "unread" if family.unread else ""
+        assert found == expected
+        child.path.unlink()
+
+
+@pytest.mark.parametrize("kind", ["fixed", "dynamic"])
+def test_a_damaged_disk_that_never_had_a_parent_is_no_question(tmp_path: Path, kind: str) -> None:
+    parent = build_fixed(tmp_path, "base.vhd", size=SIZE)
+    if kind == "fixed":
+        build_fixed(tmp_path, "bad.vhd", size=SIZE, footer={"current_size": 0})
+    else:
+        build_dynamic(tmp_path, "bad.vhd", size=SIZE, block_size=BLOCK).patch(512, b"?")
+    family = look(Roots([Root(str(tmp_path))]), {str(parent.path): parent.identity})
+    assert (family.children, family.unread) == ({}, {})
+
+
+def test_folders_and_files_that_cannot_be_opened_are_open_questions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = build_fixed(tmp_path, "base.vhd", size=SIZE)
+    (tmp_path / "closed").mkdir()
+    build_differencing(tmp_path / "closed", "child.vhd", parent, block_size=BLOCK)
+    (tmp_path / "locked.vhd").write_bytes(b"")
+    close_to_us(monkeypatch, "closed", "locked.vhd")
+    family = look(Roots([Root(str(tmp_path))]), {str(parent.path): parent.identity})
+    assert {Path(path).name: error.code for path, error in family.unread.items()} == {
+        "closed": "E_ACCESS",
+        "locked.vhd": "E_ACCESS",
+    }
+
+
+def test_what_a_catalog_could_not_read_is_looked_at_again(tmp_path: Path) -> None:
+    """Without a scan: what is readable by now, or gone, is no question any more."""
+    parent = build_fixed(tmp_path, "base.vhd", size=SIZE)
+    (tmp_path / "opened").mkdir()
+    child = build_differencing(tmp_path / "opened", "child.vhd", parent, block_size=BLOCK)
+    (tmp_path / "damaged.vhd").write_bytes(b"conectix" + bytes(4096))
+    suspects = [f"{tmp_path}/{name}" for name in ("opened", "damaged.vhd", "gone.vhd", "gone")]
+    outside = "/nowhere/else.vhd"
+    family = look(
+        Roots([Root(str(tmp_path))]),
+        {str(parent.path): parent.identity},
+        suspects=[*suspects, outside],
+        scan=False,
+    )
+    assert family.of(str(parent.path)) == [str(child.path)]
+    assert sorted(family.unread) == [outside, f"{tmp_path}/damaged.vhd"]
 
 
 def test_candidates_never_offer_the_disk_itself_or_what_builds_on_it(tmp_path: Path) -> None:

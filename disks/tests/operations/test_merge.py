@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from disks.engine.chain import open_chain
 from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
-from disks.operations import locks, merge, relink, replacing, trash
+from disks.operations import concerned, locks, merge, relink, replacing, trash
 from disks.operations.paths import Root, Roots
 from disks.operations.progress import Cancelled, Progress
 from disks.operations.recover import recover_disk
@@ -358,6 +358,64 @@ def test_a_sibling_that_appears_after_the_plan_is_found_under_lock(tmp_path: Pat
         merge.apply(plan, world.roots, offline=True)
     assert caught.value.code == "E_SIBLINGS"
     assert worlds.snapshot(tmp_path) == before
+
+
+def test_what_cannot_be_read_may_be_a_sibling_and_is_refused_until_somebody_declares(
+    tmp_path: Path,
+) -> None:
+    """bad-input D66: the trash would be emptied one day, and with it what a sibling needs."""
+    world = chain(tmp_path)
+    torn = build_differencing(tmp_path, "torn.vhd", world.middle)
+    torn.patch(torn.header_offset + 40, b"?")
+    plan = merge.plan(world.path("leaf.vhd"), world.roots, into_parent=True)
+    assert plan.refused is None
+    assert [row["path"] for row in plan.as_dict()["unread"]] == [str(torn.path)]
+    before = worlds.snapshot(tmp_path)
+    for declared in ([], [world.path("torn.vh")], [world.path("leaf.vhd")]):
+        with pytest.raises(ImageError) as caught:
+            merge.apply(plan, world.roots, offline=True, unrelated=declared)
+        assert caught.value.code == "E_UNREAD_DISKS"
+        assert str(torn.path) in caught.value.message
+        assert "checksum" in caught.value.message
+        assert worlds.snapshot(tmp_path) == before
+    merge.apply(plan, world.roots, offline=True, unrelated=[str(torn.path)])
+    assert content_of(world.path("middle.vhd")) == world.leaf.sha256
+
+
+def test_what_became_unreadable_after_the_plan_is_found_under_lock(tmp_path: Path) -> None:
+    """bad-input D66: a declaration speaks of the files it names, and of no other."""
+    world = chain(tmp_path)
+    (tmp_path / "far").mkdir()
+    known = tmp_path / "known.vhd"
+    known.write_bytes(b"conectix" + bytes(2048))
+    plan = merge.plan(world.path("leaf.vhd"), world.roots, into_parent=True)
+    (tmp_path / "far" / "late.vhd").write_bytes(b"conectix" + bytes(2048))
+    with pytest.raises(concerned.UnreadDisks) as caught:
+        merge.apply(plan, world.roots, offline=True, unrelated=[str(known)])
+    assert caught.value.paths == [f"{tmp_path}/far/late.vhd"]
+    merge.apply(plan, world.roots, offline=True, unrelated=[str(known), f"{tmp_path}/far"])
+
+
+def test_a_merge_to_a_new_disk_asks_nobody_about_what_cannot_be_read(tmp_path: Path) -> None:
+    world = chain(tmp_path)
+    (tmp_path / "torn.vhd").write_bytes(b"conectix" + bytes(2048))
+    assert merged(world, to=world.path("new.vhd"))["output"] == world.path("new.vhd")
+
+
+def test_a_damaged_child_of_the_leaf_is_left_as_it_is(tmp_path: Path) -> None:
+    """Identity and content of its parent stay; only a new path could not be written into it."""
+    world = chain(tmp_path, grandchild=True)
+    assert world.grandchild is not None
+    below = world.grandchild
+    below.path.write_bytes(below.path.read_bytes()[:-512])
+    below.patch(0, bytes(512))
+    refused = merge.plan(world.path("leaf.vhd"), world.roots, into_parent=True).refused
+    assert refused is not None
+    assert refused.file == str(below.path)
+    before = below.path.read_bytes()
+    merged(world, into_parent=True, keep_name=merge.CHILD)
+    assert below.path.read_bytes() == before
+    assert content_of(world.path("leaf.vhd")) == world.leaf.sha256
 
 
 def test_a_backup_of_the_whole_chain_is_no_sibling(tmp_path: Path) -> None:

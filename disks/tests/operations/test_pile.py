@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from disks.engine.errors import ImageError
-from disks.operations import pile, space, trash
+from disks.operations import concerned, pile, space, trash
 from disks.operations.paths import Root, Roots
 from disks.operations.pile import PilePlan, Step
 from disks.operations.progress import Cancelled, Progress
@@ -276,6 +276,42 @@ def test_a_damaged_file_is_told_because_nobody_knows_what_it_builds_on(
     (tmp_path / "damaged.vhd").write_bytes(b"conectix" + bytes(4096))
     (row,) = planned(tmp_path).as_dict()["unread"]
     assert Path(row["file"]).name == "damaged.vhd"
+
+
+@every_format
+def test_a_damaged_file_may_be_a_sibling_and_somebody_has_to_declare_that_it_is_none(
+    tmp_path: Path, format: str
+) -> None:
+    """bad-input D66: it would be ruined, and lost for good once the trash is emptied."""
+    made = make(tmp_path, format, names="ab")
+    damaged = tmp_path / "damaged.vhd"
+    damaged.write_bytes(b"conectix" + bytes(4096))
+    roots = roots_of(tmp_path)
+    plan = planned(tmp_path, roots)
+    assert (plan.refused, list(plan.unread)) == (None, [str(damaged)])
+    before = worlds.snapshot(tmp_path)
+    with pytest.raises(concerned.UnreadDisks) as caught:
+        pile.apply(plan.steps(), roots, offline=True, unrelated=[made.path("a")])
+    assert caught.value.paths == [str(damaged)]
+    assert worlds.snapshot(tmp_path) == before
+    pile.apply(plan.steps(), roots, offline=True, unrelated=[str(damaged)])
+    assert content_of(made.path("vm"), roots) == made.disks["b"].sha256
+
+
+@every_format
+def test_a_damaged_file_whose_header_names_another_parent_is_no_question(
+    tmp_path: Path, format: str
+) -> None:
+    made = make(tmp_path, format, names="ab")
+    made.base("other")
+    torn = made.child("torn", "other")
+    made.disks.pop("torn")
+    torn.path.write_bytes(bytes(512) + torn.path.read_bytes()[512:-512])  # both footers lost
+    roots = roots_of(tmp_path)
+    plan = pile.plan(str(tmp_path), roots, leaves=[made.path("b")])
+    assert not plan.unread
+    pile.apply(plan.steps(), roots, offline=True)
+    assert content_of(made.path("vm"), roots) == made.disks["b"].sha256
 
 
 @every_format

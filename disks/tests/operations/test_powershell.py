@@ -272,6 +272,25 @@ def test_what_only_this_host_refuses_is_no_reason_on_windows(tmp_path: Path, for
 
 
 @pytest.mark.parametrize("format", FORMATS)
+def test_what_cannot_be_read_stops_the_script_until_it_is_declared_unrelated(
+    tmp_path: Path, format: str
+) -> None:
+    """bad-input D66: it may be a sibling, and Merge-VHD cannot be undone."""
+    make(tmp_path, format, names="ab")
+    assert "param()" in script(tmp_path)
+    assert "$Unrelated" not in script(tmp_path)
+    (tmp_path / "dam\nRemove-Item C.vhd").write_bytes(b"conectix" + bytes(4096))
+    text = script(tmp_path)
+    assert "param([switch] $Unrelated)" in text
+    lines = text.split("\n")
+    (guard,) = [at for at, line in enumerate(lines) if line.startswith("if (-not $Unrelated)")]
+    assert "{ Stop-Here 'Some files cannot be read" in lines[guard]
+    assert any("dam\\nRemove-Item C.vhd" in line for line in lines[:guard] if line[:1] == "#")
+    assert not any("Merge-VHD -Path" in line for line in lines[:guard])
+    assert len(merges(text)) == 2
+
+
+@pytest.mark.parametrize("format", FORMATS)
 def test_a_ring_gives_no_merge(tmp_path: Path, format: str) -> None:
     ring(tmp_path, format)
     assert merges(script(tmp_path)) == []

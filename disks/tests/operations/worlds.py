@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import os
@@ -11,12 +12,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from disks.engine.chain import open_chain
 from disks.engine.check import check_image
 from disks.engine.files import ImageFile
 from disks.engine.findings import Level
 from disks.engine.vhd.bat import BlockAllocationTable
 from disks.engine.vhd.dynamic_header import HEADER_BYTES, DynamicHeader
+from disks.operations.beneath import open_beneath
 from disks.operations.paths import Root, Roots
 from disks.tests.builders import MIB, SECTOR, VHD, Built, Family
 
@@ -180,6 +184,18 @@ def let_two_blocks_share_a_place(path: Path) -> None:
 def _table_of(file: ImageFile) -> tuple[int, int]:
     header = DynamicHeader.parse(file.read_at(SECTOR, HEADER_BYTES))
     return header.table_offset, header.max_table_entries
+
+
+def close_to_us(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Files and folders of these names are there but cannot be opened, whoever runs the tests."""
+
+    def refusing(folder_fd: int, relative: str, flags: int, mode: int = 0) -> int:
+        if os.path.basename(relative) in names:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return open_beneath(folder_fd, relative, flags, mode)
+
+    for module in ("disks.operations.paths", "disks.services.walking"):
+        monkeypatch.setattr(f"{module}.open_beneath", refusing)
 
 
 def snapshot(folder: Path) -> dict[str, str]:

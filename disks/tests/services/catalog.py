@@ -1,19 +1,26 @@
-"""Real files below real roots, for tests of the catalog."""
+"""Real files below real roots, for tests of the catalog.
+
+A name's extension chooses the format; where a test holds for all of them, `either_format` runs it
+for each, and names that end in .vhd here get the format's own extension.
+"""
 
 from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from disks.models import Disk, StorageRoot
 from disks.services import roots, scanning
-from disks.tests.builders import Built, build_differencing, build_dynamic
+from disks.tests.builders import FAMILIES, MIB, VHD, Built, Family
 
 KIB = 1024
-SIZE = 2 * 1024 * KIB
-SMALL: dict[str, Any] = {"size": SIZE, "block_size": 512 * KIB}
+SIZE = 2 * MIB
+SMALL: dict[str, Any] = {"size": SIZE, "block_size": 512 * KIB}  # of a VHD
 
 
 def declare(folder: Path, *views: str, **says: Any) -> StorageRoot:
@@ -28,20 +35,47 @@ def declare(folder: Path, *views: str, **says: Any) -> StorageRoot:
     )
 
 
+_chosen = VHD
+
+
+@pytest.fixture(params=FAMILIES, ids=lambda one: one.name)
+def either_format(request: pytest.FixtureRequest) -> Iterator[Family]:
+    """For tests that hold for all formats."""
+    global _chosen
+    _chosen = request.param
+    yield _chosen
+    _chosen = VHD
+
+
+def named(name: str) -> str:
+    """A name with the extension of the chosen format."""
+    return name if _chosen is VHD or not name.endswith(".vhd") else f"{name}x"
+
+
+def family(name: str) -> Family:
+    """The format that a name's extension stands for; VHD for others."""
+    fitting = (one for one in FAMILIES if name.lower().endswith(one.name))
+    return next(fitting, VHD)
+
+
 def base(folder: Path, name: str = "base.vhd", **options: Any) -> Built:
     folder.mkdir(parents=True, exist_ok=True)
-    return build_dynamic(folder, name, **(SMALL | {"content": [(0, b"base" * 128)]} | options))
+    name = named(name)
+    form = family(name)
+    small = {"size": SIZE, "block_size": form.small, "content": [(0, b"base" * 128)]}
+    return form.dynamic(folder, name, **(small | options))
 
 
 def child(folder: Path, name: str, parent: Built, **options: Any) -> Built:
     folder.mkdir(parents=True, exist_ok=True)
-    return build_differencing(
+    name = named(name)
+    return family(name).differencing(
         folder, name, parent, **({"content": [(8, name.encode().ljust(512, b"."))]} | options)
     )
 
 
 def disk(name: str) -> Disk:
-    return Disk.objects.select_related("root", "parent_link").get(name=name)
+    return Disk.objects.select_related("root", "parent_link").get(name=named(name))
 
 
 def scan(*chosen: StorageRoot) -> dict[str, Any]:

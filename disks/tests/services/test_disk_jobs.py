@@ -18,6 +18,7 @@ from disks.services import (
     blockmap,
     compacting,
     creating,
+    declarations,
     inspection,
     jobs,
     merging,
@@ -28,7 +29,11 @@ from disks.services import (
 )
 from disks.services.errors import Refusal
 from disks.services.work import JobContext
+from disks.services.worker_progress import JobProgress
+from disks.tests import builders
+from disks.tests.builders import MIB
 from disks.tests.factories import make_user
+from disks.tests.operations import worlds
 from disks.tests.services.catalog import base, child, declare, disk, key, scan
 from disks.views import job_words
 
@@ -195,6 +200,63 @@ def test_merge_with_a_sibling_is_refused_also_when_it_came_after_the_scan(
     assert merging.plan(leaf, into_parent=True).refused.code == "E_SIBLINGS"
 
 
+def test_a_merge_stops_at_what_became_unreadable_and_its_form_asks_about_it_then(
+    chained: StorageRoot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bad-input D66: no scan has seen it, neither the folder nor the file of an odd name."""
+    leaf = disk("leaf.vhd")
+    job = merging.request(leaf, into_parent=True, user=make_user(), idempotency_key=key())
+    (tmp_path / "vms" / "closed").mkdir()
+    (tmp_path / "vms" / "odd.name").write_bytes(b"conectix" + bytes(4096))
+    worlds.close_to_us(monkeypatch, "closed", "odd.name")
+    job = jobs.run_now(job)
+    assert (job.status, job.error["code"]) == (Job.Status.FAILED, "E_UNREAD_DISKS")
+    assert jobs.needs_a_new_plan(job)
+    asked = [str(tmp_path / "vms" / name) for name in ("closed", "odd.name")]
+    planned = merging.plan(leaf, into_parent=True)
+    assert sorted(planned.unread) == asked
+    with pytest.raises(ImageError) as refused:
+        merging.request(leaf, into_parent=True, user=None, idempotency_key=key())
+    assert refused.value.code == "E_UNREAD_DISKS"
+    done(merging.request(leaf, into_parent=True, unrelated=asked, user=None, idempotency_key=key()))
+
+
+def test_a_scan_remembers_what_it_could_not_read_and_forgets_it_when_it_can(
+    chained: StorageRoot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vms" / "closed").mkdir()
+    odd = os.fsencode(tmp_path / "vms") + b"/odd\xff.name"
+    Path(os.fsdecode(odd)).write_bytes(bytes(4096))
+    with monkeypatch.context() as patched:
+        worlds.close_to_us(patched, "closed", os.fsdecode(b"odd\xff.name"))
+        scan(chained)
+        closed = str(tmp_path / "vms" / "closed")
+        assert declarations.unread_files() == [closed, os.fsdecode(odd)]
+        assert sorted(merging.plan(disk("leaf.vhd"), into_parent=True).unread) == [
+            closed,
+            os.fsdecode(odd),
+        ]
+    scan(chained)
+    assert declarations.unread_files() == []
+
+
+def test_a_damaged_child_that_its_header_gives_away_is_a_sibling(
+    chained: StorageRoot, tmp_path: Path
+) -> None:
+    """bad-input D66: both footers are gone, so nobody opens it; it could be repaired."""
+    built = base(tmp_path / "scratch")
+    torn = child(tmp_path / "vms", "torn.img", built)
+    torn.patch_header(parent_unique_id=bytes.fromhex(disk("middle.vhd").identity.replace("-", "")))
+    torn.path.write_bytes(bytes(512) + torn.path.read_bytes()[512:-512])
+    scan(chained)
+    found = disk("torn.img")
+    assert (found.health, found.health_code) == (Disk.Health.DAMAGED, "E_FOOTERS_LOST")
+    planned = merging.plan(disk("leaf.vhd"), into_parent=True)
+    assert planned.siblings == [found.path]
+    assert planned.refused is not None
+    assert planned.refused.code == "E_SIBLINGS"
+
+
 def test_no_merge_of_a_disk_whose_child_is_in_an_offline_root(
     chained: StorageRoot, tmp_path: Path
 ) -> None:
@@ -332,6 +394,33 @@ def test_check_of_a_file_that_is_gone_does_not_make_its_row_healthy(chained: Sto
     assert disk("base.vhd").own_health == Disk.Health.DAMAGED
 
 
+def test_a_check_of_one_large_disk_hears_a_cancel_in_its_midst(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    settings.JOB_PROGRESS_SECONDS = 0
+    root = declare(tmp_path / "vms")
+    content = [(first, b"x" * 512) for first in range(0, 64 * 2048, 4096)]  # the rest is clear
+    builders.build_dynamic(tmp_path / "vms", "large.vhd", size=64 * 1024**2, content=content)
+    scan(root)
+    large = disk("large.vhd")
+    told: list[tuple[int, int]] = []
+    report = JobProgress.report
+
+    def cancelled(self: JobProgress, done: int, total: int, sentence: str | None = None) -> None:
+        told.append((done, total))
+        if len(told) == 3:
+            jobs.cancel(Job.objects.get(pk=self.lease.job_id), make_user())
+        report(self, done, total, sentence)
+
+    monkeypatch.setattr(JobProgress, "report", cancelled)
+    job = jobs.run_now(inspection.request_check([large], user=None, idempotency_key=key()))
+    assert job.status == Job.Status.CANCELLED
+    assert job.sentence == "Cancelled. Every file is as it was."
+    assert len(told) == 3
+    assert 0 < told[1][0] < told[2][0] < large.file_size_bytes / 2
+    assert {total for _, total in told} == {large.file_size_bytes}
+
+
 def test_block_map_shows_where_data_lies(tmp_path: Path) -> None:
     root = declare(tmp_path / "vms")
     base(tmp_path / "vms", allocate=[2])
@@ -340,6 +429,18 @@ def test_block_map_shows_where_data_lies(tmp_path: Path) -> None:
     assert [cell.state for cell in cells] == ["allocated", "empty", "allocated", "empty"]
     coarse = blockmap.block_map(disk("base.vhd"), most=2)
     assert [(cell.count, cell.allocated, cell.shade) for cell in coarse] == [(2, 1, 2), (2, 1, 2)]
+
+
+def test_block_map_of_a_vhdx_shows_what_hides_the_parent(tmp_path: Path) -> None:
+    root = declare(tmp_path / "vms")
+    parent = base(tmp_path / "vms", "base.vhdx", size=8 * MIB)
+    child(tmp_path / "vms", "leaf.vhdx", parent, states={2: 2, 3: 2})
+    scan(root)
+    cells = blockmap.block_map(disk("leaf.vhdx"), most=4)
+    assert [cell.state for cell in cells] == ["partial", "zeros", "empty", "empty"]
+    assert (cells[1].zeros, cells[1].count) == (2, 2)
+    # Where there is no parent to be hidden, zeros are not worth telling.
+    assert {cell.zeros for cell in blockmap.block_map(disk("base.vhdx"))} == {0}
 
 
 def test_the_overview_says_when_and_what_was_not_read(chained: StorageRoot) -> None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import uuid
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.apps import apps
 
 from disks.engine.errors import ImageError
 from disks.models import Disk, OtherFile, ParentLink, StorageRoot
 from disks.operations import paths
 from disks.operations.progress import Cancelled, Progress
-from disks.services import chains, jobs, overview, roots, scanning
-from disks.tests.builders import build_fixed
-from disks.tests.services.catalog import base, child, declare, disk, key, scan, touch
+from disks.services import chains, jobs, known_files, roots, scanning, standing
+from disks.tests.builders import BuiltVhdx, build_fixed
+from disks.tests.services.catalog import base, child, declare, disk, key, named, scan, touch
 
 pytestmark = pytest.mark.django_db
 
@@ -39,6 +42,7 @@ def opened_files() -> tuple[list[str], Any]:
     return names, stop
 
 
+@pytest.mark.usefixtures("either_format")
 def test_scan_finds_a_chain_and_fills_its_columns(tmp_path: Path) -> None:
     root = declare(tmp_path / "vms")
     folder = tmp_path / "vms"
@@ -55,9 +59,10 @@ def test_scan_finds_a_chain_and_fills_its_columns(tmp_path: Path) -> None:
     assert {row.chain_base_id for row in rows[1:]} == {rows[0].pk}
     assert {row.health for row in rows} == {Disk.Health.HEALTHY}
     assert rows[2].sentence == "The chain is complete: it rests on 2 disks."
-    assert rows[2].parent_link.named_path == "C:\\VMs\\middle.vhd"
-    assert [row.name for row in chains.chain_of(rows[2])] == ["base.vhd", "middle.vhd", "leaf.vhd"]
-    assert [row.name for row in chains.descendants(rows[0])] == ["middle.vhd", "leaf.vhd"]
+    assert rows[2].parent_link.named_path == f"C:\\VMs\\{named('middle.vhd')}"
+    names = [row.name for row in rows]
+    assert [row.name for row in chains.chain_of(rows[2])] == names
+    assert [row.name for row in chains.descendants(rows[0])] == names[1:]
 
 
 def test_content_decides_and_not_the_name(tmp_path: Path) -> None:
@@ -77,21 +82,52 @@ def test_content_decides_and_not_the_name(tmp_path: Path) -> None:
     assert list(OtherFile.objects.values_list("relative_path", flat=True)) == ["letter.txt"]
 
 
-def test_a_vhdx_is_a_disk_that_is_not_read(tmp_path: Path) -> None:
-    """Nothing is wrong with it, so it is neither damaged nor said to be no disk."""
+def test_a_vhdx_has_its_ids_and_the_state_of_its_log(tmp_path: Path) -> None:
+    """And one with a broken header is damaged, not something else."""
     root = declare(tmp_path / "vms")
-    (tmp_path / "vms" / "new.vhdx").write_bytes(b"vhdxfile" + bytes(4096))
-    scan(root)
+    built = base(tmp_path / "vms", "new.vhdx")
+    assert isinstance(built, BuiltVhdx)
+    built.move_into_log(built.table_offset)
+    child(tmp_path / "vms", "leaf.avhdx", built)
+    (tmp_path / "vms" / "torn.vhdx").write_bytes(b"vhdxfile" + bytes(4096))
     scan(root)
     found = disk("new.vhdx")
-    assert (found.health, found.get_health_display()) == (Disk.Health.NOT_READ, "Not read")
-    assert (found.format, found.health_code) == ("vhdx", "N_FORMAT_NOT_READ")
-    assert found.sentence == "This is a VHDX disk; this version reads VHD only."
-    counts = overview.totals()
-    assert (counts.not_read, counts.not_disks, counts.damaged) == (1, 0, 0)
-    assert overview.complete_sentence(counts).endswith("; 1 VHDX and not read.")
+    assert found.identity == built.identity
+    assert found.virtual_disk_id == str(uuid.UUID(bytes_le=built.disk_id))
+    assert found.file_write_guid == str(
+        uuid.UUID(bytes_le=built.header(built.current)["file_write_guid"])
+    )
+    assert found.log_waits
+    assert (found.format, found.disk_type, found.blocks_allocated) == ("vhdx", "dynamic", 1)
+    leaf = disk("leaf.avhdx")
+    assert (leaf.virtual_disk_id, leaf.log_waits) == (found.virtual_disk_id, False)
+    assert leaf.managed_by == "hyper-v-checkpoint"
+    torn = disk("torn.vhdx")
+    assert (torn.format, torn.health, torn.health_code) == ("vhdx", "damaged", "E_VHDX_HEADER")
 
 
+def test_disks_that_an_earlier_release_did_not_read_are_read_by_the_next_scan(
+    tmp_path: Path,
+) -> None:
+    root = declare(tmp_path / "vms")
+    base(tmp_path / "vms", "old.vhdx")
+    base(tmp_path / "vms", "oddly-named.bin")
+    scan(root)
+    there = Disk.objects.get(name="old.vhdx")
+    Disk.objects.update(own_health="not-read", health="not-read", format="vhdx", identity="")
+    OtherFile.objects.create(
+        root=root, relative_path="x.bin", inode=1, file_size_bytes=1, mtime_ns=1, ctime_ns=1
+    )
+    migration = import_module("disks.migrations.0008_read_vhdx")
+    migration.forget(apps, None)
+    assert not OtherFile.objects.exists()
+    assert {row.health for row in Disk.objects.all()} == {Disk.Health.UNREADABLE}
+    scan(root)
+    assert Disk.objects.get(pk=there.pk).identity == there.identity
+    assert disk("old.vhdx").health == Disk.Health.HEALTHY
+
+
+@pytest.mark.usefixtures("either_format")
 def test_unchanged_files_are_not_opened_again(tmp_path: Path) -> None:
     folder = tmp_path / "vms"
     root = declare(folder)
@@ -100,13 +136,13 @@ def test_unchanged_files_are_not_opened_again(tmp_path: Path) -> None:
     (folder / "notes.txt").write_text("x" * 1000)
     scan(root)
     read_at = disk("leaf.vhd").last_read_at
-    touch(folder / "base.vhd")
+    touch(folder / named("base.vhd"))
     _, stop = opened_files()
     result = scan(root)
     names = stop()
-    assert "leaf.vhd" not in names
+    assert named("leaf.vhd") not in names
     assert "notes.txt" not in names
-    assert names.count("base.vhd") == 1
+    assert names.count(named("base.vhd")) == 1
     assert result["changed"] == 1
     assert disk("leaf.vhd").last_read_at == read_at
     assert disk("leaf.vhd").last_seen_at > read_at
@@ -184,6 +220,7 @@ def test_a_root_below_a_root_is_scanned_once(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.usefixtures("either_format")
 def test_moved_files_keep_their_history_and_copies_are_new(tmp_path: Path) -> None:
     folder = tmp_path / "vms"
     root = declare(folder)
@@ -193,21 +230,22 @@ def test_moved_files_keep_their_history_and_copies_are_new(tmp_path: Path) -> No
     scan(root)
     before = {row.name: row.pk for row in Disk.objects.all()}
     (folder / "archive").mkdir()
-    os.rename(folder / "one.vhd", folder / "archive" / "renamed.vhd")
-    shutil.copy2(folder / "two.vhd", folder / "archive" / "two.vhd")  # another inode
-    os.unlink(folder / "two.vhd")
-    shutil.copy2(folder / "three.vhd", folder / "copy.vhd")
+    os.rename(folder / named("one.vhd"), folder / "archive" / named("renamed.vhd"))
+    shutil.copy2(folder / named("two.vhd"), folder / "archive" / named("two.vhd"))  # another inode
+    os.unlink(folder / named("two.vhd"))
+    shutil.copy2(folder / named("three.vhd"), folder / named("copy.vhd"))
     result = scan(root)
     assert (result["moved"], result["new"], result["missing"]) == (2, 1, 0)
     renamed = disk("renamed.vhd")
-    assert renamed.pk == before["one.vhd"]
-    assert renamed.moved_from == str(folder / "one.vhd")
-    assert disk("two.vhd").pk == before["two.vhd"]
-    assert disk("two.vhd").relative_path == "archive/two.vhd"
+    assert renamed.pk == before[named("one.vhd")]
+    assert renamed.moved_from == str(folder / named("one.vhd"))
+    assert disk("two.vhd").pk == before[named("two.vhd")]
+    assert disk("two.vhd").relative_path == f"archive/{named('two.vhd')}"
     assert disk("copy.vhd").pk not in before.values()
     assert "N_TWINS" in {row["code"] for row in disk("copy.vhd").findings}
 
 
+@pytest.mark.usefixtures("either_format")
 def test_two_files_that_change_places_keep_their_histories(tmp_path: Path) -> None:
     folder = tmp_path / "vms"
     root = declare(folder)
@@ -215,48 +253,51 @@ def test_two_files_that_change_places_keep_their_histories(tmp_path: Path) -> No
     base(folder, "b.vhd")
     scan(root)
     before = {row.name: (row.pk, row.identity) for row in Disk.objects.all()}
-    os.rename(folder / "a.vhd", folder / "x")
-    os.rename(folder / "b.vhd", folder / "a.vhd")
-    os.rename(folder / "x", folder / "b.vhd")
+    os.rename(folder / named("a.vhd"), folder / "x")
+    os.rename(folder / named("b.vhd"), folder / named("a.vhd"))
+    os.rename(folder / "x", folder / named("b.vhd"))
     scan(root)
-    assert (disk("a.vhd").pk, disk("a.vhd").identity) == before["b.vhd"]
-    assert (disk("b.vhd").pk, disk("b.vhd").identity) == before["a.vhd"]
+    assert (disk("a.vhd").pk, disk("a.vhd").identity) == before[named("b.vhd")]
+    assert (disk("b.vhd").pk, disk("b.vhd").identity) == before[named("a.vhd")]
 
 
+@pytest.mark.usefixtures("either_format")
 def test_a_file_moved_to_another_root_keeps_its_history(tmp_path: Path) -> None:
     one, two = declare(tmp_path / "one"), declare(tmp_path / "two")
     base(tmp_path / "one", "disk.vhd")
     scan(one, two)
     before = disk("disk.vhd").pk
-    os.rename(tmp_path / "one" / "disk.vhd", tmp_path / "two" / "disk.vhd")
+    os.rename(tmp_path / "one" / named("disk.vhd"), tmp_path / "two" / named("disk.vhd"))
     scan(two)
     assert (disk("disk.vhd").pk, disk("disk.vhd").root_id) == (before, two.pk)
     result = scan(one)
     assert result["missing"] == 0
 
 
+@pytest.mark.usefixtures("either_format")
 def test_missing_files_are_marked_and_come_back(tmp_path: Path) -> None:
     folder = tmp_path / "vms"
     root = declare(folder)
     bottom = base(folder)
     child(folder, "leaf.vhd", bottom)
     scan(root)
-    os.rename(folder / "base.vhd", tmp_path / "away.vhd")
+    os.rename(folder / named("base.vhd"), tmp_path / named("away.vhd"))
     result = scan(root)
     assert result["missing"] == 1
     assert disk("base.vhd").health == Disk.Health.MISSING
     leaf = disk("leaf.vhd")
     assert (leaf.health, leaf.health_code) == (Disk.Health.BROKEN, "E_PARENT_MISSING")
     assert leaf.sentence.startswith(
-        "The parent is missing: this disk names C:\\VMs\\base.vhd, which no storage root maps, "
-        "so it was not looked at."
+        f"The parent is missing: this disk names C:\\VMs\\{named('base.vhd')}, which no storage "
+        "root maps, so it was not looked at."
     )
-    os.rename(tmp_path / "away.vhd", folder / "base.vhd")
+    os.rename(tmp_path / named("away.vhd"), folder / named("base.vhd"))
     scan(root)
     assert disk("base.vhd").missing_since is None
     assert disk("leaf.vhd").health == Disk.Health.HEALTHY
 
 
+@pytest.mark.usefixtures("either_format")
 def test_a_base_found_elsewhere_is_suggested_and_groups_its_children(tmp_path: Path) -> None:
     """bad-input D54: the parent is named, and where the right disk lies."""
     folder = tmp_path / "vms"
@@ -269,9 +310,10 @@ def test_a_base_found_elsewhere_is_suggested_and_groups_its_children(tmp_path: P
     assert {link.status for link in links} == {ParentLink.Status.MISSING}
     assert len({link.cause for link in links}) == 1
     assert {link.suggested_id for link in links} == {disk("base.vhd").pk}
-    assert "lies at archive/base.vhd" in disk("leaf-0.vhd").sentence
+    assert f"lies at archive/{named('base.vhd')}" in disk("leaf-0.vhd").sentence
 
 
+@pytest.mark.usefixtures("either_format")
 def test_a_disk_above_a_broken_one_is_broken_too(tmp_path: Path) -> None:
     folder = tmp_path / "vms"
     root = declare(folder)
@@ -282,10 +324,11 @@ def test_a_disk_above_a_broken_one_is_broken_too(tmp_path: Path) -> None:
     leaf = disk("leaf.vhd")
     assert leaf.parent_link.status == ParentLink.Status.FOUND
     assert leaf.health == Disk.Health.BROKEN
-    assert leaf.sentence.startswith("The chain is broken further down, at middle.vhd:")
+    assert leaf.sentence.startswith(f"The chain is broken further down, at {named('middle.vhd')}:")
     assert leaf.parent_link.cause == disk("middle.vhd").parent_link.cause
 
 
+@pytest.mark.usefixtures("either_format")
 def test_another_disk_in_the_parents_place_is_said(tmp_path: Path) -> None:
     """bad-input D55."""
     folder = tmp_path / "vms"
@@ -338,7 +381,7 @@ def test_deep_chains_need_no_recursion(tmp_path: Path) -> None:
             )
         rows.append(row)
         below = row
-    chains.renew_columns([rows[700].pk])
+    standing.renew([rows[700].pk])
     rows[-1].refresh_from_db()
     assert (rows[-1].chain_position, rows[-1].chain_depth) == (1_500, 1_500)
     assert len(chains.chain_of(rows[-1])) == 1_500
@@ -362,6 +405,7 @@ def test_a_parent_written_after_its_child_is_flagged_with_evidence(tmp_path: Pat
     assert disk("base.vhd").health == Disk.Health.HEALTHY
 
 
+@pytest.mark.usefixtures("either_format")
 def test_a_twin_of_the_parent_is_a_note(tmp_path: Path) -> None:
     """bad-input D56: a header path that leads to a match wins; twins are told."""
     folder = tmp_path / "vms"
@@ -369,10 +413,10 @@ def test_a_twin_of_the_parent_is_a_note(tmp_path: Path) -> None:
     bottom = base(folder)
     child(folder, "leaf.vhd", bottom)
     (folder / "backup").mkdir()
-    shutil.copy2(bottom.path, folder / "backup" / "base.vhd")
+    shutil.copy2(bottom.path, folder / "backup" / named("base.vhd"))
     scan(root)
     assert disk("leaf.vhd").health == Disk.Health.HEALTHY
-    assert "backup/base.vhd" in disk("leaf.vhd").parent_link.reason
+    assert f"backup/{named('base.vhd')}" in disk("leaf.vhd").parent_link.reason
 
 
 def test_names_that_are_not_utf8_survive(tmp_path: Path) -> None:
@@ -473,16 +517,17 @@ def test_an_unreadable_folder_makes_nothing_missing(tmp_path: Path, monkeypatch:
     assert disk("kept.vhd").missing_since is None
 
 
+@pytest.mark.usefixtures("either_format")
 def test_whoever_manages_a_disk_is_found_beside_it(tmp_path: Path) -> None:
     folder = tmp_path / "vms"
     root = declare(folder)
     base(folder, "vm.vhd")
     scan(root)
     assert disk("vm.vhd").managed_by == ""
-    (folder / "vm.vhd.rct").write_bytes(b"")
+    (folder / f"{named('vm.vhd')}.rct").write_bytes(b"")
     scan(root)
     assert disk("vm.vhd").managed_by == "change-tracking"
-    os.unlink(folder / "vm.vhd.rct")
+    os.unlink(folder / f"{named('vm.vhd')}.rct")
     scan(root)
     assert disk("vm.vhd").managed_by == ""
 
@@ -527,14 +572,15 @@ def test_rows_that_another_scan_wrote_meanwhile_are_kept(tmp_path: Path, monkeyp
     """The command line and a job may still scan at once: neither fails over the other's rows."""
     root = declare(tmp_path / "vms")
     child(tmp_path / "vms", "leaf.vhd", base(tmp_path / "vms"))
-    load = scanning.Scan._load
+    load = known_files.KnownFiles.load
 
-    def overtaken(self: scanning.Scan, online: Any) -> None:
-        load(self, online)
-        monkeypatch.setattr(scanning.Scan, "_load", load)
+    def overtaken(scanned: Any) -> known_files.KnownFiles:
+        known = load(scanned)
+        monkeypatch.setattr(known_files.KnownFiles, "load", load)
         scanning.scan(root)
+        return known
 
-    monkeypatch.setattr(scanning.Scan, "_load", overtaken)
+    monkeypatch.setattr(known_files.KnownFiles, "load", overtaken)
     scanning.scan(root)
     assert Disk.objects.count() == 2
     assert disk("leaf.vhd").parent_link.parent_id == disk("base.vhd").pk

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from disks.tests.console import PROJECT, Console, eventually, is_gone
+from disks.tests.console import PROJECT, Console, eventually, family, is_gone
 
 pytestmark = pytest.mark.slow
 
@@ -165,11 +165,3 @@ def test_ctrl_c_ends_everything_and_a_killed_supervisor_leaves_no_orphans(starte
     eventually(lambda: all(is_gone(pid) for pid in pids), seconds=10)
     started.start()  # what is left behind is no obstacle
     assert answers(started.address)
-
-
-def family(pid: int) -> list[int]:
-    """A process's descendants."""
-    found = []
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        found += [int(child), *family(int(child))]
-    return found

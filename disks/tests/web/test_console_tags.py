@@ -97,6 +97,17 @@ def test_hidden_characters_are_made_visible(text, shown):
     drawn.encode()
 
 
+def test_a_path_and_an_identity_in_a_sentence_are_not_broken_at_a_hyphen() -> None:
+    identity = "67291d3a-7eac-4bac-a581-18d06a0c591f"
+    drawn = console.name(f"It names C:\\VMs\\a-b.vhd, not well-known {identity}.")
+    assert drawn == (
+        '<bdi dir="ltr" class="path">It names <span class="part">C:\\</span><wbr>'
+        '<span class="part">VMs\\</span><wbr><span class="part">a-b.vhd,</span> not well-known '
+        f'<span class="part">{identity}</span>.</bdi>'
+    )
+    assert console.name("a-b.vhd") == '<bdi dir="ltr" class="path">a-b.vhd</bdi>'
+
+
 def test_names_are_escaped():
     """bad-input G104."""
     for drawn in (console.name("<b>&\"'"), console.winpath("<b>&\"'"), console.copy('"><b>')):

@@ -74,6 +74,15 @@ def test_filters_and_sorting_come_from_the_address(
     assert names(viewer.get(f"/disks?{query}")) == expected
 
 
+def test_the_virtual_disk_id_finds_a_whole_chain(viewer: Client) -> None:
+    shared = "de13206b-9eef-490e-a297-da27d10b6dc2"
+    parent = make_disk("base.vhdx", format="vhdx", virtual_disk_id=shared)
+    make_link(make_disk("leaf.vhdx", format="vhdx", virtual_disk_id=shared), parent)
+    make_disk("other.vhdx", format="vhdx", virtual_disk_id="de13206b-0000-0000-0000-000000000000")
+    for text in (shared, f"{{{shared.upper()}}}", "de13206b-9"):
+        assert names(viewer.get("/disks", {"q": text})) == ["base.vhdx", "leaf.vhdx"]
+
+
 def test_the_root_filter(viewer: Client) -> None:
     one, other = make_root(), make_root()
     make_disk("a.vhd", root=one)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,78 @@ def test_real_files_show_layout_raw_bytes_and_locators(operator: Client, tmp_pat
     assert "None of the 4 blocks is stored in this file." in layout
     parent = page_of(operator, child, "parent")
     assert "2e 00 5c 00" in parent or "2e 5c" in parent or "bytes at" in parent
+
+
+def test_a_vhdx_shows_its_ids_its_log_and_every_key_of_its_locator(
+    operator: Client, tmp_path: Path
+) -> None:
+    base = builders.build_dynamic_vhdx(tmp_path, "base.vhdx", size=8 * builders.MIB)
+    built = builders.build_differencing_vhdx(
+        tmp_path, "child.vhdx", base, allocate=[0], states={2: 2}, logical_sector=512
+    )
+    scanning.scan(make_root(tmp_path))
+    child = Disk.objects.get(name="child.vhdx")
+    page = page_of(operator, child)
+    facts = dict(re.findall(r"<dt>(.*?)</dt>\s*<dd>(.*?)</dd>", page, re.S))
+    assert built.identity in facts["DataWriteGuid"]
+    assert child.virtual_disk_id in facts["Virtual disk id"]
+    assert child.file_write_guid in facts["FileWriteGuid"]
+    assert child.file_write_guid != built.identity
+    assert "empty" in facts["Log"]
+    assert "512 bytes" in facts["Logical sector size"]
+    assert "4,096 bytes" in facts["Physical sector size"]
+    assert "Microsoft Windows 10.0.19041.0" in facts["Created by"]
+    assert not {"Unique id", "Geometry (C/H/S)"} & facts.keys()
+    assert "qemu-img" not in page  # it refuses such a disk, and harms nobody
+    parent = page_of(operator, child, "parent")
+    for key, words in (
+        ("relative_path", "Relative Windows path"),
+        ("volume_path", "Path below a volume"),
+        ("absolute_win32_path", "Absolute Windows path"),
+        ("parent_linkage", "DataWriteGuid"),
+        ("parent_linkage2", "Second DataWriteGuid, unused"),
+    ):
+        assert f'<code class="text">{key}</code><span class="sub">' in parent
+        assert words in parent
+    assert "zeros that hide the parent" in page_of(operator, child, "layout")
+    raw = page_of(operator, child, "raw")
+    for name in ("Header 1", "Region table 2", "Metadata table", "Parent locator", "Block alloc"):
+        assert name in raw
+    plain = builders.build_dynamic(tmp_path, "plain.vhd")
+    scanning.scan(child.root)
+    page = page_of(operator, Disk.objects.get(name=plain.path.name))
+    assert "<dt>Unique id</dt>" in page
+    assert "<dt>Geometry (C/H/S)</dt>" in page
+    assert "Virtual disk id" not in page
+
+
+def test_a_parent_written_since_is_told_with_all_that_is_known(
+    operator: Client, tmp_path: Path
+) -> None:
+    """The third of the three answers, where Windows knows one."""
+    base = builders.build_dynamic_vhdx(tmp_path, "base.vhdx", size=8 * builders.MIB)
+    builders.build_differencing_vhdx(tmp_path, "child.vhdx", base)
+    root = make_root(tmp_path, views=("C:\\VMs",))
+    scanning.scan(root)
+    base.patch_header(base.current, data_write_guid=b"\x42" * 16)
+    scanning.scan(root)
+    child = Disk.objects.get(name="child.vhdx")
+    page = page_of(operator, child, "parent")
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+    assert "The parent is not as it was" in text
+    assert "Written since" in text
+    assert "Another disk" not in text
+    assert "This disk was made from" in text
+    assert base.identity in text
+    assert "42424242-4242-4242-4242-424242424242" in text
+    assert f"Since then: its DataWriteGuid was {base.identity} and is 42424242" in text
+    assert "Both were seen to fit" in text
+    assert "parent written since" in text  # in the drawing
+    overview = operator.get("/").content.decode()
+    assert "1 disk names a base whose content is another one by now" in overview
+    head = re.search(r'<div class="page-head".*?</div>\s*</div>', page, re.S)
+    assert head
+    assert "See what is known" in head[0]  # not the dangerous way
 
 
 def test_damaged_files_show_what_is_left(viewer: Client, tmp_path: Path) -> None:

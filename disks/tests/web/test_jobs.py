@@ -8,6 +8,7 @@ import pytest
 from django.urls import reverse
 from django.utils import timezone
 
+from disks.engine.codes import CODES
 from disks.models import AuditEntry, Job, LinkUndo
 from disks.tests.factories import make_disk, make_job, make_root, make_trashed_job
 from disks.views.jobs import pace
@@ -159,6 +160,30 @@ def test_failed_job_shows_its_error_and_can_be_tried_again_once(operator):
     second = operator.post(reverse("job-retry", args=[job.pk]))
     again = Job.objects.get(repeats=job)
     assert first["Location"] == second["Location"] == f"/jobs/{again.pk}"
+
+
+def test_without_script_the_page_offers_to_look_again_by_itself_if_asked(viewer):
+    job = make_job(status=Job.Status.RUNNING)
+    address = reverse("job", args=[job.pk])
+    plain = viewer.get(address)
+    assert "Refresh" not in plain
+    assert 'href="?every=5"' in text(plain)
+    asked = viewer.get(address, {"every": "5"})
+    assert asked["Refresh"] == "5"
+    assert "stop that" in text(asked)
+    assert "Refresh" not in viewer.get(address, {"every": "1;url=//evil.example"})
+    Job.objects.filter(pk=job.pk).update(status=Job.Status.SUCCEEDED)
+    ended = viewer.get(address, {"every": "5"})
+    assert "Refresh" not in ended
+    assert "Look again" not in text(ended)
+
+
+def test_a_failed_job_says_its_reason_once_and_what_to_do(viewer):
+    error = {"code": "E_NOSPC", "message": "The storage is full at byte 7."}
+    job = make_job(status=Job.Status.FAILED, sentence=error["message"], error=error)
+    page = text(viewer.get(reverse("job", args=[job.pk])))
+    assert page.count(error["message"]) == 1
+    assert CODES["E_NOSPC"].advice in page
 
 
 def test_a_job_whose_disk_changed_leads_back_to_the_form(operator):

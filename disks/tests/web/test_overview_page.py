@@ -49,16 +49,25 @@ def test_what_needs_a_look_is_listed(viewer: Client) -> None:
     make_disk("bad.vhd", health="damaged")
     make_disk("gone.vhd", health="missing")
     make_disk("old.vhd", health="suspect")
+    make_disk("unplugged.vhdx", health="notice", health_code="W_LOG", log_waits=True)
+    lost = "\\\\?\\Volume{9cdf8dfa-0000-0000-0000-501f00000000}\\VMs\\b.vhdx"
+    unmapped = {"source": "path", "candidate": None, "verdict": "unmapped"}
+    places = [unmapped | {"raw": raw} for raw in (lost, "Q:\\VMs\\b.vhdx")]
+    make_link(make_disk("lost.vhdx"), trace=places, cause="missing:x")
     make_trashed_job(root, size_bytes=5 * 1024**3)
     page = viewer.get("/").content.decode()
     for words in (
         "1 file is damaged.",
         "1 disk is gone.",
         "was written after the disk was first seen",
+        "s log waits to be replayed",
+        "1 broken link names a Windows folder that no storage root maps",
         "slow store is offline",
-        "Emptying the trash gives back",
+        "come free when the trash is emptied",
     ):
         assert words in page
+    assert "Q:\\" in page
+    assert "Volume{" not in page  # no storage root could map it
 
 
 def test_running_jobs_renew_themselves_and_finished_ones_do_not(viewer: Client) -> None:

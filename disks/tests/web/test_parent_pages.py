@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.db import connection
@@ -15,7 +17,9 @@ from disks import tasks
 from disks.models import AuditEntry, Disk, Job, LinkUndo, StorageRoot
 from disks.services import scanning
 from disks.tests import builders
+from disks.tests.builders import Family
 from disks.tests.factories import make_disk, make_link, make_root
+from disks.tests.services.catalog import family, named
 from disks.views import repair
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -28,19 +32,19 @@ def no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def moved(tmp_path: Path) -> Disk:
+def moved(tmp_path: Path, either_format: Family) -> Disk:
     """A child whose base lies in another folder than it says."""
     (tmp_path / "archive").mkdir()
-    base = builders.build_dynamic(tmp_path / "archive", "base.vhd", size=4 * builders.MIB)
-    builders.build_differencing(tmp_path, "child.vhd", parent=base)
+    base = either_format.dynamic(tmp_path / "archive", named("base.vhd"), size=4 * builders.MIB)
+    either_format.differencing(tmp_path, named("child.vhd"), parent=base)
     scanning.scan(make_root(tmp_path, views=("D:\\VMs",), name="vms"))
-    child = Disk.objects.get(name="child.vhd")
+    child = Disk.objects.get(name=named("child.vhd"))
     assert child.health == "broken"
     return child
 
 
 def base_of(child: Disk) -> Disk:
-    return Disk.objects.get(name="base.vhd", root=child.root)
+    return Disk.objects.get(name=named("base.vhd"), root=child.root)
 
 
 def form_of(page: str, action: str) -> dict[str, str]:
@@ -65,8 +69,9 @@ def test_the_candidate_is_offered_with_its_reasons(viewer: Client, moved: Disk) 
 def test_the_plan_is_shown_before_anything_is_written(viewer: Client, moved: Disk) -> None:
     page = viewer.get(f"/disks/{moved.pk}/parent?parent={base_of(moved).pk}").content.decode()
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", page))
-    assert "parent_unicode_name" in text
-    assert "Windows will look at: D:\\VMs\\archive\\base.vhd" in text
+    field = {"vhd": "parent_unicode_name", "vhdx": "absolute_win32_path"}[moved.format]
+    assert field in text
+    assert f"Windows will look at: D:\\VMs\\archive\\{named('base.vhd')}" in text
     assert "It will be readable again." in text
 
 
@@ -110,13 +115,13 @@ def test_sending_the_form_twice_is_one_job(operator: Client, moved: Disk) -> Non
 @pytest.mark.parametrize("kind", ["windows", "mixed", "local"])
 def test_a_typed_path_is_mapped(viewer: Client, moved: Disk, kind: str) -> None:
     typed = {
-        "windows": "D:\\VMs\\archive\\base.vhd",
-        "mixed": "d:/vms/Archive/BASE.vhd",
-        "local": f"{moved.root.path}/archive/base.vhd",
+        "windows": f"D:\\VMs\\archive\\{named('base.vhd')}",
+        "mixed": f"d:/vms/Archive/{named('BASE.vhd')}",
+        "local": f"{moved.root.path}/archive/{named('base.vhd')}",
     }[kind]
     response = viewer.get(f"/disks/{moved.pk}/parent", {"path": typed})
     assert response.context["plan"] is not None, response.context["form"].errors
-    assert response.context["plan"]["parent"] == f"{moved.root.path}/archive/base.vhd"
+    assert response.context["plan"]["parent"] == f"{moved.root.path}/archive/{named('base.vhd')}"
 
 
 @pytest.mark.parametrize(
@@ -179,9 +184,9 @@ def test_another_identity_is_refused_and_only_administrators_may_overrule(
     operator: Client, administrator: Client, moved: Disk, tmp_path: Path
 ) -> None:
     """bad-input D55, D58: the role, the typed name, and the audit."""
-    builders.build_dynamic(tmp_path, "other.vhd", size=4 * builders.MIB)
+    family(moved.name).dynamic(tmp_path, named("other.vhd"), size=4 * builders.MIB)
     scanning.scan(moved.root)
-    other = Disk.objects.get(name="other.vhd")
+    other = Disk.objects.get(name=named("other.vhd"))
     address = f"/disks/{moved.pk}/parent"
     query = {"parent": str(other.pk)}
     assert operator.get(address, query).context["refused"]["code"] == "E_PARENT_IDENTITY"
@@ -193,7 +198,7 @@ def test_another_identity_is_refused_and_only_administrators_may_overrule(
     wrong = administrator.post(f"{address}/apply", form | {"confirm_name": "child"})
     assert wrong.status_code == 422
     assert not Job.objects.filter(kind=Job.Kind.UPDATE_PARENT).exists()
-    right = administrator.post(f"{address}/apply", form | {"confirm_name": "child.vhd"})
+    right = administrator.post(f"{address}/apply", form | {"confirm_name": named("child.vhd")})
     assert right.status_code == 302
     assert AuditEntry.objects.filter(disk=moved, action="parent-updated").exists()
 
@@ -202,12 +207,12 @@ def test_operators_cannot_overrule_by_sending_the_field(
     operator: Client, administrator: Client, moved: Disk, tmp_path: Path
 ) -> None:
     """bad-input 101: role fields in the body are ignored."""
-    builders.build_dynamic(tmp_path, "other.vhd", size=4 * builders.MIB)
+    family(moved.name).dynamic(tmp_path, named("other.vhd"), size=4 * builders.MIB)
     scanning.scan(moved.root)
-    other = Disk.objects.get(name="other.vhd")
+    other = Disk.objects.get(name=named("other.vhd"))
     form = plan_form(administrator, moved, parent=str(other.pk), ignore_identity="on")
     answer = operator.post(
-        f"/disks/{moved.pk}/parent/apply", form | {"confirm_name": "child.vhd", "role": "4"}
+        f"/disks/{moved.pk}/parent/apply", form | {"confirm_name": named("child.vhd"), "role": "4"}
     )
     assert answer.status_code == 422
     assert not Job.objects.filter(kind=Job.Kind.UPDATE_PARENT).exists()
@@ -229,11 +234,13 @@ def test_a_read_only_root_is_not_written(operator: Client, moved: Disk) -> None:
     assert "is read-only; an administrator can change it." in page
 
 
-def test_repair_plan_mends_all_and_undoes_all(operator: Client, tmp_path: Path) -> None:
+def test_repair_plan_mends_all_and_undoes_all(
+    operator: Client, tmp_path: Path, either_format: Family
+) -> None:
     (tmp_path / "archive").mkdir()
-    base = builders.build_dynamic(tmp_path / "archive", "base.vhd", size=4 * builders.MIB)
+    base = either_format.dynamic(tmp_path / "archive", named("base.vhd"), size=4 * builders.MIB)
     for number in range(5):
-        builders.build_differencing(tmp_path, f"child-{number}.vhd", parent=base)
+        either_format.differencing(tmp_path, named(f"child-{number}.vhd"), parent=base)
     root = make_root(tmp_path, views=("D:\\VMs",), name="vms")
     scanning.scan(root)
     page = operator.get("/repair").content.decode()
@@ -256,13 +263,13 @@ def test_repair_plan_mends_all_and_undoes_all(operator: Client, tmp_path: Path) 
 
 
 def test_another_choice_after_the_back_button_is_another_repair(
-    operator: Client, tmp_path: Path
+    operator: Client, tmp_path: Path, either_format: Family
 ) -> None:
     """bad-input E78: the key of the page alone would swallow the second choice."""
     (tmp_path / "archive").mkdir()
-    base = builders.build_dynamic(tmp_path / "archive", "base.vhd", size=4 * builders.MIB)
+    base = either_format.dynamic(tmp_path / "archive", named("base.vhd"), size=4 * builders.MIB)
     for number in range(2):
-        builders.build_differencing(tmp_path, f"child-{number}.vhd", parent=base)
+        either_format.differencing(tmp_path, named(f"child-{number}.vhd"), parent=base)
     scanning.scan(make_root(tmp_path, views=("D:\\VMs",), name="vms"))
     page = operator.get("/repair").content.decode()
     form = form_of(page, "/repair/apply")
@@ -324,3 +331,38 @@ def test_a_repair_plan_that_is_too_long_says_what_it_leaves_out(
     assert "2 more disks are broken and not shown here: this page takes 3 at once." in page
     monkeypatch.setattr(repair, "MOST_ROWS", 6)
     assert "not shown here" not in viewer.get("/repair").content.decode()
+
+
+def test_a_parent_written_since_is_forced_with_its_own_warning(
+    operator: Client, administrator: Client, tmp_path: Path
+) -> None:
+    """The same disk with other content: an administrator types the name, the audit has both ids."""
+    base = builders.build_dynamic_vhdx(tmp_path, "base.vhdx", size=4 * builders.MIB)
+    builders.build_differencing_vhdx(tmp_path, "child.vhdx", base)
+    root = make_root(tmp_path, views=("C:\\VMs",))
+    base.patch_header(base.current, data_write_guid=b"\x42" * 16)
+    scanning.scan(root)
+    child, parent = Disk.objects.get(name="child.vhdx"), Disk.objects.get(name="base.vhdx")
+    address, query = f"/disks/{child.pk}/parent", {"parent": str(parent.pk)}
+    page = text_of(operator.get(address, query))
+    assert "its chain, written since" in page
+    assert "By its virtual disk id it is of this disk's own chain" in page
+    assert "An administrator can overrule this" in page
+    assert "most likely its parent, written after the child was made" in text_of(
+        administrator.get(address, query)
+    )
+    forced = administrator.get(address, query | {"ignore_identity": "on"})
+    assert "may be damaged without a sign" in text_of(forced)
+    form = plan_form(administrator, child, **query, ignore_identity="on")
+    sent = administrator.post(f"{address}/apply", form | {"confirm_name": "child.vhdx"})
+    assert sent.status_code == 302
+    entry = AuditEntry.objects.get(action="parent-updated")
+    assert entry.sentence.endswith(f"from {base.identity} to 42424242-4242-4242-4242-424242424242.")
+    audit = text_of(administrator.get("/audit"))
+    assert base.identity in audit
+    child.refresh_from_db()
+    assert child.health == "healthy"  # the two were never seen to fit, so nothing is suspect
+
+
+def text_of(response: Any) -> str:
+    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", response.content.decode())))

@@ -330,6 +330,30 @@ def test_the_declarations_are_asked_for(operator: Client, made: Pile) -> None:
     assert operator.post("/piles/merge", form | DECLARED).status_code == 302
 
 
+@pytest.mark.parametrize("several", [False, True], ids=["one pile", "several"])
+def test_what_cannot_be_read_is_named_and_must_be_declared_no_sibling(
+    operator: Client, made: Pile, several: bool
+) -> None:
+    """bad-input D66: what the checkbox speaks of stands beside it, signed."""
+    if several:
+        made.child("x", "c")
+    (made.folder / "damaged.vhd").write_bytes(b"conectix" + bytes(4096))
+    scan()
+    page = folder(operator)
+    assert "1 file or folder could not be read" in words(page)
+    refused = operator.post("/piles/merge", hidden(page) | DECLARED)
+    assert refused.status_code == 422
+    assert "Say that none of these builds on a disk" in words(refused.content.decode())
+    assert not Job.objects.exclude(kind=Job.Kind.SCAN).exists()
+    box = re.search(r'name="unrelated" value="([^"]+)"', page)
+    assert box
+    declared = DECLARED | {"unrelated": box[1]}
+    assert operator.post("/piles/merge", hidden(page) | declared).status_code == 302
+    job = Job.objects.get(kind=Job.Kind.PILE if several else Job.Kind.MERGE)
+    assert job.parameters["unrelated"] == [str(made.folder / "damaged.vhd")]
+    assert jobs.run_now(job).status == Job.Status.SUCCEEDED
+
+
 def test_a_disk_that_changed_since_gives_409_and_a_fresh_view(operator: Client, made: Pile) -> None:
     form = hidden(folder(operator)) | DECLARED
     os.utime(made.path("b"))

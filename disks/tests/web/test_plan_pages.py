@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from disks.models import Disk, Job, StorageRoot
+from disks import tasks
+from disks.models import AuditEntry, Disk, Job, StorageRoot
 from disks.services import compacting, jobs, merging, scanning
 from disks.tests import builders
 from disks.tests.factories import make_disk, make_link, make_root
@@ -118,6 +120,71 @@ def test_siblings_are_named_and_a_new_disk_is_the_way_out(
     new = operator.get(way_out[1].replace("&amp;", "&")).content.decode()
     form = hidden(new)
     assert operator.post(f"/disks/{leaf.pk}/merge", form).status_code == 302
+
+
+def test_what_cannot_be_read_is_named_and_must_be_declared_no_sibling(
+    operator: Client, chain: list[Disk], storage: Path
+) -> None:
+    """bad-input D66: the checkbox speaks of the files that are named beside it, and is kept."""
+    leaf = chain[2]
+    (storage / "torn.vhd").write_bytes(b"conectix" + bytes(4096))
+    scanning.scan(leaf.root)
+    address = f"/disks/{leaf.pk}/merge"
+    page = operator.get(address).content.decode()
+    assert "1 file or folder could not be read" in page
+    assert "torn.vhd" in page
+    form = hidden(page)
+    refused = operator.post(address, form)
+    assert refused.status_code == 422
+    assert "Say that none of these builds on a disk that is merged" in refused.content.decode()
+    box = re.search(r'name="unrelated" value="([^"]+)"', page)
+    assert box
+
+    # another file is unreadable by the time that the form is sent: it was not named
+    (storage / "late.vhd").write_bytes(b"conectix" + bytes(4096))
+    scanning.scan(leaf.root)
+    late = operator.post(address, form | {"unrelated": box[1]})
+    assert late.status_code == 422
+    assert "late.vhd" in late.content.decode()
+    assert not Job.objects.filter(kind=Job.Kind.MERGE).exists()
+
+    page = operator.get(address).content.decode()
+    box = re.search(r'name="unrelated" value="([^"]+)"', page)
+    assert box
+    assert operator.post(address, hidden(page) | {"unrelated": box[1]}).status_code == 302
+    job = Job.objects.get(kind=Job.Kind.MERGE)
+    both = [str(storage / "late.vhd"), str(storage / "torn.vhd")]
+    assert job.parameters["unrelated"] == both
+    entry = AuditEntry.objects.get(job=job, action="job-requested")
+    assert entry.after["declared_unrelated"] == both
+    assert "2 files or folders declared to build on none of its disks" in entry.sentence
+    assert jobs.run_now(job).status == Job.Status.SUCCEEDED
+
+
+def test_a_declaration_that_nobody_was_shown_is_none(
+    operator: Client, chain: list[Disk], storage: Path
+) -> None:
+    (storage / "torn.vhd").write_bytes(b"conectix" + bytes(4096))
+    scanning.scan(chain[2].root)
+    address = f"/disks/{chain[2].pk}/merge"
+    form = hidden(operator.get(address).content.decode())
+    forged = operator.post(address, form | {"unrelated": str(storage / "torn.vhd")})
+    assert forged.status_code == 422
+    assert "This form does not come from the console" in forged.content.decode()
+
+
+def test_the_page_says_what_an_unreadable_disk_named_when_it_could_be_read(
+    operator: Client, chain: list[Disk], storage: Path
+) -> None:
+    other = builders.build_dynamic(storage, "other.vhd", size=8 * builders.MIB)
+    child = builders.build_differencing(storage, "child-of-other.vhd", parent=other)
+    scanning.scan(chain[2].root)
+    child.patch(child.header_offset + 40, b"?")
+    os.utime(child.path, (1, 1))  # within one tick of the clock a scan would see no change
+    scanning.scan(chain[2].root)
+    page = operator.get(f"/disks/{chain[2].pk}/merge").content.decode()
+    words = re.sub(r"<[^>]+>", "", page)
+    assert re.search(r"could last be read, it named \S*other\.vhd as its parent", words)
 
 
 def test_the_declaration_is_asked_for_where_others_open_the_disks(
@@ -242,14 +309,17 @@ def test_checks_and_scans_are_one_job_however_often_they_are_pressed(
         assert Job.objects.filter(kind=kind, disk=None).count() == 1
 
 
+@pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("kind", ["dynamic", "fixed"])
+@pytest.mark.parametrize("form", ["vhd", "vhdx"])
 def test_create_shows_the_plan_and_asks_for_a_job(
-    operator: Client, storage: Path, kind: str
+    operator: Client, storage: Path, kind: str, form: str
 ) -> None:
     root = make_root(storage)
     query = {
         "show": "1",
         "disk_type": kind,
+        "format": form,
         "root": root.pk,
         "folder": "",
         "name": "new",
@@ -257,12 +327,58 @@ def test_create_shows_the_plan_and_asks_for_a_job(
         "unit": "MB",
     }
     page = operator.get("/create", query).content.decode()
-    assert "new.vhd" in page
+    assert f"Create new.{form}" in re.sub(r"<[^>]+>", "", page)
     assert "Takes at once" in page
     response = operator.post("/create", hidden(page))
     job = Job.objects.get(kind=Job.Kind.CREATE)
     assert response["Location"] == f"/jobs/{job.pk}"
-    assert list(storage.glob("*.vhd")) == []
+    assert list(storage.glob("*.vhd*")) == []
+    tasks.run_job(job.pk)
+    made = Disk.objects.get(name=f"new.{form}")
+    assert (made.format, made.disk_type, made.virtual_size_bytes) == (form, kind, 8 * 1024**2)
+
+
+@pytest.mark.parametrize(
+    ("sent", "name", "block", "sector"),
+    [
+        ({"name": "new"}, "new.vhdx", 32 * 1024**2, 512),
+        ({"name": "new.vhd"}, "new.vhd", 2 * 1024**2, 512),
+        ({"name": "disk 1.5"}, "disk 1.5.vhdx", 32 * 1024**2, 512),
+        # drawn with VHDX; the extension was typed, the button left alone
+        ({"name": "new.vhd", "format": "vhdx", "was_format": "vhdx"}, "new.vhd", 2 * 1024**2, 512),
+        # drawn with VHDX; the button was changed
+        ({"name": "a.vhdx", "format": "vhd", "was_format": "vhdx"}, "a.vhd", 2 * 1024**2, 512),
+        ({"name": "a", "block_size": "1048576"}, "a.vhdx", 1024**2, 512),
+        ({"name": "a", "sector_size": "4096"}, "a.vhdx", 32 * 1024**2, 4096),
+        # what the other format had to offer
+        ({"name": "a.vhd", "block_size": "33554432"}, "a.vhd", 2 * 1024**2, 512),
+        ({"name": "a", "block_size": "-1", "sector_size": "x"}, "a.vhdx", 32 * 1024**2, 512),
+    ],
+)
+def test_format_and_extension_follow_each_other(
+    operator: Client, storage: Path, sent: dict[str, str], name: str, block: int, sector: int
+) -> None:
+    """VHDX unless somebody says otherwise, by the button or by the name."""
+    query = {"show": "1", "disk_type": "dynamic", "root": make_root(storage).pk, "size": "40"}
+    page = operator.get("/create", query | {"unit": "GB"} | sent)
+    plan = page.context["plan"]
+    assert (Path(plan["output"]).name, plan["block_size_bytes"]) == (name, block)
+    assert plan["logical_sector_bytes"] == sector
+    assert page.context["format"] == name.rsplit(".", 1)[1]
+
+
+def test_changing_the_format_offers_its_own_sizes(operator: Client, storage: Path) -> None:
+    make_root(storage)
+    typed = {"disk_type": "dynamic", "name": "a.vhdx", "was_format": "vhdx"}
+    page = operator.get("/create", typed | {"format": "vhd"}).content.decode()
+    assert 'value="a.vhd"' in page
+    assert "512 KB" in page
+    assert "Logical sectors" not in page
+    page = operator.get("/create", typed | {"format": "vhdx"}).content.decode()
+    assert "32 MB, as Windows makes them" in page
+    assert "Logical sectors" in page
+    assert "up to 2,040 GB" in page
+    assert "up to 64 TB" in page
 
 
 def test_create_a_child_of_a_disk(operator: Client, chain: list[Disk]) -> None:

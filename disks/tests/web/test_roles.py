@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from django.contrib.auth import get_user_model
@@ -98,6 +99,26 @@ def test_htmx_of_a_stranger_comes_back_to_its_page(client):
         headers={"HX-Request": "true", "HX-Current-URL": "http://testserver/jobs?state=active"},
     )
     assert answer["HX-Redirect"] == "/login?next=%2Fjobs%3Fstate%3Dactive"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("current", "back"),
+    [
+        ("https://evil.example/x?y=1", "%2Fx%3Fy%3D1"),  # its path, never its host
+        ("javascript:alert(1)", "%2Falert%281%29"),
+        ("//evil.example", "%2F"),
+        ("https://evil.example//evil.example/", "%2Fevil.example%2F"),
+    ],
+)
+def test_htmx_is_never_led_to_another_host(client, current, back):
+    """bad-input G108: and what `next` holds is checked where it is used, too."""
+    headers = {"HX-Request": "true", "HX-Current-URL": current}
+    redirect = client.get(reverse("jobs"), headers=headers)["HX-Redirect"]
+    assert redirect == f"/login?next={back}"
+    user = make_user()
+    answer = client.post(redirect, {"username": user.username, "password": "quiet-harbour-42"})
+    assert (answer.status_code, answer["Location"]) == (302, unquote(back))
 
 
 @pytest.mark.django_db

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from django.urls import reverse
+from django.utils import timezone
 
 from disks.models import AuditEntry, Disk, Job, StorageRoot
 from disks.services import jobs
@@ -108,6 +109,16 @@ def test_link_out_of_the_allowed_folder_is_not_followed(administrator, allowed):
         start = text(answer).index('id="error-panel"')
         answers.append(text(answer)[start : text(answer).index("<form", start)])
     assert answers[0] == answers[1]
+
+
+def test_what_jobs_put_into_the_trash_is_no_missing_disk_of_the_root(viewer):
+    root = make_root()
+    make_disk(root=root)
+    job = make_job()
+    make_disk(root=root, health="missing", missing_since=timezone.now(), put_away_by=job)
+    page = text(viewer.get(reverse("root", args=[root.pk])))
+    assert "Missing" not in page
+    assert f'?root={root.pk}">1</a>' in page
 
 
 def test_base_that_is_not_offered_is_refused(administrator, allowed):

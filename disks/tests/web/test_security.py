@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+import time
+from typing import Any
 
 import pytest
+from django.conf import settings
 from django.contrib.staticfiles import finders
-from django.db import DatabaseError
+from django.db import DatabaseError, connection
 from django.template.loader import render_to_string
 from django.test import Client, RequestFactory
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 
-from disks.models import AuditEntry, Job
+from disks.models import AuditEntry, Disk, Job, JobLogLine
+from disks.services import scanning
 from disks.services.access import Role, grant
+from disks.tests import builders
 from disks.tests.factories import (
     make_audit,
     make_disk,
@@ -23,8 +31,10 @@ from disks.tests.factories import (
     make_trashed_job,
     make_user,
 )
-from disks.tests.web.test_roles import EVERY
+from disks.tests.operations import worlds
+from disks.tests.web.test_roles import EVERY, NOBODY
 from disks.views.audit import cell
+from vdadmin.middleware import Allowance
 
 pytestmark = pytest.mark.django_db
 
@@ -53,17 +63,40 @@ def test_post_without_csrf_token_is_refused(address, htmx):
     assert "This form was open too long" in answer.content.decode()
 
 
-def test_get_changes_nothing(administrator):
-    """bad-input G100: every address by GET, then all rows are as they were."""
-    root = make_root()
-    disk = make_disk(root=root)
-    job = make_job(root=root, disk=disk)
-    make_trashed_job(root, job)
-    before = _everything()
+def test_get_changes_nothing(administrator, tmp_path):
+    """bad-input G100: every address by GET with every id, then rows and files are as they were."""
+    base = builders.build_dynamic(tmp_path, "base.vhd", size=4 * builders.MIB)
+    builders.build_differencing(tmp_path, "child.vhd", parent=base)
+    broken = builders.build_differencing(tmp_path, "broken.vhd", parent=base)
+    broken.patch_header(parent_unique_id=b"\1" * 16)
+    root = make_root(tmp_path, views=("C:\\VMs",))
+    scanning.scan(root)
+    jobs = [
+        make_job(status=status, root=root, disk=Disk.objects.first(), kind=Job.Kind.REPAIR_PLAN)
+        for status in (Job.Status.QUEUED, Job.Status.RUNNING, Job.Status.FAILED)
+    ]
+    trashed = make_trashed_job(root, jobs[2])
+    numbers = {root.pk, trashed.pk, *(job.pk for job in jobs), *_keys(Disk)}
+    before, files = _everything(), worlds.snapshot(tmp_path)
+    seen = set()
     for address, _ in EVERY:
-        if "logout" not in address:
-            administrator.get(address.replace("99999999", "1"))
+        for number in sorted(numbers):
+            status = administrator.get(address.replace(NOBODY, str(number))).status_code
+            seen.add((address, status))
     assert _everything() == before
+    assert worlds.snapshot(tmp_path) == files
+    # it was not all about rows that are not there
+    assert not [
+        address
+        for address, _ in EVERY
+        if NOBODY in address
+        and {status for seen_address, status in seen if seen_address == address} == {404}
+        and not address.startswith("/admin")
+    ]
+
+
+def _keys(model: Any) -> list[int]:
+    return list(model.objects.values_list("pk", flat=True))
 
 
 def _everything() -> dict[str, list[dict]]:
@@ -79,17 +112,25 @@ def _everything() -> dict[str, list[dict]]:
 # --- ids, filters, pages -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", ["0", "99999999", str(2**63), str(10**40)])
-@pytest.mark.parametrize("name", ["job", "root"])
-def test_ids_of_nothing_are_404(viewer, name, number):
-    """bad-input G101."""
-    assert viewer.get(f"/{name}s/{number}").status_code == 404
+WITH_IDS = [address for address, _ in EVERY if NOBODY in address and "/admin" not in address]
+
+
+@pytest.mark.parametrize("number", ["0", NOBODY, str(2**63), str(10**40)])
+@pytest.mark.parametrize("address", WITH_IDS)
+def test_ids_of_nothing_are_404(administrator, address, number):
+    """bad-input G101: every address with an id, by GET and by POST."""
+    target = address.replace(NOBODY, number)
+    codes = {administrator.get(target).status_code, administrator.post(target, {}).status_code}
+    assert codes <= {404, 405}
+    assert 404 in codes
 
 
 @pytest.mark.parametrize("text", ["-1", "abc", "1.5", "1%00", "%2e%2e", "1;drop"])
-def test_ids_that_are_no_numbers_are_404(viewer, text):
+@pytest.mark.parametrize("address", WITH_IDS)
+def test_ids_that_are_no_numbers_are_404(administrator, address, text):
     """bad-input G101."""
-    assert viewer.get(f"/jobs/{text}").status_code == 404
+    assert administrator.get(address.replace(NOBODY, text)).status_code == 404
+    assert administrator.post(address.replace(NOBODY, text), {}).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -137,13 +178,9 @@ def test_huge_page_number_is_the_last_page(viewer, name):
     assert viewer.get(reverse(name), {"page": "999999"}).status_code == 200
 
 
-@pytest.mark.parametrize("name", ["jobs", "roots", "audit", "jobs-running"])
-def test_one_and_many_rows_take_the_same_number_of_queries(
-    viewer, django_assert_max_num_queries, name
-):
+@pytest.mark.parametrize("name", ["overview", "jobs", "roots", "trash", "audit", "jobs-running"])
+def test_one_and_many_rows_take_the_same_number_of_queries(viewer, name):
     """bad-input G110."""
-    from django.db import connection
-    from django.test.utils import CaptureQueriesContext
 
     def rows(count: int) -> None:
         for _ in range(count):
@@ -151,6 +188,7 @@ def test_one_and_many_rows_take_the_same_number_of_queries(
             disk = make_disk(root=root)
             job = make_job(root=root, disk=disk, requested_by=viewer.user)
             make_audit(job=job, disk=disk)
+            make_trashed_job(root, job)
 
     rows(1)
     viewer.get(reverse(name))
@@ -160,6 +198,140 @@ def test_one_and_many_rows_take_the_same_number_of_queries(
     with CaptureQueriesContext(connection) as four:
         viewer.get(reverse(name))
     assert len(four) == len(one)
+
+
+def test_ten_thousand_jobs_take_no_more_queries_than_three_and_little_time(viewer):
+    """bad-input G110: the list, the number in the navigation, and their fragments."""
+
+    def queries() -> list[int]:
+        counts = []
+        for name in ("jobs", "jobs-running", "overview"):
+            for headers in ({}, {"HX-Request": "true"}):
+                with CaptureQueriesContext(connection) as captured:
+                    assert viewer.get(reverse(name), headers=headers).status_code == 200
+                counts.append(len(captured))
+        return counts
+
+    for status in (Job.Status.QUEUED, Job.Status.RUNNING, Job.Status.SUCCEEDED):
+        make_job(status=status)
+    few = queries()
+    asked = timezone.now()
+    Job.objects.bulk_create(
+        Job(
+            kind=Job.Kind.CHECK,
+            status=Job.Status.SUCCEEDED if number % 3 else Job.Status.QUEUED,
+            summary=f"Check disk {number}",
+            idempotency_key=f"many-{number}",
+            requested_at=asked,
+        )
+        for number in range(10_000)
+    )
+    began = time.process_time()
+    many = queries()
+    assert all(now <= before for now, before in zip(many, few, strict=True)), (few, many)
+    assert time.process_time() - began < 2  # seven pages; a single one takes some 50 ms
+
+
+def test_a_jobs_page_takes_the_same_number_of_queries_for_one_disk_and_for_many(viewer):
+    """bad-input G110."""
+    counts = []
+    for number in (1, 60):
+        disks = [make_disk(root=make_root()) for _ in range(number)]
+        job = make_job(
+            Job.Kind.REPAIR_PLAN,
+            status=Job.Status.SUCCEEDED,
+            result={"rows": [{"child": disk.path, "ok": True} for disk in disks]},
+        )
+        JobLogLine.objects.bulk_create(
+            JobLogLine(job=job, at=timezone.now(), text="…") for _ in range(number)
+        )
+        with CaptureQueriesContext(connection) as captured:
+            assert viewer.get(reverse("job", args=[job.pk])).status_code == 200
+        counts.append(len(captured))
+    assert counts[0] == counts[1]
+
+
+def test_a_jobs_page_is_drawn_again_only_when_it_would_look_different(viewer):
+    """bad-input G110: 204 while nothing moves, and the last answer asks no more."""
+    job = make_job(status=Job.Status.RUNNING, total_bytes=100, done_bytes=5)
+    page = viewer.get(reverse("job", args=[job.pk])).content.decode()
+
+    def polled() -> tuple[int, str]:
+        address = re.search(r'id="job-progress"[^>]* hx-get="([^"]+)"', page)[1]
+        with CaptureQueriesContext(connection) as captured:
+            answer = viewer.get(address, headers={"HX-Request": "true"})
+        if answer.status_code == 204:
+            assert len(captured) <= 6
+        return answer.status_code, answer.content.decode()
+
+    assert polled() == (204, "")
+    changes = [
+        {"done_bytes": 6},
+        {"sentence": "copying block 2"},
+        {"cancel_requested_at": timezone.now()},
+        {"cancellable": False},
+        {"status": Job.Status.LOST},
+    ]
+    for change in changes:
+        Job.objects.filter(pk=job.pk).update(**change)
+        status, page = polled()
+        assert (status, 'hx-trigger="every 2s"' in page) == (200, True)
+        assert polled() == (204, "")
+    job.log.create(at=timezone.now(), text="a line more")
+    status, page = polled()
+    assert "a line more" in page
+    Job.objects.filter(pk=job.pk).update(status=Job.Status.SUCCEEDED)
+    status, page = polled()
+    assert (status, "hx-get" in page) == (200, False)
+
+
+def test_a_storm_of_tabs_is_held_off_without_a_query_and_others_are_served(
+    viewer, sign_in, monkeypatch
+):
+    """bad-input G110: 500 tabs on a job's page."""
+    clock = [1000.0]
+    monkeypatch.setattr("vdadmin.middleware.time.monotonic", lambda: clock[0])
+    job = make_job(status=Job.Status.RUNNING)
+    address = reverse("job", args=[job.pk])
+    fragment = {"HX-Request": "true"}
+    per_second, at_once = settings.FRAGMENTS_PER_BROWSER
+    served = 0
+    for _ in range(500):
+        with CaptureQueriesContext(connection) as captured:
+            answer = viewer.get(address, headers=fragment)
+        if answer.status_code == 429:
+            assert len(captured) == 0
+            assert answer["Retry-After"] == "5"
+            assert answer["Content-Security-Policy"]
+        served += answer.status_code == 200
+    assert served == at_once
+    assert viewer.get(address).status_code == 200  # whole pages are not held off
+    other = sign_in(Role.VIEWER)
+    assert other.get(address, headers=fragment).status_code == 200
+    clock[0] += 2
+    answers = [viewer.get(address, headers=fragment).status_code for _ in range(500)]
+    assert answers.count(200) == 2 * per_second
+
+
+def test_invented_cookies_do_not_get_around_the_limit(client, monkeypatch):
+    """bad-input G110."""
+    monkeypatch.setattr("vdadmin.middleware.time.monotonic", lambda: 5.0)
+    codes = []
+    for number in range(settings.FRAGMENTS_PER_ADDRESS[1] + 5):
+        client.cookies[settings.SESSION_COOKIE_NAME] = f"invented-{number}"
+        codes.append(client.get("/jobs", headers={"HX-Request": "true"}).status_code)
+    assert codes.count(429) == 5
+    assert codes[-5:] == [429] * 5
+
+
+def test_the_limit_forgets_whom_it_has_not_seen_for_long(monkeypatch):
+    monkeypatch.setattr("vdadmin.middleware._KEYS_KEPT", 2)
+    allowance = Allowance(0.0, 1)
+    assert allowance.takes("a")
+    assert not allowance.takes("a")
+    assert allowance.takes("b")
+    assert allowance.takes("c")  # and "a" is forgotten
+    assert allowance.takes("a")
 
 
 def test_running_badge_answers_204_while_nothing_changed(viewer):
@@ -248,13 +420,39 @@ def test_csv_cell_shows_hidden_characters():
     assert cell("a\u202eb\r\nc") == "a\\u202eb\\u000d\\u000ac"
 
 
-def test_uploads_are_cut_off(administrator):
-    """bad-input G107."""
-    from django.core.files.uploadedfile import SimpleUploadedFile
+class Endless:
+    """A body of a form that begins with files and never ends."""
 
-    file = SimpleUploadedFile("disk.vhd", b"x" * 4096)
-    answer = administrator.post(reverse("password-change"), {"old_password": file})
-    assert answer.status_code in (400, 403, 422)
+    def __init__(self, files: int) -> None:
+        part = (
+            b'--b\r\nContent-Disposition: form-data; name="f"; filename="disk.vhd"\r\n'
+            b"Content-Type: application/octet-stream\r\n\r\nconectix\r\n"
+        )
+        self.begin = part * files + part[:-2]
+        self.bytes_read = 0
+
+    def read(self, size: int = 0) -> bytes:
+        data, self.begin = self.begin[:size], self.begin[size:]
+        data += b"x" * (size - len(data))
+        self.bytes_read += size
+        return data
+
+    readline = read
+
+
+@pytest.mark.parametrize("files", [0, 5_000])
+def test_an_upload_is_cut_off_at_its_beginning(administrator, files, monkeypatch):
+    """bad-input G107: a terabyte, or many parts; no form takes a file, none is kept anywhere."""
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", None)
+    body = Endless(files)
+    answer = administrator.post(
+        reverse("password-change"),
+        data=b"",
+        content_type="multipart/form-data; boundary=b",
+        **{"wsgi.input": body, "CONTENT_LENGTH": str(10**12)},
+    )
+    assert answer.status_code == 422  # a form in which nothing was filled in
+    assert body.bytes_read < 1024**2
 
 
 def test_more_form_than_fits_is_400(administrator):
@@ -323,8 +521,6 @@ def test_no_page_holds_inline_script_or_style(administrator):
 
 
 def test_page_for_500_needs_no_database(rf: RequestFactory, monkeypatch):
-    from django.db import connection
-
     from disks.views.errors import internal_error
 
     def broken(*_, **__):
@@ -341,7 +537,6 @@ def test_database_that_is_away_is_a_500_page_and_503_health(client, monkeypatch)
     user = make_user()
     client.force_login(user)
     client.raise_request_exception = False
-    from django.db import connection
 
     def broken(*_, **__):
         raise DatabaseError("password=secret-of-the-database")
@@ -368,10 +563,7 @@ def test_csrf_failure_page_says_that_nothing_was_changed():
 
 
 def test_every_icon_in_use_is_in_the_sprite():
-    import re
     from pathlib import Path
-
-    from django.conf import settings
 
     sprite = Path(finders.find("vendor/tabler-icons/icons.svg")).read_text()
     known = set(re.findall(r'<symbol id="([^"]+)"', sprite))

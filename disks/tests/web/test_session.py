@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from datetime import timedelta
+
 import pytest
 from django.contrib.auth import get_user_model
+from django.contrib.auth.hashers import get_hasher
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 pytestmark = pytest.mark.django_db
 PASSWORD = "correct horse battery"
@@ -83,6 +88,70 @@ def test_five_wrong_passwords_close_the_door_for_that_name_from_that_address(cli
     elsewhere = Client(REMOTE_ADDR="192.0.2.7")
     answer = elsewhere.post(reverse("login"), {"username": "vera", "password": PASSWORD})
     assert answer.status_code == 302
+
+
+def tried(username: str, address: str, password: str = "wrong") -> int:
+    client = Client(REMOTE_ADDR=address)
+    fields = {"username": username, "password": password}
+    return client.post(reverse("login"), fields).status_code
+
+
+def test_one_address_cannot_try_many_names(user, settings):
+    """bad-input G102: one wrong password for each name stays below the limit of a name."""
+    limit = settings.SIGN_IN_FAILURES_OF_AN_ADDRESS
+    assert {tried(f"name-{number}", "192.0.2.1") for number in range(limit)} == {422}
+    assert tried("one-more", "192.0.2.1") == 429
+    assert tried("vera", "192.0.2.1", PASSWORD) == 429
+    assert tried("vera", "192.0.2.2", PASSWORD) == 302
+
+
+def test_many_addresses_cannot_try_one_name_nor_lock_its_owner_out(user, settings):
+    """bad-input G102."""
+    assert tried("vera", "198.51.100.1", PASSWORD) == 302  # her own desk
+    limit = settings.SIGN_IN_FAILURES_OF_A_NAME
+    assert {tried("vera", f"192.0.2.{number}") for number in range(limit)} == {422}
+    assert tried("vera", "203.0.113.5", PASSWORD) == 429
+    assert tried("\uff56era", "203.0.113.5", PASSWORD) == 429  # the same name, spelled wide
+    assert tried("vera", "198.51.100.1", PASSWORD) == 302
+    assert tried("victor", "203.0.113.5") == 422
+
+
+def test_closed_doors_open_by_themselves(user, settings, monkeypatch):
+    """bad-input G102: a quarter of an hour after the last try."""
+    for number in range(settings.SIGN_IN_FAILURES_OF_AN_ADDRESS):
+        tried(f"name-{number}", "192.0.2.1")
+    assert tried("vera", "192.0.2.1", PASSWORD) == 429
+    later = timezone.now() + timedelta(minutes=16)
+    monkeypatch.setattr("django.utils.timezone.now", lambda: later)
+    assert tried("vera", "192.0.2.1", PASSWORD) == 302
+
+
+def test_an_unknown_name_costs_as_much_as_a_wrong_password(client, user, monkeypatch):
+    """bad-input G102: the time of an answer does not tell which names exist."""
+    encoded = []
+    hasher = type(get_hasher())
+    encode = hasher.encode
+
+    def counted(self, *arguments, **options):
+        encoded.append(arguments[0])
+        return encode(self, *arguments, **options)
+
+    monkeypatch.setattr(hasher, "encode", counted)
+    pages = []
+    for name in ("vera", "nobody"):
+        before = len(encoded)
+        answer = client.post(reverse("login"), {"username": name, "password": "wrong"})
+        pages.append(answer.content.decode().replace(name, "…"))
+        assert len(encoded) - before == 1
+    token = re.compile(r"\b[A-Za-z0-9]{64}\b")
+    assert token.sub("", pages[0]) == token.sub("", pages[1])
+
+
+def test_a_password_longer_than_people_type_is_not_hashed(client, user, monkeypatch):
+    """bad-input G102: 1 MB would cost time for nothing."""
+    monkeypatch.setattr(type(get_hasher()), "encode", None)
+    answer = client.post(reverse("login"), {"username": "vera", "password": "x" * 500_000})
+    assert answer.status_code == 422
 
 
 def test_sign_out_is_a_post(client, user):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -116,6 +117,35 @@ def test_server_without_a_secret_does_not_start(tmp_path):
         check=False,
     )
     assert "There is no secret. Set VDADMIN_SECRET_KEY" in done.stderr
+
+
+def test_no_program_is_started_but_the_broker_and_no_shell_ever():
+    """bad-input G106: so no name of a disk can become an argument, an option or a command."""
+    starting = ("subprocess", "os.system", "os.popen", "os.exec", "os.spawn", "os.posix_spawn")
+    found = set()
+    for folder in ("disks", "vdadmin"):
+        for file in sorted((settings.BASE_DIR / folder).rglob("*.py")):
+            if "tests" in file.parts:
+                continue
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Attribute | ast.Name):
+                    name = ast.unparse(node)
+                elif isinstance(node, ast.Import | ast.ImportFrom):
+                    name = ast.unparse(node).split()[1]
+                else:
+                    continue
+                if name.startswith(starting):
+                    found.add(f"{folder}/{file.name}")
+                assert name != "shell", file
+    assert found == {"vdadmin/broker.py", "vdadmin/start.py"}
+
+
+def test_messages_are_json_and_the_broker_is_no_address_of_the_network(tmp_path):
+    """bad-input G112: pickle is off, and no browser reaches a socket in a folder of ours."""
+    told = "[settings.CELERY_TASK_SERIALIZER, settings.CELERY_ACCEPT_CONTENT]"
+    assert value(told) == "['json', ['json']]"
+    address = value("settings.CELERY_BROKER_URL", VDADMIN_STATE_DIR=str(tmp_path))
+    assert address.startswith("redis+socket:///")
 
 
 def test_kept_secret_is_read_from_the_state_folder(tmp_path):

@@ -19,15 +19,16 @@ def draw_block_map(
     """SVG of the cells in reading order; one path per shade keeps the markup small."""
     step = CELL_PX + GAP_PX
     columns = max(1, width // step)
-    paths: dict[int, list[str]] = {}
+    paths: dict[str, list[str]] = {}
     for index, cell in enumerate(cells):
         x, y = index % columns * step, index // columns * step
-        paths.setdefault(cell.shade, []).append(f"M{x} {y}h{CELL_PX}v{CELL_PX}h-{CELL_PX}z")
+        kind = "zero" if cell.state == "zeros" else str(cell.shade)
+        paths.setdefault(kind, []).append(f"M{x} {y}h{CELL_PX}v{CELL_PX}h-{CELL_PX}z")
     rows = max(1, -(-len(cells) // columns))
     return svg.document(
         [
-            svg.element("path", d="".join(paths[shade]), class_=f"vd-block-{shade}")
-            for shade in sorted(paths)
+            svg.element("path", d="".join(paths[kind]), class_=f"vd-block-{kind}")
+            for kind in sorted(paths)
         ],
         width=columns * step,
         height=rows * step,
@@ -52,8 +53,13 @@ def describe(cells: Sequence[Cell]) -> str:
             runs += 1
         inside = bool(cell.allocated)
     spread = "in one run" if runs == 1 else f"in {runs:,} separate runs of cells"
-    return (
+    words = (
         f"{stored:,} of {total:,} blocks are stored ({100 * stored / total:.0f} %), {spread}."
         if stored
         else f"None of the {total:,} blocks is stored in this file."
     )
+    zeros = sum(cell.zeros for cell in cells)
+    if zeros:
+        verb, hide = ("is", "It hides") if zeros == 1 else ("are", "They hide")
+        words += f" {zeros:,} {verb} zeros by the block table. {hide} what the parent has there."
+    return words

@@ -23,7 +23,7 @@ TEXT_X = 44
 BRANCH_STEP = 24
 NAME_FONT_PX = 15
 FACTS_FONT_PX = 12.5
-BOLD = 1.13  # how much wider the name of the disk is that the page is about
+BOLD = 1.13  # how much wider a bold name is: of the disk the page is about, of a lost parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ class _Pen:
 
     @property
     def text_px(self) -> float:
-        return (self.width * 0.58 if self.wide else self.width) - TEXT_X - 8
+        return (self.width * 0.58 if self.wide else self.width) - TEXT_X - 20
 
     def disk(self, disk: ChainDisk, *, last: bool) -> None:
         height = 54.0 if self.wide else 76.0
@@ -180,11 +180,17 @@ class _Pen:
                 )
             )
         self._rail_to(middle)
-        body = "".join(lines) + self._bar(disk)
+        body = self._whole_row(height - 6) + "".join(lines) + self._bar(disk)
         self.marks.append(svg.link(disk.url, f"{label}: {disk.facts}, {disk.size}", body))
         self.marks.append(_point(disk.mark, RAIL_X, middle))
         self._leave(middle, last)
         self.y += height
+
+    def _whole_row(self, height: float) -> str:
+        """Makes a row's link as large as the row; a rail is not hidden by it."""
+        return svg.element(
+            "rect", x=1, y=self.y - 2, width=self.width - 2, height=height, rx=6, class_="vd-row"
+        )
 
     def _bar(self, disk: ChainDisk) -> str:
         """Virtual size as an outline, storage as its filling, one scale for all disks."""
@@ -254,7 +260,9 @@ class _Pen:
         room = self.width - TEXT_X - 10
         label = visible(gap.name)
         lines = _wrapped(gap.reason, room, FACTS_FONT_PX, 2 if self.wide else 4)
-        body = svg.text(fitted(label, room, NAME_FONT_PX), TEXT_X, self.y + 18, "vd-chain-lost")
+        body = svg.text(
+            fitted(label, room, NAME_FONT_PX * BOLD), TEXT_X, self.y + 18, "vd-chain-lost"
+        )
         for row, line in enumerate(lines):
             body += svg.text(line, TEXT_X, self.y + 36 + 16 * row, "vd-chain-facts")
         height = 44.0 + 16 * len(lines)
@@ -269,6 +277,7 @@ class _Pen:
                 class_="vd-chain-gap",
             )
         )
+        body = self._whole_row(height - 8) + body
         self.marks.append(svg.link(gap.url, f"{label}: {gap.reason}", body))
         self.marks.append(_point("gone", RAIL_X, middle))
         self.dashed = True

@@ -31,7 +31,6 @@ _MARKS = {
     Disk.Health.NOTICE: "note",
     Disk.Health.SUSPECT: "note",
     Disk.Health.IN_USE: "note",
-    Disk.Health.NOT_READ: "note",
     Disk.Health.MISSING: "gone",
 }
 # A drawing has room for a few words; the whole sentence is told in the tab "Parent link".
@@ -69,10 +68,13 @@ class DrawnChain:
         return [(describe([part]), part.url) for part in self.parts]
 
 
+_NOT_REACHED = "parent not reached"
+
+
 def role_in_chain(disk: Disk) -> str:
     """base · 2 of 4 · leaf; a disk without parent and children stands alone."""
     if disk.disk_type == "differencing" and disk.chain_position <= 1:
-        return "parent not reached"
+        return _NOT_REACHED
     if disk.chain_depth <= 1 and not disk.child_count:
         return "alone"
     if disk.chain_position <= 1:
@@ -127,8 +129,10 @@ def drawn_chain(
 
 
 def facts(disk: Disk) -> str:
-    kind = disk.disk_type or "no disk"
-    return f"{role_in_chain(disk)} · {kind} · {disk.get_health_display().lower()}"
+    role, kind = role_in_chain(disk), disk.disk_type or "no disk"
+    if role == _NOT_REACHED and disk.health == Disk.Health.BROKEN:
+        return f"{role} · {kind}"  # which is what “chain broken” would say
+    return f"{role} · {kind} · {disk.get_health_display().lower()}"
 
 
 def sizes(disk: Disk) -> str:
@@ -184,6 +188,8 @@ def _gap_above(first: Disk) -> ChainGap | None:
         return None
     name = link.named_path or link.named_identity or "its parent"
     reason = _GAP_WORDS.get(ParentLink.Status(link.status), link.get_status_display())
+    if link.status_words:
+        reason = f"parent {link.status_words.lower()}"
     url = f"{reverse('disk', args=[first.pk])}?tab=parent"
     return ChainGap(name=visible(name), reason=visible(reason), url=url)
 

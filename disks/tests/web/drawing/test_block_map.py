@@ -29,6 +29,17 @@ def test_a_path_per_shade_and_a_row_per_width() -> None:
     assert tree.get("role") == "img"
 
 
+def test_zeros_that_hide_a_parent_have_a_colour_and_words() -> None:
+    cells = [Cell(0, 1, 1), Cell(1, 1, 0, zeros=1), Cell(2, 1), Cell(3, 2, 1, zeros=1)]
+    assert [cell.state for cell in cells] == ["allocated", "zeros", "empty", "partial"]
+    tree = ET.fromstring(draw_block_map(cells))
+    drawn = [path.get("class") for path in tree.findall(f"{SVG}path")]
+    assert drawn == ["vd-block-0", "vd-block-2", "vd-block-4", "vd-block-zero"]
+    assert describe(cells).endswith(
+        " 2 are zeros by the block table. They hide what the parent has there."
+    )
+
+
 def test_the_map_in_words() -> None:
     cells = [Cell(0, 2, 2), Cell(2, 2, 0), Cell(4, 4, 2)]
     assert describe(cells) == "4 of 8 blocks are stored (50 %), in 2 separate runs of cells."

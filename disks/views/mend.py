@@ -1,4 +1,4 @@
-"""Repair footer: the plan as a table of fields, then the job."""
+"""Repair headers and Replay log: the plan as a table of fields, then the job."""
 
 from __future__ import annotations
 
@@ -14,21 +14,33 @@ from disks import tasks
 from disks.engine.errors import ImageError
 from disks.forms.declarations import DeclarationForm, needs_offline, sealed
 from disks.models import Disk
-from disks.services import repairing
+from disks.services import mending
 from disks.services.errors import Refusal
+from disks.services.mending import MENDINGS, Mending
 from disks.views import plans
 from disks.views.guard import client_address
 from disks.views.rendering import render_page
 
-PAGE = "disks/repair_footer.html"
+PAGE = "disks/mend.html"
 
 
 @require_http_methods(["GET", "POST"])
-def repair_footer(request: HttpRequest, disk_id: int) -> HttpResponse:
+def repair_headers(request: HttpRequest, disk_id: int) -> HttpResponse:
+    return _mend(request, disk_id, MENDINGS["repair-headers"])
+
+
+@require_http_methods(["GET", "POST"])
+def replay_log(request: HttpRequest, disk_id: int) -> HttpResponse:
+    return _mend(request, disk_id, MENDINGS["replay-log"])
+
+
+def _mend(request: HttpRequest, disk_id: int, what: Mending) -> HttpResponse:
     """GET reads the disk and shows the plan; POST starts the job."""
     disk = get_object_or_404(Disk.objects.select_related("root"), pk=disk_id)
     sent = request.POST if request.method == "POST" else None
-    context = _context(disk, sent)
+    if sent is not None and (earlier := plans.earlier_job(request)) is not None:
+        return HttpResponseRedirect(reverse("job", args=[earlier.pk]))
+    context = _context(what, disk, sent)
     if sent is None:
         return render_page(request, PAGE, context)
     declaration: DeclarationForm | None = context["declaration"]
@@ -39,12 +51,13 @@ def repair_footer(request: HttpRequest, disk_id: int) -> HttpResponse:
         return render_page(request, PAGE, context, status=409)
     try:
         with transaction.atomic():
-            job = repairing.request(
+            job = mending.request(
+                what,
                 disk,
                 user=request.user,
                 fingerprint=context["plan"]["fingerprint"],
                 declared_offline=declaration.declared,
-                idempotency_key=declaration.cleaned_data["key"],
+                idempotency_key=plans.form_key(request),
                 address=client_address(request),
             )
             tasks.enqueue(job)
@@ -54,16 +67,20 @@ def repair_footer(request: HttpRequest, disk_id: int) -> HttpResponse:
     return HttpResponseRedirect(reverse("job", args=[job.pk]))
 
 
-def _context(disk: Disk, sent: Any) -> dict[str, Any]:
+def _context(what: Mending, disk: Disk, sent: Any) -> dict[str, Any]:
+    words = what.words_for(disk)
     context: dict[str, Any] = {
         "disk": disk,
+        "what": what,
+        "words": words,
+        "promise": words.promise.split("{}"),
         "plan": None,
         "refused": None,
         "stale": False,
         "declaration": None,
     }
     try:
-        plan = repairing.plan(disk)
+        plan = mending.plan(what, disk)
     except (ImageError, Refusal) as error:
         return context | {"refused": plans.as_error(error)}
     document = plan.as_dict()

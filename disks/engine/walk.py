@@ -1,0 +1,26 @@
+"""How far a long look at a file is, told often enough that a wish to stop is heard at once."""
+
+from __future__ import annotations
+
+from disks.engine.files import ImageFile
+from disks.engine.images import Report
+from disks.engine.units import MIB
+
+_REPORT_BYTES = 4 * MIB
+_SEEK_BYTES = 64 * 1024  # a read elsewhere takes slow storage as long as these many more
+
+
+class Walk:
+    """Where in the file a check is."""
+
+    def __init__(self, file: ImageFile, report: Report) -> None:
+        self._size_bytes = file.size_bytes
+        self._report = report
+        self._untold_bytes = 0
+
+    def reads(self, offset: int, count_bytes: int) -> None:
+        """Some bytes at an offset are read next. Raises what report raises."""
+        self._untold_bytes += count_bytes + _SEEK_BYTES
+        if self._untold_bytes >= _REPORT_BYTES:
+            self._untold_bytes = 0
+            self._report(offset, self._size_bytes)
