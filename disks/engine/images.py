@@ -186,8 +186,8 @@ class Expansion:
     makes_room: bool
     changes: tuple[FieldChange, ...]
     size_after_bytes: int
-    warnings: tuple[str, ...] = ()
-    children_break: str = ""
+    warnings: tuple[str, ...]
+    children_break: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -222,7 +222,7 @@ def _plain_level(path: str, file: ImageFile) -> Level:
 
 
 def _new_image(request: Request, disk: _Disk, target: Target) -> NewImage:
-    """What the copy will be. Block size and geometry are kept within one format."""
+    """What the copy will be. Within one format block size, geometry and sector sizes are kept."""
     kind = request.disk_type or DiskType.DYNAMIC
     if target is RAW or (
         request.disk_type is None and disk.images and disk.images[0].disk_type is DiskType.FIXED
@@ -232,8 +232,8 @@ def _new_image(request: Request, disk: _Disk, target: Target) -> NewImage:
     if not disk.images or disk.images[0].format_name != target.name:
         return new
     leaf = disk.images[0]
-    geometry = leaf.copy_traits().get("geometry")
-    return replace(new, block_size_bytes=rules.block_bytes_of(leaf), geometry=geometry)
+    traits = leaf.child_traits() | {"virtual_disk_id": None}  # a disk of no chain
+    return replace(new, block_size_bytes=rules.block_bytes_of(leaf), **traits)
 
 
 def _require_sectors(disk: _Disk, target: Target, source: str) -> None:

@@ -39,6 +39,8 @@ class ExpandPlan:
     """The dry run.
 
     children      disks that name this one as parent: each would be broken by a larger parent
+    children_break    why, half a sentence
+    new_identity  the disk gets another one, by the rules of its format
     breaks        those of them that somebody named and gives up
     fingerprints  of every file that the plan rests on, by path
     refused       why it cannot be done; the figures may be missing then
@@ -56,6 +58,8 @@ class ExpandPlan:
     changes: tuple[FieldChange, ...] = ()
     ancestors: list[str] = field(default_factory=list)
     children: list[str] = field(default_factory=list)
+    children_break: str = ""
+    new_identity: bool = False
     managers: list[dict[str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     fingerprints: dict[str, Fingerprint] = field(default_factory=dict)
@@ -99,6 +103,8 @@ class ExpandPlan:
             "free_space_needed_bytes": self.growth_bytes,
             "free_space_bytes": self.free_space_bytes,
             "affected_children": self.children,
+            "children_break": self.children_break,
+            "new_identity": self.new_identity,
             "changes": [asdict(change) for change in self.changes],
             "managers": self.managers,
             "warnings": self.warnings,
@@ -213,6 +219,8 @@ def _fill(
     planned = image.plan_expand(result.new_size_bytes)
     result.changes = planned.changes
     result.size_after_bytes = planned.size_after_bytes
+    result.children_break = planned.children_break
+    result.new_identity = planned.rewrite.identity_after is not None
     result.warnings = [
         *planned.warnings,
         *(finding.message for finding in rewriting.recent_write(file)),
@@ -227,7 +235,7 @@ def _fill(
     )
     result.children = found.of(result.path)
     result.warnings += found.unread_warnings()
-    _require_no_children(result, planned.children_break)
+    _require_no_children(result)
     if short is not None:
         raise short
 
@@ -270,7 +278,7 @@ def _require_small_ancestors(chain: Chain) -> None:
             )
 
 
-def _require_no_children(result: ExpandPlan, why: str) -> None:
+def _require_no_children(result: ExpandPlan) -> None:
     """E_CHILDREN, unless every child that would be broken was named."""
     unnamed = [path for path in result.children if path not in result.breaks]
     if not unnamed:
@@ -281,7 +289,7 @@ def _require_no_children(result: ExpandPlan, why: str) -> None:
     raise ImageError(
         "E_CHILDREN",
         f"Expanding {shown(result.path)} breaks {count:,} {'child' if count == 1 else 'children'}: "
-        f"{why}: {names}{more}.",
+        f"{result.children_break}: {names}{more}.",
         file=result.path,
         field="children",
         value=count,

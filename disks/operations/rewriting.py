@@ -254,12 +254,14 @@ def finished(roots: Roots, sidecar: Sidecar, link_after: dict[str, Any]) -> None
 def roll_back(roots: Roots, sidecar: Sidecar, file: ImageFile) -> None:
     """Old pages, old size, old modification time; then the record before this one.
 
-    What went through the disk's own log is taken back by a second such change: raw bytes of
-    headers are never put back, sequence numbers only grow.
+    What went through the disk's own log is taken back by a second such change, and only by the
+    process that made the first: raw bytes of headers are never put back, sequence numbers only
+    grow.
     """
     record = sidecar.record
     if record.get("logged"):
-        _take_back(file, sidecar)
+        if not _take_back(file, sidecar):
+            put_back(file, [], int(record["size_before"]))  # room that nothing refers to yet
         _restore(roots, sidecar, record.get("previous"))
         return
     put_back(file, [Page.from_dict(row) for row in record["pages"]], int(record["size_before"]))
@@ -267,10 +269,11 @@ def roll_back(roots: Roots, sidecar: Sidecar, file: ImageFile) -> None:
     _restore(roots, sidecar, record.get("previous"))
 
 
-def _take_back(file: ImageFile, sidecar: Sidecar) -> None:
+def _take_back(file: ImageFile, sidecar: Sidecar) -> bool:
     """Whatever of a logged change is there goes through the log again, back to the old link.
 
-    E_NEEDS_ATTENTION where the disk is neither as before nor as planned.
+    False: nothing of it was there. E_NEEDS_ATTENTION where the disk is neither as before nor
+    as planned.
     """
     record = sidecar.record
     there = settle(file, [Page.from_dict(row) for row in record["pages"]])
@@ -280,6 +283,7 @@ def _take_back(file: ImageFile, sidecar: Sidecar) -> None:
     if there:
         back = open_image(file).plan_recorded_link(record["link_before"])
         write_steps(file, changed_writes(file, back)[0], Progress())
+    return there
 
 
 def recover(roots: Roots, sidecar: Sidecar, *, token: int) -> tuple[str, str]:

@@ -44,6 +44,7 @@ _CHILDREN = "a child must not be smaller than its parent (on Windows 0xC03A0012,
 _ENTRIES_PER_SECTOR = SECTOR_BYTES // 4
 # Who stores the size for itself; of all others' disks QEMU believes the geometry.
 _SIZE_BELIEVED = (b"win ", b"qem2", b"d2v ", b"CTXS", b"tap\0")
+_CHILDREN = "a child must not be smaller than its parent (0xC03A0012, 0xC03A0017 on Windows)"
 _OLD_BLKTAP = 0x00000001  # a version before tdbatmap: none is looked for
 
 

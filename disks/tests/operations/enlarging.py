@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from disks.tests.builders import (
+    MIB,
     SECTOR,
     Built,
+    BuiltVhdx,
     build_differencing,
+    build_differencing_vhdx,
     build_dynamic,
+    build_dynamic_vhdx,
     build_fixed,
+    build_fixed_vhdx,
     checksum,
 )
 
@@ -39,6 +44,7 @@ class Scene:
     readers: frozenset[str] = frozenset({"7-Zip", "qemu"})
     differencing: bool = False
     format_name: str = "vhd"
+    sector: int = SECTOR  # sizes are multiples of it
 
 
 CONTENT = [(0, noise(1, 70)), (130, noise(2, 7)), (195, noise(3, 5))]
@@ -154,6 +160,37 @@ def _child_with_string_behind(folder: Path) -> Built:
     return built
 
 
+def _vhdx(folder: Path, builder: Callable[..., Built], **options: Any) -> Built:
+    values: dict[str, Any] = {"size": VHDX_SIZE, "block_size": MIB, "content": VHDX_CONTENT}
+    return builder(folder, "disk.vhdx", **(values | options))
+
+
+def _stale_vhdx(folder: Path, **options: Any) -> Built:
+    """What the size cuts off the last block holds leftovers."""
+    built = _vhdx(folder, build_dynamic_vhdx, **options)
+    inside = VHDX_SIZE % MIB
+    built.patch(built.blocks[VHDX_SIZE // MIB] + inside, noise(8, (MIB - inside) // SECTOR))
+    return built
+
+
+def _vhdx_child(folder: Path) -> Built:
+    """A child with leftovers behind its end, marked as held."""
+    parent = build_dynamic_vhdx(
+        folder, "parent.vhdx", size=VHDX_SIZE, block_size=MIB, content=[(20, noise(5, 6300))]
+    )
+    content = [*VHDX_CONTENT, (6148, noise(7, 30))]
+    built = build_differencing_vhdx(folder, "disk.vhdx", parent, block_size=MIB, content=content)
+    last, inside = divmod(VHDX_SIZE, MIB)
+    built.patch(built.blocks[last] + inside, noise(8, (MIB - inside) // SECTOR))
+    assert isinstance(built, BuiltVhdx)
+    first, end = (last * MIB + inside) // SECTOR // 8, (last + 1) * MIB // SECTOR // 8
+    built.patch(built.bitmaps[0] + first, b"\xff" * (end - first))
+    return built
+
+
+VHDX_SIZE = 3 * MIB + 100 * KIB
+VHDX_CONTENT = [(0, noise(1, 70)), (2100, noise(2, 7)), (VHDX_SIZE // SECTOR - 8, noise(3, 8))]
+
 MORE = SIZE + 512  # within the last block
 FEW = 160 * KIB  # the table's padding has room
 MANY = 128 * BLOCK + 3 * 512  # one entry more than 512 bytes hold
@@ -198,5 +235,27 @@ SCENES: dict[str, Scene] = {
         _child_with_string_behind, (MANY, LARGE, HUGE), ONLY_7_ZIP, True
     ),
 }
+VHDX_SIZES = (VHDX_SIZE + 4096, 4 * MIB, 5 * MIB + 512 * KIB)
+SCENES |= {
+    "vhdx, fixed": Scene(_like(_vhdx, builder=build_fixed_vhdx), VHDX_SIZES, format_name="vhdx"),
+    "vhdx, dynamic": Scene(_stale_vhdx, VHDX_SIZES, format_name="vhdx"),
+    "vhdx, downwards": Scene(
+        _like(_stale_vhdx, order="descending"), VHDX_SIZES, format_name="vhdx"
+    ),
+    "vhdx, sectors of 4096": Scene(
+        _like(
+            _vhdx,
+            builder=build_dynamic_vhdx,
+            logical_sector=4096,
+            content=[(0, noise(1, 64))],
+        ),
+        VHDX_SIZES,
+        NOBODY_ELSE,
+        format_name="vhdx",
+        sector=4096,
+    ),
+    "vhdx, differencing": Scene(_vhdx_child, VHDX_SIZES, ONLY_7_ZIP, True, "vhdx"),
+}
+
 EVERY = [(name, size) for name, scene in SCENES.items() for size in scene.sizes]
 IDS = [f"{name} to {size}" for name, size in EVERY]

@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import stat
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,24 @@ from disks.engine.units import GIB
 from disks.operations import convert, create
 from disks.operations.paths import Root, Roots
 from disks.operations.progress import Cancelled, Progress
-from disks.tests.builders import SECTOR, Built, build_differencing, build_dynamic, build_fixed
+from disks.tests.builders import (
+    MIB,
+    SECTOR,
+    build_differencing,
+    build_differencing_vhdx,
+    build_dynamic,
+    build_dynamic_vhdx,
+    build_fixed,
+)
 from disks.tests.operations import worlds
 from disks.tests.operations.kinds import (
+    IDS,
     KINDS,
     Kind,
     every_kind,
     needs_7z,
     needs_qemu,
-    qemu_agrees,
+    readers,
 )
 from disks.tests.operations.worlds import BLOCK, KIB, chain, content_of, errors_in, noise, roots_of
 
@@ -72,39 +82,23 @@ def sha256(path: Path | str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def make(kind: Kind, folder: Path, shape: str) -> Built:
-    """A disk of one shape; a chain's leaf has a parent that is smaller."""
-    name = f"source{kind.extension}"
-    if shape == "fixed":
-        return kind.fixed(folder, name, size=SIZE, content=CONTENT)  # type: ignore[no-any-return]
-    options: dict[str, Any] = {"size": SIZE, "block_size": BLOCK, "content": CONTENT}
-    if shape == "dynamic":
-        return kind.dynamic(folder, name, **options)  # type: ignore[no-any-return]
-    smaller = options | {"size": 160 * KIB, "content": CONTENT[:3]}
-    parent = kind.dynamic(folder, f"parent{kind.extension}", **smaller)
-    return kind.differencing(  # type: ignore[no-any-return]
-        folder, name, parent, size=SIZE, content=[(5, noise(6, 1)), (96, noise(7, 8))]
-    )
-
-
 @needs_7z
 @needs_qemu
 @every_kind
 @pytest.mark.parametrize("shape", ["fixed", "dynamic", "chain"])
 @pytest.mark.parametrize("disk_type", ["fixed", "dynamic"])
-@pytest.mark.parametrize("target", KINDS, ids=[kind.name for kind in KINDS])
+@pytest.mark.parametrize("target", KINDS, ids=IDS)
 def test_any_disk_becomes_fixed_or_dynamic_in_any_format_with_the_same_content(
     tmp_path: Path, kind: Kind, shape: str, disk_type: str, target: Kind
 ) -> None:
-    source = make(kind, tmp_path, shape)
+    source = kind.make(tmp_path, shape)
     before = worlds.snapshot(tmp_path)
     new = tmp_path / f"new{target.extension}"
     done = converted(source.path, new, disk_type=disk_type)
-    assert described(new)[:3] == (target.name, disk_type, SIZE)
+    assert described(new)[:3] == (target.name, disk_type, kind.size)
     assert described(new)[3] != source.identity
     assert content_of(new) == source.sha256
-    assert target.seven_zip_sha256(new) == source.sha256
-    assert qemu_agrees(target, new, bytes(source.model), tmp_path)
+    assert readers(target, new, bytes(source.model)) == {"7-Zip", "qemu"}
     assert errors_in(new) == []
     assert done["proof"].startswith("xxh3-128:")
     after = worlds.snapshot(tmp_path)
@@ -118,12 +112,12 @@ def test_a_plain_image_is_exactly_the_bytes_of_the_disk_without_holes(
     tmp_path: Path, kind: Kind, shape: str
 ) -> None:
     """bad-input R9: what others may open never gets holes."""
-    source = make(kind, tmp_path, shape)
+    source = kind.make(tmp_path, shape)
     new = tmp_path / "new.img"
     done = converted(source.path, new)
     assert done["format"] == "raw"
     assert sha256(new) == source.sha256
-    assert new.stat().st_blocks * 512 >= SIZE
+    assert new.stat().st_blocks * 512 >= kind.size
     assert done["commands"] == []
 
 
@@ -220,6 +214,48 @@ def test_what_the_source_may_be_read_by_may_read_the_copy(tmp_path: Path, disk_t
     assert stat.S_IMODE((tmp_path / "new.vhd").stat().st_mode) == 0o640
 
 
+def test_sectors_of_4096_bytes_stay_within_vhdx_and_have_no_place_in_a_vhd(
+    tmp_path: Path,
+) -> None:
+    """Partitions are counted in them."""
+    source = build_dynamic_vhdx(
+        tmp_path, "source.vhdx", size=3 * MIB, block_size=MIB, logical_sector=4096,
+        content=[(8, noise(1, 64))],
+    )  # fmt: skip
+    converted(source.path, tmp_path / "new.vhdx", disk_type="fixed")
+    with roots_of(tmp_path).open(str(tmp_path / "new.vhdx")) as file:
+        image = open_image(file)
+        assert image.logical_sector_bytes == 4096
+        assert image.virtual_disk_id not in (None, str(uuid.UUID(bytes_le=source.disk_id)))
+    assert content_of(tmp_path / "new.vhdx") == source.sha256
+    converted(source.path, tmp_path / "new.raw")
+    assert sha256(tmp_path / "new.raw") == source.sha256
+    refused = refusal(source.path, tmp_path / "new.vhd")
+    assert refused.code == "E_SECTOR_SIZE"
+    assert "4,096" in refused.message
+
+
+def test_a_vhdx_larger_than_any_vhd_is_refused_by_its_size(tmp_path: Path) -> None:
+    source = build_dynamic_vhdx(tmp_path, "source.vhdx", size=3000 * GIB, block_size=32 * MIB)
+    refused = refusal(source.path, tmp_path / "new.vhd")
+    assert refused.code == "E_TOO_LARGE"
+    assert "at most 2,040 GiB" in refused.message
+
+
+def test_zeros_of_a_vhdx_child_hide_its_parent_in_the_copy(tmp_path: Path) -> None:
+    """Block states that give zeros are content, also of a VHD that knows no such states."""
+    parent = build_dynamic_vhdx(
+        tmp_path, "parent.vhdx", size=4 * MIB, block_size=MIB, content=[(0, noise(1, 8192))]
+    )
+    for state in (1, 2, 3):
+        leaf = build_differencing_vhdx(tmp_path, f"{state}.vhdx", parent, states={1: state})
+        for output in (f"{state}.vhd", f"{state}.raw", f"{state}-flat.vhdx"):
+            converted(leaf.path, tmp_path / output)
+        assert content_of(tmp_path / f"{state}.vhd") == leaf.sha256
+        assert content_of(tmp_path / f"{state}-flat.vhdx") == leaf.sha256
+        assert sha256(tmp_path / f"{state}.raw") == leaf.sha256
+
+
 # ---------------------------------------------------------------------- refusals
 
 
@@ -269,7 +305,7 @@ def test_a_disk_is_not_read_as_a_plain_image(tmp_path: Path, shape: str) -> None
     if shape == "qcow2":
         source.write_bytes(b"QFI\xfb" + bytes(8188))
     else:
-        make(KINDS[0], tmp_path, shape)
+        KINDS[0].make(tmp_path, shape)
     refused = refusal(source, tmp_path / "new.vhd", source_is_raw=True)
     assert refused.code == "E_AMBIGUOUS_FORMAT"
     assert ("qcow2" if shape == "qcow2" else "VHD") in refused.message

@@ -91,6 +91,24 @@ def test_converting_makes_the_copy_and_its_row(
     assert AuditEntry.objects.filter(job=job, action="job-succeeded").exists()
 
 
+def test_a_chain_of_vhds_becomes_one_vhdx_and_that_is_expanded(
+    operator: Client, chain: list[Disk], tmp_path: Path
+) -> None:
+    leaf = chain[1]
+    page = operator.get(f"/disks/{leaf.pk}/convert?format=vhdx").content.decode()
+    assert "Convert to leaf-copy.vhdx" in words(page)
+    done(operator.post(f"/disks/{leaf.pk}/convert", hidden(page)))
+    made = Disk.objects.get(name="leaf-copy.vhdx")
+    assert (made.format, made.disk_type, made.health) == ("vhdx", "dynamic", Disk.Health.HEALTHY)
+    assert content_of(tmp_path / made.name) == content_of(tmp_path / "leaf.vhd")
+    page = operator.get(f"/disks/{made.pk}/expand?size=64&unit=MB").content.decode()
+    assert "a new one: by the rules of the format" in words(page)
+    done(operator.post(f"/disks/{made.pk}/expand", hidden(page)))
+    larger = Disk.objects.get(pk=made.pk)
+    assert larger.virtual_size_bytes == 64 * MIB
+    assert larger.identity != made.identity
+
+
 def test_a_plain_image_is_made_and_not_listed_and_the_form_says_so(
     operator: Client, chain: list[Disk], tmp_path: Path
 ) -> None:
