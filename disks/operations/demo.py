@@ -29,7 +29,7 @@ FIRST_DAY = datetime(2026, 9, 1, 8, 0, tzinfo=UTC)
 
 LAB_CHILDREN = 5
 CHECKPOINTS = 6
-PILE_FORMAT = "vhd"  # of the checkpoint pile; any that `formats.py` lists
+PILE_FORMAT = "vhdx"  # of the checkpoint pile; any that `formats.py` lists
 _ENDINGS = {"vhd": (".vhd", ".avhd"), "vhdx": (".vhdx", ".avhdx")}  # of a base, of a checkpoint
 
 
