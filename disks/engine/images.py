@@ -244,6 +244,7 @@ class NewImage:
     file_write_guid: str | None = None
     logical_sector_bytes: int = 512
     physical_sector_bytes: int = 4096
+    metadata_items: tuple[tuple[bytes, int, bytes], ...] = ()  # VHDX: GUID, flags, value
 
 
 class Image(Protocol):

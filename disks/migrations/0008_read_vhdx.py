@@ -16,6 +16,7 @@ def forget(apps, schema_editor):
     disks.filter(own_health="not-read", missing_since=None).update(**state)
     # One that is missing keeps its verdict, and is read when it comes back.
     disks.filter(own_health="not-read").update(own_health="unreadable", mtime_ns=None)
+    disks.filter(health="not-read").update(health="missing")
     # Files that were passed over, because their names promise no disk.
     apps.get_model("disks", "OtherFile").objects.all().delete()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -54,6 +55,7 @@ from disks.operations.streaming import (
     is_zero,
     read_block,
     stream,
+    whole_blocks,
 )
 
 _Z_95 = 1.96  # two-sided 95 % of the normal distribution
@@ -349,10 +351,16 @@ def _sample(
     content = _content(chain)
     per_block = unit // SECTOR_BYTES
     allocated = array("Q")
-    for run in content.runs(0, result.virtual_size_bytes // SECTOR_BYTES):
+    total_sectors = result.virtual_size_bytes // SECTOR_BYTES
+    for run in content.runs(0, total_sectors):
         first = run.first_sector // per_block
         final = (run.first_sector + run.count_sectors - 1) // per_block
-        for block in range(first, final + 1):
+        blocks: Iterable[int] = range(first, final + 1)
+        if run.file is None:  # stated zeros: only at their ends a block may hold something
+            end = run.first_sector + run.count_sectors
+            sides = {first, final} - whole_blocks(run.first_sector, end, per_block, total_sectors)
+            blocks = sorted(sides)
+        for block in blocks:
             if not allocated or allocated[-1] != block:
                 allocated.append(block)
     total = len(allocated)

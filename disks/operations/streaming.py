@@ -199,7 +199,7 @@ def count(view: View, block_bytes: int, progress: Progress | None = None) -> Amo
         end = run.first_sector + run.count_sectors
         first, final = run.first_sector // block_sectors, (end - 1) // block_sectors
         if run.file is None:
-            touched = {first, final} - _whole_blocks(run.first_sector, end, block_sectors, total)
+            touched = {first, final} - whole_blocks(run.first_sector, end, block_sectors, total)
             blocks += len(touched - {last})
         else:
             blocks += final - first + (first != last)
@@ -251,7 +251,7 @@ def stream(
         else:
             kept = _pass_unless_zero(block, buffer, digest, writer)
         if kept:
-            blocks += 1
+            blocks += not block.is_stated_zero
             kept_bytes += block.held_bytes if differencing else block.length
         else:
             zero_blocks += 1
@@ -368,7 +368,7 @@ def _block_sectors(block_bytes: int) -> int:
     return min(block_bytes or PIECE_BYTES, PIECE_BYTES) // SECTOR_BYTES
 
 
-def _whole_blocks(first: int, end: int, block_sectors: int, total: int) -> set[int]:
+def whole_blocks(first: int, end: int, block_sectors: int, total: int) -> set[int]:
     """Which of the blocks at both ends of a range of sectors lie wholly in it."""
     return {
         block

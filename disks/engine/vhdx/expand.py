@@ -63,7 +63,8 @@ def plan_expand(image: VhdxImage, new_size_bytes: int) -> Expansion:
         image.disk_type is DiskType.DIFFERENCING,
     )
     cleared, bitmap_pages = _clear_tail(image)
-    room = _make_room(image, geometry)
+    filled_until = max((one.offset + one.length for one in cleared), default=0)
+    room = _make_room(image, geometry, filled_until)
     pages = [_size_page(image, new_size_bytes), *bitmap_pages]
     if room.table is not None:
         pages += _region_pages(image, room.table)
@@ -85,7 +86,7 @@ def plan_expand(image: VhdxImage, new_size_bytes: int) -> Expansion:
 # The rest of the last block
 
 
-def _clear_tail(image: VhdxImage) -> tuple[tuple[Piece, ...], list[tuple[int, bytes]]]:
+def _clear_tail(image: VhdxImage) -> tuple[tuple[Fill, ...], list[tuple[int, bytes]]]:
     """Zeros for what the old size cut off a block, and its bitmap without bits for that."""
     inside = image.virtual_size_bytes % image.block_size_bytes
     block = image.virtual_size_bytes // image.block_size_bytes
@@ -124,13 +125,18 @@ def _cleared_bitmap(image: VhdxImage, block: int, first: int) -> list[tuple[int,
 # The block allocation table
 
 
-def _make_room(image: VhdxImage, geometry: Geometry) -> _Room:
-    """Blocks of a fixed disk, and a new table where the old one cannot grow in its place."""
+def _make_room(image: VhdxImage, geometry: Geometry, filled_until: int) -> _Room:
+    """Blocks of a fixed disk, and a new table where the old one cannot grow in its place.
+
+    filled_until: where the zeros for the rest of the last block end.
+    """
     end = _end_of_blocks(image)
     pieces: list[Piece] = []
     size = image.stored_file.size_bytes
     if end > size:
-        pieces.append(Fill(size, end - size))
+        start = max(size, filled_until)
+        if start < end:
+            pieces.append(Fill(start, end - start))
     added: list[int] = []
     if image.disk_type is DiskType.FIXED:
         count = geometry.blocks - image.geometry.blocks

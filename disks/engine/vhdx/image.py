@@ -432,11 +432,23 @@ class VhdxImage:
             "virtual_disk_id": self.virtual_disk_id,
             "logical_sector_bytes": self.logical_sector_bytes,
             "physical_sector_bytes": self.metadata.physical_sector_bytes,
+            "metadata_items": self._unknown_items(),
         }
 
     def child_traits(self) -> dict[str, Any]:
-        """See `Image`."""
-        return self.copy_traits()
+        """See `Image`. Of the items that are not known, those of the virtual disk."""
+        items = self._unknown_items()
+        of_disk = tuple(item for item in items if item[1] & metadata.IS_VIRTUAL_DISK)
+        return self.copy_traits() | {"metadata_items": of_disk}
+
+    def _unknown_items(self) -> tuple[tuple[bytes, int, bytes], ...]:
+        """GUID, flags and value of items that copies keep without knowing what they are."""
+        start = self.table.metadata.offset
+        return tuple(
+            (item.guid, item.flags, self.file.read_at(start + item.offset, item.length))
+            for item in self.metadata.items
+            if item.guid not in metadata.KNOWN or item.flags & metadata.IS_USER
+        )
 
     def close(self) -> None:
         self.file.close()

@@ -21,6 +21,7 @@ from disks.engine.vhdx.regions import OFFSETS as REGION_OFFSETS
 PAGE_BYTES = 4 * KIB
 MAX_LOG_BYTES = 32 * MIB  # Windows makes logs of 1 MiB
 MAX_GROWTH_BYTES = 1024 * MIB
+MAX_UPDATES = 16 * 1024  # more would cost every look at the disk seconds
 
 _ENTRY = struct.Struct("<4sIIIQII16sQQ")
 _ZERO = struct.Struct("<4sIQQQ")
@@ -104,7 +105,12 @@ def _judged(file: ImageFile, header: Header, entries: list[LogEntry]) -> Updates
             offset=header.log_offset + head.at + 48,
             value=head.flushed_file_offset,
         )
-    size = max(file.size_bytes, head.last_file_offset)
+    count = sum(len(entry.updates) for entry in entries)
+    if count > MAX_UPDATES:
+        raise _unusable(file, header, f"it holds {count:,} updates, more than any writer makes")
+    # An older entry may reach further than the last one says.
+    size = max(file.size_bytes, *(entry.last_file_offset for entry in entries))
+    size = max(size, *(one.offset + one.length for entry in entries for one in entry.updates), 0)
     if size > file.size_bytes + MAX_GROWTH_BYTES:
         raise _unusable(file, header, f"it wants the file to have {size:,} bytes")
     return Updates(tuple(entries), size)
@@ -125,6 +131,7 @@ class _Reader:
     """Takes entries out of the circular log; looks at each place once."""
 
     def __init__(self, file: ImageFile, header: Header) -> None:
+        self._file = file
         self._header = header
         self._bytes = file.read_at(header.log_offset, header.log_length)
         self._entries: dict[int, LogEntry | None] = {}
@@ -172,6 +179,9 @@ class _Reader:
         data = self._take(at, length)
         if not checksum.is_right(data):
             return None
+        if count > MAX_UPDATES:  # sound, so it must not be passed over as torn
+            why = f"an entry holds {count:,} updates, more than any writer makes"
+            raise _unusable(self._file, self._header, why)
         updates = self._updates(data, count, pages, sequence)
         if updates is None:
             return None
@@ -256,6 +266,17 @@ class Replayed(ImageFile):
             start, end = min(start, self._zeros[last][0]), max(end, self._zeros[last][1])
             last += 1
         self._zeros[first:last] = [(start, end)]
+
+    def touched(self) -> list[tuple[int, int]]:
+        """(start, end) of what the updates concern: disjoint, ascending."""
+        ranges = sorted([*self._zeros, *((at, at + PAGE_BYTES) for at in self._order)])
+        joined: list[tuple[int, int]] = []
+        for start, end in ranges:
+            if joined and start <= joined[-1][1]:
+                joined[-1] = (joined[-1][0], max(joined[-1][1], end))
+            else:
+                joined.append((start, end))
+        return joined
 
     def read_at(self, offset: int, length: int) -> bytes:
         buffer = bytearray(length)

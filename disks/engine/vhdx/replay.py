@@ -7,6 +7,7 @@ and a new one would cut off every child.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
@@ -135,11 +136,12 @@ def replay(file: ImageFile) -> None:
     file.sync()
     if updates.file_bytes > file.size_bytes:
         file.allocate(updates.file_bytes, from_bytes=file.size_bytes)
-    for offset, data in _pieces(updates, replayed):
+    for offset, data in _pieces(replayed):
         file.write_at(offset, data)
     file.sync()
-    os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    for offset, data in _pieces(updates, replayed):
+    with contextlib.suppress(OSError):  # advice only; some file systems know none
+        os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    for offset, data in _pieces(replayed):
         if file.read_at(offset, len(data)) != data:
             raise ImageError(
                 "E_REPLAY",
@@ -154,8 +156,8 @@ def replay(file: ImageFile) -> None:
         file.sync()
 
 
-def _pieces(updates: Updates, replayed: Replayed) -> Iterator[tuple[int, bytes]]:
-    """(offset, bytes) of everything that the updates touch, as it reads once all are in place."""
-    for update in updates:
-        for at in range(update.offset, update.offset + update.length, MIB):
-            yield at, replayed.read_at(at, min(MIB, update.offset + update.length - at))
+def _pieces(replayed: Replayed) -> Iterator[tuple[int, bytes]]:
+    """(offset, bytes) of all that the updates touch, each once, as it reads when all are there."""
+    for start, end in replayed.touched():
+        for at in range(start, end, MIB):
+            yield at, replayed.read_at(at, min(MIB, end - at))

@@ -349,4 +349,16 @@ def _items(new: NewImage) -> list[tuple[int, bytes]]:
         known = metadata.KNOWN[metadata.PARENT_LOCATOR]
         items.append(Item(metadata.PARENT_LOCATOR, _LOCATOR_AT, len(locator), known.flags, 0))
         pieces.append((_LOCATOR_AT, locator))
+    at = round_up(_LOCATOR_AT + max(len(locator or b""), 4096), 4096)
+    for guid, item_flags, data in new.metadata_items:
+        if at + len(data) > METADATA_BYTES or len(items) == metadata.MAX_ITEMS:
+            raise ImageError(
+                "E_VHDX_METADATA",
+                "The disk has more metadata items than a copy has room for, and none is left out.",
+                field="metadata",
+                value=len(new.metadata_items),
+            )
+        items.append(Item(guid, at if data else 0, len(data), item_flags, 0))
+        pieces.append((at, data))
+        at = round_up(at + len(data), 8)
     return [(0, metadata.pack_table(items)), *pieces]

@@ -189,7 +189,7 @@ IMPOSSIBLE = [
     ("vhdx", NewImage(DiskType.FIXED, 0), "E_SIZE"),
     ("vhdx", NewImage(DiskType.DYNAMIC, 1000), "E_SIZE"),
     ("vhdx", NewImage(DiskType.DYNAMIC, 512, logical_sector_bytes=4096), "E_SIZE"),
-    ("vhdx", NewImage(DiskType.DYNAMIC, 64 * 1024 * 1024 * MIB + 512), "E_SIZE"),
+    ("vhdx", NewImage(DiskType.DYNAMIC, 64 * 1024 * 1024 * MIB + 512), "E_TOO_LARGE"),
     ("vhdx", NewImage(DiskType.DYNAMIC, MIB, block_size_bytes=3 * MIB), "E_BLOCK_SIZE"),
     ("vhdx", NewImage(DiskType.DYNAMIC, MIB, block_size_bytes=512 * 1024), "E_BLOCK_SIZE"),
     ("vhdx", NewImage(DiskType.DYNAMIC, MIB, block_size_bytes=512 * MIB), "E_BLOCK_SIZE"),
