@@ -28,7 +28,7 @@ WINDOWS_10 = (b"win ", 0x000A0000, b"Wi2k")  # creator, its version, its system:
 FIRST_DAY = datetime(2026, 9, 1, 8, 0, tzinfo=UTC)
 
 LAB_CHILDREN = 5
-CHECKPOINTS = 6
+CHECKPOINTS = 5
 PILE_FORMAT = "vhdx"  # of the checkpoint pile; any that `formats.py` lists
 _ENDINGS = {"vhd": (".vhd", ".avhd"), "vhdx": (".vhdx", ".avhdx")}  # of a base, of a checkpoint
 
@@ -131,7 +131,7 @@ class _Demo:
         """Deleted files were wiped: two thirds of the blocks hold zeros and can be won back."""
         runs = [
             Run(index * SECTORS_PER_BLOCK, SECTORS_PER_BLOCK, zeros=index % 3 != 0)
-            for index in range(24)
+            for index in range(15)
         ]
         self._disk("Files/share.vhd", runs, virtual_bytes=256 * MIB)
 
@@ -142,12 +142,11 @@ class _Demo:
         """
         whole, checkpoint = _ENDINGS[PILE_FORMAT]
         below = f"SRV01/Virtual Hard Disks/srv01{whole}"
-        self._disk(below, blocks(0, 1, 2), virtual_bytes=512 * MIB)
+        self._disk(below, blocks(0), virtual_bytes=512 * MIB)
         for number in range(1, CHECKPOINTS + 1):
             guid = _identity(f"srv01 checkpoint {number}").upper()
             name = f"SRV01/Virtual Hard Disks/srv01_{guid}{checkpoint}"
-            runs = [Run(700 * number, 900), Run(12_288, 64 * number)]
-            self._child(name, below, runs)
+            self._child(name, below, [Run(600 * number, 400)])
             below = name
 
     def damaged_footer(self) -> None:

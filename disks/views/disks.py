@@ -159,7 +159,7 @@ def _listed(rows: QuerySet[Disk]) -> QuerySet[Disk]:
     return rows.only(
         "root", "relative_path", "name", "health", "health_code", "format", "disk_type",
         "virtual_size_bytes", "allocated_bytes", "modified_at", "chain_position", "chain_depth",
-        "child_count",
+        "child_count", "log_waits",
     )  # fmt: skip
 
 

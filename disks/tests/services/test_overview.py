@@ -119,7 +119,7 @@ def test_what_is_catalogued_already_gets_the_counted_columns(tmp_path: Path) -> 
     assert wanted == {"leaf.vhd": "C:\\VMs", "gone.vhd": "C:\\VMs", "fine.vhd": ""}
     cause = disk("leaf.vhd").parent_link.cause
     ParentLink.objects.update(unmapped_folder="", cause=cause)
-    import_module("disks.migrations.0005_fill_counted_columns").fill(apps, None)
+    import_module("disks.migrations.0006_fill_counted_columns").fill(apps, None)
     assert dict(ParentLink.objects.values_list("child__name", "unmapped_folder")) == wanted
     causes = dict(ParentLink.objects.values_list("child__name", "cause"))
     assert causes == {"leaf.vhd": cause, "gone.vhd": "", "fine.vhd": ""}

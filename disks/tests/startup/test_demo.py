@@ -50,7 +50,7 @@ def test_it_is_the_same_on_every_machine_and_small(folder: Path, tmp_path: Path)
     demo.make(str(tmp_path))
     assert digests(tmp_path) == digests(folder)
     on_disk = sum(path.stat().st_blocks * 512 for path in folder.rglob("*"))
-    assert on_disk < 220_000_000
+    assert on_disk < 200_000_000
 
 
 def digests(folder: Path) -> dict[str, tuple[str, float]]:

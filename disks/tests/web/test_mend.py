@@ -170,7 +170,7 @@ def test_a_log_that_waits_is_the_verdict_with_the_one_button_that_mends_it(
         ), verb
     listed = operator.get("/disks").content.decode()
     assert address in listed
-    assert listed.count("Its log waits to be replayed") == 4
+    assert listed.count("Its log waits to be replayed") == 5  # each that writes
 
 
 def test_replaying_the_log_is_one_job_and_leaves_the_disk_healthy(

@@ -53,7 +53,7 @@ def test_what_needs_a_look_is_listed(viewer: Client) -> None:
     lost = "\\\\?\\Volume{9cdf8dfa-0000-0000-0000-501f00000000}\\VMs\\b.vhdx"
     unmapped = {"source": "path", "candidate": None, "verdict": "unmapped"}
     places = [unmapped | {"raw": raw} for raw in (lost, "Q:\\VMs\\b.vhdx")]
-    make_link(make_disk("lost.vhdx"), trace=places, cause="missing:x")
+    make_link(make_disk("lost.vhdx"), trace=places, cause="missing:x", unmapped_folder="Q:\\VMs")
     make_trashed_job(root, size_bytes=5 * 1024**3)
     page = viewer.get("/").content.decode()
     for words in (
