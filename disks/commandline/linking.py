@@ -120,8 +120,12 @@ def _carry_out(plan: LinkPlan, roots: Roots, args: argparse.Namespace, console: 
 
 
 def _as_text(plan: LinkPlan) -> str:
-    lines = [f"{change.field}: {change.now} → {change.after}" for change in plan.changes]
-    if not lines:
+    lines = [
+        f"{change.field}: {change.now or 'nothing'} → {change.after or 'removed'}"
+        for change in plan.changes
+        if change.now != change.after
+    ]
+    if not plan.changes:
         lines.append("The link is like that already; nothing is to be written.")
     lines += [f"Windows will look at: {path}" for path in plan.windows_will_look_at]
     return "\n".join(lines)

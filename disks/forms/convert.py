@@ -43,7 +43,7 @@ class ConvertForm(forms.Form):
         known = {name for name, _ in _FORMATS}
         values = {
             "format": disk.format if disk.format in known else _FORMATS[0][0],
-            "disk_type": "dynamic" if disk.disk_type != "dynamic" else "fixed",
+            "disk_type": "fixed" if disk.disk_type == "fixed" else "dynamic",
             "root": str(disk.root_id),
             "folder": os.path.dirname(disk.relative_path),
             "name": f"{stem}-copy",

@@ -19,6 +19,7 @@ class DeclarationForm(forms.Form):
     seen  the plan's fingerprint as the page was drawn, signed: whoever sends another one
           has not seen what will be done
     key   makes a form that is sent twice one job
+    only_reads  the reason why nothing needs to be declared: no file that exists is written
     """
 
     offline = forms.BooleanField(required=False)
@@ -27,9 +28,15 @@ class DeclarationForm(forms.Form):
     key = forms.RegexField(r"^[0-9a-f]{32}$")
 
     def __init__(
-        self, data: Any = None, *, needs_offline: bool = True, needs_unmanaged: bool = False
+        self,
+        data: Any = None,
+        *,
+        needs_offline: bool = True,
+        needs_unmanaged: bool = False,
+        only_reads: bool = False,
     ) -> None:
         super().__init__(data)
+        self.only_reads = only_reads
         self.needs_offline = needs_offline
         self.needs_unmanaged = needs_unmanaged
 

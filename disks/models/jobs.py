@@ -40,6 +40,12 @@ class Job(models.Model):
         RECOVERING = "recovering", "Recovering"
         NEEDS_ATTENTION = "needs-attention", "Needs attention"
 
+    class Said(models.TextChoices):
+        """Which declaration stands behind `declared_offline`."""
+
+        OFFLINE = "offline", "The disks are offline"
+        UNMANAGED = "unmanaged", "The manager is stopped, or does not know the disks"
+
     ACTIVE = (Status.QUEUED, Status.RUNNING, Status.LOST, Status.RECOVERING)
     FINAL = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
 
@@ -89,6 +95,13 @@ class Job(models.Model):
     @property
     def is_active(self) -> bool:
         return self.status in self.ACTIVE
+
+    @property
+    def said(self) -> str:
+        """Which declaration was made; "" for none. Older jobs tell only that one was."""
+        if not self.declared_offline:
+            return ""
+        return str(self.parameters.get("said") or self.Said.OFFLINE)
 
 
 class JobLogLine(models.Model):

@@ -395,7 +395,8 @@ def recent_write(file: ImageFile) -> Iterator[Finding]:
     """A warning where the disk was written a moment ago: perhaps a machine runs on it."""
     seconds = time.time() - file.stat().st_mtime
     if 0 <= seconds < RECENT_SECONDS:
-        words = "1 second" if int(seconds) == 1 else f"{int(seconds)} seconds"
+        number, unit = (seconds, "second") if seconds < 120 else (seconds / 60, "minute")
+        words = f"{int(number)} {unit}{'' if int(number) == 1 else 's'}"
         yield Finding(
             Level.WARNING,
             "W_RECENT_WRITE",

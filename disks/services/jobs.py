@@ -31,7 +31,7 @@ from django.utils import timezone
 from disks.engine.errors import ImageError
 from disks.models import Disk, DiskLock, Job, JobLogLine, StorageRoot
 from disks.operations.progress import Cancelled
-from disks.services import access, audit, leases, processes, roots, sidecars
+from disks.services import access, audit, declarations, leases, processes, roots, sidecars
 from disks.services.errors import Refusal
 from disks.services.leases import Lease, LeaseLost
 from disks.services.stored_json import readable, restored, storable
@@ -78,6 +78,7 @@ def request(
     exclusive: list[str] | None = None,
     shared: list[str] | None = None,
     declared_offline: bool = False,
+    said: str = "",
     repeats: Job | None = None,
     address: str = "",
 ) -> Job:
@@ -85,12 +86,16 @@ def request(
 
     exclusive: paths that it changes, makes or replaces, and the children of what changes;
     shared: the ancestors that it only reads. The caller enqueues it in the same transaction.
+    said: which declaration was made (Job.Said), where the roots do not tell.
     Raises Refusal E_IDEMPOTENCY when the key was used for work of another kind.
     """
     if len(idempotency_key) > 64:
         idempotency_key = hashlib.sha256(idempotency_key.encode()).hexdigest()
     locks = {"exclusive": sorted(set(exclusive or [])), "shared": sorted(set(shared or []))}
     known = user if isinstance(user, Account) else None
+    if declared_offline:
+        said = said or _said_of(locks["exclusive"])
+    which = {"said": str(said)} if said else {}
     declared = {"declared_offline": declared_offline} | (
         {"declared_unrelated": parameters["unrelated"]} if parameters.get("unrelated") else {}
     )
@@ -98,7 +103,7 @@ def request(
         with transaction.atomic():
             job = Job.objects.create(
                 kind=kind,
-                parameters=storable(parameters | {"locks": locks}),
+                parameters=storable(parameters | {"locks": locks} | which),
                 parameters_version=PARAMETERS_VERSION,
                 summary=readable(summary),
                 sentence=WAITING,
@@ -113,10 +118,10 @@ def request(
             audit.record(
                 user=user,
                 action="job-requested",
-                sentence=f"{summary}: requested{_declared(**declared)}.",
+                sentence=f"{summary}: requested{_declared(**declared, **which)}.",
                 disk=disk,
                 job=job,
-                after={"kind": kind, **declared, "locks": locks},
+                after={"kind": kind, **declared, **which, "locks": locks},
                 address=address,
             )
     except IntegrityError:
@@ -133,14 +138,31 @@ def request(
     return job
 
 
-def _declared(declared_offline: bool, declared_unrelated: Sequence[str] = ()) -> str:
+def _said_of(host_paths: list[str]) -> str:
+    """Disks that nobody else opens are not asked about: there only a manager is."""
+    roots = declarations.roots_of(host_paths)
+    nobody = StorageRoot.OpenedBy.NOBODY
+    if roots and all(root.opened_by == nobody for root in roots):
+        return Job.Said.UNMANAGED
+    return Job.Said.OFFLINE
+
+
+_SAID = {
+    Job.Said.OFFLINE: ", declared offline",
+    Job.Said.UNMANAGED: ", with its manager declared stopped",
+}
+
+
+def _declared(
+    declared_offline: bool, declared_unrelated: Sequence[str] = (), said: str = ""
+) -> str:
     """What somebody took the responsibility for, as the end of a sentence."""
-    said = ", declared offline" if declared_offline else ""
+    words = _SAID[Job.Said(said)] if declared_offline else ""
     if declared_unrelated:
         count = len(declared_unrelated)
         what = declared_unrelated[0] if count == 1 else f"{count:,} files or folders"
-        said += f", {what} declared to build on none of its disks though not readable"
-    return said
+        words += f", {what} declared to build on none of its disks though not readable"
+    return words
 
 
 # --- claiming ----------------------------------------------------------------------------
@@ -568,6 +590,7 @@ def retry(job: Job, user: User, address: str = "", *, declared_offline: bool | N
         )
     parameters = restored(job.parameters)
     locks = parameters.pop("locks", {})
+    said = parameters.pop("said", "")
     if parameters.get("ignore_identity") and user is not None and not _administers(user):
         raise Refusal(
             "E_NOT_ALLOWED",
@@ -591,6 +614,7 @@ def retry(job: Job, user: User, address: str = "", *, declared_offline: bool | N
         exclusive=locks.get("exclusive", []),
         shared=locks.get("shared", []),
         declared_offline=job.declared_offline,
+        said=Job.Said.OFFLINE if job.declared_offline and declared_offline else said,
         repeats=job,
         address=address,
     )

@@ -52,6 +52,7 @@ class Totals:
     in_use: int
     unreadable: int
     not_disks: int
+    notices: int
     log_waits: int
     as_of: datetime | None
 
@@ -135,6 +136,7 @@ def totals() -> Totals:
         in_use=counts.get(Health.IN_USE, 0),
         unreadable=counts.get(Health.UNREADABLE, 0),
         not_disks=not_disks,
+        notices=counts.get(Health.NOTICE, 0),
         log_waits=rows.filter(missing_since=None, log_waits=True, health=Health.NOTICE).count(),
         as_of=StorageRoot.objects.aggregate(oldest=Min("last_scan_at"))["oldest"],
     )

@@ -62,6 +62,7 @@ def request_restore(
         exclusive=paths,
         shared=[_folder(item)],  # what emptying locks: the one waits for the other
         declared_offline=declared_offline,
+        said=Job.Said.OFFLINE if declared_offline else "",
         idempotency_key=idempotency_key,
         address=address,
     )

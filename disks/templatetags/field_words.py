@@ -30,6 +30,9 @@ _FIELDS = {
     "max_table_entries": "Entries of the block table",
     "table_offset": "Where the block table lies",
     "block_allocation_table": "Room of the block table",
+    "virtual_disk_size": "Virtual size",
+    "data_write_guid": "Identity",
+    "file_write_guid": "Mark of the last write",
     "tdbatmap": "blktap's map of full blocks",
 }
 _LOCATOR = "parent_locator "

@@ -116,6 +116,7 @@ def _context(leaf: Disk, chain: list[Disk], form: MergeForm, sent: Any = None) -
             unread=plan.unread,
             needs_offline=form.into_parent and needs_offline(touched),
             needs_unmanaged=form.into_parent and bool(document["managers"]),
+            only_reads=not form.into_parent,
         ),
         "key": sent.get("key") if sent is not None else plans.new_key(),
         "seen": sealed(document["fingerprint"]),

@@ -107,6 +107,18 @@ def _group(group: BrokenGroup) -> dict[str, Any]:
     }
 
 
+def _logs(counts: Totals) -> str:
+    """What is most urgent among the disks that need a look, as the end of a sentence."""
+    waiting = counts.log_waits
+    if not waiting:
+        return ""
+    if waiting == counts.notices:
+        whose = "its log waits" if waiting == 1 else "their logs wait"
+    else:
+        whose = "the log of one waits" if waiting == 1 else f"the logs of {waiting:,} wait"
+    return f": {whose} to be replayed, for whoever wrote last was stopped"
+
+
 def _notices(counts: Totals, trash: int) -> list[dict[str, Any]]:
     """What is not broken but needs a look, worst first; each with where to go."""
     notices: list[dict[str, Any]] = []
@@ -129,10 +141,10 @@ def _notices(counts: Totals, trash: int) -> list[dict[str, Any]]:
             "{} disks are in use and not read.",
         ),
         (
-            counts.log_waits,
+            counts.notices,
             "notice",
-            "1 disk's log waits to be replayed: whoever wrote the disk last was stopped.",
-            "{} disks' logs wait to be replayed: whoever wrote the disks last was stopped.",
+            f"1 disk has something to look at{_logs(counts)}.",
+            f"{{}} disks have something to look at{_logs(counts)}.",
         ),
         (
             counts.not_disks,

@@ -64,7 +64,11 @@ def test_convert_shows_at_once_what_it_would_do(operator: Client, chain: list[Di
     assert "Set-VMHardDiskDrive" in text
     assert "base.vhd" in text  # what is read into it
     other = words(operator.get(f"/disks/{chain[0].pk}/convert").content.decode())
-    assert "VHD, fixed, 8" in other  # a dynamic disk most likely is to become fixed
+    assert "VHD, dynamic, 8" in other  # the source's own type, as on the command line
+
+
+def test_a_fixed_disk_is_offered_a_fixed_copy(operator: Client, fixed: Disk) -> None:
+    assert "VHD, fixed, 1" in words(operator.get(f"/disks/{fixed.pk}/convert").content.decode())
 
 
 def test_converting_makes_the_copy_and_its_row(

@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from disks.engine.codes import CODES
 from disks.models import AuditEntry, Job, LinkUndo
+from disks.services import jobs
 from disks.tests.factories import make_disk, make_job, make_root, make_trashed_job
 from disks.views.jobs import pace
 
@@ -215,6 +216,31 @@ def test_operator_cannot_repeat_what_an_administrator_forced(operator, administr
     assert "Only an administrator can give a disk" in answer.content.decode()
     assert Job.objects.count() == 1
     assert administrator.post(reverse("job-retry", args=[job.pk])).status_code == 302
+
+
+@pytest.mark.parametrize(
+    ("opened_by", "told", "not_told"),
+    [
+        ("nobody", "declared that the manager is stopped", "declared the disks offline"),
+        ("hyper-v", "declared the disks offline", "manager"),
+    ],
+)
+def test_only_the_declaration_that_was_made_is_told(operator, opened_by, told, not_told):
+    root = make_root(opened_by=opened_by)
+    job = jobs.request(
+        kind="merge",
+        parameters={},
+        user=None,
+        summary="Merge",
+        idempotency_key="said",
+        exclusive=[f"{root.path}/base.vhd"],
+        declared_offline=True,
+    )
+    page = operator.get(reverse("job", args=[job.pk])).content.decode()
+    sentence = page.split('<p class="sentence">')[1].split("</p>")[0]
+    assert told in sentence
+    assert not_told not in sentence
+    assert "declared" in AuditEntry.objects.get(job=job).sentence
 
 
 def test_trying_again_asks_anew_whether_the_disks_are_offline(operator):

@@ -60,7 +60,7 @@ def test_what_needs_a_look_is_listed(viewer: Client) -> None:
         "1 file is damaged.",
         "1 disk is gone.",
         "was written after the disk was first seen",
-        "s log waits to be replayed",
+        "1 disk has something to look at: its log waits to be replayed",
         "1 broken link names a Windows folder that no storage root maps",
         "slow store is offline",
         "come free when the trash is emptied",
@@ -68,6 +68,18 @@ def test_what_needs_a_look_is_listed(viewer: Client) -> None:
         assert words in page
     assert "Q:\\" in page
     assert "Volume{" not in page  # no storage root could map it
+
+
+def test_the_line_of_what_needs_a_look_counts_what_its_list_shows(viewer: Client) -> None:
+    make_root()
+    for number in range(2):
+        make_disk(f"copy{number}.vhdx", health="notice", health_code="W_HEADER_COPY")
+    assert "2 disks have something to look at." in viewer.get("/").content.decode()
+    make_disk("unplugged.vhdx", health="notice", health_code="W_LOG", log_waits=True)
+    page = viewer.get("/").content.decode()
+    assert "3 disks have something to look at: the log of one waits to be replayed" in page
+    listed = viewer.get("/disks?health=notice").content.decode()
+    assert all(name in listed for name in ("copy0.vhdx", "copy1.vhdx", "unplugged.vhdx"))
 
 
 def test_running_jobs_renew_themselves_and_finished_ones_do_not(viewer: Client) -> None:

@@ -73,6 +73,7 @@ def test_the_plan_is_shown_before_anything_is_written(viewer: Client, moved: Dis
     assert field in text
     assert f"Windows will look at: D:\\VMs\\archive\\{named('base.vhd')}" in text
     assert "It will be readable again." in text
+    assert ("both headers get a new FileWriteGuid" in text) == (moved.format == "vhdx")
 
 
 def test_update_and_undo(operator: Client, moved: Disk) -> None:
