@@ -118,7 +118,7 @@ def request(
             audit.record(
                 user=user,
                 action="job-requested",
-                sentence=f"{summary}: requested{_declared(**declared, **which)}.",
+                sentence=f"{summary}: requested{_declared(**declared, said=said)}.",
                 disk=disk,
                 job=job,
                 after={"kind": kind, **declared, **which, "locks": locks},
