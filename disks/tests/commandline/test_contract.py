@@ -349,6 +349,19 @@ def test_candidates_are_ranked_with_reasons(
     assert all(row.keys() >= {"path", "identity", "verdict", "reasons"} for row in rows)
 
 
+def test_the_text_of_a_link_plan_names_what_changes_and_no_nothing(
+    disk: Disk, tmp_path: Path, base: Built, child: Built
+) -> None:
+    target = moved(tmp_path, base, "vms")
+    command = ("update-parent", child.path, "--parent", target, "--dry-run")
+    changes = disk.json(*command).document["changes"]
+    rows = [line for line in disk(*command).out.splitlines() if " → " in line]
+    assert len(rows) == len([one for one in changes if one["now"] != one["after"]]) > 0
+    assert not any("None" in row for row in rows)
+    assert any(one["after"] is None for one in changes)
+    assert any(row.endswith(" → removed") for row in rows)
+
+
 def test_update_and_undo_by_host_path_and_by_windows_path(
     disk: Disk, tmp_path: Path, base: Built, child: Built
 ) -> None:

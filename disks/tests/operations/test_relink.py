@@ -320,6 +320,10 @@ def test_what_should_be_known_before_is_told(vms: Path, parent: Built, child: Bu
     plan = relink.plan(str(child.path), str(parent.path), roots)
     assert warnings(plan) == ["W_RECENT_WRITE", "W_HARD_LINKS", "W_PARENT_TWIN"]
     assert "2020-09-13 12:26 UTC" in plan.warnings[2].message
+    earlier = time.time() - 265
+    os.utime(child.path, (earlier, earlier))
+    plan = relink.plan(str(child.path), str(parent.path), roots)
+    assert plan.warnings[0].message.startswith("The disk was written 4 minutes ago.")
     assert str(twin) in plan.warnings[2].message
 
 
