@@ -173,7 +173,7 @@ def test_every_tab_of_a_disk_is_a_link(page: Page) -> None:
 def test_a_repair_plan_is_applied_and_undone(page: Page, folder: Path) -> None:
     before = (folder / "pupil-1.vhd").read_bytes()
     page.goto("/")
-    group = page.locator("li.panel", has_text="2 disks")
+    group = page.locator("li.panel", has_text="2 disks").filter(has_text="class.vhd")
     group.get_by_role("link", name="Repair").click()
     page.get_by_label("Update pupil-2.vhd").uncheck()
     page.get_by_role("link", name="Choose all 2").click()

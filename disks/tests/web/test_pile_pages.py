@@ -213,7 +213,7 @@ def test_orphans_strangers_and_unread_files_are_told_with_reasons(
     assert "Orphans: the parent is missing" in text
     assert "Strangers: they belong to no chain" in text
     assert "Not read" in text
-    assert "See where its parent was looked for" in text
+    assert "See where we looked" in text
     assert 'aria-disabled="true"' in page
     assert "There is no script for this" in text
 
