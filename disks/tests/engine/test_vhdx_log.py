@@ -357,3 +357,26 @@ def test_a_log_of_a_chain_is_never_read_around(tmp_path: Path) -> None:
         chain.open_chain(str(child.path), World(tmp_path))
     assert caught.value.code == "E_PARENT_UNREADABLE"
     assert "log" in caught.value.message
+
+
+def test_c41_more_updates_than_any_writer_makes_are_refused_at_once(built: BuiltVhdx) -> None:
+    """Each look at the disk, so each scan, would have to go through them."""
+    many = [Zeros(built.blocks[0] + 8 * PAGE * number, PAGE) for number in range(20_000, 0, -1)]
+    built.write_log([Entry(many)])
+    started = time.process_time()
+    error = opened_error(built)
+    assert error.code == "E_VHDX_LOG"
+    assert time.process_time() - started < 2
+
+
+def test_c41_an_older_update_behind_the_last_size_can_be_replayed(built: BuiltVhdx) -> None:
+    """What opens as readable must not fail when it is written into the file."""
+    end = built.path.stat().st_size
+    far = Entry([Page(end + 4 * MIB, b"\7" * PAGE)], last=end + 8 * MIB)
+    near = Entry([page(built, 1)], last=end)
+    built.write_log([far, near])
+    with open_file(built.path, writable=True) as file:
+        formats.open_image(file).replay_log()
+    with open_file(built.path) as file:
+        assert not formats.open_image(file).log_waits
+        assert file.read_at(end + 4 * MIB, PAGE) == b"\7" * PAGE

@@ -342,3 +342,29 @@ def test_a_child_has_what_its_chain_has_in_common(tmp_path: Path, logical: int) 
         assert opened.sha256() == base.sha256
         assert images[0].block_size_bytes in (2 * MIB, images[1].block_size_bytes)
     assert seven_zip_sha256(path) == base.sha256
+
+
+def test_a_compacted_disk_keeps_items_that_nobody_here_knows(tmp_path: Path) -> None:
+    """Of users and of the virtual disk; opening says that they are kept."""
+    mine, theirs = bytes(range(16)), bytes(range(16, 32))
+    items = [(mine, 1, b"label of a user"), (theirs, 2, b"of the virtual disk")]
+    disk = build_dynamic_vhdx(
+        tmp_path, "a.vhdx", size=8 * MIB, content=[(0, zeros(PER_BLOCK))], extra_items=items
+    )
+    compacted(disk.path)
+    with roots_of(tmp_path).open(str(disk.path)) as file:
+        kept = open_image(file).copy_traits()["metadata_items"]
+    assert list(kept) == items
+
+
+def test_the_plan_of_a_compaction_counts_no_room_for_stated_zeros(tmp_path: Path) -> None:
+    base = build_dynamic_vhdx(
+        tmp_path, "base.vhdx", size=24 * MIB, block_size=MIB, content=[(0, noise(1, 8))]
+    )
+    child = build_differencing_vhdx(
+        tmp_path, "child.vhdx", base, block_size=MIB, states=dict.fromkeys(range(20), 2)
+    )
+    plan = compact.plan(str(child.path), roots_of(tmp_path))
+    assert plan.refused is None
+    assert plan.predicted_size_bytes <= child.path.stat().st_size
+    assert plan.blocks_kept <= plan.blocks
