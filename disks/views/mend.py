@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods
 
-from disks import tasks
 from disks.engine.errors import ImageError
 from disks.forms.declarations import DeclarationForm, needs_offline, sealed
 from disks.models import Disk
@@ -43,28 +41,22 @@ def _mend(request: HttpRequest, disk_id: int, what: Mending) -> HttpResponse:
     context = _context(what, disk, sent)
     if sent is None:
         return render_page(request, PAGE, context)
-    declaration: DeclarationForm | None = context["declaration"]
-    if declaration is None or not declaration.is_valid():
-        return render_page(request, PAGE, context, status=422)
-    if declaration.cleaned_data["seen"] != context["plan"]["fingerprint"]:
-        context |= {"stale": True, "key": plans.new_key()}
-        return render_page(request, PAGE, context, status=409)
-    try:
-        with transaction.atomic():
-            job = mending.request(
-                what,
-                disk,
-                user=request.user,
-                fingerprint=context["plan"]["fingerprint"],
-                declared_offline=declaration.declared,
-                idempotency_key=plans.form_key(request),
-                address=client_address(request),
-            )
-            tasks.enqueue(job)
-    except (ImageError, Refusal) as error:
-        context |= {"refused": plans.as_error(error), "key": plans.new_key()}
-        return render_page(request, PAGE, context, status=409)
-    return HttpResponseRedirect(reverse("job", args=[job.pk]))
+    return plans.start(
+        request,
+        PAGE,
+        None,
+        context,
+        fingerprint=context["plan"] and context["plan"]["fingerprint"],
+        ask=lambda said, key: mending.request(
+            what,
+            disk,
+            user=request.user,
+            fingerprint=said.cleaned_data["seen"],
+            declared_offline=said.declared,
+            idempotency_key=key,
+            address=client_address(request),
+        ),
+    )
 
 
 def _context(what: Mending, disk: Disk, sent: Any) -> dict[str, Any]:

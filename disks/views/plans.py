@@ -70,7 +70,7 @@ def as_error(error: ImageError | Refusal | Mapping[str, Any] | None) -> dict[str
 def start(
     request: HttpRequest,
     page: str,
-    fragment: str,
+    fragment: str | None,
     context: dict[str, Any],
     *,
     fingerprint: Any,

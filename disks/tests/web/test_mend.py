@@ -164,10 +164,11 @@ def test_a_log_that_waits_is_the_verdict_with_the_one_button_that_mends_it(
     assert "The log waits to be replayed: it holds 1 entry of changes" in text
     address = f'href="/disks/{dirty.pk}/replay-log"'
     assert page.count(address) == 2  # beside the verdict, and among the actions
-    for verb in ("parent-path", "merge", "compact", "create"):
+    for verb in ("parent-path", "merge", "compact", "expand", "create"):
         assert re.search(
             rf'id="why-{verb}">Its log waits to be replayed: replay it first\.<', page
         ), verb
+    assert 'id="why-convert"' not in page  # it only reads
     listed = operator.get("/disks").content.decode()
     assert address in listed
     assert listed.count("Its log waits to be replayed") == 5  # each that writes
