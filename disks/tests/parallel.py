@@ -1,7 +1,8 @@
 """How tests are shared out to xdist's workers: what is dear together, once, and first.
 
 A started console, a chain of 1.25 GiB or a PostgreSQL server are made by fixtures of their
-modules: such a module stays on one worker. These begin first, the longest ahead, so that no
+modules, and the tests of a browser module go on where the one before them stopped: such a
+module stays on one worker. These begin first, the longest ahead, so that no
 worker is left with one of them when the other has nothing to do any more. (xdist's own
 marks for groups have no effect with pytest 9.)
 """
@@ -15,6 +16,7 @@ from xdist.scheduler import LoadScopeScheduling
 TOGETHER = (
     "disks/tests/browser/test_long_jobs.py",
     "disks/tests/browser/test_every_page.py",
+    "disks/tests/browser/test_without_script.py",
     "disks/tests/browser/test_repair_plan.py",
     "disks/tests/browser/test_one_disk.py",
     "disks/tests/browser/test_without_mouse_or_script.py",
@@ -25,13 +27,14 @@ TOGETHER = (
     "disks/tests/startup/test_compose.py",
     "disks/tests/startup/test_demo.py",
 )
+BROWSER = "disks/tests/browser/"  # all of these, whether or not they stand above
 BY_PARAMETER = ("[sqlite", "[postgres")  # one server each; the two may run beside each other
 
 
 def scope_of(test: str) -> str:
     """The name of what goes to one worker as a whole; for most tests, the test itself."""
     module = test.split("::", 1)[0]
-    if module not in TOGETHER:
+    if module not in TOGETHER and not module.startswith(BROWSER):
         return test
     parameter = next((one for one in BY_PARAMETER if one in test), "")
     return module + parameter
