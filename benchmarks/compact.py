@@ -50,7 +50,7 @@ def main() -> None:
                     os.mkdir(own)
                     shutil.copyfile(model, disk)
                     common.settle()
-                    ours.append(common.disk("compact", disk, "--offline"))
+                    ours.append(common.disk("compact", disk, "--rewrite", "--offline"))
                     assert common.our_hash(disk) == expected, "ours: wrong content"
                 else:
                     common.forget(out)

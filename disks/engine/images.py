@@ -6,7 +6,7 @@ Nothing above the engine knows which format it works on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -147,12 +147,16 @@ class Fill:
 class HeaderRewrite:
     """A metadata change as ordered steps; every step is made durable before the next.
 
-    size_after_bytes is the file's size when all is done (never smaller). No page of 4 KiB
+    size_after_bytes is the file's size when all is done; where it is smaller, the file is cut
+    off there after the last step, which must leave it valid at either size. No page of 4 KiB
     that a Fill covers whole is written to by anything else; the last step has no Fill.
 
     visible_step: the one that makes the change visible. From then on somebody may have gone
     on with what is new: a change that broke off is completed, whatever lies in pages of earlier
     steps, and never taken back. None: nobody goes on with it; it is taken back if not whole.
+
+    entry_bytes: where the visible step changes entries of a table of which each stands for
+    itself, old or new: how long they are. Whichever is there after an interruption stays.
 
     logged_step: the step whose writes the format's own log holds. An interruption then needs
     no old bytes: the log is replayed, and that step is there whole or not at all.
@@ -167,6 +171,59 @@ class HeaderRewrite:
     logged_step: int | None = None
     identity_after: str | None = None
     visible_step: int | None = None
+    entry_bytes: int = 0
+
+
+class Drop(NamedTuple):
+    """An entry of a block table, by number, and what it becomes: without a place in the file."""
+
+    number: int
+    entry: int
+
+
+class Move(NamedTuple):
+    """What an entry of a block table leads to, moved down: offsets and length in bytes.
+
+    room_bytes  what it takes there; behind length it is filled with zeros
+    """
+
+    number: int
+    source: int
+    target: int
+    length: int
+    room_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One change of a compaction in place: drops, or moves; the disk is the same after it."""
+
+    drops: tuple[Drop, ...] = ()
+    moves: tuple[Move, ...] = ()
+
+    @property
+    def bytes_moved(self) -> int:
+        return sum(move.length for move in self.moves)
+
+
+@dataclass(frozen=True, slots=True)
+class Compaction:
+    """How a disk of blocks becomes dense where it lies.
+
+    rounds            one after the other; each leaves a valid disk with the same content
+    size_after_bytes  of the file, once `plan_end` was carried out as well
+    """
+
+    rounds: tuple[Round, ...]
+    size_after_bytes: int
+
+    @property
+    def moves(self) -> int:
+        return sum(len(one.moves) for one in self.rounds)
+
+    @property
+    def bytes_moved(self) -> int:
+        return sum(one.bytes_moved for one in self.rounds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +319,7 @@ class Image(Protocol):
     file_write_guid: str | None  # another one after every opening for writing, where it has it
     creator: str
     created: datetime | None
+    states_zeros: bool  # a block of zeros can be said to be one without being stored
     findings: list[Finding]  # what opening noticed: degraded footers, quirks
     write_refusal: ImageError | None  # why nothing may be written to it, for now
 
@@ -356,6 +414,23 @@ class Image(Protocol):
         Raises the write refusal, E_TOO_LARGE past what the format holds, E_BLOCK_SIZE where
         its blocks are too small.
         """
+        ...
+
+    def plan_compaction(self, absent: Collection[int], zeros: Collection[int] = ()) -> Compaction:
+        """How the disk becomes dense without these blocks; writes nothing.
+
+        absent  blocks whose content is the same without them
+        zeros   blocks to be said to be zeros, where the format states_zeros
+        Raises the write refusal, and what its block table shows to be damaged.
+        """
+        ...
+
+    def plan_round(self, round: Round) -> HeaderRewrite:
+        """The writes of one round of a compaction. E_CHANGED if the table is another by now."""
+        ...
+
+    def plan_end(self) -> HeaderRewrite | None:
+        """The writes that cut off what lies behind all that is used; None if nothing does."""
         ...
 
     def copy_traits(self) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class Looks:
         extents: list[tuple[object, ...]] | str
         try:
             found = [*image.extents(0, count), *image.extents(sectors - count, count)]
-            extents = [_told(extent, places=places) for extent in found]
+            extents = [_told(extent) for extent in found] if places else _joined(found)
         except ImageError as error:
             extents = error.code
         parent: tuple[object, ...] = ()
@@ -45,6 +45,18 @@ class Looks:
         return cls(image.identity, image.virtual_disk_id, parent, kind, size, extents)
 
 
-def _told(extent: Extent, *, places: bool) -> tuple[object, ...]:
-    where = extent.file_offset if places else None
-    return extent.first_sector, extent.count_sectors, str(extent.source), where
+def _told(extent: Extent) -> tuple[object, ...]:
+    return extent.first_sector, extent.count_sectors, str(extent.source), extent.file_offset
+
+
+def _joined(extents: list[Extent]) -> list[tuple[object, ...]]:
+    """Without their places, and so without what lies together in the file or apart."""
+    runs: list[tuple[int, int, str]] = []  # first sector, end, source
+    for extent in extents:
+        end = extent.first_sector + extent.count_sectors
+        source = str(extent.source)
+        if runs and runs[-1][1:] == (extent.first_sector, source):
+            runs[-1] = (runs[-1][0], end, source)
+        else:
+            runs.append((extent.first_sector, end, source))
+    return [*runs]

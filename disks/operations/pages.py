@@ -180,6 +180,48 @@ def is_there(file: ImageFile, pages: Sequence[Page], ranges: Sequence[Sequence[i
     return bool(ranges)
 
 
+def standing(
+    file: ImageFile, pages: Sequence[Page], ranges: Sequence[tuple[int, int]], entry_bytes: int
+) -> list[Page] | None:
+    """After a change whose entries each stand for themselves: the pages that are to be mended.
+
+    ranges: the sectors (offset, length) that hold the entries. One that is old or new stays;
+    a sector with one that is neither was garbled, and goes back. None: no entry is new.
+    """
+    by_page: dict[int, list[int]] = {}
+    for offset, length in ranges:
+        for at in range(offset, offset + length, SECTOR_BYTES):
+            by_page.setdefault(at - at % PAGE_BYTES, []).append(at % PAGE_BYTES)
+    begun = False
+    mended = []
+    for page in pages:
+        if page.offset not in by_page:
+            continue
+        now = _current(file, page)[: len(page.old)]
+        healed = bytearray(now)
+        garbled = []
+        for at in by_page[page.offset]:
+            for entry in range(at, min(at + SECTOR_BYTES, len(now)), entry_bytes):
+                old, new, found = (
+                    one[entry : entry + entry_bytes] for one in (page.old, page.new, now)
+                )
+                if found not in (old, new):
+                    garbled.append(at)
+                    break
+                begun = begun or found == new != old
+        if garbled:  # and with these sectors perhaps all of the page: what was there was durable
+            for at in range(0, len(now), SECTOR_BYTES):
+                end = at + SECTOR_BYTES
+                if at not in by_page[page.offset]:
+                    if now[at:end] != page.old[at:end]:
+                        healed[at:end] = page.new[at : min(end, len(now))]
+                elif at in garbled:
+                    healed[at:end] = page.old[at:end]
+        if healed != now:
+            mended.append(Page(page.offset, now, bytes(healed), page.step))
+    return mended if begun else None
+
+
 def states(file: ImageFile, pages: Sequence[Page]) -> list[PageState]:
     return [page.state(_current(file, page)) for page in pages]
 

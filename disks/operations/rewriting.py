@@ -31,6 +31,7 @@ from disks.operations.pages import (
     is_there,
     put_back,
     put_forward,
+    standing,
     states,
 )
 from disks.operations.paths import Roots
@@ -47,11 +48,13 @@ LINK = "relink"
 REPAIR = "repair"
 EXPAND = "expand"
 MAKE_ROOM = "make-room"
+COMPACT = "compact"
 _WORDS = {
     LINK: "change of its parent link",
     REPAIR: "repair of its headers",
     EXPAND: "expansion",
     MAKE_ROOM: "move of blocks that makes room for its expansion",
+    COMPACT: "step of its compaction",
 }
 
 _LINK_HELP = """\
@@ -85,11 +88,19 @@ an expansion. Its size and content are the same before and after that.
 With vdadmin:  manage.py disk recover FOLDER
 
 """
+_COMPACT_HELP = """\
+The disk {disk} was being compacted in place by vdadmin when this was written. Its content is
+the same before and after every step of that, and it may be compacted again at any time.
+
+With vdadmin:  manage.py disk recover FOLDER
+
+"""
 _HELP = {
     LINK: _LINK_HELP,
     REPAIR: _REPAIR_HELP,
     EXPAND: _EXPAND_HELP,
     MAKE_ROOM: _MAKE_ROOM_HELP,
+    COMPACT: _COMPACT_HELP,
 }
 _BY_HAND = """\
 Without it, only while "state" below is "prepared", with the disk closed everywhere: every
@@ -147,7 +158,7 @@ def rewrite(
         before = _link_of(image)
         planned = change.build(image)
         steps, pages = changed_writes(file, planned)
-        if not steps:
+        if not steps and planned.size_after_bytes >= file.size_bytes:
             return before, before
         logged = planned.logged_step is not None
         if logged:
@@ -173,6 +184,7 @@ def rewrite(
                 "is_undo": change.is_undo,
                 "visible_step": planned.visible_step,
                 "visible": _visible(planned),
+                "entry_bytes": planned.entry_bytes,
                 "link_before": before,
                 "link_after": None,
                 "previous": _without_pages(previous),
@@ -183,6 +195,9 @@ def rewrite(
         try:
             with faults.stage(f"{change.about}.header"):
                 write_steps(file, steps, change.progress)
+                if planned.size_after_bytes < file.size_bytes:
+                    file.truncate(planned.size_after_bytes)
+                    file.sync()
             after = _check(roots, path, change)
             if change.keep_mtime:
                 set_mtime(file, expected.mtime_ns)
@@ -259,6 +274,9 @@ def roll_back(roots: Roots, sidecar: Sidecar, file: ImageFile) -> None:
     grow.
     """
     record = sidecar.record
+    if file.stat().st_size == int(record["size_after"]) < int(record["size_before"]):
+        _restore(roots, sidecar, record.get("previous"))  # cut off is cut off, and whole
+        return
     if record.get("logged"):
         if not _take_back(file, sidecar):
             put_back(file, [], int(record["size_before"]))  # room that nothing refers to yet
@@ -312,13 +330,14 @@ def recover(roots: Roots, sidecar: Sidecar, *, token: int) -> tuple[str, str]:
             raise attention(path, "another file has its name now")
         if record.get("logged"):
             return _recover_logged(roots, replace(sidecar, token=token), file, pages)
-        if not before <= file.size_bytes <= after:
+        shortened = file.size_bytes == after < before
+        if not (shortened or before <= file.size_bytes <= max(before, after)):
             raise attention(path, "its size is neither the old nor the planned one")
+        forward = _only_forward(file, pages, record, visible, shortened=shortened)
+        only_forward = forward is not None
+        if forward is not None:  # what earlier steps wrote may be in use by now
+            pages = forward
         found = states(file, pages)
-        only_forward = file.size_bytes == after and is_there(file, pages, visible)
-        if only_forward:  # what earlier steps wrote may be in use by now
-            pages = [page for page in pages if page.step > int(record["visible_step"])]
-            found = states(file, pages)
         if PageState.FOREIGN in found:
             raise attention(path, "somebody else has written to it since")
         opened = _opened(file)
@@ -348,6 +367,24 @@ def recover(roots: Roots, sidecar: Sidecar, *, token: int) -> tuple[str, str]:
         with faults.stage(f"{about}.rollback"):
             roll_back(roots, sidecar, file)
     return "undone", f"The interrupted {_WORDS[about]} was taken back."
+
+
+def _only_forward(
+    file: ImageFile,
+    pages: list[Page],
+    record: dict[str, Any],
+    visible: list[tuple[int, int]],
+    *,
+    shortened: bool,
+) -> list[Page] | None:
+    """What is to be put forward, of a change that is not taken back any more; else None."""
+    if shortened:  # the last step of all, and nothing of it can be half done
+        return []
+    if record.get("entry_bytes"):
+        return standing(file, pages, visible, int(record["entry_bytes"]))
+    if file.size_bytes == int(record["size_after"]) and is_there(file, pages, visible):
+        return [page for page in pages if page.step > int(record["visible_step"])]
+    return None
 
 
 def _recover_logged(

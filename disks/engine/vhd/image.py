@@ -14,6 +14,7 @@ from disks.engine.errors import ImageError, OutOfRange
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
 from disks.engine.images import (
+    Compaction,
     DiskType,
     Expansion,
     Extent,
@@ -22,6 +23,7 @@ from disks.engine.images import (
     NewParent,
     ParentReference,
     RawRegion,
+    Round,
     Source,
 )
 from disks.engine.sector_bitmap import Run, RunCache, held_runs
@@ -87,6 +89,7 @@ class VhdImage:
     virtual_disk_id: str | None = None
     file_write_guid: str | None = None
     logical_sector_bytes = SECTOR_BYTES
+    states_zeros = False  # absent blocks are the parent's
 
     def __init__(self, file: ImageFile) -> None:
         """Raises ImageError where the headers are not sound enough to read the disk."""
@@ -373,6 +376,24 @@ class VhdImage:
         from disks.engine.vhd import expand  # inspecting does not need it
 
         return expand.plan_expand(self, new_size_bytes)
+
+    def plan_compaction(self, absent: Collection[int], zeros: Collection[int] = ()) -> Compaction:
+        """See `Image`."""
+        from disks.engine.vhd import compact
+
+        return compact.plan_compaction(self, absent)
+
+    def plan_round(self, round: Round) -> HeaderRewrite:
+        """See `Image`."""
+        from disks.engine.vhd import compact
+
+        return compact.plan_round(self, round)
+
+    def plan_end(self) -> HeaderRewrite | None:
+        """See `Image`."""
+        from disks.engine.vhd import compact
+
+        return compact.plan_end(self)
 
     # The blocks
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -12,6 +12,7 @@ from disks.engine.errors import ImageError, OutOfRange
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
 from disks.engine.images import (
+    Compaction,
     DiskType,
     Expansion,
     Extent,
@@ -20,6 +21,7 @@ from disks.engine.images import (
     NewParent,
     ParentReference,
     RawRegion,
+    Round,
     Source,
 )
 from disks.engine.sector_bitmap import Run, RunCache, held_runs
@@ -42,6 +44,7 @@ class VhdxImage:
     format_name = "vhdx"
     created: datetime | None = None  # not stored in a VHDX
     hidden = False
+    states_zeros = True
 
     def __init__(self, file: ImageFile) -> None:
         """Raises ImageError where the structures are not sound enough to read the disk.
@@ -206,6 +209,24 @@ class VhdxImage:
         from disks.engine.vhdx import expand
 
         return expand.plan_expand(self, new_size_bytes)
+
+    def plan_compaction(self, absent: Collection[int], zeros: Collection[int] = ()) -> Compaction:
+        """See `Image`."""
+        from disks.engine.vhdx import compact
+
+        return compact.plan_compaction(self, absent, zeros)
+
+    def plan_round(self, round: Round) -> HeaderRewrite:
+        """See `Image`."""
+        from disks.engine.vhdx import compact
+
+        return compact.plan_round(self, round)
+
+    def plan_end(self) -> HeaderRewrite | None:
+        """See `Image`."""
+        from disks.engine.vhdx import compact
+
+        return compact.plan_end(self)
 
     def plan_repair(self) -> HeaderRewrite:
         """See `Image`."""

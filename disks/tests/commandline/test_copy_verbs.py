@@ -122,32 +122,54 @@ def test_merge_usage(disk: Disk, world: worlds.World, options: list[str]) -> Non
     assert disk("merge", world.path("leaf.vhd"), *options).code == 2
 
 
-@pytest.mark.parametrize("verb", [["merge", "--into-parent"], ["compact"]])
-def test_in_place_is_refused_with_the_way_out(
-    disk: Disk, world: worlds.World, verb: list[str]
-) -> None:
-    outcome = disk.json(*verb, world.path("leaf.vhd"), "--in-place")
+def test_in_place_is_refused_with_the_way_out(disk: Disk, world: worlds.World) -> None:
+    outcome = disk.json("merge", "--into-parent", world.path("leaf.vhd"), "--in-place")
     assert outcome.code == 1
     assert outcome.document["error"]["code"] == "E_NOT_OFFERED"
 
 
-def test_compact_and_its_dry_run(disk: Disk, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", [[], ["--in-place"], ["--rewrite"]])
+def test_compact_and_its_dry_run(disk: Disk, tmp_path: Path, way: list[str]) -> None:
     built = build_dynamic(
         tmp_path, "d.vhd", size=4 * BLOCK, block_size=BLOCK, content=[(0, noise(1, 3)),
         (32, zeros(96))],
     )  # fmt: skip
-    size = built.path.stat().st_size
-    dry = disk.json("compact", built.path, "--dry-run")
+    size, inode = built.path.stat().st_size, built.path.stat().st_ino
+    dry = disk.json("compact", built.path, *way, "--dry-run")
     assert dry.document.keys() >= KEYS | DRY_KEYS
     assert dry.document["refused"] is None
     assert built.path.stat().st_size == size
-    done = disk.json("compact", built.path, "--rewrite")
+    done = disk.json("compact", built.path, *way)
     assert done.document.keys() >= KEYS
     assert done.document["file_size_before_bytes"] == size
     assert done.document["file_size_after_bytes"] == dry.document["file_size_after_bytes"] < size
+    assert done.document["file_size_after_bytes"] == built.path.stat().st_size
+    assert (built.path.stat().st_ino == inode) is (way != ["--rewrite"])
     assert content_of(built.path) == built.sha256
-    again = disk("compact", built.path)
+    again = disk("compact", built.path, *way)
     assert (again.code, "nothing to gain" in again.out) == (0, True)
+
+
+def test_the_dry_run_says_why_the_rest_stays(disk: Disk, tmp_path: Path) -> None:
+    base = build_dynamic(
+        tmp_path, "base.vhd", size=8 * BLOCK, block_size=BLOCK, content=[(0, noise(1, 128))]
+    )
+    content = [(0, noise(2, 32)), (32, zeros(32)), (64, zeros(16) + noise(3, 16)), (160, zeros(32))]
+    child = build_differencing(tmp_path, "child.vhd", base, content=content, allocate=[7])
+    reasons = disk.json("compact", child.path, "--dry-run").document["reasons"]
+    assert {row["verdict"]: (row["blocks"], row["goes"]) for row in reasons} == {
+        "same": (1, True),
+        "unwritten": (1, True),
+        "data": (1, False),
+        "partly-zero": (1, False),
+        "hiding": (1, False),
+    }
+    text = disk("compact", child.path, "--dry-run").out
+    assert (
+        "2 of 5 blocks can go: 1 without a sector and 1 equal to what the parent gives; "
+        "3 stay: 1 of data, 1 partly of zeros and 1 of zeros that hide the parent's data." in text
+    )
+    assert "space needed      none" in text
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def _sparse(folder: Path, family: Family) -> None:
 
 
 def _compact(folder: Path, roots: Roots, family: Family) -> object:
-    plan = compact.plan(_named(folder, family, "leaf"), roots)
+    plan = compact.plan(_named(folder, family, "leaf"), roots, in_place=False)
     return compact.apply(plan, roots, offline=True, job="7", token=1)
 
 

@@ -59,7 +59,7 @@ def test_a_compaction_is_restored(tmp_path: Path) -> None:
     )
     before = disk.path.read_bytes()
     roots = roots_of(tmp_path)
-    done = compact.apply(compact.plan(str(disk.path), roots), roots, offline=True)
+    done = compact.apply(compact.plan(str(disk.path), roots, in_place=False), roots, offline=True)
     assert disk.path.read_bytes() != before
     trash.restore(done["trash"], roots, offline=True)
     assert disk.path.read_bytes() == before

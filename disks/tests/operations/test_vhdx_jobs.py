@@ -59,7 +59,7 @@ def merged(leaf: Path, **options: object) -> None:
 
 def compacted(path: Path) -> dict[str, object]:
     roots = roots_of(path.parent)
-    plan = compact.plan(str(path), roots)
+    plan = compact.plan(str(path), roots, in_place=False)
     assert plan.refused is None, plan.refused
     done = compact.apply(plan, roots, offline=True, job="9", token=1)
     assert worlds.strays(path.parent) == []
@@ -245,7 +245,7 @@ def test_what_a_compaction_gives_back(tmp_path: Path) -> None:
 
 def test_a_fixed_disk_is_not_compacted(tmp_path: Path) -> None:
     fixed = build_fixed_vhdx(tmp_path, "fixed.vhdx")
-    plan = compact.plan(str(fixed.path), roots_of(tmp_path))
+    plan = compact.plan(str(fixed.path), roots_of(tmp_path), in_place=False)
     assert plan.refused is not None
     assert plan.refused.code == "E_FIXED"
 
@@ -276,7 +276,7 @@ def test_nothing_is_written_to_a_disk_whose_log_waits(tmp_path: Path, which: str
     dirty = child if which == "child" else base
     plans = [
         merge.plan(str(child.path), roots, into_parent=True),
-        compact.plan(str(dirty.path), roots),
+        compact.plan(str(dirty.path), roots, in_place=False),
     ]
     refusals = [None if one.refused is None else one.refused.code for one in plans]
     if which == "child":
@@ -364,7 +364,7 @@ def test_the_plan_of_a_compaction_counts_no_room_for_stated_zeros(tmp_path: Path
     child = build_differencing_vhdx(
         tmp_path, "child.vhdx", base, block_size=MIB, states=dict.fromkeys(range(20), 2)
     )
-    plan = compact.plan(str(child.path), roots_of(tmp_path))
+    plan = compact.plan(str(child.path), roots_of(tmp_path), in_place=False)
     assert plan.refused is None
     assert plan.predicted_size_bytes <= child.path.stat().st_size
     assert plan.blocks_kept <= plan.blocks

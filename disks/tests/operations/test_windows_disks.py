@@ -39,7 +39,7 @@ def test_merged_to_a_new_disk_and_compacted(windows: Path, kind: str) -> None:
     merge.apply(merge.plan(leaf, roots, to=str(new), disk_type=kind), roots)
     reads_as(new, CONTENT)
     if kind == "dynamic":
-        compact.apply(compact.plan(str(new), roots), roots, offline=True)
+        compact.apply(compact.plan(str(new), roots, in_place=False), roots, offline=True)
         reads_as(new, CONTENT)
 
 
@@ -63,7 +63,7 @@ def test_the_child_and_a_dynamic_disk_are_compacted(windows: Path) -> None:
         with roots.open(str(path)) as file:
             image = open_image(file)
             identity, parent = image.identity, image.parent
-        compact.apply(compact.plan(str(path), roots), roots, offline=True)
+        compact.apply(compact.plan(str(path), roots, in_place=False), roots, offline=True)
         reads_as(path, expected)
         with roots.open(str(path)) as file:
             image = open_image(file)

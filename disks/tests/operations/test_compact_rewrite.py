@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
 from disks.operations import compact
+from disks.operations.verdicts import likely, spread
 from disks.tests.builders import (
     SECTOR,
     build_differencing,
@@ -33,7 +34,7 @@ PER_BLOCK = BLOCK // SECTOR
 
 def compacted(path: Path, **options: Any) -> dict[str, Any]:
     roots = roots_of(path.parent)
-    plan = compact.plan(str(path), roots)
+    plan = compact.plan(str(path), roots, in_place=False)
     assert plan.refused is None, plan.refused
     done = compact.apply(plan, roots, offline=True, job="9", token=1, **options)
     assert done["file_size_after_bytes"] == min(plan.predicted_size_bytes, plan.file_size_bytes)
@@ -251,7 +252,7 @@ def test_what_cannot_be_compacted_is_refused(tmp_path: Path, make: Any, code: st
     """bad-input A2, A15."""
     make(tmp_path)
     before = worlds.snapshot(tmp_path)
-    plan = compact.plan(str(tmp_path / "disk.vhd"), roots_of(tmp_path))
+    plan = compact.plan(str(tmp_path / "disk.vhd"), roots_of(tmp_path), in_place=False)
     assert plan.refused is not None
     assert plan.refused.code == code
     assert plan.as_dict()["refused"]["code"] == code
@@ -266,7 +267,7 @@ def test_without_its_parent_a_child_is_never_compacted(tmp_path: Path) -> None:
     child = build_differencing(tmp_path, "child.vhd", base, content=[(0, zeros(PER_BLOCK))])
     base.path.rename(tmp_path / "gone")
     before = worlds.snapshot(tmp_path)
-    plan = compact.plan(str(child.path), roots_of(tmp_path))
+    plan = compact.plan(str(child.path), roots_of(tmp_path), in_place=False)
     assert plan.refused is not None
     assert plan.refused.code == "E_PARENT_MISSING"
     assert worlds.snapshot(tmp_path) == before
@@ -277,7 +278,7 @@ def test_a_change_after_the_plan_is_noticed(tmp_path: Path, victim: str) -> None
     """bad-input E73, E77: the parent counts too, for blocks are judged by it."""
     base = build_dynamic(tmp_path, "base.vhd", size=4 * BLOCK, block_size=BLOCK)
     child = build_differencing(tmp_path, "child.vhd", base, content=[(0, zeros(PER_BLOCK))])
-    plan = compact.plan(str(child.path), roots_of(tmp_path))
+    plan = compact.plan(str(child.path), roots_of(tmp_path), in_place=False)
     os.utime(tmp_path / victim, ns=(5, 5))
     before = worlds.snapshot(tmp_path)
     with pytest.raises(ImageError) as caught:
@@ -307,31 +308,31 @@ def test_an_estimate_says_so_and_its_bounds_hold(tmp_path: Path) -> None:
     content = [(index * 8, noise(index, 8) if index % 3 else zeros(8)) for index in range(3000)]
     disk = build_dynamic(tmp_path, "disk.vhd", size=3000 * 4096, block_size=4096, content=content)
     roots = roots_of(tmp_path)
-    exact = compact.plan(str(disk.path), roots)
-    quick = compact.plan(str(disk.path), roots, time_budget_seconds=0.01)
+    exact = compact.plan(str(disk.path), roots, in_place=False)
+    quick = compact.plan(str(disk.path), roots, time_budget_seconds=0.01, in_place=False)
     assert (exact.estimated, exact.blocks_kept) == (False, 2000)
     assert quick.estimated
     assert quick.as_dict()["estimated"] is True
     low, high = quick.size_bounds_bytes
     assert low <= exact.predicted_size_bytes <= high
     assert quick.why.startswith("about ")
-    full = compact.plan(str(disk.path), roots, time_budget_seconds=60)
+    full = compact.plan(str(disk.path), roots, time_budget_seconds=60, in_place=False)
     assert (full.estimated, full.blocks_kept) == (False, 2000)
     assert full.predicted_size_bytes == exact.predicted_size_bytes
 
 
 @pytest.mark.parametrize("total", [0, 1, 2, 3, 7, 64, 1000])
 def test_samples_visit_every_block_once_and_spread(total: int) -> None:
-    order = list(compact._spread(total))
+    order = list(spread(total))
     assert sorted(order) == list(range(total))
     if total >= 64:
         assert max(order[:8]) - min(order[:8]) > total / 2
 
 
 def test_wilson_bounds_are_never_outside_what_was_seen() -> None:
-    assert compact._likely(0, 0, 10) == (0, 10)
-    assert compact._likely(5, 10, 10) == (5, 5)
-    low, high = compact._likely(50, 100, 1000)
+    assert likely(0, 0, 10) == (0, 10)
+    assert likely(5, 10, 10) == (5, 5)
+    low, high = likely(50, 100, 1000)
     assert 50 <= low < 500 < high <= 950
 
 
@@ -345,7 +346,7 @@ def test_blocks_that_share_one_place_are_refused_not_told_apart(tmp_path: Path) 
         content=[(0, noise(1, 3)), (64, noise(2, 40)), (128, zeros(32))],
     )
     worlds.let_two_blocks_share_a_place(disk.path)
-    plan = compact.plan(str(disk.path), roots_of(tmp_path))
+    plan = compact.plan(str(disk.path), roots_of(tmp_path), in_place=False)
     assert plan.refused is not None
     assert plan.refused.code == "E_BAT_OVERLAP"
 
@@ -355,6 +356,6 @@ def test_an_unusable_locator_is_named_before_anything_is_copied(tmp_path: Path) 
     base = build_dynamic(tmp_path, "base.vhd", size=8 * BLOCK, block_size=BLOCK)
     locators: list[tuple[str, str | bytes]] = [("W2ru", ".\\base.vhd"), ("W2ku", b"abc")]
     child = build_differencing(tmp_path, "c.vhd", base, locators=locators, content=[(0, zeros(9))])
-    plan = compact.plan(str(child.path), roots_of(tmp_path))
+    plan = compact.plan(str(child.path), roots_of(tmp_path), in_place=False)
     assert plan.refused is not None
     assert plan.refused.code == "E_LOCATOR_ENCODING"
