@@ -177,7 +177,7 @@ def test_short_writes_are_continued(running: Running) -> None:
         assert running.assert_sound() == "larger"
 
 
-def test_power_cuts_leave_the_old_disk_or_the_larger_one(running: Running) -> None:
+def test_power_cuts_leave_the_old_disk_or_the_larger_one(running: Running, tmp_path: Path) -> None:
     """bad-input F86: unsynced pages kept, lost or garbled, growth lost; also in recovery."""
     chance = random.Random(20241122)
     seen = set()
@@ -186,8 +186,8 @@ def test_power_cuts_leave_the_old_disk_or_the_larger_one(running: Running) -> No
         seed = chance.randrange(2**32)
         number = chance.randrange(1, 50)
         context = f"cut at {number}, seed {seed}"
-        if power_cut(number, running.expand, seed) == DIED and chance.random() < 0.5:
-            power_cut(chance.randrange(1, 16), running.recover, seed + 1)
+        if power_cut(number, running.expand, seed, tmp_path) == DIED and chance.random() < 0.5:
+            power_cut(chance.randrange(1, 16), running.recover, seed + 1, tmp_path)
         rows = running.recover()
         assert [row for row in rows if row["action"] in ("busy", "needs-attention")] == [], context
         seen.add(running.assert_sound())
