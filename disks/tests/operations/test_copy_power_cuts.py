@@ -23,6 +23,7 @@ __all__ = ["place"]
 CUTS = int(os.environ.get("VD_PROVE", "12"))
 
 
+@pytest.mark.power_cuts
 @pytest.mark.parametrize("name", list(CASES))
 def test_a_power_cut_leaves_the_old_files_or_the_finished_job(
     place: Path, family: Family, name: str, monkeypatch: pytest.MonkeyPatch

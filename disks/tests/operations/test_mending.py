@@ -247,6 +247,7 @@ def test_broken_at_any_point_it_is_finished_or_undone(
     assert assert_old_or_mended(scene) == "mended"
 
 
+@pytest.mark.power_cuts
 def test_power_cuts_leave_the_old_disk_or_the_mended_one(scene: Scene, tmp_path: Path) -> None:
     """bad-input F86: the page around a footer may be garbled; the journal or the log heals it.
 

@@ -244,6 +244,7 @@ def test_recovery_killed_three_times_in_a_row_still_mends(scene_of: Callable[[],
             assert_sound(scene)
 
 
+@pytest.mark.power_cuts
 def test_power_cuts_leave_the_old_link_or_the_new_one(
     scene_of: Callable[[], Scene], tmp_path: Path
 ) -> None:
