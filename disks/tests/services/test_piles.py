@@ -112,8 +112,8 @@ def test_a_folder_is_told_as_the_files_alone_would_tell_it(
     """The catalog's forest and the command line's, which reads every file, are one."""
     root, made = scene
     made.child("x", "b")
-    (made.folder / "notes.vhd").write_text("no disk" * 100)
-    (made.folder / "damaged.vhd").write_bytes(b"conectix" + bytes(4096))
+    (made.folder / ("notes" + made.kind.base_ending)).write_text("no disk" * 100)
+    made.damaged()
     made.base("gone")
     made.child("orphan", "gone")
     made.disks["gone"].path.unlink()
@@ -281,8 +281,7 @@ def test_what_cannot_be_read_is_asked_about_and_said_in_the_audit(
 ) -> None:
     """bad-input D66: one pile or several, no merge before each unread file is declared."""
     root, made = scene
-    damaged = made.folder / "damaged.vhd"
-    damaged.write_bytes(b"conectix" + bytes(4096))
+    damaged = made.damaged()
     scan(root)
     for leaf in ("", made.path("d")):
         with pytest.raises(concerned.UnreadDisks) as refused:
@@ -306,8 +305,7 @@ def test_what_became_unreadable_meanwhile_stops_the_job_and_the_form_asks_about_
 ) -> None:
     root, made = scene
     job = piles.request(root, "srv", user=None, idempotency_key=key(), declared_offline=True)
-    late = made.folder / "late.vhd"
-    late.write_bytes(b"conectix" + bytes(4096))
+    late = made.damaged("late")
     job = jobs.run_now(job)
     assert (job.status, job.error["code"]) == (Job.Status.FAILED, "E_UNREAD_DISKS")
     assert jobs.needs_a_new_plan(job)
