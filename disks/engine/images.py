@@ -294,6 +294,10 @@ class Image(Protocol):
         """
         ...
 
+    def end_of_use(self) -> int:
+        """Where in the file the last thing ends that anything in it refers to, in bytes."""
+        ...
+
     def properties(self) -> list[tuple[str, str]]:
         """Format-specific facts for people, label and value (geometry, features…)."""
         ...
