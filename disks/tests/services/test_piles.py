@@ -106,6 +106,16 @@ def test_seeing_them_takes_the_same_queries_for_one_pile_and_for_three(tmp_path:
     assert len(set(counts)) == 1
 
 
+def test_links_that_lead_in_a_circle_end(scene: tuple[StorageRoot, Pile]) -> None:
+    """What a hostile folder between two scans can make of the catalog's numbers."""
+    _, made = scene
+    levels = piles._levels()
+    a, b, d = (row(made.path(name)).pk for name in "abd")
+    levels[a] = levels[a]._replace(parent=b)  # and b names a
+    (run, *_) = [run for run in piles._runs(levels) if run[0].pk == d]
+    assert [level.pk for level in run] == [row(path).pk for path in made.paths(*"dcba")]
+
+
 def test_a_folder_is_told_as_the_files_alone_would_tell_it(
     scene: tuple[StorageRoot, Pile],
 ) -> None:
