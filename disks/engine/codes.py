@@ -323,7 +323,7 @@ CODES: dict[str, Code] = {
     ),
     "E_VERIFY": Code(
         "The change did not read back",
-        "It was taken back. Check the disk and its parent, then try again.",
+        "Check the disk and its parent, then try again.",
     ),
     "W_PARENT_IDENTITY": Code(
         "Another disk as parent", "Go on only if both disks held the same content."

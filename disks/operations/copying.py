@@ -145,7 +145,7 @@ class Copied:
     def as_dict(self) -> dict[str, Any]:
         return {
             "file_size_after_bytes": self.size_bytes,
-            "bytes_written": self.streamed.kept_bytes,
+            "bytes_written": self.streamed.stored_bytes,
             "blocks_written": self.streamed.blocks,
             "blocks_left_out": self.streamed.zero_blocks,
             "seconds": round(self.copy_seconds + self.proof_seconds, 3),
@@ -183,7 +183,6 @@ def copy(
     E_PROOF when the new file does not read as it was written.
     """
     progress = progress or Progress()
-    differencing = new.disk_type is DiskType.DIFFERENCING
     file = draft.file
     file.pass_once()
     predicted = target.predicted_size_bytes(new, expected.blocks)
@@ -196,7 +195,7 @@ def copy(
     streamed = stream(
         view,
         unit_bytes(new),
-        differencing=differencing,
+        holding=target.holding(new),
         writer=writer,
         keep=keep,
         progress=progress,
@@ -225,7 +224,7 @@ def prove(
         again = stream(
             _as_written(draft, target, new, file),
             unit_bytes(new),
-            differencing=new.disk_type is DiskType.DIFFERENCING,
+            holding=target.holding(new),
             progress=progress,
             expected=Amount(written.blocks, written.kept_bytes),
             verb="proving",
