@@ -288,8 +288,8 @@ def roll_forward(
 
 def _arrive(roots: Roots, work: Relocation, progress: Progress) -> None:
     for one in work.arrivals:
-        progress.step("commit", f"Giving {os.path.basename(one.target)} its name")
         if one.file is None or steps.inode(roots, one.target) != one.file.inode:
+            progress.step("commit", f"Giving {os.path.basename(one.target)} its name")
             durable.rename(roots, one.source, one.target, replace=False)
 
 

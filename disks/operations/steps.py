@@ -156,7 +156,8 @@ def follow(
         with locks.hold(roots, disks, job=there.job, token=there.token + 1):
             return recover(there, roots)
     journal.remove(roots, sidecar)
-    return told(sidecar.disk, "finished", "The job that this disk took part in is over.")
+    # Over, or never begun: the pointers are written first and removed last.
+    return told(sidecar.disk, "swept", "The job that this disk took part in is over.")
 
 
 def told(path: str, action: str, sentence: str) -> dict[str, Any]:
