@@ -5,11 +5,12 @@ PYTHON ?= python3
 PORT ?= 8000
 HOST ?= 127.0.0.1
 
-.PHONY: help run test lint lock
+.PHONY: help run test prove lint lock
 
 help:
 	@echo "make run    start the console on http://$(HOST):$(PORT)  (PORT=8080 for another port)"
 	@echo "make test   install what the tests need, then lint, types and all tests"
+	@echo "make prove  hours of power cuts and fuzzing; VD_PROVE=1000 VD_FUZZ_SECONDS=60 for less"
 	@echo "make lint   only the checks that start nothing"
 	@echo "make lock   write the requirements files anew from the .in files (needs uv)"
 
@@ -20,6 +21,9 @@ run: python
 
 test: python
 	@$(PYTHON) scripts/bootstrap.py test
+
+prove: python
+	@$(PYTHON) scripts/bootstrap.py prove
 
 lint: python
 	@$(PYTHON) scripts/bootstrap.py lint

@@ -26,6 +26,7 @@ from disks.views import (
     overview,
     parents,
     pile,
+    relocate,
     repair,
     roots,
     session,
@@ -84,6 +85,9 @@ urlpatterns: list[URLPattern | URLResolver] = [
     page("disks/<int:disk_id>/compact", compact.compact, name="compact", role=OPERATOR),
     page("disks/<int:disk_id>/convert", convert.convert, name="convert", role=OPERATOR),
     page("disks/<int:disk_id>/expand", expand.expand, name="expand", role=OPERATOR),
+    page("disks/<int:disk_id>/copy", relocate.copy, name="copy", role=OPERATOR),
+    page("disks/<int:disk_id>/move", relocate.move, name="move", role=OPERATOR),
+    page("disks/<int:disk_id>/delete", relocate.delete, name="delete", role=OPERATOR),
     # --- jobs
     page("jobs", jobs.job_list, name="jobs", role=VIEWER),
     page("jobs/running", jobs.running, name="jobs-running", role=VIEWER),

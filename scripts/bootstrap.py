@@ -56,6 +56,10 @@ def main(arguments: list) -> None:
     elif command == "lint":
         install(DEVELOP, "develop")
         become([VENV_PYTHON, "scripts/checks.py", "--static"])
+    elif command == "prove":
+        install_test_tools()
+        install(DEVELOP, "develop")
+        become([VENV_PYTHON, "scripts/prove.py"])
     else:
         raise Refusal(f"There is no command {command!r}; see `make help`.")
 

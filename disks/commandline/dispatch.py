@@ -44,6 +44,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "convert": ("convert", "copy into another type or format; a chain is flattened"),
     "expand": ("expand", "enlarge a disk in place"),
     "create": ("create", "a new fixed, dynamic or differencing disk"),
+    "copy": ("relocating", "copy a disk or its chain elsewhere, with links that are right there"),
+    "move": ("relocating", "move or rename a disk, with the links of its children"),
+    "delete": ("relocating", "put a disk into the trash, with its dependants named"),
     "recover": ("recovering", "finish or undo what an interrupted job left behind"),
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from disks.commandline.console import Console
 from disks.commandline.options import add_offline, build_roots, file_path, size_bytes
-from disks.commandline.outcome import conclude
+from disks.commandline.outcome import changed, conclude
 from disks.operations import expand
 
 
@@ -59,9 +59,7 @@ def _foreseen(plan: expand.ExpandPlan) -> str:
         f"file size         {plan.file_size_bytes:,} → {plan.size_after_bytes:,}",
         f"space needed      {plan.growth_bytes:,} of {plan.free_space_bytes:,} free",
     ]
-    for change in plan.changes:
-        where = "" if change.offset is None else f" (byte {change.offset:,})"
-        lines.append(f"{change.field}{where}: {change.now} → {change.after or 'removed'}")
+    lines += [changed(change) for change in plan.changes]
     lines += [f"would be broken   {child}" for child in plan.children]
     lines += [f"managed           {row['path']}: {row['sentence']}" for row in plan.managers]
     return "\n".join(lines)

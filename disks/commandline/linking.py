@@ -9,6 +9,7 @@ from typing import Any
 
 from disks.commandline.console import Console
 from disks.commandline.options import add_offline, build_roots, file_path, parent_path
+from disks.commandline.outcome import changed
 from disks.operations import relink
 from disks.operations.candidates import candidates
 from disks.operations.headers import headers_below, read_header
@@ -120,11 +121,7 @@ def _carry_out(plan: LinkPlan, roots: Roots, args: argparse.Namespace, console: 
 
 
 def _as_text(plan: LinkPlan) -> str:
-    lines = [
-        f"{change.field}: {change.now or 'nothing'} → {change.after or 'removed'}"
-        for change in plan.changes
-        if change.now != change.after
-    ]
+    lines = [changed(change) for change in plan.changes if change.now != change.after]
     if not plan.changes:
         lines.append("The link is like that already; nothing is to be written.")
     lines += [f"Windows will look at: {path}" for path in plan.windows_will_look_at]

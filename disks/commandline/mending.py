@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from disks.commandline.console import Console
 from disks.commandline.linking import known_children
 from disks.commandline.options import add_offline, build_roots, file_path
-from disks.commandline.outcome import conclude
+from disks.commandline.outcome import changed, conclude
 from disks.engine.errors import ImageError
 from disks.operations import guards, mending
 from disks.operations.mending import Mend, MendPlan
@@ -77,8 +77,4 @@ def _run(verb: _Verb, args: argparse.Namespace, console: Console) -> int:
 
 
 def _as_text(plan: MendPlan) -> str:
-    lines = []
-    for change in plan.changes:
-        where = "" if change.offset is None else f" (byte {change.offset:,})"
-        lines.append(f"{change.field}{where}: {change.now} → {change.after}")
-    return "\n".join(lines)
+    return "\n".join(changed(change) for change in plan.changes)

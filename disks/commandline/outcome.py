@@ -7,6 +7,7 @@ from typing import Any
 
 from disks.commandline.console import Console
 from disks.engine.errors import ImageError
+from disks.engine.images import FieldChange
 
 
 def conclude(
@@ -28,6 +29,12 @@ def sizes(done: Mapping[str, Any]) -> str:
         f"{done['file_size_after_bytes']:,} bytes; copied in {done['copy_seconds']:.1f} s, "
         f"proven in {done['proof_seconds']:.1f} s ({done['proof']})"
     )
+
+
+def changed(change: FieldChange) -> str:
+    """A field of a plan as a line for a person."""
+    where = "" if change.offset is None else f" (byte {change.offset:,})"
+    return f"{change.field}{where}: {change.now or 'nothing'} → {change.after or 'removed'}"
 
 
 def count(number: int, word: str) -> str:

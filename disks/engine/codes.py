@@ -286,6 +286,10 @@ CODES: dict[str, Code] = {
         "Other disks build on it",
         "Expand the lowest disk of the chain instead, or create a child disk and expand that.",
     ),
+    "E_RELINK": Code(
+        "Parent links would break",
+        "Let them be rewritten in the same job (--relink), or name the disks that may break.",
+    ),
     "E_SHRINK": Code(
         "Not larger than it is",
         "Choose a larger size. To make a disk smaller, shrink its partitions in the machine and "
@@ -323,7 +327,7 @@ CODES: dict[str, Code] = {
     ),
     "E_VERIFY": Code(
         "The change did not read back",
-        "It was taken back. Check the disk and its parent, then try again.",
+        "Check the disk and its parent, then try again.",
     ),
     "W_PARENT_IDENTITY": Code(
         "Another disk as parent", "Go on only if both disks held the same content."

@@ -352,6 +352,10 @@ class Image(Protocol):
         """
         ...
 
+    def end_of_use(self) -> int:
+        """Where in the file the last thing ends that anything in it refers to, in bytes."""
+        ...
+
     def properties(self) -> list[tuple[str, str]]:
         """Format-specific facts for people, label and value (geometry, features…)."""
         ...
@@ -486,17 +490,37 @@ class ImageWriter(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """How a new differencing image stores what it holds.
+
+    states_zeros    a block whose sectors are all held, and zeros, is a state and takes no room
+    bitmap_sectors  how many sectors share a sector bitmap that takes room of its own, wherever
+                    a block among them is held in part; 0: bitmaps are parts of the blocks
+    """
+
+    states_zeros: bool
+    bitmap_sectors: int
+
+
 class Target(Protocol):
     """What a copy can be written as: a disk format, or plain bytes (`raw.py`)."""
 
     name: str  # "vhd"
     extensions: tuple[str, ...]  # (".vhd", ".avhd"), for new names and wording only
 
-    def predicted_size_bytes(self, new: NewImage, blocks: int) -> int:
+    def predicted_size_bytes(self, new: NewImage, blocks: int, bitmaps: int | None = None) -> int:
         """File size of a new image with that many allocated blocks.
+
+        bitmaps: how many sector bitmaps that take room of their own, see `Holding`; None: as
+        many as so many blocks can need.
 
         Raises what the format cannot hold: E_SIZE, E_BLOCK_SIZE, E_TOO_LARGE.
         """
+        ...
+
+    def holding(self, new: NewImage) -> Holding | None:
+        """None unless it is a differencing image."""
         ...
 
     def writer(self, file: ImageFile, new: NewImage, *, blocks: int) -> ImageWriter:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from disks.engine.errors import OutOfRange
 from disks.engine.files import ImageFile
-from disks.engine.images import ImageWriter, NewImage, Target
+from disks.engine.images import Holding, ImageWriter, NewImage, Target
 from disks.engine.units import SECTOR_BYTES
 
 
@@ -18,8 +18,11 @@ class RawTarget:
     name = "raw"
     extensions: tuple[str, ...] = (".raw", ".img")
 
-    def predicted_size_bytes(self, new: NewImage, blocks: int) -> int:
+    def predicted_size_bytes(self, new: NewImage, blocks: int, bitmaps: int | None = None) -> int:
         return new.virtual_size_bytes
+
+    def holding(self, new: NewImage) -> Holding | None:
+        return None
 
     def writer(self, file: ImageFile, new: NewImage, *, blocks: int) -> ImageWriter:
         """Reserves all room at once: no holes (R9), and a full volume shows now."""

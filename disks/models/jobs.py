@@ -26,6 +26,9 @@ class Job(models.Model):
         CONVERT = "convert", "Convert"
         EXPAND = "expand", "Expand"
         CREATE = "create", "Create"
+        COPY = "copy", "Copy"
+        MOVE = "move", "Move or rename"
+        DELETE = "delete", "Delete"
         RESTORE = "restore", "Restore from trash"
         EMPTY_TRASH = "empty-trash", "Empty trash"
 

@@ -45,8 +45,9 @@ def candidates(
     """Disks below places (folders or files) that may be the parent, best first.
 
     Without places: the child's folder and the search folders. Every disk with the parent's
-    identity is listed; of the others those of its chain, with its name or its size. The
-    child's own descendants are never offered. E_NOT_DIFFERENCING for other disks.
+    identity is listed; of the others those of its chain, with its name or its size. Never
+    offered: the child's own descendants, and what no declaration makes a parent, disks of
+    another format or, of these others, with other sectors. E_NOT_DIFFERENCING for other disks.
     """
     searched = list(places) or [os.path.dirname(child_path), *roots.search]
     with roots.open(child_path) as file:
@@ -67,11 +68,13 @@ def candidates(
     for header in headers:
         if header.path == child_path or header.identity in descendants:
             continue
+        if header.format_name != child.format_name:
+            continue
         reasons, score = _judge(header, child, named, os.path.dirname(child_path))
         if header.identity == parent.identity:
             first = "the identity that the child names: the same disk, its content is not proven"
             ranked.append((0, -score, header, MATCH, (first, *reasons)))
-        elif score and header.virtual_size_bytes <= child.virtual_size_bytes:
+        elif score and _fits(header, child):
             first = "another identity than the child names"
             ranked.append((1, -score, header, MISMATCH, (*reasons, first)))
     ranked.sort(key=lambda row: (row[0], row[1], -row[2].mtime_ns, row[2].path))
@@ -98,6 +101,14 @@ def descendants_of(identity: str, headers: Iterable[Header]) -> set[str]:
             found.add(current)
             waiting.extend(children.get(current, ()))
     return found
+
+
+def _fits(header: Header, child: Image) -> bool:
+    """Whether a disk of another identity could be the parent, forced by an administrator."""
+    return (
+        header.virtual_size_bytes <= child.virtual_size_bytes
+        and header.logical_sector_bytes == child.logical_sector_bytes
+    )
 
 
 def _names_in(child: Image) -> set[str]:

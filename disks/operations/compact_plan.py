@@ -65,18 +65,21 @@ class CompactPlan:
         return self.survivors
 
     @property
+    def gone(self) -> str:
+        """What is true of the blocks that go."""
+        if self.disk_type is DiskType.DIFFERENCING:
+            return "hold nothing that differs from the parent"
+        return "are all zeros"
+
+    @property
     def why(self) -> str:
         """One sentence: what goes, and why the rest stays."""
-        if self.disk_type is DiskType.DIFFERENCING:
-            gone = "hold nothing that differs from the parent"
-        else:
-            gone = "are all zeros"
         about = "about " if self.estimated else ""
         dropped = self.blocks - self.blocks_kept
         if not dropped:
             return "every block holds data of this disk." if self.blocks else "it stores no block."
         return (
-            f"{about}{dropped:,} of {self.blocks:,} blocks {gone}; "
+            f"{about}{dropped:,} of {self.blocks:,} blocks {self.gone}; "
             f"the other {self.blocks_kept:,} hold data of this disk."
         )
 

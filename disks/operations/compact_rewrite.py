@@ -70,6 +70,13 @@ class RewritePlan(CompactPlan):
     new: NewImage | None = None
     amount: Amount = field(default_factory=lambda: Amount(0, 0))
 
+    @property
+    def gone(self) -> str:
+        holding = by_name(self.format_name).holding(self.new) if self.new else None
+        if holding is not None and holding.states_zeros:
+            return "hold nothing but zeros, or nothing that differs from the parent"
+        return super().gone
+
     def as_dict(self) -> dict[str, Any]:
         return super().as_dict() | {
             "bytes_written": self.predicted_size_bytes,
@@ -208,23 +215,25 @@ def _measure(
     """How many blocks stay: counted, or estimated within the time given."""
     assert result.new is not None  # noqa: S101 - _describe filled it
     unit = copying.unit_bytes(result.new)
-    differencing = result.disk_type is DiskType.DIFFERENCING
+    format = by_name(result.format_name)
     keep = _verdict(chain)
+    bitmaps: int | None
     if budget is None:
         seen = stream(
             _content(chain),
             unit,
-            differencing=differencing,
+            holding=format.holding(result.new),
             keep=keep,
             progress=progress,
             expected=result.amount,
             verb="reading",
         )
-        result.blocks_read, result.blocks_kept = result.blocks, seen.blocks
+        result.blocks_read, result.blocks_kept, bitmaps = result.blocks, seen.blocks, seen.bitmaps
     else:
-        _sample(result, chain, unit, keep, budget)
-    format = by_name(result.format_name)
-    result.predicted_size_bytes = format.predicted_size_bytes(result.new, result.blocks_kept)
+        bitmaps = _sample(result, chain, unit, keep, budget)
+    result.predicted_size_bytes = format.predicted_size_bytes(
+        result.new, result.blocks_kept, bitmaps
+    )
     if not result.estimated:
         result.size_bounds_bytes = (result.predicted_size_bytes,) * 2
     # All blocks may turn out to be needed, and room is reserved before the first is read.
@@ -233,8 +242,11 @@ def _measure(
 
 def _sample(
     result: RewritePlan, chain: Chain, unit: int, keep: Verdict | None, budget: float
-) -> None:
-    """Read blocks spread evenly over the disk until the time is over."""
+) -> int | None:
+    """Read blocks spread evenly over the disk until the time is over.
+
+    Returns how many sector bitmaps take room of their own, None if not all was read.
+    """
     assert result.new is not None  # noqa: S101 - see _measure
     deadline = time.monotonic() + budget
     content = _content(chain)
@@ -254,13 +266,20 @@ def _sample(
                 allocated.append(block)
     total = len(allocated)
     buffer = memoryview(bytearray(unit))
+    holding = by_name(result.format_name).holding(result.new)
+    bitmaps: set[int] = set()
     kept = read = 0
     for index in spread(total):
         first = allocated[index] * per_block
         length = min(unit, result.virtual_size_bytes - first * SECTOR_BYTES)
         data = buffer[:length]
         held = read_block(content, first, data)
-        kept += keep(first, data, held) if keep else not is_zero(data)
+        whole = sum(part[1] for part in held) == length
+        zeros_go = holding is None or (holding.states_zeros and whole)
+        if not (zeros_go and is_zero(data)) and (keep is None or keep(first, data, held)):
+            kept += 1
+            if holding and holding.bitmap_sectors and not whole:
+                bitmaps.add(first // holding.bitmap_sectors)
         read += 1
         if time.monotonic() >= deadline:
             break
@@ -270,6 +289,7 @@ def _sample(
     result.blocks_kept = round(total * kept / read) if read else 0
     size = by_name(result.format_name).predicted_size_bytes
     result.size_bounds_bytes = (size(result.new, low), size(result.new, high))
+    return None if result.estimated else len(bitmaps)
 
 
 def _check_room(result: RewritePlan, roots: Roots) -> None:

@@ -67,14 +67,21 @@ def find(
     for path in result.grandchildren:
         with roots.open(path) as file:
             if path in result.relink:
-                _require_relinkable(file, path, result.output, roots)
+                require_relinkable(
+                    file, path, result.output, roots, instead="keep the child's name"
+                )
             with contextlib.suppress(ImageError):  # damaged, and left as it is
                 result.fingerprints[path] = Fingerprint.of(file)
     result.unread = found.unread
 
 
-def _require_relinkable(file: ImageFile, path: str, output: str, roots: Roots) -> None:
-    """Raises now what would keep a child's parent link from being rewritten later."""
+def require_relinkable(
+    file: ImageFile, path: str, output: str, roots: Roots, *, instead: str
+) -> None:
+    """Raises now what would keep a child's parent link from being rewritten later.
+
+    instead: the way out without that, in words.
+    """
     roots.require_writable(path)
     refusal = open_image(file).write_refusal
     if refusal is not None:
@@ -83,14 +90,14 @@ def _require_relinkable(file: ImageFile, path: str, output: str, roots: Roots) -
         raise ImageError(
             "E_HARD_LINKS",
             f"{path} needs a new parent path, but it has another name too (hard link), under "
-            "which it would change unseen. Make a copy of its own first, or keep the child's name.",
+            f"which it would change unseen. Make a copy of its own first, or {instead}.",
             file=path,
         )
     if roots.windows_path(output) is None and roots.relative_windows_path(path, output) is None:
         raise ImageError(
             "E_NO_WINDOWS_PATH",
             f"Windows would not find {output} from {path}: it is not known how Windows names the "
-            "folder. Give its storage root a Windows view, or keep the child's name.",
+            f"folder. Give its storage root a Windows view, or {instead}.",
             file=path,
         )
 

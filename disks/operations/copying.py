@@ -45,9 +45,16 @@ _JOB_CHARACTERS = re.compile(r"[^A-Za-z0-9_]+")
 
 
 def recover(sidecar: Sidecar, roots: Roots) -> dict[str, Any]:
-    """Finish or undo the copy job of a `.vdjob` sidecar; see `replacing.recover`."""
-    from disks.operations import replacing  # it stands on this module
+    """Finish or undo the job of a `.vdjob` sidecar: of the one that it points to, or its own.
 
+    See `replacing.recover`. E_LOCKED while disks in another folder are in other hands.
+    """
+    from disks.operations import relocating, replacing, steps  # they stand on this module
+
+    if sidecar.state == steps.ELSEWHERE:
+        return steps.follow(sidecar, roots, recover)
+    if sidecar.record.get("kind") in relocating.KINDS:
+        return relocating.recover(sidecar, roots)
     return replacing.recover(sidecar, roots)
 
 
@@ -145,7 +152,7 @@ class Copied:
     def as_dict(self) -> dict[str, Any]:
         return {
             "file_size_after_bytes": self.size_bytes,
-            "bytes_written": self.streamed.kept_bytes,
+            "bytes_written": self.streamed.stored_bytes,
             "blocks_written": self.streamed.blocks,
             "blocks_left_out": self.streamed.zero_blocks,
             "seconds": round(self.copy_seconds + self.proof_seconds, 3),
@@ -183,7 +190,6 @@ def copy(
     E_PROOF when the new file does not read as it was written.
     """
     progress = progress or Progress()
-    differencing = new.disk_type is DiskType.DIFFERENCING
     file = draft.file
     file.pass_once()
     predicted = target.predicted_size_bytes(new, expected.blocks)
@@ -196,7 +202,7 @@ def copy(
     streamed = stream(
         view,
         unit_bytes(new),
-        differencing=differencing,
+        holding=target.holding(new),
         writer=writer,
         keep=keep,
         progress=progress,
@@ -225,33 +231,33 @@ def prove(
         again = stream(
             _as_written(draft, target, new, file),
             unit_bytes(new),
-            differencing=new.disk_type is DiskType.DIFFERENCING,
+            holding=target.holding(new),
             progress=progress,
             expected=Amount(written.blocks, written.kept_bytes),
             verb="proving",
         )
     if again.digest != written.digest:
-        raise _unproven(draft, "its content differs")
+        raise unproven(draft, "its content differs")
 
 
 def _as_written(draft: Draft, target: Target, new: NewImage, file: ImageFile) -> View:
     """The new file opened as anybody would. E_PROOF if it is not what was asked for."""
     if target is RAW:
         if file.size_bytes != new.virtual_size_bytes:
-            raise _unproven(draft, f"it has {file.size_bytes:,} bytes")
+            raise unproven(draft, f"it has {file.size_bytes:,} bytes")
         return PlainContent(file)
     for finding in check_image(file):
         if finding.level is Level.ERROR:
-            raise _unproven(draft, f"its structure is damaged: {finding.message}")
+            raise unproven(draft, f"its structure is damaged: {finding.message}")
     image = open_image(file)
     if image.virtual_size_bytes != new.virtual_size_bytes or (
         new.identity is not None and image.identity != new.identity
     ):
-        raise _unproven(draft, "its header is not the one that was written")
+        raise unproven(draft, "its header is not the one that was written")
     return ImageContent(image)
 
 
-def _unproven(draft: Draft, what: str) -> ImageError:
+def unproven(draft: Draft, what: str) -> ImageError:
     return ImageError(
         "E_PROOF",
         f"The new {draft.name} was read again and is not what was written: {what}. "

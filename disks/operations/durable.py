@@ -175,6 +175,7 @@ def _rename_new(source_fd: int, old: str, target_fd: int, new: str) -> None:
     if number not in (errno.EINVAL, errno.ENOSYS):
         raise OSError(number, os.strerror(number), new)
     os.link(old, new, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
+    faults.reached("unlink", old)  # killed here, the file has both names
     os.unlink(old, dir_fd=source_fd)
 
 

@@ -164,7 +164,9 @@ def apply(
             )
         )
     for change in fresh.changes:
-        progress.log(f"{change.field}: was {change.now}; is {change.after}.")
+        progress.log(
+            f"{change.field}: was {change.now or 'nothing'}; is {change.after or 'removed'}."
+        )
     return fresh.as_dict()
 
 

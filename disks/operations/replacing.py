@@ -23,8 +23,7 @@ from typing import Any
 
 from disks.engine import faults
 from disks.engine.errors import ImageError
-from disks.engine.files import FileIdentity
-from disks.operations import copying, durable, journal, locks, rewriting, trash
+from disks.operations import copying, durable, journal, steps, trash
 from disks.operations.fingerprints import Fingerprint
 from disks.operations.journal import Sidecar
 from disks.operations.paths import Roots, is_internal_name
@@ -32,20 +31,11 @@ from disks.operations.progress import Progress
 
 COPYING = "copying"
 COMMIT = "commit"
-ELSEWHERE = "elsewhere"  # a pointer: the record lies beside another disk
 
 TO_REPAIR = "to_repair"  # in a result: {path, code, message} of disks that refused their new link
 _NAMED = 5  # disks in a sentence
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS, errno.EACCES)
-# Why the folder of a job's record cannot be looked at, and what to do
-_UNSEEN = {
-    "E_OUTSIDE_ROOTS": "outside of what this recovery may look at. Recover that folder, with "
-    "this one as a root.",
-    "E_NOT_FOUND": "and that folder cannot be found. Mount it, or bring it back to that place, "
-    "then recover again.",
-}
-_STORAGE_FAILED = ("E_NOSPC", "E_IO", "E_READ_ONLY", "E_ACCESS", "E_TOO_LARGE")
 
 
 @dataclass(frozen=True)
@@ -162,8 +152,8 @@ def undo(roots: Roots, work: Replacement) -> None:
     """Make everything as it was before begin(); only while the name is not taken over."""
     with faults.stage("undo"):
         replaced = work.manifest.entries[0]
-        if _inode(roots, replaced.trash) == replaced.file.inode:
-            name = _inode(roots, replaced.original)
+        if steps.inode(roots, replaced.trash) == replaced.file.inode:
+            name = steps.inode(roots, replaced.original)
             if name == replaced.file.inode:  # two names of one file, whoever wrote to it since
                 durable.unlink(roots, replaced.trash)
             elif name is None:
@@ -200,14 +190,14 @@ def roll_forward(
         refused: list[dict[str, Any]] = []
         for child in work.relink:
             progress.step("commit", f"Rewriting the parent link of {child}")
-            error = _relink(roots, work, child)
+            error = steps.point(roots, child, work.surviving, job=work.job, token=work.token)
             if error is not None:
                 message = f"The parent link of {child} could not be rewritten: {error.message}"
                 refused.append({"path": child, "code": error.code, "message": message})
                 warnings.append(message)
                 progress.log(message)
         for entry in work.manifest.entries[1:]:
-            _put_away(roots, entry)
+            steps.put_away(roots, entry)
         with roots.open(work.surviving) as file:
             work.manifest.replaced_by = Fingerprint.of(file)
         relinked = [path for path in work.relink if path not in {row["path"] for row in refused}]
@@ -234,18 +224,18 @@ def and_to_repair(result: dict[str, Any]) -> str:
 
 def _replace(roots: Roots, work: Replacement) -> None:
     """Steps 1 and 2."""
-    if _inode(roots, work.surviving) == work.temp_inode:
+    if steps.inode(roots, work.surviving) == work.temp_inode:
         return
     replaced = work.manifest.entries[0]
-    name, kept = _inode(roots, work.surviving), _inode(roots, replaced.trash)
-    if _inode(roots, work.temp_path) != work.temp_inode or not (
+    name, kept = steps.inode(roots, work.surviving), steps.inode(roots, replaced.trash)
+    if steps.inode(roots, work.temp_path) != work.temp_inode or not (
         name == replaced.file.inode or (name is None and kept == replaced.file.inode)
     ):
-        raise _attention(work.surviving, "other files than this job's lie under its names")
+        raise steps.attention(work.surviving, "other files than this job's lie under its names")
     if kept is None:
         _link_or_move(roots, replaced.original, replaced.trash)
     elif kept != replaced.file.inode:
-        raise _attention(replaced.trash, "another file lies in the trash under this name")
+        raise steps.attention(replaced.trash, "another file lies in the trash under this name")
     durable.rename(roots, work.temp_path, work.surviving)
 
 
@@ -258,44 +248,6 @@ def _link_or_move(roots: Roots, source: str, target: str) -> None:
         if not isinstance(cause, OSError) or cause.errno not in _NO_LINKS:
             raise
         durable.rename(roots, source, target, replace=False)
-
-
-def _put_away(roots: Roots, entry: trash.Entry) -> None:
-    if _inode(roots, entry.trash) == entry.file.inode:
-        return
-    if _inode(roots, entry.original) != entry.file.inode:
-        raise _attention(entry.original, "another file has this name now")
-    durable.rename(roots, entry.original, entry.trash, replace=False)
-
-
-def _relink(roots: Roots, work: Replacement, child: str) -> ImageError | None:
-    """Point one child at the surviving disk. Returns why, if the child refuses that.
-
-    Storage errors are raised: recovery tries again. What the child itself refuses is not
-    worth holding the finished merge up for.
-    """
-    from disks.operations import relink
-
-    try:
-        _settle(roots, work, child)
-        plan = relink.plan(child, work.surviving, roots, job=work.job)
-        relink.apply(plan, roots, offline=True, job=work.job, token=work.token)
-    except ImageError as error:
-        if error.code in _STORAGE_FAILED:
-            raise
-        return error
-    return None
-
-
-def _settle(roots: Roots, work: Replacement, child: str) -> None:
-    """An earlier attempt of this job may have died in the middle of this link: heal it first.
-
-    Planning on a half written header would fail, or keep the half as what was there before.
-    """
-    found = journal.of(roots, child, journal.UNDO)
-    if found is not None and found.unfinished and found.job == work.job:
-        with locks.hold(roots, [child], job=work.job, token=work.token):
-            rewriting.recover(roots, found, token=found.token + 1)
 
 
 def _set_mtime(roots: Roots, path: str, mtime_ns: int) -> None:
@@ -312,10 +264,8 @@ def recover(sidecar: Sidecar, roots: Roots) -> dict[str, Any]:
 
     action is `undone` or `finished`. The caller holds the locks of all disks that the
     sidecar names. Raises E_NEEDS_ATTENTION when the files are not as any of our steps
-    leaves them, and E_LOCKED while disks in another folder are in other hands.
+    leaves them.
     """
-    if sidecar.state == ELSEWHERE:
-        return _recover_pointer(sidecar, roots)
     work = Replacement.from_sidecar(sidecar)
     # Taking over: the sidecar says so first, so that its old owner is known to be dead.
     work = replace(work, token=work.token + 1)
@@ -324,10 +274,10 @@ def recover(sidecar: Sidecar, roots: Roots) -> dict[str, Any]:
         result = roll_forward(roots, work)
         ending = and_to_repair(result)
         sentence = f"The {work.kind} was past its commit step and was finished{ending}"
-        return _told(work.surviving, "finished", sentence) | {"result": result}
+        return steps.told(work.surviving, "finished", sentence) | {"result": result}
     undo(roots, work)
     sentence = f"The {work.kind} was stopped before its commit step; nothing was changed."
-    return _told(work.surviving, "undone", sentence)
+    return steps.told(work.surviving, "undone", sentence)
 
 
 def _may_roll_forward(roots: Roots, work: Replacement) -> bool:
@@ -336,111 +286,31 @@ def _may_roll_forward(roots: Roots, work: Replacement) -> bool:
     A source that was written since the proof (a machine was started after a crash) makes
     the copy worthless: then all is undone.
     """
-    if _inode(roots, work.surviving) == work.temp_inode:
+    if steps.inode(roots, work.surviving) == work.temp_inode:
         return True
-    if _inode(roots, work.temp_path) != work.temp_inode:
+    if steps.inode(roots, work.temp_path) != work.temp_inode:
         return False
     replaced, *others = work.manifest.entries
     return (
-        _holds(roots, replaced.original, replaced.file)
+        steps.holds(roots, replaced.original, replaced.file)
         or (
-            _inode(roots, replaced.original) is None
-            and _holds(roots, replaced.trash, replaced.file)
+            steps.inode(roots, replaced.original) is None
+            and steps.holds(roots, replaced.trash, replaced.file)
         )
-    ) and all(_holds(roots, entry.original, entry.file) for entry in others)
-
-
-def _recover_pointer(sidecar: Sidecar, roots: Roots) -> dict[str, Any]:
-    folder = os.path.dirname(sidecar.disk)
-    primary = os.path.normpath(os.path.join(folder, str(sidecar.record.get("primary"))))
-    try:
-        # A missing record says that the job is over only where its folder is there.
-        os.close(roots.open_folder(os.path.dirname(primary)))
-        there = journal.of(roots, primary, journal.JOB)
-    except ImageError as error:
-        if error.code not in _UNSEEN:
-            raise
-        raise ImageError(
-            "E_UNFINISHED",
-            f"{sidecar.disk} takes part in a job whose record lies beside {primary}, "
-            f"{_UNSEEN[error.code]}",
-            file=sidecar.disk,
-        ) from error
-    if there is not None and there.job == sidecar.job and there.unfinished:
-        disks = [there.disk, *there.neighbours]
-        with locks.hold(roots, disks, job=there.job, token=there.token + 1):
-            return recover(there, roots)
-    journal.remove(roots, sidecar)
-    return _told(sidecar.disk, "finished", "The job that this disk took part in is over.")
-
-
-def _told(path: str, action: str, sentence: str) -> dict[str, Any]:
-    return {"path": path, "action": action, "sentence": sentence}
+    ) and all(steps.holds(roots, entry.original, entry.file) for entry in others)
 
 
 # ---------------------------------------------------------------------- small things
 
 
 def _pointers(work: Replacement) -> list[Sidecar]:
-    """One sidecar in every other folder whose disks the job touches."""
-    home = os.path.dirname(work.surviving)
-    by_folder: dict[str, list[str]] = {}
-    for path in work.others:
-        if os.path.dirname(path) != home:
-            by_folder.setdefault(os.path.dirname(path), []).append(path)
-    return [
-        Sidecar(
-            kind=journal.JOB,
-            disk=paths[0],
-            state=ELSEWHERE,
-            job=work.job,
-            token=work.token,
-            neighbours=tuple(paths[1:]),
-            record={"primary": os.path.relpath(work.surviving, folder)},
-            help=f"This disk takes part in a job. Its record lies beside {work.surviving}.",
-        )
-        for folder, paths in by_folder.items()
-    ]
+    return steps.pointers(work.surviving, work.others, job=work.job, token=work.token)
 
 
 def _remove_sidecars(roots: Roots, work: Replacement) -> None:
     journal.remove(roots, work.sidecar(COPYING))
     for pointer in _pointers(work):
         journal.remove(roots, pointer)
-
-
-def _inode(roots: Roots, path: str) -> int | None:
-    """The inode that has this name; None if the name is free."""
-    try:
-        return roots.stat(path).st_ino
-    except ImageError as error:
-        if error.code == "E_NOT_FOUND":
-            return None
-        raise
-
-
-def _holds(roots: Roots, path: str, file: FileIdentity) -> bool:
-    """Whether path is this very file, unwritten (ctime aside: a new name changes it)."""
-    try:
-        status = roots.stat(path)
-    except ImageError as error:
-        if error.code == "E_NOT_FOUND":
-            return False
-        raise
-    return (status.st_ino, status.st_size, status.st_mtime_ns) == (
-        file.inode,
-        file.size_bytes,
-        file.mtime_ns,
-    )
-
-
-def _attention(path: str, why: str) -> ImageError:
-    return ImageError(
-        "E_NEEDS_ATTENTION",
-        f"The interrupted job on {path} is neither finished nor undone, because {why}. "
-        "Nothing was written. Look at the files that the sidecar names.",
-        file=path,
-    )
 
 
 def _help(work: Replacement, state: str) -> str:

@@ -201,10 +201,14 @@ def rewrite(
             after = _check(roots, path, change)
             if change.keep_mtime:
                 set_mtime(file, expected.mtime_ns)
-        except BaseException:
+        except BaseException as error:
             # Killed here, recovery does the same. An error of this must not hide the first.
+            taken_back = False
             with contextlib.suppress(ImageError), faults.stage(f"{change.about}.rollback"):
                 roll_back(roots, sidecar, file)
+                taken_back = True
+            if isinstance(error, Unverified):
+                raise error.with_outcome(taken_back=taken_back, logged=logged) from error
             raise
     with faults.stage(f"{change.about}.done"):
         finished(roots, sidecar, after)
@@ -406,12 +410,24 @@ def _recover_logged(
     with faults.stage(f"{about}.settle"):
         settle(file, pages)
         image = open_image(file)
+        if not there:
+            _cut_back(file, image, sidecar)
     with faults.stage(f"{about}.done"):
         if there:
             finished(roots, sidecar, _link_of(image))
             return "finished", f"The interrupted {_WORDS[about]} was completed."
         _restore(roots, sidecar, sidecar.record.get("previous"))
     return "undone", f"The interrupted {_WORDS[about]} had not begun; nothing was changed."
+
+
+def _cut_back(file: ImageFile, image: Image, sidecar: Sidecar) -> None:
+    """Take room away again that was reserved behind the file's end, if nothing refers to it.
+
+    Whoever used the disk since may have put blocks there.
+    """
+    before, after = (int(sidecar.record[key]) for key in ("size_before", "size_after"))
+    if before < file.stat().st_size <= after and image.end_of_use() <= before:
+        put_back(file, [], before)
 
 
 def require_one_name(file: ImageFile) -> None:
@@ -457,11 +473,25 @@ def fingerprint(file: ImageFile, image: Image, rest: Iterable[Any]) -> str:
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 
-def unverified(path: str, why: str) -> ImageError:
-    return ImageError(
-        "E_VERIFY",
-        f"After the change {shown(path)} was opened again, and {why}. The change was taken back.",
-        file=path,
+class Unverified(ImageError):
+    """E_VERIFY, raised by the check of a change; rewrite() adds what became of the change."""
+
+    def with_outcome(self, *, taken_back: bool, logged: bool) -> ImageError:
+        if taken_back:
+            outcome = "The change was taken back."
+        elif logged:
+            outcome = (
+                "The change went through the disk's own log, and is there: recovery completes "
+                "it and does not take it back. Check the disk before anybody uses it."
+            )
+        else:
+            outcome = "It could not be taken back; recovery does that."
+        return ImageError(self.code, f"{self.message} {outcome}", file=self.file)
+
+
+def unverified(path: str, why: str) -> Unverified:
+    return Unverified(
+        "E_VERIFY", f"After the change {shown(path)} was opened again, and {why}.", file=path
     )
 
 

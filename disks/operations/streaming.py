@@ -16,6 +16,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Protocol
 
 import xxhash
@@ -23,7 +24,7 @@ import xxhash
 from disks.engine.chain import ChainExtent
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile, storage_error
-from disks.engine.images import DiskType, Image, ImageWriter, Source
+from disks.engine.images import DiskType, Holding, Image, ImageWriter, Source
 from disks.engine.units import GIB, KIB, MIB, SECTOR_BYTES, round_up, sectors
 from disks.operations.progress import Progress
 
@@ -165,15 +166,33 @@ class Amount:
     held_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Streamed:
-    """What a pass found: blocks kept, blocks left out as zeros, bytes of both, the digest."""
+class Fate(Enum):
+    """What becomes of a block: nothing, a state that says zeros, or room with its bytes."""
 
-    blocks: int
-    zero_blocks: int
-    read_bytes: int
-    kept_bytes: int
-    digest: str
+    LEFT_OUT = auto()
+    STATED = auto()
+    STORED = auto()
+
+
+@dataclass(slots=True)
+class Streamed:
+    """What a pass found.
+
+    blocks        stored
+    zero_blocks   left out
+    bitmaps       that take room apart from the blocks (`images.Holding`)
+    read_bytes    held by the view
+    kept_bytes    of these, in blocks that were not left out
+    stored_bytes  of these, in blocks that are stored
+    """
+
+    blocks: int = 0
+    zero_blocks: int = 0
+    bitmaps: int = 0
+    read_bytes: int = 0
+    kept_bytes: int = 0
+    stored_bytes: int = 0
+    digest: str = ""
 
 
 Verdict = Callable[[int, memoryview, list[tuple[int, int]]], bool]
@@ -212,7 +231,7 @@ def stream(
     view: View,
     block_bytes: int,
     *,
-    differencing: bool,
+    holding: Holding | None,
     writer: ImageWriter | None = None,
     keep: Verdict | None = None,
     progress: Progress | None = None,
@@ -222,8 +241,8 @@ def stream(
     """Read a view once, in ascending blocks; write what it holds where a writer is given.
 
     block_bytes   block size of the output; the unit of the digest (2 MiB for a fixed disk)
-    differencing  held sectors are data even when they are zero, and whole blocks of zeros
-                  are kept; otherwise blocks of zeros are left out
+    holding       of a differencing output: held sectors are data even when they are zero, and
+                  whole blocks of zeros are kept; None: blocks of zeros are left out
     keep          asked for each block of a differencing disk that has held sectors
     expected      for progress: what `count` said
 
@@ -234,38 +253,47 @@ def stream(
     total = expected.held_bytes if expected else view.virtual_size_bytes
     total_blocks = expected.blocks if expected else 0
     digest = _Digest()
-    blocks = zero_blocks = read_bytes = kept_bytes = since_report = seen = 0
+    found = Streamed()
+    since_report = seen = 0
+    bitmap = -1  # the last one that is needed
     buffer = memoryview(bytearray(PIECE_BYTES if keep else SLICE_BYTES))
 
     def tell(_: int = 0) -> None:
-        progress.report(read_bytes, total, _sentence(verb, seen, total_blocks))
+        progress.report(found.read_bytes, total, _sentence(verb, seen, total_blocks))
 
     for block in _blocks(view, _block_sectors(block_bytes), tell):
-        read_bytes += block.held_bytes
+        found.read_bytes += block.held_bytes
         since_report += block.length
         seen += 1
-        if keep is not None:
-            kept = _pass_if_kept(block, buffer, keep, digest, writer)
-        elif differencing:
-            kept = _pass_held(block, buffer, digest, writer)
+        if holding is None:
+            fate = _pass_unless_zero(block, buffer, digest, writer)
+        elif keep is None:
+            fate = _pass_held(block, buffer, digest, writer, holding)
         else:
-            kept = _pass_unless_zero(block, buffer, digest, writer)
-        if kept:
-            blocks += not block.is_stated_zero
-            kept_bytes += block.held_bytes if differencing else block.length
+            fate = _pass_if_kept(block, buffer, keep, digest, writer, holding)
+        kept_bytes = block.length if holding is None else block.held_bytes
+        if fate is Fate.LEFT_OUT:
+            found.zero_blocks += 1
         else:
-            zero_blocks += 1
+            found.kept_bytes += kept_bytes
+        if fate is Fate.STORED:
+            found.blocks += 1
+            found.stored_bytes += kept_bytes
+            if holding and holding.bitmap_sectors and not block.is_whole:
+                found.bitmaps += block.first_sector // holding.bitmap_sectors != bitmap
+                bitmap = block.first_sector // holding.bitmap_sectors
         if since_report >= PIECE_BYTES:
             since_report = 0
             tell()
     tell()
-    return Streamed(blocks, zero_blocks, read_bytes, kept_bytes, digest.text())
+    found.digest = digest.text()
+    return found
 
 
 def _pass_unless_zero(
     block: _Block, buffer: memoryview, digest: _Digest, writer: ImageWriter | None
-) -> bool:
-    """Hash and write a block slice by slice; False if all of it is zero.
+) -> Fate:
+    """Hash and write a block slice by slice; left out if all of it is zero.
 
     Slices of zeros are hashed but not written: the room reserved for a block reads as zeros.
     """
@@ -281,19 +309,39 @@ def _pass_unless_zero(
         digest.update(data)
         if writer is not None and not zero:
             writer.write(block.first_sector + start // SECTOR_BYTES, data)
-    return begun
+    return Fate.STORED if begun else Fate.LEFT_OUT
 
 
 def _pass_held(
-    block: _Block, buffer: memoryview, digest: _Digest, writer: ImageWriter | None
-) -> bool:
-    """Hash a block slice by slice, write the sectors it holds, whatever they contain."""
+    block: _Block,
+    buffer: memoryview,
+    digest: _Digest,
+    writer: ImageWriter | None,
+    holding: Holding,
+) -> Fate:
+    """Hash a block slice by slice, write the sectors it holds, whatever they contain.
+
+    Where zeros can be stated, slices of zeros wait for the first that is none.
+    """
     digest.begin(block, block.held())
+    waiting = holding.states_zeros and block.is_whole
     for start, data in block.slices(buffer):
         digest.update(data)
+        if waiting and is_zero(data):
+            continue
         if writer is not None:
+            if waiting:
+                writer.hold_zeros(block.first_sector, start // SECTOR_BYTES)
             _write_held(writer, block, start, data)
-    return True
+        waiting = False
+    return _stated(block, writer) if waiting else Fate.STORED
+
+
+def _stated(block: _Block, writer: ImageWriter | None) -> Fate:
+    """A block that is held as a whole, and zeros, in a format that says so by a state."""
+    if writer is not None:
+        writer.hold_zeros(block.first_sector, block.length // SECTOR_BYTES)
+    return Fate.STATED
 
 
 def _pass_if_kept(
@@ -302,30 +350,26 @@ def _pass_if_kept(
     keep: Verdict,
     digest: _Digest,
     writer: ImageWriter | None,
-) -> bool:
+    holding: Holding,
+) -> Fate:
     """As _pass_held, once the whole block was looked at."""
     data = buffer[: block.length]
     block.read(data)
     held = block.held()
     if not keep(block.first_sector, data, held):
-        return False
+        return Fate.LEFT_OUT
     digest.begin(block, held)
     digest.update(data)
+    if holding.states_zeros and block.is_whole and is_zero(data):
+        return _stated(block, writer)
     if writer is not None:
         _write_held(writer, block, 0, data)
-    return True
+    return Fate.STORED
 
 
 def _write_held(writer: ImageWriter, block: _Block, start: int, data: memoryview) -> None:
-    """Write what is held of the part of a block that begins at start.
-
-    A block that is all zeros without being stored anywhere is said as one, with its last part.
-    """
+    """Write what is held of the part of a block that begins at start."""
     end = start + len(data)
-    if block.is_stated_zero:
-        if end == block.length:
-            writer.hold_zeros(block.first_sector, block.length // SECTOR_BYTES)
-        return
     for at, length, is_zero in block.pieces():
         first, last = max(at, start), min(at + length, end)
         if first >= last:
@@ -433,9 +477,9 @@ class _Block:
         return pieces
 
     @property
-    def is_stated_zero(self) -> bool:
-        """Whether all of it is held, as zeros that lie nowhere."""
-        return self.held_bytes == self.length and all(part[2] is None for part in self.parts)
+    def is_whole(self) -> bool:
+        """Whether all of its sectors are held."""
+        return self.held_bytes == self.length
 
     def slices(self, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
         """The block's content from its start on, in pieces that lie in buffer: (start, data)."""

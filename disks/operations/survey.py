@@ -16,7 +16,7 @@ from disks.operations.headers import Header, headers_below, read_header
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 
-_SIGNS_OF_A_DISK = (*(end for one in FORMATS for end in one.extensions), ".vhdx", ".avhdx")
+_SIGNS_OF_A_DISK = tuple(end for one in FORMATS for end in one.extensions)
 
 
 @dataclass

@@ -574,8 +574,9 @@ def _remove_folder(roots: Roots, folder: str) -> None:
         except ImageError as error:
             if error.code != "E_NOT_FOUND":
                 raise
-            return
-    durable.remove_empty_folder(roots, folder)
+            break  # the folder itself is not there, or not any more
+    else:
+        durable.remove_empty_folder(roots, folder)
     durable.remove_empty_folder(roots, os.path.dirname(folder))
 
 

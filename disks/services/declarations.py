@@ -14,6 +14,7 @@ from disks.operations.compact import CompactPlan
 from disks.operations.concerned import UnreadDisks
 from disks.operations.expand import ExpandPlan
 from disks.operations.new_copy import CopyPlan
+from disks.operations.relocation_plan import RelocationPlan
 from disks.services.errors import Refusal
 from disks.services.stored_json import readable, restored, storable
 
@@ -101,7 +102,8 @@ def require_no_hidden_children(
 
 
 def require_as_shown(
-    planned: CopyPlan | CompactPlan | ExpandPlan, shown: Iterable[tuple[str, dict[str, Any]]]
+    planned: CopyPlan | CompactPlan | ExpandPlan | RelocationPlan,
+    shown: Iterable[tuple[str, dict[str, Any]]],
 ) -> None:
     """What a job plans anew must be possible, over the very files that the person saw.
 

@@ -529,6 +529,9 @@ PLANNED_KINDS = frozenset(
         Job.Kind.COMPACT,
         Job.Kind.CONVERT,
         Job.Kind.EXPAND,
+        Job.Kind.COPY,
+        Job.Kind.MOVE,
+        Job.Kind.DELETE,
     )
 )
 

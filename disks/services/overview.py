@@ -40,8 +40,26 @@ class BrokenGroup:
 
 
 @dataclass(frozen=True)
+class Scans:
+    """When the catalog was renewed: the oldest and the newest of the roots' last scans."""
+
+    oldest: datetime | None
+    newest: datetime | None
+
+    @property
+    def words(self) -> str:
+        """ "as of 2026-11-22 02:10 UTC"; each root has a scan of its own. "" before the first."""
+        if self.oldest is None or self.newest is None:
+            return ""
+        oldest, newest = (f"{at:%Y-%m-%d %H:%M} UTC" for at in (self.oldest, self.newest))
+        if oldest == newest:
+            return f"as of {oldest}"
+        return f"as of each storage root's last scan, the oldest of {oldest}"
+
+
+@dataclass(frozen=True)
 class Totals:
-    """Numbers of disks by state. as_of: the oldest of the roots' last scans."""
+    """Numbers of disks by state, as the last scans found them."""
 
     disks: int
     chains: int
@@ -54,7 +72,7 @@ class Totals:
     not_disks: int
     notices: int
     log_waits: int
-    as_of: datetime | None
+    scans: Scans
 
     @property
     def is_fine(self) -> bool:
@@ -138,7 +156,13 @@ def totals() -> Totals:
         not_disks=not_disks,
         notices=counts.get(Health.NOTICE, 0),
         log_waits=rows.filter(missing_since=None, log_waits=True, health=Health.NOTICE).count(),
-        as_of=StorageRoot.objects.aggregate(oldest=Min("last_scan_at"))["oldest"],
+        scans=last_scans(),
+    )
+
+
+def last_scans() -> Scans:
+    return Scans(
+        **StorageRoot.objects.aggregate(oldest=Min("last_scan_at"), newest=Max("last_scan_at"))
     )
 
 
@@ -148,12 +172,12 @@ def complete_sentence(known: Totals | None = None) -> str:
     Never without its date, and never without what could not be read.
     """
     known = known or totals()
-    if not known.is_fine or known.as_of is None:
+    if not known.is_fine or not known.scans.words:
         return ""
     text = {0: "No disk is broken", 1: "The one chain is complete"}.get(
         known.chains, f"All {known.chains:,} chains are complete"
     )
-    text += f", as of {known.as_of:%Y-%m-%d %H:%M} UTC"
+    text += f", {known.scans.words}"
     limits = []
     if known.in_use:
         limits.append(f"{known.in_use:,} in use and not read")

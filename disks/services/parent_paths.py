@@ -60,7 +60,7 @@ def candidates_for(child: Disk) -> list[Candidate]:
             f"{readable(child.name)} has no parent; only differencing disks have one.",
         )
     usable = (
-        Disk.objects.filter(missing_since=None)
+        Disk.objects.filter(missing_since=None, format=child.format)
         .exclude(identity="")
         .exclude(root__state__in=declarations.OFFLINE_STATES)
         .exclude(pk=child.pk)

@@ -134,13 +134,19 @@ def _levels() -> dict[int, _Level]:
 
 
 def _runs(levels: dict[int, _Level]) -> Iterator[list[_Level]]:
-    """Disks that follow each other without a branch, leaf first (operations/forest.py)."""
+    """Disks that follow each other without a branch, leaf first (operations/forest.py).
+
+    Each disk is in one run at most, also where links and numbers of children do not agree: a
+    catalog between two scans may know of disks that lead to each other.
+    """
+    taken: set[int] = set()
     for leaf in levels.values():
         if leaf.child_count == 1:
             continue
         run = [leaf]
         below = levels.get(leaf.parent or 0)
-        while below is not None and below.child_count == 1:
+        while below is not None and below.child_count == 1 and below.pk not in taken:
+            taken.add(below.pk)
             run.append(below)
             below = levels.get(below.parent or 0)
         yield run

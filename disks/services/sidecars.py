@@ -77,10 +77,11 @@ def _is_ours(sidecar: Sidecar, context: JobContext) -> bool:
     return sidecar.job in (context.name, copying.job_word(context.name))
 
 
-def _with_sidecars(mine: list[Sidecar], roots: Roots) -> Recovery:
+def _with_sidecars(mine: list[Sidecar], roots: Roots) -> Recovery | None:
     """Have each finished or undone, links first: a copy job then finds its children settled.
 
-    The record of a copy job decides what became of it; without one the links' do.
+    The record of a copy job decides what became of it; without one the links' do. None where
+    only pointers to a record were left: it was written later than they, and removed earlier.
     """
     told: dict[bool, list[tuple[Sidecar, dict[str, Any]]]] = {False: [], True: []}
     for sidecar in sorted(mine, key=lambda each: each.kind == journal.JOB):
@@ -102,7 +103,7 @@ def _with_sidecars(mine: list[Sidecar], roots: Roots) -> Recovery:
             result = next(filter(None, [*told_now, *noted]), {})
         return Recovery(recover.FINISHED, row["sentence"], result)
     undone = [row for _, row in rows if row["action"] == recover.UNDONE]
-    return Recovery(recover.UNDONE, undone[0]["sentence"]) if undone else Recovery("nothing")
+    return Recovery(recover.UNDONE, undone[0]["sentence"]) if undone else None
 
 
 def _by_traces(job: Job, roots: Roots) -> Recovery:

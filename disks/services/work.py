@@ -136,6 +136,19 @@ WORK: dict[str, Work] = {
     Job.Kind.CREATE: Work(
         "disks.services.creating.run_create", "disks.services.creating.finished_create"
     ),
+    Job.Kind.COPY: Work(
+        "disks.services.relocating.run_copy", "disks.services.relocating.finished_copy"
+    ),
+    Job.Kind.MOVE: Work(
+        "disks.services.relocating.run_move",
+        "disks.services.relocating.finished_move",
+        "disks.services.relocating.recover_job",
+    ),
+    Job.Kind.DELETE: Work(
+        "disks.services.relocating.run_delete",
+        "disks.services.relocating.finished_delete",
+        "disks.services.relocating.recover_job",
+    ),
     Job.Kind.RESTORE: Work(
         "disks.services.trash.run_restore",
         "disks.services.trash.finished_restore",

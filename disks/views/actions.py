@@ -133,6 +133,18 @@ def _why_not_expand(disk: Disk) -> str:
     return _why_not_write(disk) or _why_broken(disk)
 
 
+def _why_not_move(disk: Disk) -> str:
+    # A log that waits, or a broken chain, allows a new name in the same folder.
+    return _why_unsound(disk) or _why_read_only(disk)
+
+
+def _why_not_delete(disk: Disk) -> str:
+    """A damaged disk may go; children are no reason here: the form names them."""
+    if disk.health in (Disk.Health.NOT_A_DISK, Disk.Health.IN_USE):
+        return _why_unsound(disk)
+    return _why_not_read(disk) or _why_read_only(disk)
+
+
 def _why_broken(disk: Disk) -> str:
     if disk.health == Disk.Health.BROKEN:
         return "Its chain is broken: update the parent path first."
@@ -149,5 +161,8 @@ _ACTIONS: tuple[tuple[str, str, str, str, bool, Callable[[Disk], str]], ...] = (
     ("convert", "Convert", "transform", "convert", False, _why_not_copy),
     ("expand", "Expand", "arrows-maximize", "expand", False, _why_not_expand),
     ("create", "Create child disk", "plus", "create", False, _why_not_parent),
+    ("copy", "Copy", "copy", "copy", False, _why_not_copy),
+    ("move", "Move or rename", "arrow-right", "move", False, _why_not_move),
+    ("delete", "Delete", "trash", "delete", False, _why_not_delete),
     ("check", "Check", "shield-check", "check", True, _why_not_read),
 )

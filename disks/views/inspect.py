@@ -252,16 +252,20 @@ def _parent_tab(found: Disk, request: HttpRequest) -> dict[str, Any]:
         }
         for row in link.locators
     ]
-    undo = LinkUndo.objects.filter(disk=found, state=LinkUndo.State.AVAILABLE).first()
     return {
         "trace": trace,
         "locators": locators,
-        "undo": undo,
-        "undo_words": link_words(undo.before) if undo else [],
+        **_last_update(found),
         "twins": twins(found, link),
         "written": written_since(link),
         "relink": action(found, "parent-path", may_operate=allows(request.user, Role.OPERATOR)),
     }
+
+
+def _last_update(found: Disk) -> dict[str, Any]:
+    """The update of the parent link that can be taken back, and what the link said before."""
+    undo = LinkUndo.objects.filter(disk=found, state=LinkUndo.State.AVAILABLE).first()
+    return {"undo": undo, "undo_words": link_words(undo.before) if undo else []}
 
 
 def _raw_locators(found: Disk) -> dict[tuple[str, int | None], str]:
@@ -344,6 +348,7 @@ def _history_tab(found: Disk, request: HttpRequest) -> dict[str, Any]:
     return {
         "jobs": found.jobs.select_related("requested_by").order_by("-pk")[:50],
         "audit": found.audit.select_related("job").order_by("-pk")[:50],
+        **_last_update(found),
     }
 
 

@@ -40,6 +40,12 @@ _MEANWHILE: dict[str, str] = {
         "The disk is changed where it lies. Leave machines that use it, and disks below it, "
         "switched off."
     ),
+    Job.Kind.COPY: (
+        "The disks are only read. Leave machines that use them switched off: a disk that changes "
+        "meanwhile ends the job, and its copies are thrown away."
+    ),
+    Job.Kind.MOVE: "Leave machines that use the disk, and disks below it, switched off.",
+    Job.Kind.DELETE: "Leave the disk alone until it is in the trash.",
     Job.Kind.CREATE: "The new disk appears under its name when it is complete, not before.",
     Job.Kind.RESTORE: "Leave the disks that come back alone until it is done.",
     Job.Kind.EMPTY_TRASH: "Nothing outside the trash is touched.",
@@ -55,6 +61,7 @@ _IF_CANCELLED: dict[str, str] = {
         "The pile at work is left as it was."
     ),
     Job.Kind.CONVERT: "Cancelling throws the unfinished copy away.",
+    Job.Kind.COPY: "Cancelling throws the unfinished copies away.",
     Job.Kind.EXPAND: "Cancelling gives the room back; the disk is as it was.",
     Job.Kind.EMPTY_TRASH: "Cancelling keeps what is not deleted yet; the rest is gone.",
 }

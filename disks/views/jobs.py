@@ -37,6 +37,9 @@ _FORMS: dict[str, str] = {
     Job.Kind.COMPACT: "compact",
     Job.Kind.CONVERT: "convert",
     Job.Kind.EXPAND: "expand",
+    Job.Kind.COPY: "copy",
+    Job.Kind.MOVE: "move",
+    Job.Kind.DELETE: "delete",
 }
 _NOT_READABLE = (
     Disk.Health.BROKEN,

@@ -15,7 +15,7 @@ from disks import tasks
 from disks.engine.errors import ImageError
 from disks.forms.declarations import DeclarationForm, needs_offline, sealed
 from disks.models import Job, LinkUndo
-from disks.services import parent_paths
+from disks.services import overview, parent_paths
 from disks.services.errors import Refusal
 from disks.views import listing, plans
 from disks.views.guard import client_address
@@ -148,6 +148,7 @@ def _context(
         "total": total,
         "left_out": total - shown,
         "chosen_cause": cause,
+        "as_of": overview.last_scans().words,
         "repairs": _repairs(),
         "refused": None,
         "declaration": DeclarationForm(

@@ -6,7 +6,9 @@ from disks.engine.files import ImageFile
 from disks.engine.findings import Finding
 from disks.engine.images import (
     Choices,
+    DiskType,
     Format,
+    Holding,
     Image,
     ImageWriter,
     NewImage,
@@ -56,11 +58,15 @@ class VhdFormat:
 
         return named_parent(file, self.extensions)
 
-    def predicted_size_bytes(self, new: NewImage, blocks: int) -> int:
+    def predicted_size_bytes(self, new: NewImage, blocks: int, bitmaps: int | None = None) -> int:
         """File size of a new image with that many allocated blocks."""
         from disks.engine.vhd.writer import predicted_size_bytes
 
         return predicted_size_bytes(new, blocks)
+
+    def holding(self, new: NewImage) -> Holding | None:
+        """See `Target`: each block begins with its bitmap, and zeros are stored."""
+        return Holding(False, 0) if new.disk_type is DiskType.DIFFERENCING else None
 
     def writer(self, file: ImageFile, new: NewImage, *, blocks: int) -> ImageWriter:
         """A writer into an empty file; blocks is an upper bound of what will be written."""

@@ -412,6 +412,10 @@ class VhdImage:
         used = ((block, Source.DATA) for block, _ in self.bat.allocated())
         return block_runs(used, self.blocks_total, absent)
 
+    def end_of_use(self) -> int:
+        """See `Image`: a VHD is found by its footer at the file's end."""
+        return self.file.size_bytes
+
     def extents(self, first_sector: int, count_sectors: int) -> Iterator[Extent]:
         """See `Image`: the one loop that cuts requests at block boundaries.
 

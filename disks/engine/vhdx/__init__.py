@@ -6,7 +6,9 @@ from disks.engine.files import ImageFile
 from disks.engine.findings import Finding
 from disks.engine.images import (
     Choices,
+    DiskType,
     Format,
+    Holding,
     Image,
     ImageWriter,
     NewImage,
@@ -65,11 +67,19 @@ class VhdxFormat:
             raise TypeError(f"{image.format_name} is not VHDX")
         return check.check_opened(image)
 
-    def predicted_size_bytes(self, new: NewImage, blocks: int) -> int:
+    def predicted_size_bytes(self, new: NewImage, blocks: int, bitmaps: int | None = None) -> int:
         """File size of a new image with that many allocated blocks."""
         from disks.engine.vhdx.writer import predicted_size_bytes
 
-        return predicted_size_bytes(new, blocks)
+        return predicted_size_bytes(new, blocks, bitmaps)
+
+    def holding(self, new: NewImage) -> Holding | None:
+        """See `Target`: one sector bitmap for each chunk."""
+        from disks.engine.vhdx.bat import chunk_sectors
+
+        if new.disk_type is not DiskType.DIFFERENCING:
+            return None
+        return Holding(True, chunk_sectors(new.logical_sector_bytes))
 
     def writer(self, file: ImageFile, new: NewImage, *, blocks: int) -> ImageWriter:
         """A writer into an empty file; blocks is an upper bound of what will be written."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from disks.engine.files import ImageFile
-from disks.engine.units import MIB
+from disks.engine.units import MIB, SECTOR_BYTES
 
 NOT_PRESENT, UNDEFINED, ZERO, UNMAPPED = 0, 1, 2, 3
 FULLY_PRESENT, PARTIALLY_PRESENT = 6, 7
@@ -39,6 +39,11 @@ _STATE_OF_BYTE = bytes(byte & _STATE for byte in range(256))
 assert array("Q").itemsize == ENTRY_BYTES  # noqa: S101 - the layout itself, at import
 
 
+def chunk_sectors(logical_sector_bytes: int) -> int:
+    """How much of a disk, in sectors of 512 bytes, the 1 MiB of a sector bitmap is about."""
+    return (MIB * 8) * logical_sector_bytes // SECTOR_BYTES
+
+
 class Geometry(NamedTuple):
     """What the sizes of a disk make of its BAT.
 
@@ -56,7 +61,7 @@ class Geometry(NamedTuple):
         cls, virtual_bytes: int, block_bytes: int, logical_sector_bytes: int, has_parent: bool
     ) -> Geometry:
         """Source: [MS-VHDX] 2.5."""
-        ratio = (logical_sector_bytes << 23) // block_bytes
+        ratio = chunk_sectors(logical_sector_bytes) * SECTOR_BYTES // block_bytes
         blocks = -(-virtual_bytes // block_bytes)
         if has_parent:
             entries = -(-blocks // ratio) * (ratio + 1)

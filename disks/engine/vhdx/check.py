@@ -236,8 +236,7 @@ def _overlap_findings(image: VhdxImage, kept: array[int]) -> Iterator[Finding]:
         length = 1 if image.geometry.is_bitmap(index) else block_mib
         if start + length > last_end:
             last_end, last_index = start + length, index
-    end = max(last_end * MIB, image.table.bat.end, image.table.metadata.end)
-    end = max(end, image.headers.header.log_offset + image.headers.header.log_length)
+    end = max(last_end * MIB, image.end_of_structures)
     behind = image.stored_file.size_bytes - end
     if behind > 0:
         yield Finding(

@@ -240,6 +240,22 @@ class VhdxImage:
         """Payload blocks with room in the file."""
         return self.bat.count_present()
 
+    @property
+    def end_of_structures(self) -> int:
+        """Where the last of the log and the regions ends."""
+        header = self.headers.header
+        ends = [one.end for one in self.table.regions]
+        return max(header.log_offset + header.log_length, *ends)
+
+    def end_of_use(self) -> int:
+        """See `Image`."""
+        end = self.end_of_structures
+        for index, entry in self.bat.used():
+            if state_of(entry) >= bat.FULLY_PRESENT:
+                length = MIB if self.geometry.is_bitmap(index) else self.block_size_bytes
+                end = max(end, offset_of(entry) + length)
+        return end
+
     def block_runs(self) -> Iterator[tuple[int, int, Source]]:
         """See `Image`; entries are told by their state, damaged ones too."""
         absent = Source.PARENT if self.disk_type is DiskType.DIFFERENCING else Source.ZERO

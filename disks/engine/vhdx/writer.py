@@ -83,19 +83,23 @@ def layout_of(new: NewImage) -> Layout:
     return Layout(geometry, bat_bytes, BAT_OFFSET + bat_bytes)
 
 
-def file_bytes(new: NewImage, layout: Layout, blocks: int) -> int:
-    """The size of the file with that many payload blocks, and a bitmap for each chunk."""
-    bitmaps = 0
-    if new.disk_type is DiskType.DIFFERENCING:
+def file_bytes(new: NewImage, layout: Layout, blocks: int, bitmaps: int | None = None) -> int:
+    """The size of the file with that many payload blocks and sector bitmaps.
+
+    bitmaps None: as many as so many blocks can need, one in each chunk.
+    """
+    if new.disk_type is not DiskType.DIFFERENCING:
+        bitmaps = 0
+    elif bitmaps is None:
         bitmaps = min(blocks, -(-layout.geometry.blocks // layout.geometry.ratio))
     return layout.first_block + blocks * new.block_size_bytes + bitmaps * BITMAP_BLOCK_BYTES
 
 
-def predicted_size_bytes(new: NewImage, blocks: int) -> int:
-    """File size of a new image with that many allocated blocks (unused for fixed ones)."""
+def predicted_size_bytes(new: NewImage, blocks: int, bitmaps: int | None = None) -> int:
+    """See `Target`; blocks is unused for fixed images."""
     layout = layout_of(new)
     fixed = new.disk_type is DiskType.FIXED
-    return file_bytes(new, layout, layout.geometry.blocks if fixed else blocks)
+    return file_bytes(new, layout, layout.geometry.blocks if fixed else blocks, bitmaps)
 
 
 def open_writer(file: ImageFile, new: NewImage, blocks: int) -> ImageWriter:

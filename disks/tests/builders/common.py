@@ -95,6 +95,12 @@ class Built:
     def __fspath__(self) -> str:
         return str(self.path)
 
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes of the file; fewer at its end."""
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            return file.read(length)
+
     def patch(self, offset: int, data: bytes) -> None:
         """Overwrite bytes of the file."""
         with self.path.open("r+b") as file:

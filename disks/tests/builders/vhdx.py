@@ -56,11 +56,6 @@ class BuiltVhdx(Built):
         """File offset of a sector bitmap's BAT entry."""
         return self.table_offset + 8 * (self.per_chunk + chunk * (self.per_chunk + 1))
 
-    def read(self, offset: int, length: int) -> bytes:
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            return file.read(length)
-
     def header(self, which: int) -> dict[str, Any]:
         return parts.parse_header(self.read(parts.HEADER_AT[which], PAGE))
 

@@ -126,8 +126,8 @@ def test_what_cannot_be_read_must_be_declared_unrelated(
     made = make(tmp_path, format, names="ab")
     folder = tmp_path / "odd ones"
     folder.mkdir()
-    (folder / "damaged.vhd").write_bytes(b"conectix" + bytes(4096))
-    assert f"--unrelated '{folder}/damaged.vhd'" in disk("pile", tmp_path).out
+    damaged = made.damaged(folder=folder)
+    assert f"--unrelated '{damaged}'" in disk("pile", tmp_path).out
     before = worlds.snapshot(tmp_path)
     refused = disk.json("pile", tmp_path, "--offline")
     assert (refused.code, refused.document["error"]["code"]) == (1, "E_UNREAD_DISKS")
@@ -238,9 +238,12 @@ def test_stopped_between_two_piles_it_says_what_is_merged(
 
 
 @pytest.mark.slow
-def test_kill_9_in_the_middle_then_recover_then_again(disk: Disk, tmp_path: Path) -> None:
+@every_format
+def test_kill_9_in_the_middle_then_recover_then_again(
+    disk: Disk, tmp_path: Path, format: str
+) -> None:
     """The whole command, killed while it puts away what it merged."""
-    made = make(tmp_path, names="abcd")
+    made = make(tmp_path, format, names="abcd")
     made.base("other")
     made.tower("o", "p", on="other")
     expected = {name: made.disks[leaf].sha256 for name, leaf in (("vm", "d"), ("other", "p"))}

@@ -30,7 +30,9 @@ def test_the_dry_run_says_what_would_be_written_and_writes_nothing(
     assert outcome.document["refused"] is None
     first = outcome.document["changes"][0]
     assert (first["field"], first["offset"]) == ("footer at the end", damaged.footer_offset)
-    assert "footer at the end" in disk("repair", damaged.path, "--dry-run").out
+    told = disk("repair", damaged.path, "--dry-run").out
+    assert "footer at the end" in told
+    assert "None" not in told
     assert damaged.path.read_bytes() == before
 
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from disks.engine import faults
 from disks.engine.errors import ImageError
@@ -119,18 +122,44 @@ def failing_from(number: int, work: Callable[[], object]) -> Callable[[], object
     return broken
 
 
+@dataclass(frozen=True)
+class NameChange:
+    """What happened to a name, and the other one of it; kept: where the replaced file still is."""
+
+    kind: str
+    path: str
+    other: str = ""
+    kept: str | None = None
+
+    def take_back(self) -> None:
+        """As if it had never happened, where the names are as it left them."""
+        path = self.path
+        if self.kind == "rename" and os.path.exists(self.other):
+            os.rename(self.other, path)
+            if self.kept is not None:
+                os.rename(self.kept, self.other)
+        elif self.kind == "unlink" and self.kept is not None and not os.path.exists(path):
+            os.rename(self.kept, path)
+        elif self.kind in ("create", "link") and os.path.exists(path):
+            os.unlink(path)
+        elif self.kind == "mkdir" and os.path.isdir(path):
+            shutil.rmtree(path)
+
+
 @dataclass
 class Storage:
     """What was changed since it was last made durable: enough to take any of it back.
 
+    keep     a folder for what loses its last name: it may come back as the very same file
     pages    path -> page offset -> durable content (shorter at the end of the file)
     sizes    path -> durable size
-    names    changes of names, oldest first: (folder, function that takes it back)
+    names    changes of names, oldest first
     """
 
+    keep: str
     pages: dict[str, dict[int, bytes]] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
-    names: list[tuple[str, str, str, bytes | None]] = field(default_factory=list)
+    names: list[NameChange] = field(default_factory=list)
 
     def event(self, event: faults.Event) -> None:
         """Look at the storage just before the event happens."""
@@ -152,22 +181,33 @@ class Storage:
                     if offset not in pages:
                         file.seek(offset)
                         pages[offset] = file.read(PAGE)
+        elif event.operation == "allocate":
+            self.sizes.setdefault(path, os.path.getsize(path))
         elif event.operation == "fsync":
             self.pages.pop(path, None)
             self.sizes.pop(path, None)
         elif event.operation == "rename":
-            replaced = _content(event.target)
-            self.names.append(("rename", path, event.target, replaced))
+            self.names.append(NameChange("rename", path, event.target, self._kept(event.target)))
             for known in (self.pages, self.sizes):
                 known.pop(event.target, None)
                 if path in known:
                     known[event.target] = known.pop(path)
+        elif event.operation == "link":
+            self.names.append(NameChange("link", event.target, path))
         elif event.operation == "unlink":
-            self.names.append(("unlink", path, "", _content(path)))
-        elif event.operation == "create":
-            self.names.append(("create", path, "", None))
+            self.names.append(NameChange("unlink", path, "", self._kept(path)))
+        elif event.operation in ("create", "mkdir"):
+            self.names.append(NameChange(event.operation, path))
         elif event.operation == "fsync-folder":
-            self.names = [change for change in self.names if os.path.dirname(change[1]) != path]
+            self.names = [one for one in self.names if os.path.dirname(one.path) != path]
+
+    def _kept(self, path: str) -> str | None:
+        """Another name, elsewhere, for a file that is about to lose this one."""
+        if not os.path.isfile(path):
+            return None
+        name = os.path.join(self.keep, str(len(os.listdir(self.keep))))
+        os.link(path, name)
+        return name
 
     def cut(self, chance: random.Random) -> None:
         """The power fails: what is not durable survives by chance."""
@@ -182,23 +222,20 @@ class Storage:
                 if now != size and chance.random() < 0.5:
                     file.truncate(size)
         # Names are lost from the last one backwards: file systems keep their order.
-        for kind, path, target, content in reversed(self.names):
+        for change in reversed(self.names):
             if chance.random() < 0.5:
                 break
-            if kind == "rename" and os.path.exists(target):
-                os.rename(target, path)
-                if content is not None:
-                    _put(target, content)
-            elif kind == "unlink" and content is not None and not os.path.exists(path):
-                _put(path, content)
-            elif kind == "create" and os.path.exists(path):
-                os.unlink(path)
+            change.take_back()
 
 
-def power_cut(number: int, work: Callable[[], object], seed: int) -> int:
-    """Run work until its number-th fault point, cut the power there; the fork's exit code."""
+def power_cut(number: int, work: Callable[[], object], seed: int, near: Path) -> int:
+    """Run work until its number-th fault point, cut the power there; the fork's exit code.
+
+    near: a folder on the same file system that work never looks into.
+    """
     read_end, write_end = os.pipe()
-    storage = Storage()
+    keep = tempfile.TemporaryDirectory(dir=near)
+    storage = Storage(keep.name)
 
     def watched() -> None:
         os.close(read_end)
@@ -233,6 +270,7 @@ def power_cut(number: int, work: Callable[[], object], seed: int) -> int:
     _, status = os.waitpid(pid, 0)
     if data:
         pickle.loads(data).cut(random.Random(seed))
+    keep.cleanup()
     return os.waitstatus_to_exitcode(status)
 
 
@@ -255,16 +293,3 @@ def _garble(file: object, offset: int, durable: bytes, chance: random.Random) ->
         )
     file.seek(offset)  # type: ignore[attr-defined]
     file.write(data)  # type: ignore[attr-defined]
-
-
-def _content(path: str) -> bytes | None:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
-
-
-def _put(path: str, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)

@@ -5,30 +5,71 @@ from __future__ import annotations
 import os
 import random
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from disks.operations.paths import Root, Roots
-from disks.tests.builders import Built, build_differencing, build_dynamic
-from disks.tests.operations.worlds import BLOCK, noise, zeros
+from disks.tests.builders import FAMILIES, MIB, SECTOR, Built, Family
+from disks.tests.operations.worlds import BLOCK, KIB, noise, zeros
 
-SIZE = 20 * BLOCK
-SECTORS = SIZE // 512
+ZERO = 2  # the state of a VHDX payload block that hides the parent's
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How a format's disks are built and called."""
+    """A format with sizes that suit it, and how its disks are called.
 
-    base: Callable[..., Built]
-    child: Callable[..., Built]
-    base_ending: str
-    checkpoint_ending: str
+    block, blocks  bytes of a block, and how many of them a disk has
+    signature      what begins a file of the format, however damaged the rest is
+    keystones      offsets (negative: from the end) of the sectors without which it does not open
+    """
+
+    family: Family
+    block: int
+    blocks: int
+    signature: bytes
+    keystones: Sequence[int]
+
+    @property
+    def base_ending(self) -> str:
+        return f".{self.family.name}"
+
+    @property
+    def checkpoint_ending(self) -> str:
+        return f".a{self.family.name}"
+
+    @property
+    def size(self) -> int:
+        return self.block * self.blocks
+
+    @property
+    def per_block(self) -> int:
+        return self.block // SECTOR
+
+    @property
+    def base_content(self) -> list[tuple[int, bytes]]:
+        return [(0, noise(1, 90)), (6 * self.per_block + 8, noise(2, 70))]
+
+    def child_content(self, chance: random.Random) -> dict[str, Any]:
+        """Some sectors around borders of blocks, zeros among them; of a VHDX a whole block, too."""
+        content = []
+        for _ in range(4):
+            border = chance.randrange(1, self.blocks) * self.per_block
+            first = min(border + chance.randrange(-20, 20), self.size // SECTOR - 40)
+            content.append((first, noise(chance.randrange(1 << 30), chance.randrange(1, 40))))
+            content.append((first + 3, zeros(1)))
+        if self.family.name == "vhd":
+            return {"content": content}
+        return {"content": content, "states": {chance.randrange(self.blocks): ZERO}}
 
 
-KINDS = {"vhd": Kind(build_dynamic, build_differencing, ".vhd", ".avhd")}
+_SIZES = {
+    "vhd": (BLOCK, 20, b"conectix", (0, -SECTOR)),
+    "vhdx": (MIB, 8, b"vhdxfile", (64 * KIB, 128 * KIB)),
+}
+KINDS = {family.name: Kind(family, *_SIZES[family.name]) for family in FAMILIES}
 FORMATS = list(KINDS)
 
 
@@ -49,32 +90,19 @@ class Pile:
         self.disks: dict[str, Built] = {}
 
     def base(self, name: str = "vm", **options: Any) -> Built:
-        built = self.kind.base(
-            self.folder,
-            name + self.kind.base_ending,
-            **{
-                "size": SIZE,
-                "block_size": BLOCK,
-                "content": [(0, noise(1, 90)), (200, noise(2, 70))],
-            }
-            | options,
-        )
+        kind = self.kind
+        shape = {"size": kind.size, "block_size": kind.block, "content": kind.base_content}
+        built = kind.family.dynamic(self.folder, name + kind.base_ending, **shape | options)
         self.disks[name] = built
         return built
 
     def child(self, name: str, parent: str, **options: Any) -> Built:
-        """Some sectors of its own, at places that follow from its name; zeros among them."""
-        chance = random.Random(os.fsencode(name))
-        content = []
-        for _ in range(4):
-            first = chance.randrange(SECTORS - 40)
-            content.append((first, noise(chance.randrange(1 << 30), chance.randrange(1, 40))))
-            content.append((first + 3, zeros(1)))
-        built = self.kind.child(
+        """Content of its own, which follows from its name."""
+        built = self.kind.family.differencing(
             options.pop("folder", self.folder),
             options.pop("file_name", name + self.kind.checkpoint_ending),
             self.disks[parent],
-            **{"content": content} | options,
+            **self.kind.child_content(random.Random(os.fsencode(name))) | options,
         )
         self.disks[name] = built
         return built
@@ -84,6 +112,19 @@ class Pile:
         for name in names:
             self.child(name, on)
             on = name
+
+    def damaged(self, stem: str = "damaged", folder: Path | None = None) -> Path:
+        """A file of which no more can be read than that it is a disk of the format."""
+        path = (folder or self.folder) / (stem + self.kind.base_ending)
+        path.write_bytes(self.kind.signature + bytes(4096))
+        return path
+
+    def tear(self, name: str) -> None:
+        """The disk does not open any more; what names its parent is still there."""
+        built = self.disks.pop(name)
+        size = built.path.stat().st_size
+        for offset in self.kind.keystones:
+            built.patch(offset % size, bytes(SECTOR))
 
     def path(self, name: str) -> str:
         return str(self.disks[name].path)
@@ -120,8 +161,10 @@ def ring(folder: Path, format: str) -> Pile:
     """Two disks that name each other as parent."""
     pile = Pile(folder, format)
     one, other = uuid.UUID(int=1).bytes, uuid.UUID(int=2).bytes
-    pile.disks["b"] = Built(folder / ("b" + pile.kind.checkpoint_ending), other, bytearray(SIZE),
-                            BLOCK)  # fmt: skip
+    kind = pile.kind
+    pile.disks["b"] = kind.family.built(
+        folder / f"b{kind.checkpoint_ending}", other, bytearray(kind.size), kind.block
+    )
     pile.child("a", "b", unique_id=one)
     pile.child("b", "a", unique_id=other)
     return pile

@@ -18,7 +18,6 @@ from disks.operations.compact_in_place import InPlacePlan
 from disks.operations.progress import Cancelled, Progress
 from disks.tests.builders import (
     MIB,
-    Built,
     Family,
     build_differencing,
     build_dynamic,

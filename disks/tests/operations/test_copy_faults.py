@@ -207,7 +207,7 @@ def _in_child(work: Callable[[], object]) -> int:
     return os.waitpid(child, 0)[1]
 
 
-def _points(prepared: Prepared) -> int:
+def points_of(prepared: Prepared) -> int:
     """How many fault points one undisturbed run passes."""
     seen: list[str] = []
     folder = prepared.fresh()
@@ -227,7 +227,7 @@ def test_a_kill_at_every_point_is_undone_or_finished(
     """bad-input F85, E79."""
     prepared = Prepared(CASES[name], place, family)
     outcomes = set()
-    for number in range(1, _points(prepared) + 1):
+    for number in range(1, points_of(prepared) + 1):
         folder = prepared.fresh()
 
         def work(number: int = number, folder: Path = folder) -> None:
@@ -251,7 +251,7 @@ def test_an_error_at_every_point_leaves_the_old_or_the_new(
 ) -> None:
     """bad-input F81, F82, F84: full storage, or failing storage, at each operation."""
     prepared = Prepared(CASES[name], place, family)
-    for number in range(1, _points(prepared) + 1):
+    for number in range(1, points_of(prepared) + 1):
         folder = prepared.fresh()
         faults.install(faults.Fault("*", number, kind))
         failed = ""
@@ -285,7 +285,7 @@ def test_three_kills_during_recovery_do_no_harm(place: Path, family: Family, poi
     """bad-input F87."""
     prepared = Prepared(CASES["into the parent"], place, family)
     folder = prepared.fresh()
-    total = _points(prepared)
+    total = points_of(prepared)
     folder = prepared.fresh()
 
     def work() -> None:
@@ -308,7 +308,7 @@ def test_a_source_written_after_the_crash_makes_recovery_undo(place: Path, famil
     """bad-input F85: a machine was started between crash and recovery."""
     prepared = Prepared(CASES["into the parent"], place, family)
     undone = 0
-    for number in range(1, _points(prepared) + 1):
+    for number in range(1, points_of(prepared) + 1):
         folder = prepared.fresh()
 
         def work(number: int = number, folder: Path = folder) -> None:

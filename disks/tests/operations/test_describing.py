@@ -19,7 +19,11 @@ from disks.operations.inspection import inspect
 from disks.operations.managers import manager_of
 from disks.operations.paths import Root, Roots
 from disks.tests.builders import (
+    FAMILIES,
+    MIB,
+    VHDX,
     Built,
+    Family,
     build_differencing,
     build_dynamic,
     build_fixed,
@@ -254,6 +258,26 @@ def test_candidates_never_offer_the_disk_itself_or_what_builds_on_it(tmp_path: P
     with pytest.raises(ImageError) as refused:
         candidates(str(parent.path), roots)
     assert refused.value.code == "E_NOT_DIFFERENCING"
+
+
+@pytest.mark.parametrize("format", FAMILIES, ids=lambda one: one.name)
+def test_candidates_never_offer_what_no_declaration_makes_a_parent(
+    tmp_path: Path, format: Family
+) -> None:
+    """A disk of the other format, though it has the name, the size and even the identity."""
+    parent = format.dynamic(tmp_path, format.file("base"), size=4 * MIB)
+    child = format.differencing(tmp_path, format.file("child"), parent)
+    (other,) = (one for one in FAMILIES if one is not format)
+    (tmp_path / "else").mkdir()
+    other.dynamic(tmp_path / "else", parent.path.name, size=4 * MIB)
+    forced = format.dynamic(tmp_path / "else", format.file("same-size"), size=4 * MIB)
+    if format is VHDX:
+        VHDX.dynamic(tmp_path / "else", "sectors.vhdx", size=4 * MIB, logical_sector=4096)
+    found = candidates(str(child.path), Roots([Root(str(tmp_path))]))
+    assert [(one.path, one.verdict) for one in found] == [
+        (str(parent.path), "match"),
+        (str(forced.path), "identity-mismatch"),
+    ]
 
 
 def test_an_unreadable_file_is_told_and_stops_nothing(

@@ -13,11 +13,12 @@ import pytest
 from disks.engine.chain import open_chain
 from disks.engine.check import check_image
 from disks.engine.errors import ImageError
-from disks.engine.findings import Level
+from disks.engine.findings import Finding, Level
 from disks.engine.formats import open_image
 from disks.engine.units import GIB, MIB
 from disks.operations import expand, journal, relink
 from disks.operations.paths import Root, Roots
+from disks.operations.recover import recover
 from disks.tests.builders import (
     build_differencing,
     build_dynamic,
@@ -51,6 +52,34 @@ def findings(path: Path) -> list[str]:
     with roots_of(path.parent).open(str(path)) as file:
         found = check_image(file, deep=True)
         return [one.code for one in found if one.level is not Level.NOTE]
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "size_after"),
+    [
+        ("fixed", "The change was taken back.", SIZE),
+        ("vhdx, dynamic", "recovery completes it and does not take it back", 5 * MIB),
+    ],
+)
+def test_a_disk_that_does_not_read_back_is_told_what_became_of_the_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str, size_after: int
+) -> None:
+    """Of a change that went through the disk's own log, somebody may have made use."""
+    path = SCENES[name].make(tmp_path).path
+    plan = expand.plan(str(path), 5 * MIB, roots_of(tmp_path))
+    wrong = Finding(Level.ERROR, "E_BAT_OVERLAP", "two blocks share one place")
+    with monkeypatch.context() as patched:
+        patched.setattr(expand, "check_image", lambda file: [wrong])
+        with pytest.raises(ImageError) as caught:
+            expand.apply(plan, roots_of(tmp_path), offline=True)
+    assert caught.value.code == "E_VERIFY"
+    assert "its structure is damaged: two blocks share one place" in caught.value.message
+    assert said in caught.value.message
+    rows = recover(str(tmp_path), roots_of(tmp_path))
+    assert [row["action"] for row in rows] == ([] if size_after == SIZE else ["finished"])
+    with roots_of(tmp_path).open(str(path)) as file:
+        assert open_image(file).virtual_size_bytes == size_after
+    assert journal.pending(roots_of(tmp_path), [str(path)]) == []
 
 
 @needs_7z

@@ -247,7 +247,8 @@ def test_broken_at_any_point_it_is_finished_or_undone(
     assert assert_old_or_mended(scene) == "mended"
 
 
-def test_power_cuts_leave_the_old_disk_or_the_mended_one(scene: Scene) -> None:
+@pytest.mark.power_cuts
+def test_power_cuts_leave_the_old_disk_or_the_mended_one(scene: Scene, tmp_path: Path) -> None:
     """bad-input F86: the page around a footer may be garbled; the journal or the log heals it.
 
     Where a page that was only appended to is garbled and its growth lost, nothing tells the
@@ -255,7 +256,7 @@ def test_power_cuts_leave_the_old_disk_or_the_mended_one(scene: Scene) -> None:
     """
     for seed in range(int(os.environ.get("VD_PROVE", "60"))):
         scene.reset()
-        if power_cut(seed % 20 + 1, scene.do, seed) == DIED:
+        if power_cut(seed % 20 + 1, scene.do, seed, tmp_path) == DIED:
             rows = scene.recover()
             if [row for row in rows if row["action"] != "finished" and row["code"]]:
                 assert rows[0]["code"] == "E_NEEDS_ATTENTION"

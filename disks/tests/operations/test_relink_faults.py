@@ -244,7 +244,10 @@ def test_recovery_killed_three_times_in_a_row_still_mends(scene_of: Callable[[],
             assert_sound(scene)
 
 
-def test_power_cuts_leave_the_old_link_or_the_new_one(scene_of: Callable[[], Scene]) -> None:
+@pytest.mark.power_cuts
+def test_power_cuts_leave_the_old_link_or_the_new_one(
+    scene_of: Callable[[], Scene], tmp_path: Path
+) -> None:
     """bad-input F86: unsynced pages kept, lost or garbled, names lost; also in recovery."""
     chance = random.Random(20241122)
     for _ in range(CUTS):
@@ -252,8 +255,8 @@ def test_power_cuts_leave_the_old_link_or_the_new_one(scene_of: Callable[[], Sce
         seed = chance.randrange(2**32)
         number = chance.randrange(1, 44 if scene.logged else 32)
         context = f"cut at {number}, seed {seed}"
-        if power_cut(number, scene.update, seed) == DIED and chance.random() < 0.5:
-            power_cut(chance.randrange(1, 16), scene.recover, seed + 1)
+        if power_cut(number, scene.update, seed, tmp_path) == DIED and chance.random() < 0.5:
+            power_cut(chance.randrange(1, 16), scene.recover, seed + 1, tmp_path)
         rows = scene.recover()
         assert [row for row in rows if row["action"] in ("busy", "needs-attention")] == [], context
         assert_sound(scene)

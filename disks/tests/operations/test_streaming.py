@@ -30,7 +30,7 @@ def test_allocated_but_empty_blocks_are_passed_with_reports(tmp_path: Path, what
         if what == "count":
             assert streaming.count(view, BLOCK_BYTES, Reports(file)).blocks == 0
         else:
-            done = streaming.stream(view, BLOCK_BYTES, differencing=False, progress=Reports(file))
+            done = streaming.stream(view, BLOCK_BYTES, holding=None, progress=Reports(file))
             assert (done.blocks, done.read_bytes) == (0, 0)
         assert file.most_reads <= 600
         assert len(file.reports) >= 3

@@ -13,6 +13,8 @@ from disks.engine.chain import open_chain
 from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
 from disks.engine.images import DiskType, Image
+from disks.engine.vhdx.bat import FULLY_PRESENT, NOT_PRESENT, PARTIALLY_PRESENT, ZERO, state_of
+from disks.engine.vhdx.image import VhdxImage
 from disks.operations import compact, create, merge, relink
 from disks.tests.builders import (
     MIB,
@@ -62,8 +64,18 @@ def compacted(path: Path) -> dict[str, object]:
     plan = compact.plan(str(path), roots, in_place=False)
     assert plan.refused is None, plan.refused
     done = compact.apply(plan, roots, offline=True, job="9", token=1)
+    assert done["file_size_after_bytes"] == min(plan.predicted_size_bytes, plan.file_size_bytes)
+    assert plan.size_bounds_bytes == (plan.predicted_size_bytes,) * 2
     assert worlds.strays(path.parent) == []
     return done
+
+
+def states_of(path: Path) -> list[int]:
+    """Of the payload blocks of a disk of one chunk."""
+    with roots_of(path.parent).open(str(path)) as file:
+        image = open_image(file)
+        assert isinstance(image, VhdxImage)
+        return [state_of(image.bat.entry(block)) for block in range(image.geometry.blocks)]
 
 
 def empty(folder: Path) -> None:
@@ -230,17 +242,78 @@ def test_what_a_compaction_gives_back(tmp_path: Path) -> None:
         content=[
             (0, b"\7" * 512 * 9),  # as the parent has it: goes
             (2 * PER_BLOCK, zeros(3)),  # a few zeros over data: stay
+            (3 * PER_BLOCK, zeros(PER_BLOCK)),  # a block of zeros over data: a state from now on
             (5 * PER_BLOCK, zeros(PER_BLOCK)),  # zeros over zeros: go
             (6 * PER_BLOCK, noise(2, 1)),
         ],
         states={1: 2, 7: 7},  # stated zeros over data: stay; room for nothing: goes
     )  # fmt: skip
     size = child.path.stat().st_size
-    compacted(child.path)
-    assert child.path.stat().st_size == size - 3 * MIB
+    done = compacted(child.path)
+    assert child.path.stat().st_size == size - 4 * MIB
+    assert (done["blocks_written"], done["bytes_written"]) == (2, 4 * SECTOR)
     assert content_of(child.path) == seven_zip_sha256(child.path) == child.sha256
-    with roots_of(tmp_path).open(str(child.path)) as file:
-        assert open_image(file).blocks_allocated() == 2
+    assert states_of(child.path) == [NOT_PRESENT, ZERO, PARTIALLY_PRESENT, ZERO, NOT_PRESENT,
+                                     NOT_PRESENT, PARTIALLY_PRESENT, NOT_PRESENT]  # fmt: skip
+
+
+@pytest.mark.parametrize("bitmaps", ["full", "none"])
+def test_a_block_of_zeros_becomes_a_state_only_where_all_of_it_is_held(
+    tmp_path: Path, bitmaps: str
+) -> None:
+    """State 7 with every bit set, and state 6; one sector less, and the parent's would vanish."""
+    sectors = 3 * PER_BLOCK + 100  # the last block is cut short
+    base = build_dynamic_vhdx(
+        tmp_path, "base.vhdx", size=sectors * SECTOR, block_size=MIB,
+        content=[(0, b"\7" * sectors * SECTOR)],
+    )  # fmt: skip
+    whole = build_differencing_vhdx(
+        tmp_path, "whole.vhdx", base, content=[(0, zeros(sectors))], bitmaps=bitmaps
+    )
+    part = build_differencing_vhdx(tmp_path, "part.vhdx", base, content=[(0, zeros(sectors - 1))])
+    for child, left in ((whole, [ZERO] * 4), (part, [ZERO] * 3 + [PARTIALLY_PRESENT])):
+        compacted(child.path)
+        assert states_of(child.path) == left
+        assert content_of(child.path) == seven_zip_sha256(child.path) == child.sha256
+        assert errors_in(child.path) == []
+
+
+def test_an_estimate_of_a_compaction_counts_zeros_as_the_exact_plan_does(tmp_path: Path) -> None:
+    base = build_dynamic_vhdx(
+        tmp_path, "base.vhdx", size=8 * MIB, block_size=MIB, content=[(0, b"\7" * 8 * MIB)]
+    )
+    child = build_differencing_vhdx(
+        tmp_path, "child.vhdx", base,
+        content=[(0, zeros(5 * PER_BLOCK)), (5 * PER_BLOCK, zeros(9)), (12_288, noise(1, 9))],
+    )  # fmt: skip
+    exact = compact.plan(str(child.path), roots_of(tmp_path))
+    quick = compact.plan(str(child.path), roots_of(tmp_path), time_budget_seconds=60)
+    assert (exact.blocks, exact.blocks_kept) == (quick.blocks, quick.blocks_kept) == (7, 2)
+    assert exact.predicted_size_bytes == quick.predicted_size_bytes
+    assert exact.why == (
+        "5 of 7 blocks hold nothing but zeros, or nothing that differs from the parent; "
+        "the other 2 hold data of this disk."
+    )
+
+
+def test_a_merge_states_the_zeros_that_its_levels_hold_together(tmp_path: Path) -> None:
+    base = build_dynamic_vhdx(
+        tmp_path, "base.vhdx", size=4 * MIB, block_size=MIB, content=[(0, b"\7" * 4 * MIB)]
+    )
+    half = PER_BLOCK // 2
+    middle = build_differencing_vhdx(
+        tmp_path, "middle.vhdx", base,
+        content=[(0, zeros(half)), (PER_BLOCK, zeros(half)), (3 * PER_BLOCK, noise(1, PER_BLOCK))],
+    )  # fmt: skip
+    leaf = build_differencing_vhdx(
+        tmp_path, "leaf.vhdx", middle,
+        content=[(half, zeros(half)), (PER_BLOCK + half, noise(2, half)),
+                 (2 * PER_BLOCK, zeros(half)), (3 * PER_BLOCK, zeros(PER_BLOCK - 1))],
+    )  # fmt: skip
+    merged(leaf.path, into_parent=True)
+    assert states_of(middle.path) == [ZERO, FULLY_PRESENT, PARTIALLY_PRESENT, FULLY_PRESENT]
+    assert content_of(middle.path) == seven_zip_sha256(middle.path) == leaf.sha256
+    assert errors_in(middle.path) == []
 
 
 def test_a_fixed_disk_is_not_compacted(tmp_path: Path) -> None:
@@ -366,5 +439,5 @@ def test_the_plan_of_a_compaction_counts_no_room_for_stated_zeros(tmp_path: Path
     )
     plan = compact.plan(str(child.path), roots_of(tmp_path), in_place=False)
     assert plan.refused is None
-    assert plan.predicted_size_bytes <= child.path.stat().st_size
-    assert plan.blocks_kept <= plan.blocks
+    assert (plan.blocks, plan.blocks_kept) == (0, 0)
+    assert plan.predicted_size_bytes == child.path.stat().st_size == 4 * MIB

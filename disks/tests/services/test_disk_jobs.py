@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -448,6 +449,16 @@ def test_the_overview_says_when_and_what_was_not_read(chained: StorageRoot) -> N
     assert sentence.startswith("The one chain is complete, as of 20")
     declare(Path(chained.path).parent / "never", name="never")
     assert overview.complete_sentence().endswith("; 1 storage root never scanned.")
+
+
+def test_roots_scanned_at_different_times_are_told_by_the_oldest() -> None:
+    early = datetime(2026, 11, 22, 2, 10, tzinfo=UTC)
+    late = early + timedelta(hours=7)
+    assert overview.Scans(early, early).words == "as of 2026-11-22 02:10 UTC"
+    assert overview.Scans(early, late).words == (
+        "as of each storage root's last scan, the oldest of 2026-11-22 02:10 UTC"
+    )
+    assert overview.Scans(None, None).words == ""
 
 
 def test_the_page_of_a_disk_reads_it_now(chained: StorageRoot, tmp_path: Path) -> None:

@@ -106,14 +106,24 @@ def test_seeing_them_takes_the_same_queries_for_one_pile_and_for_three(tmp_path:
     assert len(set(counts)) == 1
 
 
+def test_links_that_lead_in_a_circle_end(scene: tuple[StorageRoot, Pile]) -> None:
+    """What a hostile folder between two scans can make of the catalog's numbers."""
+    _, made = scene
+    levels = piles._levels()
+    a, b, d = (row(made.path(name)).pk for name in "abd")
+    levels[a] = levels[a]._replace(parent=b)  # and b names a
+    (run, *_) = [run for run in piles._runs(levels) if run[0].pk == d]
+    assert [level.pk for level in run] == [row(path).pk for path in made.paths(*"dcba")]
+
+
 def test_a_folder_is_told_as_the_files_alone_would_tell_it(
     scene: tuple[StorageRoot, Pile],
 ) -> None:
     """The catalog's forest and the command line's, which reads every file, are one."""
     root, made = scene
     made.child("x", "b")
-    (made.folder / "notes.vhd").write_text("no disk" * 100)
-    (made.folder / "damaged.vhd").write_bytes(b"conectix" + bytes(4096))
+    (made.folder / ("notes" + made.kind.base_ending)).write_text("no disk" * 100)
+    made.damaged()
     made.base("gone")
     made.child("orphan", "gone")
     made.disks["gone"].path.unlink()
@@ -281,8 +291,7 @@ def test_what_cannot_be_read_is_asked_about_and_said_in_the_audit(
 ) -> None:
     """bad-input D66: one pile or several, no merge before each unread file is declared."""
     root, made = scene
-    damaged = made.folder / "damaged.vhd"
-    damaged.write_bytes(b"conectix" + bytes(4096))
+    damaged = made.damaged()
     scan(root)
     for leaf in ("", made.path("d")):
         with pytest.raises(concerned.UnreadDisks) as refused:
@@ -306,8 +315,7 @@ def test_what_became_unreadable_meanwhile_stops_the_job_and_the_form_asks_about_
 ) -> None:
     root, made = scene
     job = piles.request(root, "srv", user=None, idempotency_key=key(), declared_offline=True)
-    late = made.folder / "late.vhd"
-    late.write_bytes(b"conectix" + bytes(4096))
+    late = made.damaged("late")
     job = jobs.run_now(job)
     assert (job.status, job.error["code"]) == (Job.Status.FAILED, "E_UNREAD_DISKS")
     assert jobs.needs_a_new_plan(job)

@@ -89,6 +89,9 @@ def test_update_and_undo(operator: Client, moved: Disk) -> None:
     page = operator.get(done["Location"]).content.decode()
     assert "The parent path is updated." in page
     assert "Undo last update" in page
+    history = operator.get(f"/disks/{moved.pk}?tab=history").content.decode()
+    assert f'href="/disks/{moved.pk}/parent/undo"' in history
+    assert "The link was last updated here" in history
     undo = operator.get(f"/disks/{moved.pk}/parent/undo").content.decode()
     back = operator.post(
         f"/disks/{moved.pk}/parent/undo", form_of(undo, f"/disks/{moved.pk}/parent/undo")
@@ -96,6 +99,7 @@ def test_update_and_undo(operator: Client, moved: Disk) -> None:
     assert back.status_code == 302
     moved.refresh_from_db()
     assert moved.health == "broken"
+    assert "/parent/undo" not in operator.get(f"/disks/{moved.pk}?tab=history").content.decode()
     # the digest of the header: what lies behind the old end of the file is nobody's
     assert hashlib.sha256(path.read_bytes()[512:1536]).digest() == (
         hashlib.sha256(before[512:1536]).digest()

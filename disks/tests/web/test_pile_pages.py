@@ -204,8 +204,8 @@ def test_orphans_strangers_and_unread_files_are_told_with_reasons(
 ) -> None:
     made.disks["vm"].path.unlink()
     made.base("alone")
-    (made.folder / "notes.vhd").write_text("no disk" * 100)
-    (made.folder / "damaged.vhd").write_bytes(b"conectix" + bytes(4096))
+    (made.folder / ("notes" + made.kind.base_ending)).write_text("no disk" * 100)
+    made.damaged()
     scan()
     page = folder(operator)
     text = words(page)
@@ -218,10 +218,13 @@ def test_orphans_strangers_and_unread_files_are_told_with_reasons(
     assert "There is no script for this" in text
 
 
-def test_hostile_names_are_shown_and_never_run(operator: Client, tmp_path: Path) -> None:
+@every_format
+def test_hostile_names_are_shown_and_never_run(
+    operator: Client, tmp_path: Path, format: str
+) -> None:
     # what Windows can name, and on top what only this host can
     hostile = ["'; $(calc) #", "\u202egnp", "&quot;`x`", "<img src=x onerror=alert(1)>\n\udcff"]
-    made = Pile(tmp_path / "ÿ\udcff")
+    made = Pile(tmp_path / "ÿ\udcff", format)
     made.base()
     below = "vm"
     for name in hostile:
@@ -337,7 +340,7 @@ def test_what_cannot_be_read_is_named_and_must_be_declared_no_sibling(
     """bad-input D66: what the checkbox speaks of stands beside it, signed."""
     if several:
         made.child("x", "c")
-    (made.folder / "damaged.vhd").write_bytes(b"conectix" + bytes(4096))
+    damaged = made.damaged()
     scan()
     page = folder(operator)
     assert "1 file or folder could not be read" in words(page)
@@ -350,7 +353,7 @@ def test_what_cannot_be_read_is_named_and_must_be_declared_no_sibling(
     declared = DECLARED | {"unrelated": box[1]}
     assert operator.post("/piles/merge", hidden(page) | declared).status_code == 302
     job = Job.objects.get(kind=Job.Kind.PILE if several else Job.Kind.MERGE)
-    assert job.parameters["unrelated"] == [str(made.folder / "damaged.vhd")]
+    assert job.parameters["unrelated"] == [str(damaged)]
     assert jobs.run_now(job).status == Job.Status.SUCCEEDED
 
 

@@ -47,7 +47,8 @@ def digests(folder: Path) -> dict[str, str]:
 def hidden(page: str) -> dict[str, str]:
     """The hidden inputs of the page's posting form."""
     form = re.search(
-        r'<form method="post" action="[^"]*(?:merge|compact|convert|expand|create)".*?</form>',
+        r'<form method="post" action="[^"]*'
+        r'(?:merge|compact|convert|expand|create|copy|move|delete)".*?</form>',
         page,
         re.S,
     )

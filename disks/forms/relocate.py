@@ -1,0 +1,110 @@
+"""Where a disk goes, and what must be said before it does."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from django import forms
+
+from disks.forms.declarations import DeclarationForm
+from disks.forms.new_file import (
+    RootChoice,
+    checked_folder,
+    checked_name,
+    folder_field,
+    host_path,
+    name_field,
+)
+from disks.models import Disk
+
+
+class FolderForm(forms.Form):
+    """A folder of a storage root that may be written to."""
+
+    root = RootChoice(label="Storage root")
+    folder = folder_field()
+
+    def __init__(self, data: Any, *, disk: Disk) -> None:
+        """What was sent, with the disk's own place where nothing was."""
+        values = self.usual(disk)
+        values |= {key: data[key] for key in values if data.get(key) not in (None, "")}
+        if "folder" in data:
+            values["folder"] = data.get("folder", "")
+        super().__init__(values)
+
+    def usual(self, disk: Disk) -> dict[str, Any]:
+        return {"root": str(disk.root_id), "folder": os.path.dirname(disk.relative_path)}
+
+    def clean_folder(self) -> str:
+        return checked_folder(self.cleaned_data["folder"])
+
+
+class CopyForm(FolderForm):
+    """chain: `whole` or `one`."""
+
+    chain = forms.ChoiceField(choices=[("whole", "The whole chain"), ("one", "This disk alone")])
+
+    def usual(self, disk: Disk) -> dict[str, Any]:
+        return super().usual(disk) | {"chain": "whole"}
+
+    def options(self) -> dict[str, Any]:
+        """Keywords of services.relocating.plan_copy."""
+        cleaned = self.cleaned_data
+        folder = os.path.normpath(os.path.join(cleaned["root"].path, cleaned["folder"]))
+        return {"folder": folder, "whole": cleaned["chain"] == "whole"}
+
+
+class MoveForm(FolderForm):
+    name = name_field()
+
+    def usual(self, disk: Disk) -> dict[str, Any]:
+        return super().usual(disk) | {"name": disk.name}
+
+    def clean_name(self) -> str:
+        return checked_name(self.cleaned_data["name"])
+
+    def options(self) -> dict[str, Any]:
+        """Keywords of services.relocating.plan_move."""
+        cleaned = self.cleaned_data
+        return {"target": host_path(cleaned["root"], cleaned["folder"], cleaned["name"])}
+
+
+class RelocateDeclarationForm(DeclarationForm):
+    """Two declarations more.
+
+    relink        the links that the page lists are rewritten
+    confirm_name  the disk's name, typed, where disks that build on it are given up
+    """
+
+    relink = forms.BooleanField(required=False)
+    confirm_name = forms.CharField(
+        required=False,
+        strip=False,
+        max_length=300,
+        widget=forms.TextInput(
+            attrs={"class": "form-control", "autocomplete": "off", "spellcheck": "false"}
+        ),
+    )
+
+    def __init__(
+        self, data: Any = None, *, needs_relink: bool = False, expected: str = "", **needs: bool
+    ) -> None:
+        super().__init__(data, **needs)
+        self.needs_relink = needs_relink
+        self.expected = expected
+
+    def clean_relink(self) -> bool:
+        said = bool(self.cleaned_data["relink"])
+        if self.needs_relink and not said:
+            raise forms.ValidationError(
+                "Say that these links are rewritten: without that, the disks would not find their "
+                "parent any more."
+            )
+        return said
+
+    def clean_confirm_name(self) -> str:
+        typed: str = self.cleaned_data["confirm_name"]
+        if self.expected and typed != self.expected:
+            raise forms.ValidationError("Type the disk's name exactly as it is shown.")
+        return typed

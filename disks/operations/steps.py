@@ -1,0 +1,165 @@
+"""Small steps of jobs that give files other names: each recognises itself when repeated.
+
+A job that takes several files has its record beside one of them, and a pointer to it beside
+one disk in every other folder it touches: whoever looks at a disk there finds the job.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from disks.engine.errors import ImageError
+from disks.engine.files import FileIdentity
+from disks.operations import durable, journal, locks, rewriting, trash
+from disks.operations.journal import Sidecar
+from disks.operations.paths import Roots
+
+ELSEWHERE = "elsewhere"  # state of a pointer: the record lies beside another disk
+
+# Why the folder of a job's record cannot be looked at, and what to do
+_UNSEEN = {
+    "E_OUTSIDE_ROOTS": "outside of what this recovery may look at. Recover that folder, with "
+    "this one as a root.",
+    "E_NOT_FOUND": "and that folder cannot be found. Mount it, or bring it back to that place, "
+    "then recover again.",
+}
+_STORAGE_FAILED = ("E_NOSPC", "E_IO", "E_READ_ONLY", "E_ACCESS", "E_TOO_LARGE")
+
+
+# ---------------------------------------------------------------------- which file is where
+
+
+def inode(roots: Roots, path: str) -> int | None:
+    """The inode that has this name; None if the name is free."""
+    try:
+        return roots.stat(path).st_ino
+    except ImageError as error:
+        if error.code == "E_NOT_FOUND":
+            return None
+        raise
+
+
+def holds(roots: Roots, path: str, file: FileIdentity) -> bool:
+    """Whether path is this very file, unwritten (ctime aside: a new name changes it)."""
+    try:
+        status = roots.stat(path)
+    except ImageError as error:
+        if error.code == "E_NOT_FOUND":
+            return False
+        raise
+    return (status.st_ino, status.st_size, status.st_mtime_ns) == (
+        file.inode,
+        file.size_bytes,
+        file.mtime_ns,
+    )
+
+
+def put_away(roots: Roots, entry: trash.Entry) -> None:
+    """Move a file to its place in the trash; E_NEEDS_ATTENTION if its name is another's now."""
+    if inode(roots, entry.trash) == entry.file.inode:
+        return
+    if inode(roots, entry.original) != entry.file.inode:
+        raise attention(entry.original, "another file has this name now")
+    durable.rename(roots, entry.original, entry.trash, replace=False)
+
+
+def attention(path: str, why: str) -> ImageError:
+    return ImageError(
+        "E_NEEDS_ATTENTION",
+        f"The interrupted job on {path} is neither finished nor undone, because {why}. "
+        "Nothing was written. Look at the files that the sidecar names.",
+        file=path,
+    )
+
+
+# ---------------------------------------------------------------------- parent links
+
+
+def point(roots: Roots, child: str, parent: str, *, job: str, token: int) -> ImageError | None:
+    """Rewrite one child's parent link (crash-safety §1). Returns why, if the child refuses that.
+
+    Storage errors are raised: recovery tries again. What the child itself refuses is not
+    worth holding up a job for that is past its commit.
+    """
+    from disks.operations import relink
+
+    try:
+        _settle(roots, child, job, token)
+        plan = relink.plan(child, parent, roots, job=job)
+        relink.apply(plan, roots, offline=True, job=job, token=token)
+    except ImageError as error:
+        if error.code in _STORAGE_FAILED:
+            raise
+        return error
+    return None
+
+
+def _settle(roots: Roots, child: str, job: str, token: int) -> None:
+    """An earlier attempt of this job may have died in the middle of this link: heal it first.
+
+    Planning on a half written header would fail, or keep the half as what was there before.
+    """
+    found = journal.of(roots, child, journal.UNDO)
+    if found is not None and found.unfinished and found.job == job:
+        with locks.hold(roots, [child], job=job, token=token):
+            rewriting.recover(roots, found, token=found.token + 1)
+
+
+# ---------------------------------------------------------------------- pointers
+
+
+def pointers(primary: str, others: Iterable[str], *, job: str, token: int) -> list[Sidecar]:
+    """One sidecar in every folder but primary's whose disks (others) the job touches."""
+    home = os.path.dirname(primary)
+    by_folder: dict[str, list[str]] = {}
+    for path in others:
+        if os.path.dirname(path) != home:
+            by_folder.setdefault(os.path.dirname(path), []).append(path)
+    return [
+        Sidecar(
+            kind=journal.JOB,
+            disk=paths[0],
+            state=ELSEWHERE,
+            job=job,
+            token=token,
+            neighbours=tuple(paths[1:]),
+            record={"primary": os.path.relpath(primary, folder)},
+            help=f"This disk takes part in a job. Its record lies beside {primary}.",
+        )
+        for folder, paths in by_folder.items()
+    ]
+
+
+def follow(
+    sidecar: Sidecar, roots: Roots, recover: Callable[[Sidecar, Roots], dict[str, Any]]
+) -> dict[str, Any]:
+    """Recover the job that a pointer names, or take the pointer away if that job is over."""
+    folder = os.path.dirname(sidecar.disk)
+    primary = os.path.normpath(os.path.join(folder, str(sidecar.record.get("primary"))))
+    try:
+        # A missing record says that the job is over only where its folder is there.
+        os.close(roots.open_folder(os.path.dirname(primary)))
+        there = journal.of(roots, primary, journal.JOB)
+    except ImageError as error:
+        if error.code not in _UNSEEN:
+            raise
+        raise ImageError(
+            "E_UNFINISHED",
+            f"{sidecar.disk} takes part in a job whose record lies beside {primary}, "
+            f"{_UNSEEN[error.code]}",
+            file=sidecar.disk,
+        ) from error
+    if there is not None and there.job == sidecar.job and there.unfinished:
+        disks = [there.disk, *there.neighbours]
+        with locks.hold(roots, disks, job=there.job, token=there.token + 1):
+            return recover(there, roots)
+    journal.remove(roots, sidecar)
+    # Over, or never begun: the pointers are written first and removed last.
+    return told(sidecar.disk, "swept", "The job that this disk took part in is over.")
+
+
+def told(path: str, action: str, sentence: str) -> dict[str, Any]:
+    """What recovery says of one disk."""
+    return {"path": path, "action": action, "sentence": sentence}

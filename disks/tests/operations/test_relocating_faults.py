@@ -1,0 +1,218 @@
+"""Moving, copying and deleting survive death and errors at every point (bad-input F81-F87).
+
+After recovery everything is as it was or all of it is done; every chain that was readable
+before reads the same, links and all, and nothing is left lying about.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from disks.operations import copy_chain, delete, move
+from disks.operations.paths import Roots
+from disks.operations.recover import recover
+from disks.tests.builders import Family
+from disks.tests.operations import worlds
+from disks.tests.operations.crashing import (
+    DIED,
+    REFUSED,
+    Work,
+    broken_at_every_point,
+    faulty,
+    in_fork,
+    mended_at_every_point,
+    with_fault,
+)
+from disks.tests.operations.worlds import chain, content_of, errors_in, roots_of, snapshot
+
+pytestmark = pytest.mark.slow
+
+Do = Callable[[Path, Roots, Family], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """do does the job. moved: names before and after; added: new names; gone: deleted.
+
+    across: as between two file systems. read: which disk reads the chain afterwards.
+    """
+
+    do: Do
+    moved: tuple[str, str] | None = None
+    added: tuple[str, ...] = ()
+    gone: str = ""
+    across: bool = False
+    read: str = "below"
+
+
+def _move(source: str, target: str) -> Do:
+    def do(folder: Path, roots: Roots, family: Family) -> object:
+        plan = move.plan(
+            str(folder / family.file(source)),
+            str(folder / family.file(target)),
+            roots,
+            relink=True,
+        )
+        return move.apply(plan, roots, offline=True, job="7", token=1)
+
+    return do
+
+
+def _copy(folder: Path, roots: Roots, family: Family) -> object:
+    plan = copy_chain.plan(
+        str(folder / family.file("leaf")), str(folder / "far"), roots, whole=True
+    )
+    return copy_chain.apply(plan, roots, job="7", token=1)
+
+
+def _delete(folder: Path, roots: Roots, family: Family) -> object:
+    plan = delete.plan(str(folder / family.file("below")), roots)
+    return delete.apply(plan, roots, offline=True, job="7", token=1)
+
+
+CASES = {
+    "rename": Case(_move("middle", "renamed"), moved=("middle", "renamed")),
+    "move to a folder": Case(_move("middle", "far/middle"), moved=("middle", "far/middle")),
+    "move across": Case(_move("middle", "far/middle"), moved=("middle", "far/middle"), across=True),
+    "copy a chain": Case(_copy, added=("far/base", "far/middle", "far/leaf"), read="far/leaf"),
+    "delete": Case(_delete, gone="below", read="leaf"),
+}
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fault points around fsync stay; waiting for the hardware proves nothing here."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one."""
+    try:
+        made = Path(tempfile.mkdtemp(prefix="vdadmin-faults-", dir="/dev/shm"))
+    except OSError:
+        yield tmp_path
+        return
+    yield made
+    shutil.rmtree(made)
+
+
+class Scene:
+    """A chain of four that is built once and copied for every run."""
+
+    def __init__(self, place: Path, family: Family, case: Case) -> None:
+        self.family, self.case = family, case
+        self.model, self.folder = place / "model", place / "run"
+        chain(self.model, family=family, grandchild=True)
+        (self.model / "far").mkdir()
+        self.leaf = content_of(self.model / family.file("leaf"))
+        self.below = content_of(self.model / family.file("below"))
+        self.before = snapshot(self.model)
+
+    def fresh(self) -> Work:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        worlds.copy_tree(self.model, self.folder)
+        return lambda: self.case.do(self.folder, roots_of(self.folder), self.family)
+
+    def recover(self) -> list[dict[str, object]]:
+        return recover(str(self.folder), roots_of(self.folder))
+
+    def judge(self) -> str:
+        found = {
+            name: digest
+            for name, digest in snapshot(self.folder).items()
+            if not name.startswith(".vdtrash")
+        }
+        before = self.before
+        assert not any(Path(name).name.startswith(".") for name in found), sorted(found)
+        name_of = self.family.file
+        if sorted(found) == sorted(before):
+            # A VHDX's sequence numbers may have grown by a link that was taken back.
+            assert self._reads("below") == self.below
+            assert not (self.folder / ".vdtrash").exists()
+            return "before"
+        expected = set(before)
+        if self.case.moved:
+            old, new = self.case.moved
+            expected = expected - {name_of(old)} | {name_of(new)}
+        expected |= {name_of(stem) for stem in self.case.added}
+        expected -= {name_of(self.case.gone)} if self.case.gone else set()
+        assert set(found) == expected
+        whole = self.below if self.case.read == "below" else self.leaf
+        assert self._reads(self.case.read) == whole
+        if self.case.added:
+            assert {name: found[name] for name in before} == before
+            shutil.move(self.folder / "far", self.folder.parent / "portable")
+            try:  # nothing of the original is needed
+                portable = self.folder.parent / "portable" / name_of("leaf")
+                assert content_of(portable) == self.leaf
+            finally:
+                shutil.rmtree(self.folder.parent / "portable")
+        for name in found:
+            if not name.startswith("far/") or not self.case.added:
+                assert errors_in(self.folder / name) == []
+        trashed = [name for name in snapshot(self.folder) if name.startswith(".vdtrash")]
+        put_away = self.case.across or bool(self.case.gone)
+        assert any(name.endswith(f".{self.family.name}") for name in trashed) is put_away
+        return "after"
+
+    def _reads(self, stem: str) -> str:
+        return content_of(self.folder / self.family.file(stem), roots_of(self.folder))
+
+
+@pytest.fixture(params=list(CASES))
+def scene(
+    request: pytest.FixtureRequest, place: Path, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> Scene:
+    case = CASES[request.param]
+    if case.across:
+        monkeypatch.setattr(move, "_is_one_mount", lambda *_: False)
+    return Scene(place, family, case)
+
+
+@pytest.mark.parametrize("kind", ["kill", "torn"])
+def test_killed_at_every_point_it_is_finished_or_undone(scene: Scene, kind: str) -> None:
+    seen = mended_at_every_point(
+        scene.fresh, faulty(kind), expected=DIED, recover=scene.recover, judge=scene.judge
+    )
+    assert seen == {"before", "after"}
+    assert scene.judge() == "after"
+
+
+@pytest.mark.parametrize("kind", ["enospc", "eio"])
+def test_an_error_at_every_point_leaves_the_old_or_the_new(scene: Scene, kind: str) -> None:
+    """A point whose failure is harmless may let it come through: it is counted by its end."""
+    number = 0
+    seen = set()
+    while True:
+        number += 1
+        code = in_fork(with_fault(f"*:{number}:{kind}", scene.fresh()))
+        assert code in (0, REFUSED)
+        left = [row for row in scene.recover() if row["action"] in ("busy", "needs-attention")]
+        assert left == [], f"broken at {number}"
+        state = scene.judge()
+        seen.add((code, state))
+        assert (code, state) != (0, "before")
+        if code == 0 and number > 20:
+            break
+    assert (REFUSED, "before") in seen
+    assert number < 400
+
+
+def test_killed_again_during_recovery_it_is_finished_or_undone(scene: Scene) -> None:
+    """bad-input F87."""
+    for number in broken_at_every_point(scene.fresh, faulty("kill"), expected=DIED):
+        if number % 3:
+            continue
+        for again in (1, 2, 4, 7):
+            in_fork(with_fault(f"*:{again}:kill", scene.recover))
+        rows = scene.recover()
+        assert [row for row in rows if row["action"] in ("busy", "needs-attention")] == []
+        scene.judge()
