@@ -94,7 +94,7 @@ class Row:
 
     def compact(self) -> bool:
         path, _ = self.draw(st.sampled_from(self.disks))
-        plan = compact.plan(str(path), self.roots)
+        plan = compact.plan(str(path), self.roots, in_place=self.draw(st.booleans()))
         if plan.refused is not None:
             assert plan.refused.code in ("E_FIXED", "E_NOTHING_TO_COMPACT", "E_DISK_TYPE")
             return False

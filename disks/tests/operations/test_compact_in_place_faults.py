@@ -1,0 +1,185 @@
+"""Compacting in place survives death, errors and power cuts at every point of it.
+
+After each the disk reads as before, wherever its blocks lie by then, recovery leaves nothing
+behind, and compacting it again comes to the same end as without the trouble.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from disks.operations import compact
+from disks.operations.recover import recover
+from disks.tests.builders import Built
+from disks.tests.operations import worlds
+from disks.tests.operations.crashing import (
+    DIED,
+    DONE,
+    REFUSED,
+    Work,
+    failing_from,
+    faulty,
+    in_fork,
+    mended_at_every_point,
+    power_cut,
+    with_fault,
+)
+from disks.tests.operations.shrinking import SCENES, Scene
+from disks.tests.operations.worlds import content_of, errors_in, roots_of
+
+# `make prove` raises it; each cut is one run of the real code.
+CUTS = int(os.environ.get("VD_PROVE", "25"))
+NAMES = [
+    "dynamic",
+    "dynamic, far apart",
+    "dynamic, all zeros",
+    "blktap",
+    "differencing, packed",
+    "vhdx, dynamic",
+    "vhdx, differencing",
+    "vhdx, two chunks",
+]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def small_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many rounds, and no waiting for the hardware, which proves nothing here."""
+    monkeypatch.setattr("disks.engine.compaction.ROUND_BYTES", 1)
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+
+
+@dataclass
+class Running:
+    scene: Scene
+    built: Built
+    model: Path  # the folder as it was made
+    folder: Path  # where everything happens
+
+    def reset(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        worlds.copy_tree(self.model, self.folder)
+
+    @property
+    def path(self) -> Path:
+        return self.folder / self.built.path.name
+
+    def compact(self) -> None:
+        roots = roots_of(self.folder)
+        compact.apply(compact.plan(str(self.path), roots), roots, offline=True)
+
+    def recover(self) -> list[dict[str, object]]:
+        return recover(str(self.folder), roots_of(self.folder))
+
+    def judge(self) -> str:
+        """Content and structure are right; says how far it came."""
+        assert content_of(self.path) == self.built.sha256
+        assert errors_in(self.path) == []
+        assert worlds.strays(self.folder) == []
+        assert not list(self.folder.glob(".*.vd*"))
+        size = self.path.stat().st_size
+        if size == self.scene.size(self.built, self.scene.left):
+            return "done"
+        return "as it was" if size == self.built.path.stat().st_size else "between"
+
+    def require_goes_on(self) -> None:
+        """What was left is a disk like others: compacting it comes to the end."""
+        self.compact()
+        assert self.judge() == "done"
+
+
+@pytest.fixture(params=NAMES)
+def running(request: pytest.FixtureRequest, tmp_path: Path) -> Running:
+    scene = SCENES[request.param]
+    model = tmp_path / "model"
+    model.mkdir()
+    return Running(scene, scene.make(model), model, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("breaking", "expected"),
+    [
+        (faulty("kill"), DIED),
+        (faulty("torn"), DIED),
+        (faulty("enospc"), REFUSED),
+        (faulty("eio"), REFUSED),
+        (failing_from, REFUSED),
+    ],
+    ids=["kill", "torn", "enospc", "eio", "fails for good"],
+)
+def test_broken_at_any_point_the_disk_reads_as_before(
+    running: Running, breaking: Callable[[int, Work], Work], expected: int
+) -> None:
+    """bad-input F81, F84, F85."""
+
+    def fresh() -> Work:
+        running.reset()
+        return running.compact
+
+    states = mended_at_every_point(
+        fresh,
+        breaking,
+        expected=expected,
+        recover=running.recover,
+        judge=running.judge,
+    )
+    assert "as it was" in states
+    assert running.judge() == "done"
+
+
+def test_after_a_death_anywhere_compacting_goes_on(running: Running) -> None:
+    """bad-input E79, F85."""
+    for number in range(3, 200, 7):
+        running.reset()
+        code = in_fork(with_fault(f"*:{number}:kill", running.compact))
+        running.recover()
+        running.require_goes_on()
+        if code == DONE:
+            return
+    raise AssertionError("it never came through")
+
+
+def test_short_writes_are_continued(running: Running) -> None:
+    """bad-input F84."""
+    for number in range(1, 14):
+        running.reset()
+        assert in_fork(with_fault(f"write:{number}:short", running.compact)) == DONE
+        assert running.judge() == "done"
+
+
+@pytest.mark.power_cuts
+def test_power_cuts_leave_the_same_disk(running: Running, tmp_path: Path) -> None:
+    """bad-input F86, F87: unsynced pages kept, lost or garbled; also in recovery."""
+    chance = random.Random(20261125)
+    aside = tmp_path / "aside"
+    aside.mkdir()
+    points = 0
+
+    def count() -> None:
+        nonlocal points
+        for points in range(1, 1000):
+            running.reset()
+            if in_fork(with_fault(f"*:{points}:eio", running.compact)) == DONE:
+                return
+
+    count()
+    for _ in range(CUTS):
+        running.reset()
+        seed = chance.randrange(2**32)
+        number = chance.randrange(1, points + 1)
+        said = f"cut at {number} of {points}, seed {seed}"
+        if power_cut(number, running.compact, seed, aside) == DIED and chance.random() < 0.5:
+            power_cut(chance.randrange(1, 16), running.recover, seed + 1, aside)
+        rows = running.recover()
+        assert [row for row in rows if row["action"] in ("busy", "needs-attention")] == [], said
+        running.judge()
+        if chance.random() < 0.2:
+            running.require_goes_on()
