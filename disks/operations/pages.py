@@ -55,6 +55,11 @@ class Page:
             int(row["step"]),
         )
 
+    def until(self, end: int) -> Page:
+        """The same page of a file that ends there."""
+        length = max(0, end - self.offset)
+        return Page(self.offset, self.old[:length], self.new[:length], self.step)
+
     def state(self, current: bytes) -> PageState:
         """Judge what the file holds there now.
 

@@ -334,6 +334,8 @@ def recover(roots: Roots, sidecar: Sidecar, *, token: int) -> tuple[str, str]:
             raise attention(path, "another file has its name now")
         if record.get("logged"):
             return _recover_logged(roots, replace(sidecar, token=token), file, pages)
+        if after < before:  # what lies behind the new end is nobody's
+            pages = [page.until(after) for page in pages]
         shortened = file.size_bytes == after < before
         if not (shortened or before <= file.size_bytes <= max(before, after)):
             raise attention(path, "its size is neither the old nor the planned one")

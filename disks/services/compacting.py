@@ -21,7 +21,9 @@ def plan(disk: Disk, *, time_budget_seconds: float | None = PLAN_SECONDS) -> Com
     declarations.require_chain(disk)
     scope = roots.operation_roots()
     try:
-        return compact.plan(disk.path, scope, time_budget_seconds=time_budget_seconds)
+        return compact.plan(
+            disk.path, scope, in_place=False, time_budget_seconds=time_budget_seconds
+        )
     finally:
         scope.close()
 
@@ -68,7 +70,11 @@ def run_compact(
     try:
         # The rewriting itself looks at every block: no need to read all of it twice.
         planned = compact.plan(
-            parameters["path"], scope, time_budget_seconds=0.0, progress=progress
+            parameters["path"],
+            scope,
+            in_place=False,
+            time_budget_seconds=0.0,
+            progress=progress,
         )
         declarations.require_as_shown(planned, parameters["fingerprint"])
         result = compact.apply(

@@ -153,12 +153,14 @@ class Storage:
     keep     a folder for what loses its last name: it may come back as the very same file
     pages    path -> page offset -> durable content (shorter at the end of the file)
     sizes    path -> durable size
+    tails    as pages, of what was cut off: not written to, so it is there whole or is gone
     names    changes of names, oldest first
     """
 
     keep: str
     pages: dict[str, dict[int, bytes]] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
+    tails: dict[str, dict[int, bytes]] = field(default_factory=dict)
     names: list[NameChange] = field(default_factory=list)
 
     def event(self, event: faults.Event) -> None:
@@ -175,20 +177,20 @@ class Storage:
                         pages[offset] = file.read(PAGE)
         elif event.operation == "truncate":
             self.sizes.setdefault(path, os.path.getsize(path))
-            pages = self.pages.setdefault(path, {})
+            pages, tail = self.pages.setdefault(path, {}), self.tails.setdefault(path, {})
             with open(path, "rb") as file:
-                for offset in range(event.offset // PAGE * PAGE, self.sizes[path], PAGE):
+                for offset in range(event.offset // PAGE * PAGE, os.path.getsize(path), PAGE):
                     if offset not in pages:
                         file.seek(offset)
-                        pages[offset] = file.read(PAGE)
+                        (pages if offset < event.offset else tail)[offset] = file.read(PAGE)
         elif event.operation == "allocate":
             self.sizes.setdefault(path, os.path.getsize(path))
         elif event.operation == "fsync":
-            self.pages.pop(path, None)
-            self.sizes.pop(path, None)
+            for known in (self.pages, self.sizes, self.tails):
+                known.pop(path, None)
         elif event.operation == "rename":
             self.names.append(NameChange("rename", path, event.target, self._kept(event.target)))
-            for known in (self.pages, self.sizes):
+            for known in (self.pages, self.sizes, self.tails):
                 known.pop(event.target, None)
                 if path in known:
                     known[event.target] = known.pop(path)
@@ -214,13 +216,16 @@ class Storage:
         for path, pages in self.pages.items():
             if not os.path.exists(path):
                 continue
+            size, now = self.sizes[path], os.path.getsize(path)
             with open(path, "r+b") as file:
                 for offset, durable in pages.items():
                     _garble(file, offset, durable, chance)
-                size = self.sizes[path]
-                now = os.path.getsize(path)
-                if now != size and chance.random() < 0.5:
-                    file.truncate(size)
+                grown_back = now != size and chance.random() < 0.5
+                file.truncate(size if grown_back else now)
+                if grown_back:
+                    for offset, durable in self.tails.get(path, {}).items():
+                        file.seek(offset)
+                        file.write(durable)
         # Names are lost from the last one backwards: file systems keep their order.
         for change in reversed(self.names):
             if chance.random() < 0.5:

@@ -44,7 +44,7 @@ NAMES = [
     "differencing, packed",
     "vhdx, dynamic",
     "vhdx, differencing",
-    "vhdx, two chunks",
+    "vhdx, differencing, whole blocks",
 ]
 
 pytestmark = pytest.mark.slow
