@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -162,8 +163,8 @@ def undo(roots: Roots, work: Replacement) -> None:
     """Make everything as it was before begin(); only while the name is not taken over."""
     with faults.stage("undo"):
         replaced = work.manifest.entries[0]
-        if _inode(roots, replaced.trash) == replaced.file.inode:
-            name = _inode(roots, replaced.original)
+        if inode_of(roots, replaced.trash) == replaced.file.inode:
+            name = inode_of(roots, replaced.original)
             if name == replaced.file.inode:  # two names of one file, whoever wrote to it since
                 durable.unlink(roots, replaced.trash)
             elif name is None:
@@ -200,14 +201,14 @@ def roll_forward(
         refused: list[dict[str, Any]] = []
         for child in work.relink:
             progress.step("commit", f"Rewriting the parent link of {child}")
-            error = _relink(roots, work, child)
+            error = relink_child(roots, child, work.surviving, job=work.job, token=work.token)
             if error is not None:
                 message = f"The parent link of {child} could not be rewritten: {error.message}"
                 refused.append({"path": child, "code": error.code, "message": message})
                 warnings.append(message)
                 progress.log(message)
         for entry in work.manifest.entries[1:]:
-            _put_away(roots, entry)
+            put_away(roots, entry)
         with roots.open(work.surviving) as file:
             work.manifest.replaced_by = Fingerprint.of(file)
         relinked = [path for path in work.relink if path not in {row["path"] for row in refused}]
@@ -234,22 +235,22 @@ def and_to_repair(result: dict[str, Any]) -> str:
 
 def _replace(roots: Roots, work: Replacement) -> None:
     """Steps 1 and 2."""
-    if _inode(roots, work.surviving) == work.temp_inode:
+    if inode_of(roots, work.surviving) == work.temp_inode:
         return
     replaced = work.manifest.entries[0]
-    name, kept = _inode(roots, work.surviving), _inode(roots, replaced.trash)
-    if _inode(roots, work.temp_path) != work.temp_inode or not (
+    name, kept = inode_of(roots, work.surviving), inode_of(roots, replaced.trash)
+    if inode_of(roots, work.temp_path) != work.temp_inode or not (
         name == replaced.file.inode or (name is None and kept == replaced.file.inode)
     ):
         raise _attention(work.surviving, "other files than this job's lie under its names")
     if kept is None:
-        _link_or_move(roots, replaced.original, replaced.trash)
+        link_or_move(roots, replaced.original, replaced.trash)
     elif kept != replaced.file.inode:
         raise _attention(replaced.trash, "another file lies in the trash under this name")
     durable.rename(roots, work.temp_path, work.surviving)
 
 
-def _link_or_move(roots: Roots, source: str, target: str) -> None:
+def link_or_move(roots: Roots, source: str, target: str) -> None:
     """A second name in the trash, so that the first never goes missing; else a move."""
     try:
         durable.link(roots, source, target)
@@ -260,16 +261,18 @@ def _link_or_move(roots: Roots, source: str, target: str) -> None:
         durable.rename(roots, source, target, replace=False)
 
 
-def _put_away(roots: Roots, entry: trash.Entry) -> None:
-    if _inode(roots, entry.trash) == entry.file.inode:
+def put_away(roots: Roots, entry: trash.Entry) -> None:
+    if inode_of(roots, entry.trash) == entry.file.inode:
         return
-    if _inode(roots, entry.original) != entry.file.inode:
+    if inode_of(roots, entry.original) != entry.file.inode:
         raise _attention(entry.original, "another file has this name now")
     durable.rename(roots, entry.original, entry.trash, replace=False)
 
 
-def _relink(roots: Roots, work: Replacement, child: str) -> ImageError | None:
-    """Point one child at the surviving disk. Returns why, if the child refuses that.
+def relink_child(
+    roots: Roots, child: str, parent: str, *, job: str, token: int
+) -> ImageError | None:
+    """Point one child at the disk that took over. Returns why, if the child refuses that.
 
     Storage errors are raised: recovery tries again. What the child itself refuses is not
     worth holding the finished merge up for.
@@ -277,9 +280,9 @@ def _relink(roots: Roots, work: Replacement, child: str) -> ImageError | None:
     from disks.operations import relink
 
     try:
-        _settle(roots, work, child)
-        plan = relink.plan(child, work.surviving, roots, job=work.job)
-        relink.apply(plan, roots, offline=True, job=work.job, token=work.token)
+        _settle(roots, child, job, token)
+        plan = relink.plan(child, parent, roots, job=job)
+        relink.apply(plan, roots, offline=True, job=job, token=token)
     except ImageError as error:
         if error.code in _STORAGE_FAILED:
             raise
@@ -287,14 +290,14 @@ def _relink(roots: Roots, work: Replacement, child: str) -> ImageError | None:
     return None
 
 
-def _settle(roots: Roots, work: Replacement, child: str) -> None:
+def _settle(roots: Roots, child: str, job: str, token: int) -> None:
     """An earlier attempt of this job may have died in the middle of this link: heal it first.
 
     Planning on a half written header would fail, or keep the half as what was there before.
     """
     found = journal.of(roots, child, journal.UNDO)
-    if found is not None and found.unfinished and found.job == work.job:
-        with locks.hold(roots, [child], job=work.job, token=work.token):
+    if found is not None and found.unfinished and found.job == job:
+        with locks.hold(roots, [child], job=job, token=token):
             rewriting.recover(roots, found, token=found.token + 1)
 
 
@@ -315,7 +318,7 @@ def recover(sidecar: Sidecar, roots: Roots) -> dict[str, Any]:
     leaves them, and E_LOCKED while disks in another folder are in other hands.
     """
     if sidecar.state == ELSEWHERE:
-        return _recover_pointer(sidecar, roots)
+        return recover_pointer(sidecar, roots, recover)
     work = Replacement.from_sidecar(sidecar)
     # Taking over: the sidecar says so first, so that its old owner is known to be dead.
     work = replace(work, token=work.token + 1)
@@ -336,27 +339,30 @@ def _may_roll_forward(roots: Roots, work: Replacement) -> bool:
     A source that was written since the proof (a machine was started after a crash) makes
     the copy worthless: then all is undone.
     """
-    if _inode(roots, work.surviving) == work.temp_inode:
+    if inode_of(roots, work.surviving) == work.temp_inode:
         return True
-    if _inode(roots, work.temp_path) != work.temp_inode:
+    if inode_of(roots, work.temp_path) != work.temp_inode:
         return False
     replaced, *others = work.manifest.entries
     return (
         _holds(roots, replaced.original, replaced.file)
         or (
-            _inode(roots, replaced.original) is None
+            inode_of(roots, replaced.original) is None
             and _holds(roots, replaced.trash, replaced.file)
         )
     ) and all(_holds(roots, entry.original, entry.file) for entry in others)
 
 
-def _recover_pointer(sidecar: Sidecar, roots: Roots) -> dict[str, Any]:
+def recover_pointer(
+    sidecar: Sidecar, roots: Roots, act: Callable[[Sidecar, Roots], dict[str, Any]]
+) -> dict[str, Any]:
+    """A sidecar that only says beside which disk the record lies: act on that one."""
     folder = os.path.dirname(sidecar.disk)
     primary = os.path.normpath(os.path.join(folder, str(sidecar.record.get("primary"))))
     try:
         # A missing record says that the job is over only where its folder is there.
         os.close(roots.open_folder(os.path.dirname(primary)))
-        there = journal.of(roots, primary, journal.JOB)
+        there = journal.of(roots, primary, sidecar.kind)
     except ImageError as error:
         if error.code not in _UNSEEN:
             raise
@@ -369,7 +375,7 @@ def _recover_pointer(sidecar: Sidecar, roots: Roots) -> dict[str, Any]:
     if there is not None and there.job == sidecar.job and there.unfinished:
         disks = [there.disk, *there.neighbours]
         with locks.hold(roots, disks, job=there.job, token=there.token + 1):
-            return recover(there, roots)
+            return act(there, roots)
     journal.remove(roots, sidecar)
     return _told(sidecar.disk, "finished", "The job that this disk took part in is over.")
 
@@ -409,7 +415,7 @@ def _remove_sidecars(roots: Roots, work: Replacement) -> None:
         journal.remove(roots, pointer)
 
 
-def _inode(roots: Roots, path: str) -> int | None:
+def inode_of(roots: Roots, path: str) -> int | None:
     """The inode that has this name; None if the name is free."""
     try:
         return roots.stat(path).st_ino
