@@ -355,6 +355,7 @@ CODES: dict[str, Code] = {
     ),
     # Jobs
     "E_CANCELLED": Code("Cancelled", "Nothing was changed; start it again when you like."),
+    "E_STOPPED": Code("Stopped", "Resume it: recovery of that folder, or the Jobs page."),
     "E_TOO_LATE": Code("Too late to cancel", "The work is being finished; it can be undone after."),
     "E_BUSY": Code("Busy", "Try again in a moment."),
     "E_WORKER_LOST": Code("The worker died", "The job is undone or finished by recovery."),

@@ -124,26 +124,30 @@ class MergePlan(CopyPlan):
     def as_dict(self) -> dict[str, Any]:
         in_place = self.request.in_place
         written = {"bytes_written": self.amount.held_bytes} if in_place else {}
-        return super().as_dict() | written | {
-            "in_place": in_place,
-            "affected_children": sorted({*self.siblings, *self.grandchildren}),
-            "siblings": self.siblings,
-            "unread": [
-                {"path": path, "code": error.code, "message": error.message}
-                for path, error in sorted(self.unread.items())
-            ],
-            "grandchildren": self.grandchildren,
-            "relinked": self.relink,
-            "into_parent": self.request.into_parent,
-            "keep_name": self.request.keep_name if self.request.into_parent else None,
-            "survivors": self.survivors,
-            "trash": self.trash,
-            "space_back_when_trash_emptied_bytes": self.space_back_bytes,
-            "can_be_undone_until": self._undone_until,
-            "can_be_resumed": in_place,
-            "managers": self.managers,
-            "windows_will_look_at": self.windows_will_look_at,
-        }
+        return (
+            super().as_dict()
+            | written
+            | {
+                "in_place": in_place,
+                "affected_children": sorted({*self.siblings, *self.grandchildren}),
+                "siblings": self.siblings,
+                "unread": [
+                    {"path": path, "code": error.code, "message": error.message}
+                    for path, error in sorted(self.unread.items())
+                ],
+                "grandchildren": self.grandchildren,
+                "relinked": self.relink,
+                "into_parent": self.request.into_parent,
+                "keep_name": self.request.keep_name if self.request.into_parent else None,
+                "survivors": self.survivors,
+                "trash": self.trash,
+                "space_back_when_trash_emptied_bytes": self.space_back_bytes,
+                "can_be_undone_until": self._undone_until,
+                "can_be_resumed": in_place,
+                "managers": self.managers,
+                "windows_will_look_at": self.windows_will_look_at,
+            }
+        )
 
 
 def plan(
@@ -276,6 +280,10 @@ def _refusals(
     request = result.request
     merged = chain.images[: last + 1]
     disks = list(zip(chain.paths, chain.images, strict=True))
+    try:  # first: half changed, a disk reads as anything
+        journal.require_settled(roots, chain.paths)
+    except ImageError as error:
+        yield error
     yield from new_copy.source_refusals(
         disks[: last + 1],
         disks[last + 1 : last + 2],

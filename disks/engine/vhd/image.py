@@ -414,7 +414,9 @@ class VhdImage:
         """See `Image`."""
         if self.disk_type is DiskType.FIXED:
             return self.virtual_size_bytes + footer.FOOTER_BYTES
-        ends = (entry * SECTOR_BYTES + self.block_bytes(block) for block, entry in self.bat.allocated())
+        ends = (
+            entry * SECTOR_BYTES + self.block_bytes(block) for block, entry in self.bat.allocated()
+        )
         return max(ends, default=0)
 
     # The blocks

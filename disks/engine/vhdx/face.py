@@ -56,7 +56,9 @@ def _rewrite(image: VhdxImage, identity: str, values: dict[int, bytes]) -> Heade
             if start not in pages:
                 pages[start] = bytearray(image.file.read_at(start, PAGE_BYTES))
             pages[start][at - start] = byte
-    row = FieldChange("data_write_guid", image.identity, identity, image.headers.other.offset + 32, 16)
+    row = FieldChange(
+        "data_write_guid", image.identity, identity, image.headers.other.offset + 32, 16
+    )
     return plan_logged(
         image,
         [(offset, bytes(page)) for offset, page in sorted(pages.items())],

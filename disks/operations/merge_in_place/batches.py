@@ -256,9 +256,7 @@ class _Batch:
             os.posix_fadvise(self.file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
             for place in places:
                 length = place.count_sectors * SECTOR_BYTES
-                os.posix_fadvise(
-                    self.file.fd, place.file_offset, length, os.POSIX_FADV_WILLNEED
-                )
+                os.posix_fadvise(self.file.fd, place.file_offset, length, os.POSIX_FADV_WILLNEED)
         buffer = memoryview(bytearray(_BUFFER_BYTES))
         digest = xxhash.xxh3_128()
         for _, count, offset, _ in places:

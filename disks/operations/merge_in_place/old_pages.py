@@ -66,9 +66,10 @@ def write(file: ImageFile, slot: Slot, key: int) -> None:
     )
     rest = struct.pack("<IQQQQ", len(slot.pages), slot.batch, slot.position, slot.size_bytes, key)
     crc = zlib.crc32(body, zlib.crc32(rest))
-    data = _HEAD.pack(
-        _MAGIC, crc, len(slot.pages), slot.batch, slot.position, slot.size_bytes, key
-    ) + body
+    data = (
+        _HEAD.pack(_MAGIC, crc, len(slot.pages), slot.batch, slot.position, slot.size_bytes, key)
+        + body
+    )
     if len(data) > SLOT_BYTES:
         raise ValueError(f"{len(slot.pages)} pages do not fit into a slot")
     file.write_at(slot.batch % 2 * SLOT_BYTES, data)
@@ -125,9 +126,7 @@ def collect(file: ImageFile, changed: Iterable[tuple[int, int, bool]]) -> tuple[
         last = (end - 1) - (end - 1) % PAGE_BYTES
         if hidden:
             starts = {
-                start
-                for start in (first, last)
-                if start < offset or start + PAGE_BYTES > end
+                start for start in (first, last) if start < offset or start + PAGE_BYTES > end
             }
         else:
             starts = set(range(first, last + 1, PAGE_BYTES))

@@ -1,4 +1,4 @@
-"""One merge in place as its sidecar `.P.vdmerge` keeps it: enough to finish it without a database."""
+"""One merge in place as its sidecar `.P.vdmerge` keeps it: all that finishing it takes."""
 
 from __future__ import annotations
 
