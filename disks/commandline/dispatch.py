@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from disks.commandline.console import Console
 from disks.commandline.options import common_options
 from disks.engine.errors import ImageError
-from disks.operations.progress import Cancelled
+from disks.operations.progress import Cancelled, Stopped
 
 DONE = 0
 REFUSED = 1
@@ -68,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.error(error)
     except Cancelled:
         console.error(ImageError("E_CANCELLED", "Stopped as asked; every file is as it was."))
+    except Stopped as stopped:
+        console.error(ImageError("E_STOPPED", stopped.sentence))
     except KeyboardInterrupt:
         console.error(ImageError("E_CANCELLED", "Stopped by the keyboard."))
     except BrokenPipeError:

@@ -9,7 +9,6 @@ from typing import Any
 from disks.commandline.console import Console
 from disks.commandline.options import add_offline, add_unrelated, build_roots, file_path
 from disks.commandline.outcome import conclude, sizes
-from disks.engine.errors import ImageError
 from disks.operations import merge
 
 
@@ -17,16 +16,20 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
     parser = subparsers.add_parser(
         "merge",
         parents=[common],
-        description="Merge a differencing disk and disks below it, by a proven copy: into the "
-        "lowest of them, whose old file goes to the trash, or to a new disk.",
+        description="Merge a differencing disk and disks below it: into the lowest of them, in "
+        "place or by a proven copy whose originals go to the trash, or to a new disk.",
     )
     parser.add_argument("child", metavar="CHILD")
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--into-parent", action="store_true", help="the merged disk replaces")
     target.add_argument("--to", metavar="NEW", help="make a new disk, change nothing else")
     way = parser.add_mutually_exclusive_group()
-    way.add_argument("--copy", action="store_true", help="by copy (can be undone; the default)")
-    way.add_argument("--in-place", action="store_true", help=argparse.SUPPRESS)
+    way.add_argument(
+        "--in-place",
+        action="store_true",
+        help="move the child's data only (the default); can be stopped and resumed, not undone",
+    )
+    way.add_argument("--copy", action="store_true", help="by copy: needs the room, can be undone")
     parser.add_argument(
         "--keep-name",
         choices=(merge.PARENT, merge.CHILD),
@@ -46,13 +49,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
         args.usage_error("--type goes with --to: into the parent keeps the parent's type")
     if args.to and args.unrelated:
         args.usage_error("--unrelated goes with --into-parent: a new disk changes no other")
-    if args.in_place:
-        raise ImageError(
-            "E_NOT_OFFERED",
-            "Merging in place is not offered yet. Merge with --copy: it needs room until the "
-            "trash is emptied, and can be undone until then.",
-            file=args.child,
-        )
     leaf = file_path(args.child)
     to = os.path.abspath(args.to) if args.to else None
     base = file_path(args.base) if args.base else None
@@ -66,6 +62,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         into_parent=args.into_parent,
         disk_type=args.type,
         keep_name=args.keep_name or merge.PARENT,
+        in_place=args.into_parent and not args.copy,
         progress=progress,
     )
     for warning in plan.warnings:
@@ -87,9 +84,9 @@ def _foreseen(plan: merge.MergePlan) -> str:
     lines = [
         f"would merge       {names}",
         f"into              {plan.output}",
-        f"bytes to copy     {plan.amount.held_bytes:,}",
+        f"bytes to {'move' if plan.request.in_place else 'copy'}     {plan.amount.held_bytes:,}",
         f"size afterwards   {plan.predicted_size_bytes:,} at most",
-        f"space needed      {plan.predicted_size_bytes:,} of {plan.free_space_bytes:,} free",
+        f"space needed      {plan.needed_bytes:,} of {plan.free_space_bytes:,} free",
     ]
     if plan.trash:
         lines.append(f"back with trash   {plan.space_back_bytes:,}")
@@ -103,8 +100,15 @@ def _foreseen(plan: merge.MergePlan) -> str:
 
 
 def _told(done: dict[str, Any]) -> str:
-    lines = [sizes(done)]
+    lines = [_moved(done) if done.get("in_place") else sizes(done)]
     if done.get("trash"):
         lines.append(f"the old files are in {done['trash']}")
     lines += [f"on the host run: {command}" for command in done["commands"]]
     return "\n".join(lines)
+
+
+def _moved(done: dict[str, Any]) -> str:
+    return (
+        f"{done['output']}: {done['bytes_written']:,} bytes moved and read back in "
+        f"{done['seconds']:.1f} s; the file has {done['file_size_after_bytes']:,} bytes"
+    )

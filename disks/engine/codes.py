@@ -278,7 +278,6 @@ CODES: dict[str, Code] = {
         "Not declared offline", "Shut the machines down and declare that nobody has it open."
     ),
     "E_FIXED": Code("A fixed disk", "Copy it into a dynamic disk if it shall take less room."),
-    "E_NOT_OFFERED": Code("Not offered yet", "Use the way that the message names."),
     "E_SIBLINGS": Code(
         "Other disks would be ruined", "Merge to a new disk; the parent then stays as it is."
     ),
@@ -359,6 +358,7 @@ CODES: dict[str, Code] = {
     ),
     # Jobs
     "E_CANCELLED": Code("Cancelled", "Nothing was changed; start it again when you like."),
+    "E_STOPPED": Code("Stopped", "Resume it: recovery of that folder, or the Jobs page."),
     "E_TOO_LATE": Code("Too late to cancel", "The work is being finished; it can be undone after."),
     "E_BUSY": Code("Busy", "Try again in a moment."),
     "E_WORKER_LOST": Code("The worker died", "The job is undone or finished by recovery."),

@@ -10,11 +10,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding
+
+if TYPE_CHECKING:
+    from disks.engine.holding import HoldPlan, Limits, Wanted
 
 Report = Callable[[int, int], None]
 """Long functions call it as (done_bytes, total_bytes), every few MiB at least and only
@@ -435,6 +438,41 @@ class Image(Protocol):
 
     def plan_end(self) -> HeaderRewrite | None:
         """The writes that cut off what lies behind all that is used; None if nothing does."""
+        ...
+
+    def plan_identity(self, identity: str) -> HeaderRewrite:
+        """The writes that give the disk another identity; content and link stay."""
+        ...
+
+    def plan_face(self, of: Image) -> HeaderRewrite:
+        """The writes that make a disk, which has another's content by now, say what that one says.
+
+        Identity, geometry, creator, times, the items of the virtual disk; of is of the same
+        format and size. Type, place of the headers and parent link stay.
+        """
+        ...
+
+    def plan_parent_identity(self, identity: str) -> HeaderRewrite:
+        """The writes that make a differencing disk expect this identity of its parent.
+
+        Where the parent lies stays said as it is.
+        """
+        ...
+
+    def plan_hold(self, wanted: Iterator[Wanted], limits: Limits) -> HoldPlan:
+        """How the disk is made to hold sectors (ascending), as far as one batch goes.
+
+        Sectors of which the disk held nothing are held for themselves alone: those beside them
+        read as before, from the parent where there is one. Writes nothing.
+        """
+        ...
+
+    def growth_bytes(self, wanted: Iterator[Wanted]) -> int:
+        """What the file grows by at most when it is made to hold these sectors (ascending)."""
+        ...
+
+    def needed_bytes(self) -> int:
+        """Where the last of what the block table names ends in the file."""
         ...
 
     def copy_traits(self) -> dict[str, Any]:

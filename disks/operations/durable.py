@@ -124,6 +124,16 @@ def replace_content(roots: Roots, path: str, temporary: str, data: bytes) -> Non
         raise
 
 
+def sync_folder_of(roots: Roots, path: str) -> None:
+    """Make the name of a file durable."""
+    folder = os.path.dirname(path)
+    folder_fd = roots.open_folder(folder)
+    try:
+        _sync(folder_fd, folder)
+    finally:
+        os.close(folder_fd)
+
+
 def _discard(roots: Roots, temporary: str) -> None:
     # The first error counts; recovery sweeps what is left.
     with contextlib.suppress(ImageError):

@@ -24,6 +24,7 @@ from disks.operations import (
     journal,
     links,
     locks,
+    merge_into,
     new_copy,
     ownership,
     replacing,
@@ -52,6 +53,7 @@ class Request:
     to: str | None
     disk_type: DiskType | None
     keep_name: str
+    in_place: bool = False
 
     @property
     def into_parent(self) -> bool:
@@ -67,6 +69,7 @@ class MergePlan(CopyPlan):
     siblings       other children of merged disks: they would be ruined, so it is refused
     unread         files and folders that could not be read, and why: they may be siblings,
                    so somebody has to declare that they are not
+    room_bytes     in place: what base grows by at most, and the journal
     grandchildren  children of the leaf, and whether their parent path must be rewritten
     """
 
@@ -76,6 +79,7 @@ class MergePlan(CopyPlan):
     unread: dict[str, ImageError] = field(default_factory=dict)
     grandchildren: list[str] = field(default_factory=list)
     relink: list[str] = field(default_factory=list)
+    room_bytes: int = 0
     managers: list[dict[str, str]] = field(default_factory=list)
     windows_will_look_at: list[str] = field(default_factory=list)
 
@@ -85,6 +89,8 @@ class MergePlan(CopyPlan):
         if not self.request.into_parent:
             return []
         paths = [level.path for level in self.levels]
+        if self.request.in_place:
+            return paths[:-1]
         return sorted(paths, key=lambda path: path != self.output)
 
     @property
@@ -92,7 +98,17 @@ class MergePlan(CopyPlan):
         """What emptying the trash gives back afterwards."""
         if not self.request.into_parent:
             return 0
-        return sum(level.allocated_bytes for level in self.levels)
+        return sum(level.allocated_bytes for level in self.levels if level.path in self.trash)
+
+    @property
+    def needed_bytes(self) -> int:
+        return self.room_bytes if self.request.in_place else super().needed_bytes
+
+    @property
+    def _undone_until(self) -> str:
+        if not self.request.into_parent:
+            return "always"
+        return "never" if self.request.in_place else "trash emptied"
 
     @property
     def exclusive(self) -> list[str]:
@@ -106,24 +122,32 @@ class MergePlan(CopyPlan):
         return [*merged, *self.survivors]
 
     def as_dict(self) -> dict[str, Any]:
-        return super().as_dict() | {
-            "affected_children": sorted({*self.siblings, *self.grandchildren}),
-            "siblings": self.siblings,
-            "unread": [
-                {"path": path, "code": error.code, "message": error.message}
-                for path, error in sorted(self.unread.items())
-            ],
-            "grandchildren": self.grandchildren,
-            "relinked": self.relink,
-            "into_parent": self.request.into_parent,
-            "keep_name": self.request.keep_name if self.request.into_parent else None,
-            "survivors": self.survivors,
-            "trash": self.trash,
-            "space_back_when_trash_emptied_bytes": self.space_back_bytes,
-            "can_be_undone_until": "trash emptied" if self.request.into_parent else "always",
-            "managers": self.managers,
-            "windows_will_look_at": self.windows_will_look_at,
-        }
+        in_place = self.request.in_place
+        written = {"bytes_written": self.amount.held_bytes} if in_place else {}
+        return (
+            super().as_dict()
+            | written
+            | {
+                "in_place": in_place,
+                "affected_children": sorted({*self.siblings, *self.grandchildren}),
+                "siblings": self.siblings,
+                "unread": [
+                    {"path": path, "code": error.code, "message": error.message}
+                    for path, error in sorted(self.unread.items())
+                ],
+                "grandchildren": self.grandchildren,
+                "relinked": self.relink,
+                "into_parent": self.request.into_parent,
+                "keep_name": self.request.keep_name if self.request.into_parent else None,
+                "survivors": self.survivors,
+                "trash": self.trash,
+                "space_back_when_trash_emptied_bytes": self.space_back_bytes,
+                "can_be_undone_until": self._undone_until,
+                "can_be_resumed": in_place,
+                "managers": self.managers,
+                "windows_will_look_at": self.windows_will_look_at,
+            }
+        )
 
 
 def plan(
@@ -135,6 +159,7 @@ def plan(
     into_parent: bool = False,
     disk_type: DiskType | str | None = None,
     keep_name: str = PARENT,
+    in_place: bool = False,
     children_of: ChildrenOf | None = None,
     suspects: Iterable[str] = (),
     scan: bool = True,
@@ -146,6 +171,7 @@ def plan(
                  disk: the whole chain
     to           path of the new disk; or into_parent
     disk_type    of a new disk that holds the whole chain: dynamic (default) or fixed
+    in_place     into the parent: move the child's data there, instead of making a copy
     keep_name    `parent` or `child`: which name the merged disk has, into the parent
     children_of  what a catalog knows of a disk's children
     suspects     what a catalog could not read
@@ -158,10 +184,12 @@ def plan(
         raise ValueError("either to= or into_parent=True")
     if keep_name not in (PARENT, CHILD):
         raise ValueError("keep_name is parent or child")
+    if in_place and not into_parent:
+        raise ValueError("in place is into the parent")
     kind = None if disk_type is None else DiskType(disk_type)
     if kind is DiskType.DIFFERENCING:
         kind = None  # follows from base
-    request = Request(leaf, base, to, kind, keep_name)
+    request = Request(leaf, base, to, kind, keep_name, in_place)
     result = MergePlan(request=request, output=to or leaf)
     try:
         with open_chain(leaf, roots) as chain:
@@ -191,6 +219,8 @@ def apply(
     (E_CHANGED). Until the commit step every error, a cancel and a kill leave all files as
     they were; after it the job only rolls forward, by itself or by recovery.
 
+    In place it raises Stopped instead of Cancelled, and of any error, once data moves.
+
     Raises what the plan refuses, E_NOT_OFFLINE, E_MANAGED, E_LOCKED, E_IN_USE, E_SIBLINGS,
     E_UNREAD_DISKS, E_NOSPC, E_OWNER, E_PROOF, and Cancelled out of progress.
     """
@@ -209,6 +239,8 @@ def apply(
             if request.into_parent:
                 concerned.require_unrelated(fresh, unrelated)
                 guards.require_offline(fresh.managers, offline=offline)
+                if request.in_place:
+                    return merge_into.start(fresh, chain, roots, job, token, progress)
                 return _into_parent(fresh, chain, roots, job, token, progress)
             return _to_new(fresh, chain, roots, job, token, progress)
 
@@ -248,6 +280,10 @@ def _refusals(
     request = result.request
     merged = chain.images[: last + 1]
     disks = list(zip(chain.paths, chain.images, strict=True))
+    try:  # first: half changed, a disk reads as anything
+        journal.require_settled(roots, chain.paths)
+    except ImageError as error:
+        yield error
     yield from new_copy.source_refusals(
         disks[: last + 1],
         disks[last + 1 : last + 2],
@@ -277,6 +313,8 @@ def _refusals(
         journal.require_settled(roots, [*result.exclusive, *result.shared])
     except ImageError as error:
         yield error
+    if request.in_place:
+        yield from merge_into.refusals(result, chain, last, roots)
     short = new_copy.shortage(result, roots)
     if short is not None:
         yield short

@@ -85,6 +85,11 @@ class CopyPlan:
         return {path: seen.as_dict() for path, seen in sorted(self.fingerprints.items())}
 
     @property
+    def needed_bytes(self) -> int:
+        """Room that the job takes."""
+        return self.predicted_size_bytes
+
+    @property
     def exclusive(self) -> list[str]:
         """Disks whose locks the job needs for itself."""
         return [self.output]
@@ -110,7 +115,7 @@ class CopyPlan:
             "copy_seconds": None,
             "proof_seconds": None,
             "content_sha256": None,
-            "free_space_needed_bytes": self.predicted_size_bytes,
+            "free_space_needed_bytes": self.needed_bytes,
             "free_space_bytes": self.free_space_bytes,
             "affected_children": [],
             "levels": [level.as_dict() for level in self.levels],
@@ -147,7 +152,7 @@ def source_refusals(
 
 def shortage(plan: CopyPlan, roots: Roots) -> ImageError | None:
     """E_NOSPC if the new file does not fit; notes what is free there."""
-    plan.free_space_bytes, short = space.shortage_at(roots, plan.output, plan.predicted_size_bytes)
+    plan.free_space_bytes, short = space.shortage_at(roots, plan.output, plan.needed_bytes)
     return short
 
 

@@ -217,6 +217,7 @@ def plan(
             roots,
             base=run.base,
             into_parent=True,
+            in_place=False,  # a pile can be taken back
             keep_name=keep_name,
             children_of=forest.children_of,
             suspects=suspects,

@@ -7,12 +7,26 @@ class Cancelled(Exception):
     """Raised out of `report` when somebody asked to stop; the operation cleans up and re-raises."""
 
 
+class Stopped(Exception):
+    """Work in place ended between two batches: every file is consistent, nothing is taken back.
+
+    The sidecar tells how far it is; the same operation, asked for again, goes on from there.
+    In-place work raises this instead of Cancelled once its first batch has begun, and of its own
+    accord where it cannot go on (no space, say). sentence: how far it is or why it stopped, and
+    what may be done with the disks until it is resumed.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+
+
 class Progress:
     """Does nothing; the command line and the job runner have their own.
 
     report() is called at least every few MiB and every second, only while every
-    file is consistent, and may raise Cancelled; never between commit_starts() and
-    commit_ends().
+    file is consistent, and may raise Cancelled, or take its time: a job that is limited or
+    paused waits in there. Never between commit_starts() and commit_ends().
     """
 
     def step(self, step: str, sentence: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from disks.engine.errors import ImageError
 from disks.operations import durable, journal, locks, rewriting
-from disks.operations.journal import JOB, UNDO, Sidecar
+from disks.operations.journal import JOB, MERGE, UNDO, Sidecar
 from disks.operations.paths import Roots
 
 FINISHED = "finished"
@@ -77,10 +77,11 @@ def _act(sidecar: Sidecar, roots: Roots) -> dict[str, Any]:
     if sidecar.kind == UNDO:
         action, sentence = rewriting.recover(roots, sidecar, token=sidecar.token + 1)
         return _row(sidecar.disk, action, sentence, None)
-    if sidecar.kind == JOB:
-        from disks.operations import copying
+    if sidecar.kind in (JOB, MERGE):
+        from disks.operations import copying, merge_in_place
 
-        told = copying.recover(sidecar, roots)
+        module = copying if sidecar.kind == JOB else merge_in_place
+        told = module.recover(sidecar, roots)
         row = _row(sidecar.disk, str(told["action"]), str(told["sentence"]), None)
         return row | ({"result": told["result"]} if told.get("result") else {})
     raise rewriting.attention(

@@ -16,7 +16,6 @@ when repeated:
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -34,8 +33,6 @@ COMMIT = "commit"
 
 TO_REPAIR = "to_repair"  # in a result: {path, code, message} of disks that refused their new link
 _NAMED = 5  # disks in a sentence
-
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS, errno.EACCES)
 
 
 @dataclass(frozen=True)
@@ -233,21 +230,10 @@ def _replace(roots: Roots, work: Replacement) -> None:
     ):
         raise steps.attention(work.surviving, "other files than this job's lie under its names")
     if kept is None:
-        _link_or_move(roots, replaced.original, replaced.trash)
+        steps.link_or_move(roots, replaced.original, replaced.trash)
     elif kept != replaced.file.inode:
         raise steps.attention(replaced.trash, "another file lies in the trash under this name")
     durable.rename(roots, work.temp_path, work.surviving)
-
-
-def _link_or_move(roots: Roots, source: str, target: str) -> None:
-    """A second name in the trash, so that the first never goes missing; else a move."""
-    try:
-        durable.link(roots, source, target)
-    except ImageError as error:
-        cause = error.__cause__
-        if not isinstance(cause, OSError) or cause.errno not in _NO_LINKS:
-            raise
-        durable.rename(roots, source, target, replace=False)
 
 
 def _set_mtime(roots: Roots, path: str, mtime_ns: int) -> None:

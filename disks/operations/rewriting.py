@@ -49,12 +49,16 @@ REPAIR = "repair"
 EXPAND = "expand"
 MAKE_ROOM = "make-room"
 COMPACT = "compact"
+IDENTITY = "identity"
+FACE = "face"
 _WORDS = {
     LINK: "change of its parent link",
     REPAIR: "repair of its headers",
     EXPAND: "expansion",
     MAKE_ROOM: "move of blocks that makes room for its expansion",
     COMPACT: "step of its compaction",
+    IDENTITY: "change of its identity, or of the one that it knows its parent by",
+    FACE: "change of its identity at the end of a merge",
 }
 
 _LINK_HELP = """\
@@ -95,7 +99,16 @@ the same before and after every step of that, and it may be compacted again at a
 With vdadmin:  manage.py disk recover FOLDER
 
 """
+_MERGE_HELP = """\
+What the disk {disk} says about itself, or about the identity of its parent, was being changed
+by vdadmin when this was written: a step of a merge in place.
+
+With vdadmin:  manage.py disk recover FOLDER
+
+"""
 _HELP = {
+    IDENTITY: _MERGE_HELP,
+    FACE: _MERGE_HELP,
     LINK: _LINK_HELP,
     REPAIR: _REPAIR_HELP,
     EXPAND: _EXPAND_HELP,
@@ -298,7 +311,8 @@ def _take_back(file: ImageFile, sidecar: Sidecar) -> bool:
     as planned.
     """
     record = sidecar.record
-    there = settle(file, [Page.from_dict(row) for row in record["pages"]])
+    pages = [Page.from_dict(row) for row in record["pages"]]
+    there = _settled(file, pages, record)
     if there is None or (there and _about(sidecar) != LINK):
         # Done is done: somebody may have gone on with it. Recovery says so.
         raise attention(sidecar.disk, "what was written is not taken back")
@@ -347,7 +361,7 @@ def recover(roots: Roots, sidecar: Sidecar, *, token: int) -> tuple[str, str]:
         if PageState.FOREIGN in found:
             raise attention(path, "somebody else has written to it since")
         opened = _opened(file)
-        if opened is not None and opened.identity != identity:
+        if opened is not None and opened.identity not in record.get("identities", [identity]):
             raise attention(path, "it has another identity now")
         untouched = all(state is PageState.OLD for state in found) and file.size_bytes == before
         if opened is None and untouched and not only_forward:
@@ -393,14 +407,30 @@ def _only_forward(
     return None
 
 
+def _judged(image: Image, pages: list[Page], record: dict[str, Any]) -> bool | None:
+    """As judge(); a change of nothing but the identity is told by that alone."""
+    if pages:
+        return judge(image, pages)
+    return bool(image.identity == record["identities"][-1])
+
+
+def _settled(file: ImageFile, pages: list[Page], record: dict[str, Any]) -> bool | None:
+    if pages:
+        return settle(file, pages)
+    image = open_image(file)
+    if image.log_waits:
+        image.replay_log()
+    return _judged(open_image(file), pages, record)
+
+
 def _recover_logged(
     roots: Roots, sidecar: Sidecar, file: ImageFile, pages: list[Page]
 ) -> tuple[str, str]:
     """As recover(), for a change that the disk's own log holds: replayed, or never begun."""
-    path, about = sidecar.disk, _about(sidecar)
+    path, about, record = sidecar.disk, _about(sidecar), sidecar.record
     try:
         image = open_image(file)
-        there = judge(image, pages)
+        there = _judged(image, pages, record)
     except ImageError as error:
         raise attention(path, f"the disk cannot be read ({error.message})") from error
     if there is None:
@@ -410,7 +440,7 @@ def _recover_logged(
     with faults.stage(f"{about}.takeover"):
         journal.write(roots, sidecar)
     with faults.stage(f"{about}.settle"):
-        settle(file, pages)
+        _settled(file, pages, record)
         image = open_image(file)
         if not there:
             _cut_back(file, image, sidecar)

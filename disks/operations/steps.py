@@ -6,6 +6,7 @@ one disk in every other folder it touches: whoever looks at a disk there finds t
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -25,6 +26,7 @@ _UNSEEN = {
     "E_NOT_FOUND": "and that folder cannot be found. Mount it, or bring it back to that place, "
     "then recover again.",
 }
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS, errno.EACCES)
 _STORAGE_FAILED = ("E_NOSPC", "E_IO", "E_READ_ONLY", "E_ACCESS", "E_TOO_LARGE")
 
 
@@ -63,6 +65,17 @@ def put_away(roots: Roots, entry: trash.Entry) -> None:
     if inode(roots, entry.original) != entry.file.inode:
         raise attention(entry.original, "another file has this name now")
     durable.rename(roots, entry.original, entry.trash, replace=False)
+
+
+def link_or_move(roots: Roots, source: str, target: str) -> None:
+    """A second name in the trash, so that the first never goes missing; else a move."""
+    try:
+        durable.link(roots, source, target)
+    except ImageError as error:
+        cause = error.__cause__
+        if not isinstance(cause, OSError) or cause.errno not in _NO_LINKS:
+            raise
+        durable.rename(roots, source, target, replace=False)
 
 
 def attention(path: str, why: str) -> ImageError:
@@ -110,7 +123,9 @@ def _settle(roots: Roots, child: str, job: str, token: int) -> None:
 # ---------------------------------------------------------------------- pointers
 
 
-def pointers(primary: str, others: Iterable[str], *, job: str, token: int) -> list[Sidecar]:
+def pointers(
+    primary: str, others: Iterable[str], *, job: str, token: int, kind: str = journal.JOB
+) -> list[Sidecar]:
     """One sidecar in every folder but primary's whose disks (others) the job touches."""
     home = os.path.dirname(primary)
     by_folder: dict[str, list[str]] = {}
@@ -119,7 +134,7 @@ def pointers(primary: str, others: Iterable[str], *, job: str, token: int) -> li
             by_folder.setdefault(os.path.dirname(path), []).append(path)
     return [
         Sidecar(
-            kind=journal.JOB,
+            kind=kind,
             disk=paths[0],
             state=ELSEWHERE,
             job=job,
@@ -141,7 +156,7 @@ def follow(
     try:
         # A missing record says that the job is over only where its folder is there.
         os.close(roots.open_folder(os.path.dirname(primary)))
-        there = journal.of(roots, primary, journal.JOB)
+        there = journal.of(roots, primary, sidecar.kind)
     except ImageError as error:
         if error.code not in _UNSEEN:
             raise

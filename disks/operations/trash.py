@@ -32,6 +32,7 @@ MANIFEST = "manifest.json"
 README = "README.txt"
 MAGIC = "vdadmin-trash"
 VERSION = 1
+MERGED_IN_PLACE = "merge-in-place"  # a kind: nothing of it can be brought back
 _MOST_BYTES = 64 * 1024 * 1024  # of a manifest
 
 PLANNED = "planned"  # the job is not over: only recovery touches it
@@ -323,6 +324,13 @@ def restore_refusal(roots: Roots, manifest: Manifest) -> ImageError | None:
         return ImageError(
             "E_UNFINISHED",
             f"The job {manifest.job} is not over yet, or was interrupted: recover it first.",
+            file=manifest.folder,
+        )
+    if manifest.kind == MERGED_IN_PLACE:
+        return ImageError(
+            "E_TRASH",
+            f"{manifest.summary}: what these files hold is a part of that disk now, so they are "
+            "kept only to look at. By themselves they read as nothing that ever was.",
             file=manifest.folder,
         )
     if manifest.state == EMPTYING:

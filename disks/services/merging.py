@@ -44,6 +44,7 @@ def plan(
             to=to,
             base=base,
             keep_name=keep_name,
+            in_place=False,  # by copy, until the pages offer the choice
             disk_type=disk_type,
             children_of=declarations.catalog_children,
             suspects=declarations.unread_files() if into_parent else (),
@@ -132,6 +133,7 @@ def run_merge(
             to=parameters["to"],
             base=parameters["base"],
             keep_name=parameters["keep_name"],
+            in_place=False,
             disk_type=parameters["disk_type"],
             children_of=declarations.catalog_children,
             scan=False,

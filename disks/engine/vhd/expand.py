@@ -160,7 +160,7 @@ def _layout(image: VhdImage, header: DynamicHeader, size_bytes: int) -> _Layout:
     if offset + table_room > image.table_end:
         offset = _table_place(image, table_room)
         in_the_way = _blocks_over(image, offset, offset + table_room)
-    end = max(image.data_end, offset + table_room, _end_of_cut_block(image))
+    end = max(image.data_end, offset + table_room, end_of_cut_block(image))
     if round_up(end, SECTOR_BYTES) + SECTOR_BYTES > MAX_FILE_SECTORS * SECTOR_BYTES:
         raise _past_2_tib(image, end)
     if end > image.data_end:
@@ -212,7 +212,7 @@ def _cut_block(image: VhdImage) -> tuple[int, int] | None:
     return image.check_entry(image.blocks_total - 1, entry), inside
 
 
-def _end_of_cut_block(image: VhdImage) -> int:
+def end_of_cut_block(image: VhdImage) -> int:
     """Some tools leave out what the size cuts off the last block; now all of it is needed."""
     cut = _cut_block(image)
     return 0 if cut is None else cut[0] + image.bitmap_bytes + image.block_size_bytes

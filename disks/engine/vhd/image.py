@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from disks.engine.block_runs import block_runs
 from disks.engine.errors import ImageError, OutOfRange
@@ -19,6 +19,7 @@ from disks.engine.images import (
     Expansion,
     Extent,
     HeaderRewrite,
+    Image,
     LogReplay,
     NewParent,
     ParentReference,
@@ -47,6 +48,9 @@ from disks.engine.vhd.text import (
     moment,
     windows_guid,
 )
+
+if TYPE_CHECKING:
+    from disks.engine.holding import HoldPlan, Limits, Wanted
 
 _TYPES = {
     footer.FIXED: DiskType.FIXED,
@@ -394,6 +398,47 @@ class VhdImage:
         from disks.engine.vhd import compact
 
         return compact.plan_end(self)
+
+    # Taking in what a child holds
+
+    def plan_identity(self, identity: str) -> HeaderRewrite:
+        """See `Image`."""
+        from disks.engine.vhd import face
+
+        return face.plan_identity(self, identity)
+
+    def plan_face(self, of: Image) -> HeaderRewrite:
+        """See `Image`."""
+        from disks.engine.vhd import face
+
+        if not isinstance(of, VhdImage):
+            raise TypeError("a VHD takes the face of a VHD only")
+        return face.plan_face(self, of)
+
+    def plan_parent_identity(self, identity: str) -> HeaderRewrite:
+        """See `Image`."""
+        return link.plan_parent_identity(self, identity)
+
+    def plan_hold(self, wanted: Iterator[Wanted], limits: Limits) -> HoldPlan:
+        """See `Image`."""
+        from disks.engine.vhd import hold
+
+        return hold.plan_hold(self, wanted, limits)
+
+    def growth_bytes(self, wanted: Iterator[Wanted]) -> int:
+        """See `Image`."""
+        from disks.engine.vhd import hold
+
+        return hold.growth_bytes(self, wanted)
+
+    def needed_bytes(self) -> int:
+        """See `Image`."""
+        if self.disk_type is DiskType.FIXED:
+            return self.virtual_size_bytes + footer.FOOTER_BYTES
+        ends = (
+            entry * SECTOR_BYTES + self.block_bytes(block) for block, entry in self.bat.allocated()
+        )
+        return max(ends, default=0)
 
     # The blocks
 

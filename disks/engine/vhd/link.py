@@ -200,6 +200,16 @@ def plan_parent_link(image: VhdImage, parent: NewParent) -> HeaderRewrite:
     return _rewrite(image, header, changed, _place(image, strings))
 
 
+def plan_parent_identity(image: VhdImage, identity: str) -> HeaderRewrite:
+    """See `Image`: one write of the header, in which nothing else changes."""
+    header = _header_of(image)
+    if image.write_refusal is not None:
+        raise image.write_refusal
+    changed = header._replace(parent_unique_id=identity_bytes(identity))
+    entries = parse_entries(header.parent_locators)
+    return _rewrite(image, header, changed, _Placed(entries, [], image.file.size_bytes))
+
+
 def recorded_link(image: VhdImage) -> dict[str, Any]:
     """The parent fields as stored, with every string that can be read; JSON-able."""
     header = _header_of(image)

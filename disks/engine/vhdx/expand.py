@@ -130,7 +130,7 @@ def _make_room(image: VhdxImage, geometry: Geometry, filled_until: int) -> _Room
 
     filled_until: where the zeros for the rest of the last block end.
     """
-    end = _end_of_blocks(image)
+    end = end_of_blocks(image)
     pieces: list[Piece] = []
     size = image.stored_file.size_bytes
     if end > size:
@@ -162,7 +162,7 @@ def _make_room(image: VhdxImage, geometry: Geometry, filled_until: int) -> _Room
     return _Room(tuple(pieces), table, end + needed)
 
 
-def _end_of_blocks(image: VhdxImage) -> int:
+def end_of_blocks(image: VhdxImage) -> int:
     """The file's end in whole MiB, behind a last block that was written short, too."""
     end = image.stored_file.size_bytes
     last = image.geometry.blocks - 1

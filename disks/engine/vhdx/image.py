@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Collection, Iterator
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from disks.engine.block_runs import block_runs
 from disks.engine.errors import ImageError, OutOfRange
@@ -17,6 +17,7 @@ from disks.engine.images import (
     Expansion,
     Extent,
     HeaderRewrite,
+    Image,
     LogReplay,
     NewParent,
     ParentReference,
@@ -30,6 +31,9 @@ from disks.engine.vhdx import bat, headers, log, metadata, parent_locator, regio
 from disks.engine.vhdx.bat import BlockAllocationTable, Geometry, offset_of, state_of
 from disks.engine.vhdx.guid import guid_text
 from disks.engine.vhdx.parent_locator import ParentLocator
+
+if TYPE_CHECKING:
+    from disks.engine.holding import HoldPlan, Limits, Wanted
 
 BITMAP_BLOCK_BYTES = 1 * MIB
 _READ_AS_ZEROS = (bat.UNDEFINED, bat.ZERO, bat.UNMAPPED)
@@ -227,6 +231,46 @@ class VhdxImage:
         from disks.engine.vhdx import compact
 
         return compact.plan_end(self)
+
+    # Taking in what a child holds
+
+    def plan_identity(self, identity: str) -> HeaderRewrite:
+        """See `Image`."""
+        from disks.engine.vhdx import face
+
+        return face.plan_identity(self, identity)
+
+    def plan_face(self, of: Image) -> HeaderRewrite:
+        """See `Image`."""
+        from disks.engine.vhdx import face
+
+        if not isinstance(of, VhdxImage):
+            raise TypeError("a VHDX takes the face of a VHDX only")
+        return face.plan_face(self, of)
+
+    def plan_parent_identity(self, identity: str) -> HeaderRewrite:
+        """See `Image`."""
+        from disks.engine.vhdx import link
+
+        return link.plan_parent_identity(self, identity)
+
+    def plan_hold(self, wanted: Iterator[Wanted], limits: Limits) -> HoldPlan:
+        """See `Image`."""
+        from disks.engine.vhdx import hold
+
+        return hold.plan_hold(self, wanted, limits)
+
+    def growth_bytes(self, wanted: Iterator[Wanted]) -> int:
+        """See `Image`."""
+        from disks.engine.vhdx import hold
+
+        return hold.growth_bytes(self, wanted)
+
+    def needed_bytes(self) -> int:
+        """See `Image`."""
+        from disks.engine.vhdx import hold
+
+        return hold.needed_bytes(self)
 
     def plan_repair(self) -> HeaderRewrite:
         """See `Image`."""

@@ -57,6 +57,20 @@ def plan_parent_link(image: VhdxImage, parent: NewParent) -> HeaderRewrite:
     return _rewrite(image, locator, parent_locator.pack(_pairs(locator, parent)), None)
 
 
+def plan_parent_identity(image: VhdxImage, identity: str) -> HeaderRewrite:
+    """See `Image`: the locator with another parent_linkage, and nothing else another."""
+    locator = _locator_of(image)
+    if image.write_refusal is not None:
+        raise image.write_refusal
+    linkage = parent_locator.encode(f"{{{identity}}}")
+    pairs = [
+        (pair.key, linkage if pair.key == parent_locator.LINKAGE else pair.raw)
+        for pair in locator.pairs
+        if pair.key != parent_locator.LINKAGE2
+    ]
+    return _rewrite(image, locator, parent_locator.pack(pairs), None)
+
+
 def recorded_link(image: VhdxImage) -> dict[str, Any]:
     """The locator item as stored; JSON-able."""
     locator = _locator_of(image)

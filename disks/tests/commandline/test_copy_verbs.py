@@ -59,7 +59,7 @@ def test_merge_to_new_gives_the_keys_of_the_contract(disk: Disk, world: worlds.W
     assert content_of(new) == world.leaf.sha256
 
 
-@pytest.mark.parametrize("options", [["--into-parent"], ["--into-parent", "--copy"]])
+@pytest.mark.parametrize("options", [["--into-parent", "--copy"]])
 def test_merge_into_the_parent(disk: Disk, world: worlds.World, options: list[str]) -> None:
     done = disk("merge", world.path("leaf.vhd"), *options, "--offline")
     assert done.code == 0
@@ -71,7 +71,9 @@ def test_merge_into_the_parent(disk: Disk, world: worlds.World, options: list[st
 def test_merge_down_to_a_base_under_the_childs_name(disk: Disk, world: worlds.World) -> None:
     base = world.path("base.vhd")
     leaf = world.path("leaf.vhd")
-    done = disk.json("merge", leaf, "--into-parent", "--base", base, "--keep-name", "child")
+    done = disk.json(
+        "merge", leaf, "--into-parent", "--copy", "--base", base, "--keep-name", "child"
+    )
     assert done.document["output"] == leaf
     assert content_of(leaf) == world.leaf.sha256
     assert not world.base.path.exists()
@@ -82,12 +84,12 @@ def test_a_refused_dry_run_shows_its_document_and_exits_with_1(
 ) -> None:
     build_differencing(world.folder, "other.vhd", world.middle)
     before = worlds.snapshot(world.folder)
-    dry = disk.json("merge", world.path("leaf.vhd"), "--into-parent", "--dry-run")
+    dry = disk.json("merge", world.path("leaf.vhd"), "--into-parent", "--copy", "--dry-run")
     assert dry.code == 1
     assert dry.document["refused"]["code"] == "E_SIBLINGS"
     assert dry.document["affected_children"] == [world.path("other.vhd")]
     assert dry.err.startswith("error: E_SIBLINGS: ")
-    real = disk.json("merge", world.path("leaf.vhd"), "--into-parent")
+    real = disk.json("merge", world.path("leaf.vhd"), "--into-parent", "--copy")
     assert real.code == 1
     assert real.document["error"]["code"] == "E_SIBLINGS"
     assert worlds.snapshot(world.folder) == before
@@ -96,7 +98,7 @@ def test_a_refused_dry_run_shows_its_document_and_exits_with_1(
 def test_an_unreadable_disk_has_to_be_declared_by_name(disk: Disk, world: worlds.World) -> None:
     torn = world.folder / "torn.vhd"
     torn.write_bytes(b"conectix" + bytes(4096))
-    merge = ("merge", world.path("leaf.vhd"), "--into-parent", "--offline")
+    merge = ("merge", world.path("leaf.vhd"), "--into-parent", "--copy", "--offline")
     dry = disk(*merge, "--dry-run")
     assert dry.code == 0
     assert f"cannot be read    {torn}: " in dry.out
@@ -122,10 +124,17 @@ def test_merge_usage(disk: Disk, world: worlds.World, options: list[str]) -> Non
     assert disk("merge", world.path("leaf.vhd"), *options).code == 2
 
 
-def test_in_place_is_refused_with_the_way_out(disk: Disk, world: worlds.World) -> None:
-    outcome = disk.json("merge", "--into-parent", world.path("leaf.vhd"), "--in-place")
-    assert outcome.code == 1
-    assert outcome.document["error"]["code"] == "E_NOT_OFFERED"
+def test_merge_into_the_parent_is_in_place_by_default(disk: Disk, tmp_path: Path) -> None:
+    world = worlds.chain(tmp_path)
+    inode = world.middle.path.stat().st_ino
+    dry = disk.json("merge", world.path("leaf.vhd"), "--into-parent", "--dry-run")
+    assert dry.document["in_place"] is True
+    assert dry.document["can_be_undone_until"] == "never"
+    done = disk.json("merge", world.path("leaf.vhd"), "--into-parent")
+    assert done.document["in_place"] is True
+    assert done.document["bytes_written"] == dry.document["bytes_to_copy"]
+    assert world.middle.path.stat().st_ino == inode
+    assert worlds.content_of(world.middle.path) == world.leaf.sha256
 
 
 @pytest.mark.parametrize("way", [[], ["--in-place"], ["--rewrite"]])

@@ -1,0 +1,92 @@
+"""Merge in place: what levels of a chain hold is moved into their base (crash-safety §2).
+
+Only the levels' data moves; base keeps its file, owner and rights and needs room for new blocks
+only. It cannot be taken back once data moves, but stopped between any two batches and resumed:
+by the sidecar beside base alone, also on another host. `merge.py` plans it and looks for what
+stands in the way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import replace
+from typing import Any
+
+from disks.engine.errors import ImageError
+from disks.operations import journal, replacing, steps
+from disks.operations.journal import Sidecar
+from disks.operations.merge_in_place import batches, ending, step_zero
+from disks.operations.merge_in_place.old_pages import FILE_BYTES as JOURNAL_BYTES
+from disks.operations.merge_in_place.work import BEGUN, MERGING, Work, write
+from disks.operations.paths import Roots
+from disks.operations.progress import Progress
+
+__all__ = ["JOURNAL_BYTES", "Work", "recover", "resume", "start"]
+
+
+def start(roots: Roots, work: Work, progress: Progress) -> dict[str, Any]:
+    """Carry a fresh merge out; the caller holds the locks. Returns its result.
+
+    Until the first batch every error leaves all disks as they were. From then on it raises
+    Stopped instead, with every file consistent, and resume() goes on.
+    """
+    try:
+        work = step_zero.begin(roots, work)
+    except BaseException:
+        # Killed here, recovery does the same. An error of this must not hide the first.
+        with contextlib.suppress(ImageError):
+            step_zero.take_back(roots, work)
+        raise
+    return _carry_on(roots, work, progress)
+
+
+def resume(roots: Roots, sidecar: Sidecar, progress: Progress) -> dict[str, Any]:
+    """Go on with a merge that was stopped or interrupted, to its end; the caller holds the locks.
+
+    Returns its result. Raises Stopped, E_NEEDS_ATTENTION with nothing written.
+    """
+    return _carry_on(roots, _taken_over(roots, Work.from_sidecar(sidecar)), progress)
+
+
+def recover(sidecar: Sidecar, roots: Roots) -> dict[str, Any]:
+    """Finish, or take back what only began. {path, action, sentence, result}"""
+    if sidecar.state == steps.ELSEWHERE:
+        return steps.follow(sidecar, roots, recover)
+    work = _taken_over(roots, Work.from_sidecar(sidecar))
+    if work.state == BEGUN:
+        step_zero.take_back(roots, work)
+        sentence = "The merge had moved nothing yet; every disk is as it was."
+        return {"path": work.base, "action": "undone", "sentence": sentence}
+    result = _carry_on(roots, work, Progress())
+    ending_words = replacing.and_to_repair(result)
+    return {
+        "path": work.surviving,
+        "action": "finished",
+        "sentence": f"The merge in place was interrupted and was finished{ending_words}",
+        "result": result,
+    }
+
+
+def _taken_over(roots: Roots, work: Work) -> Work:
+    """Says so first, so that the old owner is known to be dead."""
+    work = replace(work, token=work.token + 1)
+    write(roots, work)
+    return work
+
+
+def _carry_on(roots: Roots, work: Work, progress: Progress) -> dict[str, Any]:
+    started = time.monotonic()
+    if work.state == MERGING:
+        for path in (work.base, work.above):
+            step_zero.settle(roots, path)
+        work = batches.run(roots, batches.prepare(roots, work), progress)
+    seconds = round(time.monotonic() - started, 3)
+    result = ending.finish(roots, work, progress)
+    return result | {"seconds": seconds, "copy_seconds": seconds, "proof_seconds": 0.0}
+
+
+def pending(roots: Roots, base: str) -> Sidecar | None:
+    """The sidecar of an unfinished merge into this disk; None without one."""
+    found = journal.of(roots, base, journal.MERGE)
+    return found if found is not None and found.unfinished else None

@@ -1,0 +1,134 @@
+"""Before the first batch: base gets a fresh identity, and the disk above it is told.
+
+A forgotten child of base fails loudly from then on, instead of reading wrong data. Each header
+changes by a journalled rewrite of its own; the merge's sidecar, which is there before the first
+and says what was before, makes one change of them: all of it, or taken back.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+
+from disks.engine import faults
+from disks.engine.formats import open_image
+from disks.engine.images import HeaderRewrite, Image
+from disks.operations import durable, journal, rewriting, trash
+from disks.operations.merge_in_place import batches, old_pages
+from disks.operations.merge_in_place.work import MERGING, Work, pointers, write
+from disks.operations.paths import Roots
+
+
+def begin(roots: Roots, work: Work) -> Work:
+    """Carry the step out; the work that goes on is returned. An error leaves it to take_back()."""
+    with faults.stage("merge.begin"):
+        for pointer in pointers(work):
+            journal.write(roots, pointer)
+        write(roots, work)
+        trash.prepare(roots, work.manifest)
+        old_pages.create(roots, work.pages_path)
+        fresh = str(uuid.uuid4())
+        rewrite(roots, work, work.base, rewriting.IDENTITY, lambda i: i.plan_identity(fresh))
+        _grow(roots, work)
+        identity = _identity_of(roots, work.base)
+        _tell(roots, work, identity)
+        seen = batches.seen(roots, work.levels)
+        work = replace(work, state=MERGING, identity=identity, seen=seen)
+        write(roots, work)
+    return work
+
+
+def take_back(roots: Roots, work: Work) -> None:
+    """Everything as it was before begin(), except that a base that has grown stays so."""
+    with faults.stage("merge.undo"):
+        for path in (work.base, work.above):
+            settle(roots, path)
+        if _identity_of(roots, work.base) != work.old_identity:
+            rewrite(
+                roots,
+                work,
+                work.base,
+                rewriting.IDENTITY,
+                lambda image: image.plan_identity(work.old_identity),
+            )
+        with roots.open(work.above) as file:
+            is_as_before = open_image(file).recorded_link() == work.old_link
+        if not is_as_before:
+            rewrite(
+                roots,
+                work,
+                work.above,
+                rewriting.IDENTITY,
+                lambda image: image.plan_recorded_link(work.old_link),
+            )
+        trash.discard(roots, work.manifest)
+        remove_records(roots, work)
+
+
+def remove_records(roots: Roots, work: Work) -> None:
+    """The merge is over; its own sidecar goes last."""
+    durable.unlink(roots, work.pages_path, missing_ok=True)
+    for pointer in pointers(work):
+        journal.remove(roots, pointer)
+    journal.remove(roots, work.sidecar())
+
+
+def settle(roots: Roots, path: str) -> None:
+    """A rewrite of one header that died halfway is finished or undone; we hold the lock."""
+    found = journal.of(roots, path, journal.UNDO)
+    if found is not None and found.unfinished:
+        rewriting.recover(roots, found, token=found.token + 1)
+
+
+def rewrite(
+    roots: Roots,
+    work: Work,
+    path: str,
+    about: str,
+    build: Callable[[Image], HeaderRewrite],
+    check: Callable[[Image], None] = lambda image: None,
+) -> None:
+    """One journalled change of a header, of the file as it is now."""
+    with roots.open(path) as file:
+        expected = file.identity()
+    change = rewriting.Change(build=build, check=check, about=about)
+    rewriting.rewrite(roots, path, change, expected=expected, job=work.job, token=work.token)
+
+
+def _grow(roots: Roots, work: Work) -> None:
+    """Where the leaf is larger, base becomes as large; the grown area reads as zeros."""
+    while True:
+        with roots.open(work.base) as file:
+            image = open_image(file)
+            if image.virtual_size_bytes >= work.size_bytes:
+                return
+            makes_room = image.plan_expand(work.size_bytes).makes_room
+        rewrite(
+            roots,
+            work,
+            work.base,
+            rewriting.MAKE_ROOM if makes_room else rewriting.EXPAND,
+            lambda image: image.plan_expand(work.size_bytes).rewrite,
+        )
+
+
+def _tell(roots: Roots, work: Work, identity: str) -> None:
+    rewrite(
+        roots,
+        work,
+        work.above,
+        rewriting.IDENTITY,
+        lambda image: image.plan_parent_identity(identity),
+        lambda image: _require_told(image, identity),
+    )
+
+
+def _require_told(image: Image, identity: str) -> None:
+    if image.parent is None or image.parent.identity != identity:
+        raise rewriting.unverified(image.file.path, "it expects another parent")
+
+
+def _identity_of(roots: Roots, path: str) -> str:
+    with roots.open(path) as file:
+        return open_image(file).identity

@@ -1,0 +1,125 @@
+"""What merging in place asks for beyond a merge by copy, and how its plan is carried out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from disks.engine.chain import Chain
+from disks.engine.errors import ImageError
+from disks.engine.holding import Wanted
+from disks.engine.units import sectors
+from disks.operations import copying, merge_in_place, rewriting, rules, trash
+from disks.operations.counting import count_levels
+from disks.operations.merge_in_place import JOURNAL_BYTES, Work
+from disks.operations.paths import Roots
+from disks.operations.progress import Progress
+from disks.operations.streaming import ChainContent
+
+if TYPE_CHECKING:
+    from disks.operations.merge import MergePlan
+
+
+def refusals(plan: MergePlan, chain: Chain, last: int, roots: Roots) -> Iterator[ImageError]:
+    """What stands in the way, one after the other; fills the figures in meanwhile."""
+    base, above = chain.images[last], chain.images[last - 1]
+    path = chain.paths[last]
+    for image in (base, above):
+        rewriting.require_one_name(image.file)
+    damaged = rules.structure_refusal([(path, base)], so="nothing is merged into it")
+    if damaged is not None:
+        yield damaged
+    size = chain.virtual_size_bytes
+    if size > base.virtual_size_bytes:
+        larger = _larger_ancestor(chain, last)
+        if larger is not None:
+            yield larger
+        base.plan_expand(size)  # raises what the format does not allow
+    elsewhere = os.path.dirname(plan.output) != os.path.dirname(path)
+    if elsewhere and roots.stat(plan.output).st_dev != base.file.stat().st_dev:
+        yield ImageError(
+            "E_TRASH",
+            f"{path} cannot take the name {plan.output}: the two lie on different file systems, "
+            "and in place nothing is copied. Keep the parent's name, or merge by copy.",
+            file=path,
+        )
+    growth = base.growth_bytes(_wanted(chain, last))
+    plan.amount = count_levels(chain.images[:last], rules.block_bytes_of(base))
+    plan.room_bytes = growth + JOURNAL_BYTES
+    plan.predicted_size_bytes = base.file.size_bytes + growth
+    plan.warnings.append(
+        "Merging in place cannot be undone once data moves. It can be stopped and resumed; until "
+        f"it is finished {chain.paths[0]} reads as ever, and {path} must not be opened by itself."
+    )
+
+
+def _wanted(chain: Chain, last: int) -> Iterator[Wanted]:
+    content = ChainContent(chain.levels(0, last - 1))
+    for run in content.runs(0, sectors(content.virtual_size_bytes)):
+        yield Wanted(run.first_sector, run.count_sectors, run.file is None)
+
+
+def _larger_ancestor(chain: Chain, last: int) -> ImageError | None:
+    """E_PARENT_SIZE: the area that base grows by would show what an ancestor has there."""
+    base = chain.images[last]
+    for path, ancestor in zip(chain.paths[last + 1 :], chain.images[last + 1 :], strict=True):
+        if ancestor.virtual_size_bytes > base.virtual_size_bytes:
+            return ImageError(
+                "E_PARENT_SIZE",
+                f"{chain.paths[last]} would have to grow, but {path} is larger: what that holds "
+                "behind its end would become visible, instead of zeros. Merge by copy instead.",
+                file=chain.paths[last],
+                field="current_size",
+                value=ancestor.virtual_size_bytes,
+            )
+    return None
+
+
+def start(
+    plan: MergePlan, chain: Chain, roots: Roots, job: str, token: int, progress: Progress
+) -> dict[str, Any]:
+    """Carry a plan out that was checked under lock. See `merge.apply`."""
+    last = len(plan.levels) - 1
+    base, above = chain.images[last], chain.images[last - 1]
+    paths = [level.path for level in plan.levels]
+    names = " + ".join(os.path.basename(path) for path in reversed(paths))
+    manifest = trash.planned(
+        roots,
+        job=trash.free_job(roots, plan.trash, copying.job_word(job)),
+        kind=trash.MERGED_IN_PLACE,
+        summary=f"Merged {names} in place into {plan.output}",
+        replacement=plan.output,
+        put_away=[
+            (level.path, plan.fingerprints[level.path].file, level.identity, "merged")
+            for level in plan.levels[:-1]
+        ],
+        relinked=plan.relink,
+    )
+    work = Work(
+        base=paths[-1],
+        levels=tuple(paths[:-1]),
+        surviving=plan.output,
+        job=job,
+        token=token,
+        manifest=manifest,
+        inodes=tuple(image.file.stat().st_ino for image in chain.images[: last + 1]),
+        old_identity=base.identity,
+        old_link=above.recorded_link(),
+        size_bytes=chain.virtual_size_bytes,
+        base_parent=plan.survivors[0] if plan.survivors else "",
+        relink=tuple(plan.relink),
+        result={
+            "output": plan.output,
+            "in_place": True,
+            "virtual_size_bytes": chain.virtual_size_bytes,
+            "file_size_before_bytes": sum(level.file_size_bytes for level in plan.levels),
+            "content_sha256": None,
+            "levels": paths,
+            "commands": plan.commands,
+            "warnings": plan.warnings,
+            "relinked": plan.relink,
+            "space_back_when_trash_emptied_bytes": plan.space_back_bytes,
+        },
+    )
+    return merge_in_place.start(roots, work, progress)

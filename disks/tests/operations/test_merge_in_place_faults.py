@@ -1,0 +1,283 @@
+"""A merge in place survives death, errors, stops and power cuts at every point of it."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from disks.engine.errors import ImageError
+from disks.engine.formats import open_image
+from disks.engine.holding import Limits
+from disks.operations import journal, merge
+from disks.operations.merge_in_place import batches, old_pages
+from disks.operations.progress import Cancelled, Progress, Stopped
+from disks.operations.recover import recover
+from disks.tests.builders import VHD, VHDX, Family
+from disks.tests.operations import worlds
+from disks.tests.operations.crashing import (
+    DIED,
+    DONE,
+    REFUSED,
+    Work,
+    faulty,
+    in_fork,
+    mended_at_every_point,
+    power_cut,
+    with_fault,
+)
+
+# `make prove` raises it; each cut is one run of the real code.
+CUTS = int(os.environ.get("VD_PROVE", "40"))
+
+
+@pytest.fixture(autouse=True)
+def small_and_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several batches of a small disk; the fault points stay, the hardware is not waited for."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    monkeypatch.setattr(batches, "LIMITS", Limits(data_bytes=6 * 1024, pages=200))
+    monkeypatch.setattr(old_pages, "SLOT_BYTES", 1024 * 1024)
+    monkeypatch.setattr(old_pages, "FILE_BYTES", 2 * 1024 * 1024)
+
+
+@dataclass
+class Scene:
+    """Three levels and a child below, copied afresh; base: how far down it merges."""
+
+    folder: Path
+    family: Family
+    base: str | None
+    keep_name: str
+    leaf_sha256: str
+    below_sha256: str
+
+    def path(self, stem: str) -> str:
+        return str(self.folder / self.family.file(stem))
+
+    @property
+    def roots(self) -> worlds.Roots:
+        return worlds.roots_of(self.folder)
+
+    @property
+    def output(self) -> str:
+        return self.path("leaf" if self.keep_name == "child" else self.base or "middle")
+
+    def plan(self) -> merge.MergePlan:
+        return merge.plan(
+            self.path("leaf"),
+            self.roots,
+            into_parent=True,
+            in_place=True,
+            keep_name=self.keep_name,
+            base=self.path(self.base) if self.base else None,
+        )
+
+    def merge(self, progress: Progress | None = None) -> dict[str, object]:
+        return merge.apply(self.plan(), self.roots, offline=True, progress=progress, job="7")
+
+    def merge_or_stop(self) -> None:
+        """As a job sees it: what cannot go on is refused, whether it may be resumed or not."""
+        try:
+            self.merge()
+        except Stopped as stopped:
+            raise ImageError("E_STOPPED", stopped.sentence) from stopped
+
+    def recover(self) -> list[dict[str, object]]:
+        return recover(str(self.folder), self.roots)
+
+    def judge(self) -> str:
+        """Names the state: nothing lost, nothing broken, nothing left lying about."""
+        merged = not os.path.exists(self.path("leaf")) or self.keep_name == "child"
+        if self.keep_name == "child":
+            merged = not os.path.exists(self.path(self.base or "middle"))
+        leaf = self.output if merged else self.path("leaf")
+        assert worlds.content_of(leaf) == self.leaf_sha256
+        assert worlds.content_of(self.path("below")) == self.below_sha256
+        assert worlds.errors_in(leaf) == []
+        assert worlds.errors_in(self.path("below")) == []
+        left = [
+            name
+            for name in worlds.snapshot(self.folder)
+            if name.endswith((".vdtmp", ".vdmerge", ".vdpages", ".vdjob"))
+        ]
+        assert left == []
+        paths = [self.path(stem) for stem in ("base", "middle", "leaf", "below")]
+        assert journal.pending(self.roots, paths) == []
+        return "merged" if merged else "old"
+
+
+_SHAPES = {
+    "vhd": (VHD, None, "parent", {}),
+    "vhd-two-levels": (VHD, "base", "parent", {"leaf_size": 200 * 1024}),
+    "vhd-child-name": (VHD, None, "child", {}),
+    "vhdx": (VHDX, None, "parent", {}),
+    "vhdx-two-levels": (VHDX, "base", "child", {}),
+}
+
+
+@pytest.fixture(params=sorted(_SHAPES))
+def scene_of(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Scene]:
+    """A fresh scene at every call, always in the same place."""
+    family, base, keep_name, options = _SHAPES[request.param]
+    template = tmp_path / "template"
+    world = worlds.chain(template, family=family, grandchild=True, **options)
+    leaf, below = worlds.content_of(world.leaf.path), worlds.content_of(world.grandchild.path)
+    folder = tmp_path / "scene"
+
+    def fresh() -> Scene:
+        shutil.rmtree(folder, ignore_errors=True)
+        worlds.copy_tree(template, folder)
+        return Scene(folder, family, base, keep_name, leaf, below)
+
+    return fresh
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["kill", "torn"])
+def test_killed_at_every_point_it_is_finished_or_taken_back(
+    scene_of: Callable[[], Scene], kind: str
+) -> None:
+    scenes: list[Scene] = []
+
+    def fresh() -> Work:
+        scenes[:] = [scene_of()]
+        return scenes[0].merge_or_stop
+
+    states = mended_at_every_point(
+        fresh,
+        faulty(kind),
+        expected=DIED,
+        recover=lambda: scenes[0].recover(),
+        judge=lambda: scenes[0].judge(),
+    )
+    assert states == {"old", "merged"}
+    assert scenes[0].judge() == "merged"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["enospc", "eio"])
+def test_an_error_at_every_point_leaves_what_recovery_finishes_or_takes_back(
+    scene_of: Callable[[], Scene], kind: str
+) -> None:
+    scenes: list[Scene] = []
+    for number in range(1, 400):
+        scenes[:] = [scene_of()]
+        code = in_fork(faulty(kind)(number, scenes[0].merge_or_stop))
+        scenes[0].recover()
+        state = scenes[0].judge()
+        if code == DONE and state == "merged" and number > 40:
+            break
+        assert code in (DONE, REFUSED), f"broken at {number}"
+    assert scenes[0].judge() == "merged"
+
+
+def test_short_writes_change_nothing(scene_of: Callable[[], Scene]) -> None:
+    for number in range(1, 200, 17):
+        scene = scene_of()
+        assert in_fork(with_fault(f"*:{number}:short", scene.merge)) == DONE
+        assert scene.judge() == "merged"
+
+
+@pytest.mark.slow
+def test_power_cuts_lose_nothing(scene_of: Callable[[], Scene]) -> None:
+    """Unsynced pages kept, lost, torn or garbage, names lost; then cut again in recovery."""
+    chance = random.Random(5)
+    for cut in range(CUTS):
+        scene = scene_of()
+        number = chance.randrange(1, 150)
+        if power_cut(number, scene.merge_or_stop, seed=cut) == DONE:
+            assert scene.judge() == "merged"
+            continue
+        if cut % 2:
+            power_cut(chance.randrange(1, 60), scene.recover, seed=1000 + cut)
+        rows = scene.recover()
+        assert [row for row in rows if row["action"] in ("busy", "needs-attention")] == [], cut
+        scene.judge()
+
+
+class StopsAfter(Progress):
+    """Asks to stop at the n-th question."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+
+    def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Cancelled
+
+
+def test_stopped_between_any_two_batches_it_reads_as_before_and_goes_on(
+    scene_of: Callable[[], Scene],
+) -> None:
+    stops = 0
+    for number in range(1, 400):
+        scene = scene_of()
+        try:
+            scene.merge(StopsAfter(number))
+        except Cancelled:
+            assert scene.judge() == "old"
+            continue
+        except Stopped:
+            stops += 1
+            assert worlds.content_of(scene.path("leaf")) == scene.leaf_sha256
+            with pytest.raises(ImageError) as refused:
+                merge.apply(scene.plan(), scene.roots, offline=True)
+            assert refused.value.code == "E_UNFINISHED"
+            assert [row["action"] for row in scene.recover()] == ["finished"]
+            assert scene.judge() == "merged"
+            continue
+        break
+    assert scene.judge() == "merged"
+    assert stops >= 2
+
+
+def test_base_written_by_somebody_else_meanwhile_is_left_alone(
+    scene_of: Callable[[], Scene],
+) -> None:
+    scene = _scene_stopped_in_the_middle(scene_of)
+    base = Path(scene.path(scene.base or "middle"))
+    os.utime(base, ns=(1, 1))
+    before = worlds.snapshot(scene.folder)
+    rows = scene.recover()
+    assert [row["code"] for row in rows] == ["E_NEEDS_ATTENTION"]
+    after = worlds.snapshot(scene.folder)
+    changed = {name for name in before if before[name] != after.get(name)}
+    assert all(name.endswith(".vdmerge") for name in changed)
+
+
+def test_a_leaf_written_meanwhile_is_moved_from_the_beginning(
+    scene_of: Callable[[], Scene],
+) -> None:
+    scene = _scene_stopped_in_the_middle(scene_of)
+    leaf = Path(scene.path("leaf"))
+    with scene.roots.open(str(leaf)) as file:
+        extents = list(open_image(file).extents(0, 16))
+        place = next(one.file_offset for one in extents if one.file_offset is not None)
+    with leaf.open("r+b") as raw:
+        raw.seek(place)
+        raw.write(b"\x5a" * 512)
+    wanted = worlds.content_of(leaf)
+    assert wanted != scene.leaf_sha256
+    assert [row["action"] for row in scene.recover()] == ["finished"]
+    assert worlds.content_of(scene.output) == wanted
+
+
+def _scene_stopped_in_the_middle(scene_of: Callable[[], Scene]) -> Scene:
+    for number in range(1, 400):
+        scene = scene_of()
+        try:
+            scene.merge(StopsAfter(number))
+        except Cancelled:
+            continue
+        except Stopped as stopped:
+            if "after 0 of" not in stopped.sentence:
+                return scene
+            continue
+        raise AssertionError("it was never stopped")
+    raise AssertionError("it never came to an end")
