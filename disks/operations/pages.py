@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -31,12 +31,17 @@ class PageState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page; old is shorter at the end of the file, empty past it; step: the last to write."""
+    """One page; old is shorter at the end of the file, empty past it; step: the last to write.
+
+    found: what a crash had made of it when its recovery began; sectors of that may be left
+    where recovery itself was interrupted.
+    """
 
     offset: int
     old: bytes
     new: bytes
     step: int
+    found: bytes = b""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -44,6 +49,7 @@ class Page:
             "old": base64.b64encode(self.old).decode(),
             "new": base64.b64encode(self.new).decode(),
             "step": self.step,
+            **({"found": base64.b64encode(self.found).decode()} if self.found else {}),
         }
 
     @classmethod
@@ -53,12 +59,13 @@ class Page:
             base64.b64decode(row["old"]),
             base64.b64decode(row["new"]),
             int(row["step"]),
+            base64.b64decode(row.get("found", "")),
         )
 
     def until(self, end: int) -> Page:
         """The same page of a file that ends there."""
         length = max(0, end - self.offset)
-        return Page(self.offset, self.old[:length], self.new[:length], self.step)
+        return replace(self, old=self.old[:length], new=self.new[:length])
 
     def state(self, current: bytes) -> PageState:
         """Judge what the file holds there now.
@@ -73,7 +80,7 @@ class Page:
         known = current[: len(self.old)]
         if known == self.old:
             return PageState.OLD
-        foreign = False
+        foreign = torn = False
         for start in range(0, len(self.old), SECTOR_BYTES):
             old = self.old[start : start + SECTOR_BYTES]
             new = self.new[start : start + len(old)]
@@ -82,10 +89,15 @@ class Page:
                 continue
             if old != new:
                 return PageState.TORN
-            foreign = True
+            if now == self.found[start : start + len(old)]:
+                torn = True
+            else:
+                foreign = True
         if foreign and self._is_garbled_behind(current):
             return PageState.TORN
-        return PageState.FOREIGN if foreign else PageState.MIXED
+        if foreign:
+            return PageState.FOREIGN
+        return PageState.TORN if torn else PageState.MIXED
 
     def _is_garbled_behind(self, current: bytes) -> bool:
         """Whether bytes past the old end are not ours, so that it was a crash that tore the page.
@@ -225,6 +237,14 @@ def standing(
         if healed != now:
             mended.append(Page(page.offset, now, bytes(healed), page.step))
     return mended if begun else None
+
+
+def as_found(file: ImageFile, pages: Sequence[Page]) -> list[Page]:
+    """The pages, those that are torn with what lies there now."""
+    return [
+        replace(page, found=_current(file, page)) if state is PageState.TORN else page
+        for page, state in zip(pages, states(file, pages), strict=True)
+    ]
 
 
 def states(file: ImageFile, pages: Sequence[Page]) -> list[PageState]:

@@ -27,6 +27,7 @@ from disks.operations.journal import DONE, UNDO, Sidecar
 from disks.operations.pages import (
     Page,
     PageState,
+    as_found,
     changed_writes,
     is_there,
     put_back,
@@ -353,6 +354,7 @@ def recover(roots: Roots, sidecar: Sidecar, *, token: int) -> tuple[str, str]:
         shortened = file.size_bytes == after < before
         if not (shortened or before <= file.size_bytes <= max(before, after)):
             raise attention(path, "its size is neither the old nor the planned one")
+        known = as_found(file, pages)
         forward = _only_forward(file, pages, record, visible, shortened=shortened)
         only_forward = forward is not None
         if forward is not None:  # what earlier steps wrote may be in use by now
@@ -366,7 +368,8 @@ def recover(roots: Roots, sidecar: Sidecar, *, token: int) -> tuple[str, str]:
         untouched = all(state is PageState.OLD for state in found) and file.size_bytes == before
         if opened is None and untouched and not only_forward:
             raise attention(path, "it is as it was before the change, and yet cannot be read")
-        sidecar = replace(sidecar, token=token)
+        record = record | {"pages": [page.as_dict() for page in known]}
+        sidecar = replace(sidecar, token=token, record=record)
         about = _about(sidecar)
         with faults.stage(f"{about}.takeover"):
             journal.write(roots, sidecar)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -20,10 +21,11 @@ FEW_FILES = 48
 
 
 def limited(work: Callable[[], object]) -> int:
-    """Run work in a process that may hold only a few files open."""
+    """Run work in a process that may open only a few files more."""
 
     def few() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (FEW_FILES, FEW_FILES))
+        most = max(map(int, os.listdir("/proc/self/fd"))) + FEW_FILES
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         work()
 
     return in_fork(few)

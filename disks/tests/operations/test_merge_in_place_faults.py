@@ -184,17 +184,20 @@ def test_short_writes_change_nothing(scene_of: Callable[[], Scene]) -> None:
 
 
 @pytest.mark.slow
-def test_power_cuts_lose_nothing(scene_of: Callable[[], Scene]) -> None:
+@pytest.mark.power_cuts
+def test_power_cuts_lose_nothing(scene_of: Callable[[], Scene], tmp_path: Path) -> None:
     """Unsynced pages kept, lost, torn or garbage, names lost; then cut again in recovery."""
     chance = random.Random(5)
+    aside = tmp_path / "aside"
+    aside.mkdir()
     for cut in range(CUTS):
         scene = scene_of()
         number = chance.randrange(1, 150)
-        if power_cut(number, scene.merge_or_stop, seed=cut) == DONE:
+        if power_cut(number, scene.merge_or_stop, cut, aside) == DONE:
             assert scene.judge() == "merged"
             continue
         if cut % 2:
-            power_cut(chance.randrange(1, 60), scene.recover, seed=1000 + cut)
+            power_cut(chance.randrange(1, 60), scene.recover, 1000 + cut, aside)
         rows = scene.recover()
         assert [row for row in rows if row["action"] in ("busy", "needs-attention")] == [], cut
         scene.judge()
