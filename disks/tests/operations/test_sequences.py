@@ -76,7 +76,14 @@ class Row:
         lowest = self.draw(st.integers(0, index - 1))
         keep = self.draw(st.sampled_from(["parent", "child"]))
         (child, model), (base, _) = self.disks[index], self.disks[lowest]
-        plan = merge.plan(str(child), self.roots, into_parent=True, base=str(base), keep_name=keep)
+        plan = merge.plan(
+            str(child),
+            self.roots,
+            into_parent=True,
+            base=str(base),
+            keep_name=keep,
+            in_place=self.draw(st.booleans()),
+        )
         merge.apply(plan, self.roots, offline=True)
         survivor = child if keep == "child" else base
         self.disks[lowest : index + 1] = [(survivor, model)]
