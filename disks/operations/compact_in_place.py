@@ -185,6 +185,7 @@ def apply(
         "virtual_size_bytes": fresh.virtual_size_bytes,
         "file_size_before_bytes": fresh.file_size_bytes,
         "file_size_after_bytes": size_after,
+        "freed_bytes": max(0, fresh.file_size_bytes - size_after),
         "blocks_dropped": judged.going,
         "blocks_moved": compaction.moves,
         "bytes_written": compaction.bytes_moved,
@@ -192,7 +193,6 @@ def apply(
         "copy_seconds": seconds,
         "proof_seconds": 0.0,  # each copy is read back before the table names it
         "content_sha256": None,
-        "space_back_when_trash_emptied_bytes": 0,
         "warnings": fresh.warnings,
     }
 

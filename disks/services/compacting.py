@@ -8,21 +8,27 @@ from disks.models import Disk, Job
 from disks.operations import compact, fingerprints
 from disks.operations.compact import CompactPlan
 from disks.operations.progress import Progress
-from disks.services import declarations, inspection, jobs, roots, trash
+from disks.services import declarations, inspection, jobs, roots, sidecars, trash
 from disks.services.stored_json import readable, restored
-from disks.services.work import JobContext
+from disks.services.work import JobContext, Recovery
 
 # A page does not wait for a terabyte to be read: then the figures are estimates.
 PLAN_SECONDS = 1.5
+STOPPED = (
+    "The worker stopped. The disk reads as before, and what it had given back stays so. Compact "
+    "it again: it goes on with the rest."
+)
 
 
-def plan(disk: Disk, *, time_budget_seconds: float | None = PLAN_SECONDS) -> CompactPlan:
+def plan(
+    disk: Disk, *, in_place: bool = True, time_budget_seconds: float | None = PLAN_SECONDS
+) -> CompactPlan:
     """The dry run. Raises Refusal where the chain is broken; the rest is in `refused`."""
     declarations.require_chain(disk)
     scope = roots.operation_roots()
     try:
         return compact.plan(
-            disk.path, scope, in_place=False, time_budget_seconds=time_budget_seconds
+            disk.path, scope, in_place=in_place, time_budget_seconds=time_budget_seconds
         )
     finally:
         scope.close()
@@ -33,15 +39,17 @@ def request(
     *,
     user: Any,
     idempotency_key: str,
+    in_place: bool = True,
     declared_offline: bool = False,
     seen: dict[str, Any] | None = None,
     address: str = "",
 ) -> Job:
     """Ask for the compaction; the caller enqueues the job. Raises what the plan refuses.
 
+    in_place: where the disk lies; False: a proven copy takes its place
     seen: the fingerprint of the plan that was shown; E_CHANGED if it is another one by now.
     """
-    planned = plan(disk, time_budget_seconds=0.2)
+    planned = plan(disk, in_place=in_place, time_budget_seconds=0.2)
     if planned.refused is not None:
         raise planned.refused
     if seen is not None and planned.as_dict()["fingerprint"] != seen:
@@ -49,7 +57,11 @@ def request(
     declarations.require(planned.exclusive, declared_offline=declared_offline)
     return jobs.request(
         kind=Job.Kind.COMPACT,
-        parameters={"path": disk.path, "fingerprint": [*planned.fingerprint.items()]},
+        parameters={
+            "path": disk.path,
+            "in_place": in_place,
+            "fingerprint": [*planned.fingerprint.items()],
+        },
         user=user,
         disk=disk,
         root=disk.root,
@@ -68,11 +80,11 @@ def run_compact(
     """The work: plan again, compare with what was shown, carry out."""
     scope = context.roots()
     try:
-        # The rewriting itself looks at every block: no need to read all of it twice.
+        # The work itself looks at every block: no need to read all of it twice.
         planned = compact.plan(
             parameters["path"],
             scope,
-            in_place=False,
+            in_place=_in_place(parameters),
             time_budget_seconds=0.0,
             progress=progress,
         )
@@ -89,6 +101,20 @@ def run_compact(
     finally:
         scope.close()
     return result | {"changed": [parameters["path"]]}
+
+
+def recover_compact(job: Job, context: JobContext) -> Recovery:
+    """What the sidecars say. In place, a step that was finished is not the whole of it."""
+    recovery = sidecars.recover_by_sidecars(job, context)
+    if not _in_place(restored(job.parameters)):
+        return recovery
+    inspection.refresh_paths([], rewritten=[restored(job.parameters)["path"]], job=job)
+    return Recovery("undone", STOPPED)
+
+
+def _in_place(parameters: dict[str, Any]) -> bool:
+    """Jobs that were asked for before there was a choice copy."""
+    return bool(parameters.get("in_place", False))
 
 
 def finished_compact(job: Job, result: dict[str, Any]) -> None:

@@ -122,7 +122,12 @@ WORK: dict[str, Work] = {
         lost=_TRY_ON,
     ),
     Job.Kind.COMPACT: Work(
-        "disks.services.compacting.run_compact", "disks.services.compacting.finished_compact"
+        "disks.services.compacting.run_compact",
+        "disks.services.compacting.finished_compact",
+        "disks.services.compacting.recover_compact",
+        cancelled="Cancelled. The disk reads as before. What was given back until then stays so: "
+        "compact it again, and it goes on with the rest.",
+        lost="The worker stopped; the disk reads as before. Try again.",
     ),
     Job.Kind.CONVERT: Work(
         "disks.services.converting.run_convert", "disks.services.converting.finished_convert"

@@ -19,6 +19,7 @@ from disks.views.guard import client_address
 from disks.views.rendering import render_page
 
 FRAGMENT = "disks/_compact_plan.html"
+REWRITE = "rewrite"  # the other way
 
 
 @require_http_methods(["GET", "POST"])
@@ -28,7 +29,8 @@ def compact(request: HttpRequest, disk_id: int) -> HttpResponse:
     sent = request.POST if request.method == "POST" else None
     if sent is not None and (earlier := plans.earlier_job(request)) is not None:
         return HttpResponseRedirect(reverse("job", args=[earlier.pk]))
-    context = _context(disk, sent)
+    in_place = (sent or request.GET).get("way") != REWRITE
+    context = _context(disk, sent, in_place=in_place)
     if request.method == "GET":
         return render_page(request, "disks/compact.html", context, fragment=FRAGMENT)
     return plans.start(
@@ -40,6 +42,7 @@ def compact(request: HttpRequest, disk_id: int) -> HttpResponse:
         ask=lambda said, key: compacting.request(
             disk,
             user=request.user,
+            in_place=in_place,
             declared_offline=said.declared,
             seen=said.cleaned_data["seen"],
             idempotency_key=key,
@@ -48,10 +51,11 @@ def compact(request: HttpRequest, disk_id: int) -> HttpResponse:
     )
 
 
-def _context(disk: Disk, sent: Any) -> dict[str, Any]:
+def _context(disk: Disk, sent: Any, *, in_place: bool) -> dict[str, Any]:
     context: dict[str, Any] = {"disk": disk, "plan": None, "refused": None, "stale": False}
+    context["in_place"] = in_place
     try:
-        plan = compacting.plan(disk)
+        plan = compacting.plan(disk, in_place=in_place)
     except (ImageError, Refusal) as error:
         return context | {"refused": plans.as_error(error)}
     document = plan.as_dict()
@@ -59,9 +63,9 @@ def _context(disk: Disk, sent: Any) -> dict[str, Any]:
         "plan": document,
         "refused": plans.as_error(document["refused"]),
         "gain": max(0, document["file_size_before_bytes"] - document["file_size_after_bytes"]),
-        "seconds": plans.seconds_guessed(
-            document["bytes_written"], (Job.Kind.COMPACT, Job.Kind.MERGE)
-        ),
+        "seconds": max(0.5, document["seconds"] or 0)
+        if in_place
+        else plans.seconds_guessed(document["bytes_written"], (Job.Kind.COMPACT, Job.Kind.MERGE)),
         "managers": document.get("managers", []),
         "declaration": DeclarationForm(
             sent,

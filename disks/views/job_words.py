@@ -84,6 +84,11 @@ _WHAT_NOW: dict[str, str] = {
 
 def meanwhile(job: Job) -> str:
     """What may be done with the disks while it runs."""
+    if job.is_active and _compacts_in_place(job):
+        return (
+            "The disk is changed where it lies, in steps that each leave it reading as before. "
+            "Leave machines that use it switched off."
+        )
     return _MEANWHILE.get(job.kind, "") if job.is_active else ""
 
 
@@ -91,7 +96,21 @@ def if_cancelled(job: Job) -> str:
     """What a cancelled job leaves behind."""
     if job.status == Job.Status.QUEUED:
         return "It has not started: cancelling changes nothing."
+    if _compacts_in_place(job):
+        return (
+            "Cancelling keeps what is given back by then, and the disk reads as before; "
+            "compacting it again goes on with the rest."
+        )
     return _IF_CANCELLED.get(job.kind, "Cancelling leaves every file as it was.")
+
+
+def _compacts_in_place(job: Job) -> bool:
+    parameters = job.parameters
+    return (
+        job.kind == Job.Kind.COMPACT
+        and isinstance(parameters, dict)
+        and bool(parameters.get("in_place"))
+    )
 
 
 def what_now(job: Job) -> str:
@@ -110,6 +129,8 @@ _RESULT: tuple[tuple[str, str, str], ...] = (
     ("space_back_when_trash_emptied_bytes", "Free when the trash is emptied", "bytes"),
     ("bytes_written", "Written", "bytes"),
     ("blocks_written", "Blocks written", "number"),
+    ("blocks_dropped", "Blocks given back", "number"),
+    ("blocks_moved", "Blocks moved down", "number"),
     ("blocks_left_out", "Blocks left out", "number"),
     ("proof", "Content proof", "proof"),
     ("content_sha256", "Content SHA-256", "code"),

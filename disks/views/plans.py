@@ -110,7 +110,9 @@ def seconds_guessed(count_bytes: int, kinds: tuple[str, ...]) -> float | None:
     rows = Job.objects.filter(status=Job.Status.SUCCEEDED, kind__in=kinds).order_by("-pk")
     moved = spent = 0.0
     for result in rows.values_list("result", flat=True)[:JOBS_ASKED]:
-        seconds = result.get("seconds") if isinstance(result, dict) else None
+        if not isinstance(result, dict) or result.get("in_place"):
+            continue  # work in place reads much and writes little: no measure for a copy
+        seconds = result.get("seconds")
         if isinstance(seconds, int | float) and seconds > 0:
             moved += float(result.get("bytes_written") or 0)
             spent += float(seconds)

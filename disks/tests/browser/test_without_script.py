@@ -296,7 +296,12 @@ def test_a_root_is_tested_added_edited_and_removed(page: Page, storage: Path) ->
     expect(page.get_by_role("link", name="second", exact=True)).to_have_count(0)
 
 
-def test_the_trash_is_emptied(page: Page, folder: Path) -> None:
+def test_a_disk_is_deleted_and_the_trash_is_emptied(page: Page, folder: Path) -> None:
+    steps.open_disk(page, "zeros-2.vhd")
+    page.get_by_role("link", name="Delete", exact=True).click()
+    page.get_by_role("button", name="Delete zeros-2.vhd").click()
+    done(page)
+    assert not (folder / "zeros-2.vhd").exists()
     page.goto("/trash")
     total = page.locator(".trash-totals li", has_text=NAME)
     total.get_by_text("Empty…").click()

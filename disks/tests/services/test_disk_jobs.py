@@ -15,6 +15,7 @@ from disks.engine.chain import open_chain
 from disks.engine.errors import ImageError
 from disks.models import Disk, Job, StorageRoot, TrashedJob
 from disks.operations import relink
+from disks.operations.progress import Progress
 from disks.services import (
     blockmap,
     compacting,
@@ -29,12 +30,14 @@ from disks.services import (
     trash,
 )
 from disks.services.errors import Refusal
+from disks.services.stored_json import restored
 from disks.services.work import JobContext
 from disks.services.worker_progress import JobProgress
 from disks.tests import builders
 from disks.tests.builders import MIB
 from disks.tests.factories import make_user
 from disks.tests.operations import worlds
+from disks.tests.operations.crashing import DIED, in_fork, with_fault
 from disks.tests.services.catalog import base, child, declare, disk, key, scan
 from disks.views import job_words
 
@@ -319,7 +322,7 @@ def test_compact_frees_zero_blocks_and_warns_no_child(tmp_path: Path) -> None:
     assert row.blocks_allocated == 3
     before = content(disk("leaf.vhd").path)
     assert compacting.plan(row).as_dict()["refused"] is None
-    done(compacting.request(row, user=make_user(), idempotency_key=key()))
+    done(compacting.request(row, in_place=False, user=make_user(), idempotency_key=key()))
     assert disk("base.vhd").blocks_allocated == 1
     assert disk("base.vhd").pk == row.pk
     assert disk("leaf.vhd").health == Disk.Health.HEALTHY
@@ -332,6 +335,46 @@ def test_compact_frees_zero_blocks_and_warns_no_child(tmp_path: Path) -> None:
     item.refresh_from_db()
     assert item.state == TrashedJob.State.EMPTIED
     assert overview.trash_bytes() == 0
+
+
+def test_compact_in_place_keeps_the_file_and_needs_no_trash(tmp_path: Path) -> None:
+    root = declare(tmp_path / "vms")
+    bottom = base(tmp_path / "vms", allocate=[1, 2])
+    child(tmp_path / "vms", "leaf.vhd", bottom)
+    scan(root)
+    row = disk("base.vhd")
+    before, inode = content(disk("leaf.vhd").path), os.stat(row.path).st_ino
+    job = done(compacting.request(row, user=make_user(), idempotency_key=key()))
+    assert job.result["blocks_dropped"] == 2
+    assert (disk("base.vhd").blocks_allocated, disk("base.vhd").pk) == (1, row.pk)
+    assert os.stat(row.path).st_ino == inode
+    assert not TrashedJob.objects.exists()
+    assert content(disk("leaf.vhd").path) == before
+    assert disk("leaf.vhd").health == Disk.Health.HEALTHY
+
+
+def test_a_compaction_in_place_whose_worker_died_says_that_it_may_go_on(tmp_path: Path) -> None:
+    """bad-input F85: a step that recovery finishes is not the whole of it."""
+    root = declare(tmp_path / "vms")
+    base(tmp_path / "vms", allocate=[1, 2])
+    scan(root)
+    row = disk("base.vhd")
+    before = content(row.path)
+    job = compacting.request(row, user=make_user(), idempotency_key=key())
+    context = JobContext(job, job.token)
+    assert (
+        in_fork(
+            with_fault(
+                "compact.done.unlink:1:kill",
+                lambda: compacting.run_compact(restored(job.parameters), Progress(), context),
+            )
+        )
+        == DIED
+    )
+    recovery = compacting.recover_compact(job, context)
+    assert (recovery.action, recovery.sentence) == ("undone", compacting.STOPPED)
+    assert content(row.path) == before
+    assert compacting.plan(row).refused is None
 
 
 def test_create_makes_a_row_and_a_child_joins_its_chain(

@@ -256,9 +256,22 @@ def test_compact_tells_gain_and_why_the_rest_stays(operator: Client, storage: Pa
     page = operator.get(f"/disks/{disk.pk}/compact").content.decode()
     assert "can be won back" in page
     assert "Why the rest stays in" in page
+    assert "Of zeros" in page
+    assert "Room needed meanwhile</dt><dd>none" in page
     response = operator.post(f"/disks/{disk.pk}/compact", hidden(page))
     job = Job.objects.get(kind=Job.Kind.COMPACT)
     assert response["Location"] == f"/jobs/{job.pk}"
+    assert job.parameters["in_place"] is True
+
+
+def test_compact_by_rewriting_is_the_other_way(operator: Client, storage: Path) -> None:
+    builders.build_dynamic(storage, "zeros.vhd", content=[(0, b"\1" * 512), (4096, bytes(512))])
+    scanning.scan(make_root(storage))
+    disk = Disk.objects.get()
+    page = operator.get(f"/disks/{disk.pk}/compact?way=rewrite").content.decode()
+    assert "Free there now" in page
+    assert operator.post(f"/disks/{disk.pk}/compact", hidden(page)).status_code == 302
+    assert Job.objects.get(kind=Job.Kind.COMPACT).parameters["in_place"] is False
 
 
 def test_a_fixed_disk_is_not_compacted(operator: Client, storage: Path) -> None:
