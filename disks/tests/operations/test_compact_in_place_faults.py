@@ -23,6 +23,7 @@ from disks.tests.operations.crashing import (
     DIED,
     DONE,
     REFUSED,
+    SAMPLE,
     Work,
     failing_from,
     faulty,
@@ -95,11 +96,11 @@ class Running:
 
 
 @pytest.fixture(params=NAMES)
-def running(request: pytest.FixtureRequest, tmp_path: Path) -> Running:
+def running(request: pytest.FixtureRequest, place: Path) -> Running:
     scene = SCENES[request.param]
-    model = tmp_path / "model"
+    model = place / "model"
     model.mkdir()
-    return Running(scene, scene.make(model), model, tmp_path / "run")
+    return Running(scene, scene.make(model), model, place / "run")
 
 
 @pytest.mark.parametrize(
@@ -127,6 +128,7 @@ def test_broken_at_any_point_the_disk_reads_as_before(
         expected=expected,
         recover=running.recover,
         judge=running.judge,
+        every=1 if expected == DIED else SAMPLE,
     )
     assert "as it was" in states
     assert running.judge() == "done"
@@ -153,10 +155,10 @@ def test_short_writes_are_continued(running: Running) -> None:
 
 
 @pytest.mark.power_cuts
-def test_power_cuts_leave_the_same_disk(running: Running, tmp_path: Path) -> None:
+def test_power_cuts_leave_the_same_disk(running: Running, place: Path) -> None:
     """bad-input F86, F87: unsynced pages kept, lost or garbled; also in recovery."""
     chance = random.Random(20261125)
-    aside = tmp_path / "aside"
+    aside = place / "aside"
     aside.mkdir()
     points = 0
 

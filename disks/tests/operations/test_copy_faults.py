@@ -10,8 +10,7 @@ import hashlib
 import os
 import shutil
 import signal
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,18 +129,6 @@ CASES = {
 }
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory where there is one: thousands of fsyncs would only cost time."""
-    try:
-        made = Path(tempfile.mkdtemp(prefix="vdadmin-faults-", dir="/dev/shm"))
-    except OSError:
-        yield tmp_path
-        return
-    yield made
-    shutil.rmtree(made)
 
 
 class Prepared:

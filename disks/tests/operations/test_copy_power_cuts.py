@@ -16,10 +16,9 @@ import pytest
 from disks.operations.recover import recover
 from disks.tests.builders import Family
 from disks.tests.operations.crashing import DIED, DONE, power_cut
-from disks.tests.operations.test_copy_faults import CASES, Prepared, place, points_of
+from disks.tests.operations.test_copy_faults import CASES, Prepared, points_of
 from disks.tests.operations.worlds import roots_of
 
-__all__ = ["place"]
 CUTS = int(os.environ.get("VD_PROVE", "12"))
 
 

@@ -24,6 +24,7 @@ from disks.tests.operations.crashing import (
     DIED,
     DONE,
     REFUSED,
+    SAMPLE,
     Work,
     faulty,
     in_fork,
@@ -121,13 +122,13 @@ _SHAPES = {
 
 
 @pytest.fixture(params=sorted(_SHAPES))
-def scene_of(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Scene]:
+def scene_of(request: pytest.FixtureRequest, place: Path) -> Callable[[], Scene]:
     """A fresh scene at every call, always in the same place."""
     family, base, keep_name, options = _SHAPES[request.param]
-    template = tmp_path / "template"
+    template = place / "template"
     world = worlds.chain(template, family=family, grandchild=True, **options)
     leaf, below = worlds.content_of(world.leaf.path), worlds.content_of(world.grandchild.path)
-    folder = tmp_path / "scene"
+    folder = place / "scene"
 
     def fresh() -> Scene:
         shutil.rmtree(folder, ignore_errors=True)
@@ -154,6 +155,7 @@ def test_killed_at_every_point_it_is_finished_or_taken_back(
         expected=DIED,
         recover=lambda: scenes[0].recover(),
         judge=lambda: scenes[0].judge(),
+        every=1 if kind == "kill" else SAMPLE,
     )
     assert states == {"old", "merged"}
     assert scenes[0].judge() == "merged"
@@ -165,7 +167,7 @@ def test_an_error_at_every_point_leaves_what_recovery_finishes_or_takes_back(
     scene_of: Callable[[], Scene], kind: str
 ) -> None:
     scenes: list[Scene] = []
-    for number in range(1, 400):
+    for number in range(1, 400, SAMPLE):
         scenes[:] = [scene_of()]
         code = in_fork(faulty(kind)(number, scenes[0].merge_or_stop))
         scenes[0].recover()
@@ -185,10 +187,10 @@ def test_short_writes_change_nothing(scene_of: Callable[[], Scene]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.power_cuts
-def test_power_cuts_lose_nothing(scene_of: Callable[[], Scene], tmp_path: Path) -> None:
+def test_power_cuts_lose_nothing(scene_of: Callable[[], Scene], place: Path) -> None:
     """Unsynced pages kept, lost, torn or garbage, names lost; then cut again in recovery."""
     chance = random.Random(5)
-    aside = tmp_path / "aside"
+    aside = place / "aside"
     aside.mkdir()
     for cut in range(CUTS):
         scene = scene_of()

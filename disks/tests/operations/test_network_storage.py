@@ -22,10 +22,8 @@ from disks.operations.recover import recover
 from disks.tests.builders import Family
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import DIED, DONE, in_fork, with_fault
-from disks.tests.operations.test_copy_faults import CASES, Prepared, place, points_of
+from disks.tests.operations.test_copy_faults import CASES, Prepared, points_of
 from disks.tests.operations.worlds import chain, content_of, roots_of
-
-__all__ = ["place"]
 
 
 def refusing(number: int) -> Callable[..., Any]:
