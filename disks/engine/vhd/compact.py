@@ -126,7 +126,8 @@ def _moves(image: VhdImage, used: list[int]) -> Iterator[Move]:
     stride = _stride(image)
     aligned = _is_aligned(image, used)
     blocks = ((packed >> 32) * SECTOR_BYTES for packed in used)
-    taken = heapq.merge(sorted(room.metadata(image)), ((start, start + stride) for start in blocks))
+    fixed = sorted([*room.metadata(image), *room.reserved(image)])
+    taken = heapq.merge(fixed, ((start, start + stride) for start in blocks))
     gaps = free_ranges(taken, SECTOR_BYTES)
     gap = next(gaps, None)
     for packed in reversed(used):

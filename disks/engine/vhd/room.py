@@ -38,6 +38,21 @@ def metadata(image: VhdImage) -> list[Range]:
     return taken if batmap is None else [*taken, *batmap.ranges]
 
 
+def reserved(image: VhdImage) -> list[Range]:
+    """Room that locators keep for longer strings: Windows writes them there without looking.
+
+    In bytes, as Windows and most others write it, or in sectors, as the specification says.
+    """
+    found = []
+    for entry in image.locator_entries:
+        space = entry.platform_data_space
+        if not entry.is_free:
+            space *= SECTOR_BYTES if space < SECTOR_BYTES else 1
+            start = entry.platform_data_offset
+            found.append((start, start + min(space, parent_locator.MAX_LENGTH_BYTES)))
+    return found
+
+
 def gaps(taken: Sequence[Range], limit: int) -> list[Range]:
     """Free 512-aligned ranges below limit, ascending."""
     found = []
