@@ -7,7 +7,7 @@ included. So whole pages are kept, and putting one back heals all of it.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -66,6 +66,15 @@ class Page:
         """The same page of a file that ends there."""
         length = max(0, end - self.offset)
         return replace(self, old=self.old[:length], new=self.new[:length])
+
+    def is_left(self, current: bytes, but: Collection[int]) -> bool:
+        """Whether a sector is still what a crash made of it; but: those that do not count."""
+        for at in range(0, min(len(current), len(self.found)), SECTOR_BYTES):
+            now = current[at : at + SECTOR_BYTES]
+            known = (self.old[at : at + SECTOR_BYTES], self.new[at : at + SECTOR_BYTES])
+            if at not in but and now == self.found[at : at + len(now)] and now not in known:
+                return True
+        return False
 
     def state(self, current: bytes) -> PageState:
         """Judge what the file holds there now.
@@ -226,7 +235,8 @@ def standing(
                     garbled.append(at)
                     break
                 begun = begun or found == new != old
-        if garbled:  # and with these sectors perhaps all of the page: what was there was durable
+        # With these sectors perhaps all of the page, or what an earlier recovery left of that.
+        if garbled or page.is_left(now, by_page[page.offset]):
             for at in range(0, len(now), SECTOR_BYTES):
                 end = at + SECTOR_BYTES
                 if at not in by_page[page.offset]:

@@ -401,13 +401,28 @@ def _only_forward(
     shortened: bool,
 ) -> list[Page] | None:
     """What is to be put forward, of a change that is not taken back any more; else None."""
-    if shortened:  # the last step of all, and nothing of it can be half done
-        return []
+    if shortened:
+        # The last step of all. But to cut a page is to write the rest of it once more.
+        return pages if visible and _is_torn(file, pages) else []
     if record.get("entry_bytes"):
         return standing(file, pages, visible, int(record["entry_bytes"]))
     if file.size_bytes == int(record["size_after"]) and is_there(file, pages, visible):
         return [page for page in pages if page.step > int(record["visible_step"])]
     return None
+
+
+def _is_torn(file: ImageFile, pages: list[Page]) -> bool:
+    """Whether a crash garbled one of the pages; who changed it since leaves sound headers."""
+    if PageState.TORN not in states(file, pages):
+        return False
+    opened = _opened(file)
+    if opened is None or any(page.found for page in pages):
+        return True
+    try:
+        opened.plan_repair()
+    except ImageError:
+        return False
+    return True
 
 
 def _judged(image: Image, pages: list[Page], record: dict[str, Any]) -> bool | None:

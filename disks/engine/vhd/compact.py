@@ -92,7 +92,7 @@ def plan_end(image: VhdImage) -> HeaderRewrite | None:
     if end + old.length > old.offset:
         return None
     footer = Write(end, old.raw[: old.length])
-    return HeaderRewrite(((footer,),), end + old.length, ())
+    return HeaderRewrite(((footer,),), end + old.length, (), visible_step=0)
 
 
 def _require_blocks(image: VhdImage) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from disks.engine import faults
 from disks.operations import compact
 from disks.operations.recover import recover
 from disks.tests.builders import Built
@@ -182,3 +183,32 @@ def test_power_cuts_leave_the_same_disk(running: Running, place: Path) -> None:
         running.judge()
         if chance.random() < 0.2:
             running.require_goes_on()
+
+
+@pytest.mark.power_cuts
+def test_a_power_cut_where_the_end_is_cut_off_garbles_nothing(
+    running: Running, place: Path
+) -> None:
+    """bad-input F86, F87: cutting within a page writes the rest of that page once more."""
+    aside = place / "aside"
+    aside.mkdir()
+    chance = random.Random(72)
+    running.reset()
+    points: list[str] = []
+    faults.watch(lambda event: points.append(event.point))
+    try:
+        running.compact()
+    finally:
+        faults.watch(None)
+    cut_off = points.index("compact.header.truncate") + 1
+    for seed in range(max(12, CUTS // 2)):
+        for number in (cut_off, cut_off + 1, cut_off + 2):
+            running.reset()
+            assert power_cut(number, running.compact, seed, aside) == DIED
+            if seed % 2:
+                power_cut(chance.randrange(1, 16), running.recover, seed + 1, aside)
+            rows = running.recover()
+            said = f"cut at {number}, seed {seed}: {rows}"
+            left = [row for row in rows if row["action"] in ("busy", "needs-attention")]
+            assert left == [], said
+            running.judge()
