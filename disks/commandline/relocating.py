@@ -11,7 +11,7 @@ from disks.commandline.options import add_offline, build_roots, file_path
 from disks.commandline.outcome import conclude, count
 from disks.operations import copy_chain, delete, move
 from disks.operations.relocation_plan import RelocationPlan
-from disks.operations.replacing import TO_REPAIR
+from disks.operations.steps import TO_REPAIR
 
 
 def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:

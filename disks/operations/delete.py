@@ -187,7 +187,7 @@ def _descendants(
     progress: Progress | None,
 ) -> list[str]:
     """Everything that builds on the children, level by level; each once."""
-    known = list(children)
+    known = set(children)
     below: list[str] = []
     level = children
     while level:
@@ -201,7 +201,7 @@ def _descendants(
         )
         next_level = [child for path in level for child in found.of(path)]
         level = [child for child in dict.fromkeys(next_level) if child not in known]
-        known += level
+        known.update(level)
         below += level
     return below
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
-from disks.operations import copying, fingerprints, journal, merge, replacing, space, trash
+from disks.operations import copying, fingerprints, journal, merge, space, steps, trash
 from disks.operations.family import ChildrenOf
 from disks.operations.fingerprints import Fingerprint
 from disks.operations.forest import Forest, Member, Run
@@ -528,11 +528,11 @@ def outcome(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {key: sum(row.get(key) or 0 for row in rows) for key in _SUMS}
     for key in ("seconds", "copy_seconds", "proof_seconds"):
         result[key] = round(result[key], 3)
-    for key in ("commands", "warnings", "relinked", replacing.TO_REPAIR):
+    for key in ("commands", "warnings", "relinked", steps.TO_REPAIR):
         result[key] = [one for row in rows for one in row.get(key) or ()]
     disks = sum(len(row["levels"]) for row in rows)
     piles = "1 pile" if len(rows) == 1 else f"{len(rows):,} piles"
-    ending = replacing.and_to_repair(result)
+    ending = steps.and_to_repair(result)
     result["sentence"] = f"Merged {piles}: {disks:,} disks became {len(rows):,}{ending}"
     return result | {"merges": list(rows)}
 

@@ -30,7 +30,6 @@ from disks.operations import durable, journal, steps, trash
 from disks.operations.journal import Sidecar
 from disks.operations.paths import Roots, is_internal_name
 from disks.operations.progress import Progress
-from disks.operations.replacing import TO_REPAIR
 
 MOVE, COPY, DELETE = "move", "copy", "delete"
 KINDS = (MOVE, COPY, DELETE)
@@ -283,7 +282,7 @@ def roll_forward(
         _remove_sidecars(roots, work)
     relinked = [child for child, _ in work.links if child not in {row["path"] for row in refused}]
     done = work.result | {"warnings": warnings, "relinked": relinked}
-    return done | ({TO_REPAIR: refused} if refused else {})
+    return done | ({steps.TO_REPAIR: refused} if refused else {})
 
 
 def _arrive(roots: Roots, work: Relocation, progress: Progress) -> None:
@@ -307,16 +306,14 @@ def _point(
     roots: Roots, work: Relocation, progress: Progress, warnings: list[str]
 ) -> list[dict[str, Any]]:
     """Rewrite the links. Returns those that were refused: {path, code, message}."""
-    refused: list[dict[str, Any]] = []
-    for child, parent in work.links:
-        progress.step("commit", f"Rewriting the parent link of {child}")
-        error = steps.point(roots, child, parent, job=work.job, token=work.token)
-        if error is None:
-            continue
-        message = f"The parent link of {child} could not be rewritten: {error.message}"
-        refused.append({"path": child, "code": error.code, "message": message})
-        warnings.append(message)
-        progress.log(message)
+    refused = steps.point_each(
+        roots,
+        work.links,
+        job=work.job,
+        token=work.token,
+        progress=progress,
+        warnings=warnings,
+    )
     # Taken back alone, one of these would lead to the old name again.
     for child, _ in work.links:
         record = journal.of(roots, child, journal.UNDO)
@@ -342,10 +339,8 @@ def recover(sidecar: Sidecar, roots: Roots) -> dict[str, Any]:
     verb = _VERBS[work.kind]
     if sidecar.state == COMMIT and _may_roll_forward(roots, work):
         result = roll_forward(roots, work)
-        sentence = f"The {verb} was past its commit step and was finished."
-        if result.get(TO_REPAIR):
-            names = ", ".join(row["path"] for row in result[TO_REPAIR])
-            sentence += f" These must be repaired (update the parent path): {names}."
+        ending = steps.and_to_repair(result)
+        sentence = f"The {verb} was past its commit step and was finished{ending}"
         return steps.told(work.disk, "finished", sentence) | {"result": result}
     undo(roots, work)
     sentence = f"The {verb} was stopped before its commit step; nothing was changed."

@@ -31,9 +31,6 @@ from disks.operations.progress import Progress
 COPYING = "copying"
 COMMIT = "commit"
 
-TO_REPAIR = "to_repair"  # in a result: {path, code, message} of disks that refused their new link
-_NAMED = 5  # disks in a sentence
-
 
 @dataclass(frozen=True)
 class Replacement:
@@ -184,15 +181,14 @@ def roll_forward(
         _replace(roots, work)
         if work.mtime_ns is not None:
             _set_mtime(roots, work.surviving, work.mtime_ns)
-        refused: list[dict[str, Any]] = []
-        for child in work.relink:
-            progress.step("commit", f"Rewriting the parent link of {child}")
-            error = steps.point(roots, child, work.surviving, job=work.job, token=work.token)
-            if error is not None:
-                message = f"The parent link of {child} could not be rewritten: {error.message}"
-                refused.append({"path": child, "code": error.code, "message": message})
-                warnings.append(message)
-                progress.log(message)
+        refused = steps.point_each(
+            roots,
+            [(child, work.surviving) for child in work.relink],
+            job=work.job,
+            token=work.token,
+            progress=progress,
+            warnings=warnings,
+        )
         for entry in work.manifest.entries[1:]:
             steps.put_away(roots, entry)
         with roots.open(work.surviving) as file:
@@ -205,18 +201,7 @@ def roll_forward(
     done = work.result | {"warnings": warnings}
     if work.relink:
         done["relinked"] = relinked
-    return done | ({TO_REPAIR: refused} if refused else {})
-
-
-def and_to_repair(result: dict[str, Any]) -> str:
-    """How a finished job's sentence ends: which disks below it still has to be repaired by hand."""
-    rows = result.get(TO_REPAIR) or []
-    if not rows:
-        return "."
-    what = "1 disk" if len(rows) == 1 else f"{len(rows):,} disks"
-    more = f" and {len(rows) - _NAMED:,} more" if len(rows) > _NAMED else ""
-    names = ", ".join(row["path"] for row in rows[:_NAMED])
-    return f", but {what} below must be repaired (update the parent path): {names}{more}."
+    return done | ({steps.TO_REPAIR: refused} if refused else {})
 
 
 def _replace(roots: Roots, work: Replacement) -> None:
@@ -258,7 +243,7 @@ def recover(sidecar: Sidecar, roots: Roots) -> dict[str, Any]:
     journal.write(roots, work.sidecar(sidecar.state))
     if sidecar.state == COMMIT and _may_roll_forward(roots, work):
         result = roll_forward(roots, work)
-        ending = and_to_repair(result)
+        ending = steps.and_to_repair(result)
         sentence = f"The {work.kind} was past its commit step and was finished{ending}"
         return steps.told(work.surviving, "finished", sentence) | {"result": result}
     undo(roots, work)

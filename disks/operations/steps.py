@@ -16,7 +16,10 @@ from disks.engine.files import FileIdentity
 from disks.operations import durable, journal, locks, rewriting, trash
 from disks.operations.journal import Sidecar
 from disks.operations.paths import Roots
+from disks.operations.progress import Progress
 
+TO_REPAIR = "to_repair"  # in a result: {path, code, message} of disks that refused their new link
+_NAMED = 5  # disks in a sentence
 ELSEWHERE = "elsewhere"  # state of a pointer: the record lies beside another disk
 
 # Why the folder of a job's record cannot be looked at, and what to do
@@ -107,6 +110,43 @@ def point(roots: Roots, child: str, parent: str, *, job: str, token: int) -> Ima
             raise
         return error
     return None
+
+
+def point_each(
+    roots: Roots,
+    links: Iterable[tuple[str, str]],
+    *,
+    job: str,
+    token: int,
+    progress: Progress,
+    warnings: list[str],
+) -> list[dict[str, Any]]:
+    """Rewrite parent links, (child, parent) each. Returns those refused: {path, code, message}.
+
+    warnings: gets their messages, too
+    """
+    refused: list[dict[str, Any]] = []
+    for child, parent in links:
+        progress.step("commit", f"Rewriting the parent link of {child}")
+        error = point(roots, child, parent, job=job, token=token)
+        if error is None:
+            continue
+        message = f"The parent link of {child} could not be rewritten: {error.message}"
+        refused.append({"path": child, "code": error.code, "message": message})
+        warnings.append(message)
+        progress.log(message)
+    return refused
+
+
+def and_to_repair(result: dict[str, Any]) -> str:
+    """How a finished job's sentence ends: which disks below it still has to be repaired by hand."""
+    rows = result.get(TO_REPAIR) or []
+    if not rows:
+        return "."
+    what = "1 disk" if len(rows) == 1 else f"{len(rows):,} disks"
+    more = f" and {len(rows) - _NAMED:,} more" if len(rows) > _NAMED else ""
+    names = ", ".join(row["path"] for row in rows[:_NAMED])
+    return f", but {what} below must be repaired (update the parent path): {names}{more}."
 
 
 def _settle(roots: Roots, child: str, job: str, token: int) -> None:

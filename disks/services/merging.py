@@ -9,7 +9,7 @@ from typing import Any
 
 from disks.engine.images import DiskType
 from disks.models import Disk, Job
-from disks.operations import concerned, fingerprints, merge, replacing
+from disks.operations import concerned, fingerprints, merge, steps
 from disks.operations.merge import MergePlan
 from disks.operations.progress import Progress
 from disks.services import chains, declarations, inspection, jobs, roots, trash
@@ -149,9 +149,9 @@ def run_merge(
             progress=progress,
             children_of=declarations.catalog_children,
         )
-    told = {"sentence": f"Merged{replacing.and_to_repair(result)}"}
+    told = {"sentence": f"Merged{steps.and_to_repair(result)}"}
     return result | {
-        **(told if result.get(replacing.TO_REPAIR) else {}),
+        **(told if result.get(steps.TO_REPAIR) else {}),
         "changed": [*planned.exclusive, planned.output],
         "put_away": [path for path in planned.trash if path != planned.output],
         "read": list(planned.shared),

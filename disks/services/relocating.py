@@ -16,7 +16,7 @@ from disks.operations import trash as trash_folders
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 from disks.operations.relocation_plan import RelocationPlan
-from disks.operations.replacing import and_to_repair
+from disks.operations.steps import and_to_repair
 from disks.services import audit, declarations, inspection, jobs, roots, sidecars, trash
 from disks.services.stored_json import readable, restored
 from disks.services.work import JobContext, Recovery

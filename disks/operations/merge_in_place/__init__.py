@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from disks.engine.errors import ImageError
-from disks.operations import journal, replacing, steps
+from disks.operations import journal, steps
 from disks.operations.journal import Sidecar
 from disks.operations.merge_in_place import batches, ending, step_zero
 from disks.operations.merge_in_place.old_pages import FILE_BYTES as JOURNAL_BYTES
@@ -59,7 +59,7 @@ def recover(sidecar: Sidecar, roots: Roots) -> dict[str, Any]:
         sentence = "The merge had moved nothing yet; every disk is as it was."
         return {"path": work.base, "action": "undone", "sentence": sentence}
     result = _carry_on(roots, work, Progress())
-    ending_words = replacing.and_to_repair(result)
+    ending_words = steps.and_to_repair(result)
     return {
         "path": work.surviving,
         "action": "finished",

@@ -8,7 +8,7 @@ from typing import Any
 from disks.engine import faults
 from disks.engine.formats import open_image
 from disks.engine.images import Image
-from disks.operations import durable, replacing, rewriting, steps, trash
+from disks.operations import durable, rewriting, steps, trash
 from disks.operations.fingerprints import Fingerprint
 from disks.operations.merge_in_place.step_zero import remove_records, rewrite, settle
 from disks.operations.merge_in_place.work import Work
@@ -32,18 +32,17 @@ def finish(roots: Roots, work: Work, progress: Progress) -> dict[str, Any]:
         else:
             _take_name(roots, work, leaf)
         warnings = list(work.result.get("warnings", []))
-        refused: list[dict[str, Any]] = []
         links = [(child, work.surviving) for child in work.relink]
         if work.base_parent and os.path.dirname(work.surviving) != os.path.dirname(work.base):
             links.insert(0, (work.surviving, work.base_parent))
-        for child, parent in links:
-            progress.step("commit", f"Rewriting the parent link of {child}")
-            error = steps.point(roots, child, parent, job=work.job, token=work.token)
-            if error is not None:
-                message = f"The parent link of {child} could not be rewritten: {error.message}"
-                refused.append({"path": child, "code": error.code, "message": message})
-                warnings.append(message)
-                progress.log(message)
+        refused = steps.point_each(
+            roots,
+            links,
+            job=work.job,
+            token=work.token,
+            progress=progress,
+            warnings=warnings,
+        )
         for entry in others:
             steps.put_away(roots, entry)
         with roots.open(work.surviving) as file:
@@ -60,7 +59,7 @@ def finish(roots: Roots, work: Work, progress: Progress) -> dict[str, Any]:
         "warnings": warnings,
         "relinked": relinked,
     }
-    return done | ({replacing.TO_REPAIR: refused} if refused else {})
+    return done | ({steps.TO_REPAIR: refused} if refused else {})
 
 
 def _take_face(roots: Roots, work: Work) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from disks.engine.chain import open_chain
 from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
-from disks.operations import concerned, locks, merge, relink, replacing, trash
+from disks.operations import concerned, locks, merge, relink, steps, trash
 from disks.operations.paths import Root, Roots
 from disks.operations.progress import Cancelled, Progress
 from disks.operations.recover import recover_disk
@@ -285,7 +285,7 @@ def test_a_grandchild_that_refuses_its_new_link_is_named_for_repair(
         done, sentence = row["result"], row["sentence"]
     else:
         done = carry_out()
-        sentence = f"Merged{replacing.and_to_repair(done)}"
+        sentence = f"Merged{steps.and_to_repair(done)}"
     assert "1 disk below must be repaired" in sentence
     assert below in sentence
     assert [(row["path"], row["code"]) for row in done["to_repair"]] == [(below, "E_HARD_LINKS")]
