@@ -61,8 +61,11 @@ def _child_of(folder: str, base: str, children: list[str], name: str) -> str:
     with common.open_chain(found, common.Roots([common.Root(folder)])) as chain:
         image = chain.images[0]
         for extent in image.extents(0, image.virtual_size_bytes // 512):
-            if extent.file_offset is not None:
-                extents.append((extent.first_sector, extent.count_sectors, False))
+            if extent.file_offset is None:
+                continue
+            end = extent.first_sector + extent.count_sectors
+            for first in range(extent.first_sector, end, common.BLOCK_SECTORS):
+                extents.append((first, min(common.BLOCK_SECTORS, end - first), False))
     path = f"only-{os.path.basename(found)}"
     return common.make_disk(folder, path, extents, parent=os.path.basename(base), seed=9)
 
