@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from django import forms
@@ -17,6 +18,7 @@ from disks.forms.new_file import (
     name_field,
 )
 from disks.models import Disk
+from disks.services.stored_json import readable
 
 
 class FolderForm(forms.Form):
@@ -25,13 +27,13 @@ class FolderForm(forms.Form):
     root = RootChoice(label="Storage root")
     folder = folder_field()
 
-    def __init__(self, data: Any, *, disk: Disk) -> None:
-        """What was sent, with the disk's own place where nothing was."""
+    def __init__(self, data: Any, *, disk: Disk, **more: Any) -> None:
+        """What was sent, with the disk's own place where nothing was; `more` stands as it is."""
         values = self.usual(disk)
         values |= {key: data[key] for key in values if data.get(key) not in (None, "")}
         if "folder" in data:
             values["folder"] = data.get("folder", "")
-        super().__init__(values)
+        super().__init__(values | more)
 
     def usual(self, disk: Disk) -> dict[str, Any]:
         return {"root": str(disk.root_id), "folder": os.path.dirname(disk.relative_path)}
@@ -56,7 +58,17 @@ class CopyForm(FolderForm):
 
 
 class MoveForm(FolderForm):
+    """breaks: children whose links stay as they are, so that they do not find the disk."""
+
     name = name_field()
+    breaks = forms.MultipleChoiceField(required=False)
+
+    def __init__(self, data: Any, *, disk: Disk, children: Sequence[str] = ()) -> None:
+        """children: host paths of the disk's children, of which each may be given up."""
+        told = data.getlist("breaks")
+        given_up = [path for path in children if readable(path) in told]
+        super().__init__(data, disk=disk, breaks=given_up)
+        self.fields["breaks"].choices = [(path, readable(path)) for path in children]  # type: ignore[attr-defined]
 
     def usual(self, disk: Disk) -> dict[str, Any]:
         return super().usual(disk) | {"name": disk.name}
@@ -67,7 +79,10 @@ class MoveForm(FolderForm):
     def options(self) -> dict[str, Any]:
         """Keywords of services.relocating.plan_move."""
         cleaned = self.cleaned_data
-        return {"target": host_path(cleaned["root"], cleaned["folder"], cleaned["name"])}
+        return {
+            "target": host_path(cleaned["root"], cleaned["folder"], cleaned["name"]),
+            "breaks": cleaned["breaks"],
+        }
 
 
 class RelocateDeclarationForm(DeclarationForm):

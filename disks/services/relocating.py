@@ -34,15 +34,16 @@ def plan_copy(disk: Disk, *, folder: str, whole: bool) -> copy_chain.CopyChainPl
         return copy_chain.plan(disk.path, folder, scope, whole=whole)
 
 
-def plan_move(disk: Disk, *, target: str) -> move.MovePlan:
-    """The same for a new host path, all links rewritten; children as the catalog knows them.
+def plan_move(disk: Disk, *, target: str, breaks: Sequence[str] = ()) -> move.MovePlan:
+    """The same for a new host path, links rewritten but those of the children in `breaks`;
+    children as the catalog knows them.
 
     Raises Refusal where a child lies in an offline root. The job looks for children again,
     in all headers below all roots and under lock.
     """
     declarations.require_no_hidden_children([disk], else_do="copy the disk instead")
     with closing(roots.operation_roots()) as scope:
-        return _move(scope, {"path": disk.path, "target": target})
+        return _move(scope, {"path": disk.path, "target": target, "breaks": breaks})
 
 
 def plan_delete(disk: Disk, *, breaks: Sequence[str] = ()) -> delete.DeletePlan:
@@ -58,6 +59,7 @@ def _move(scope: Roots, said: dict[str, Any], progress: Progress | None = None) 
         said["target"],
         scope,
         relink=True,
+        breaks=said.get("breaks", ()),  # jobs asked for before there was a choice have none
         children_of=declarations.catalog_children,
         scan=False,
         progress=progress,
@@ -83,6 +85,7 @@ def seen_of(plan: RelocationPlan) -> dict[str, Any]:
         "files": plan.fingerprint,
         "names": [one.target for one in plan.files],
         "children": plan.children,
+        "breaks": list(plan.breaks),
     }
 
 
@@ -134,7 +137,7 @@ def _asked(disk: Disk, plan: RelocationPlan) -> tuple[str, dict[str, Any], str]:
             summary = f"Rename {name} to {readable(os.path.basename(plan.output))}"
         else:
             summary = f"Move {name} to {readable(plan.output)}"
-        return MOVE, path | {"target": plan.output}, summary
+        return MOVE, path | {"target": plan.output, "breaks": list(plan.breaks)}, summary
     return DELETE, path | {"breaks": list(plan.breaks)}, f"Delete {name}"
 
 
@@ -239,7 +242,8 @@ def finished_move(job: Job, result: dict[str, Any]) -> None:
     count = len(relinked)
     links = f", and {count:,} parent {'link' if count == 1 else 'links'} rewritten" if count else ""
     _tell(job, result, f"Moved{links}{and_to_repair(result)}")
-    _audit(job, "disk-moved", f"Moved {readable(source)}.", before=source, after=target)
+    told = f"Moved {readable(source)}.{_given_up(parameters)}"
+    _audit(job, "disk-moved", told, before=source, after=target)
 
 
 def finished_delete(job: Job, result: dict[str, Any]) -> None:
@@ -248,9 +252,14 @@ def finished_delete(job: Job, result: dict[str, Any]) -> None:
     inspection.refresh_paths([path], put_away=[path], job=job)
     trash.sync_for([path], job)
     _tell(job, result, "The disk is in the trash, and can be restored until that is emptied.")
-    broken = [readable(child) for child in parameters["breaks"]]
-    breaks = f" Given up with it: {', '.join(broken)}." if broken else ""
-    _audit(job, "disk-deleted", f"Deleted {readable(path)}.{breaks}", before=path)
+    told = f"Deleted {readable(path)}.{_given_up(parameters)}"
+    _audit(job, "disk-deleted", told, before=path)
+
+
+def _given_up(parameters: dict[str, Any]) -> str:
+    """The end of an audit sentence: children that lost their parent by it."""
+    broken = [readable(child) for child in parameters.get("breaks", ())]
+    return f" Given up with it: {', '.join(broken)}." if broken else ""
 
 
 def _tell(job: Job, result: dict[str, Any], sentence: str) -> None:

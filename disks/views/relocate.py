@@ -53,7 +53,8 @@ def copy(request: HttpRequest, disk_id: int) -> HttpResponse:
 def move(request: HttpRequest, disk_id: int) -> HttpResponse:
     """GET shows the form and, once it names another place, the dry run; POST starts the job."""
     disk = _disk(disk_id)
-    form = MoveForm(request.POST or request.GET, disk=disk)
+    children = declarations.catalog_children(disk.path)
+    form = MoveForm(request.POST or request.GET, disk=disk, children=children)
 
     def plan() -> RelocationPlan | None:
         if not form.is_valid() or form.options()["target"] == disk.path:
@@ -61,6 +62,11 @@ def move(request: HttpRequest, disk_id: int) -> HttpResponse:
         return relocating.plan_move(disk, **form.options())
 
     context = _context(request, disk, plan) | {"form": form, "verb": f"Move {readable(disk.name)}"}
+    given_up = form.data["breaks"]
+    context["children"] = [
+        row | {"value": readable(row["path"]), "given_up": row["path"] in given_up}
+        for row in plans.known(children)
+    ]
     if context["plan"] and context["plan"]["across_file_systems"]:
         context["seconds"] = plans.seconds_guessed(context["plan"]["bytes_written"], BY_COPY)
     return _answer(request, disk, "move", context)

@@ -106,6 +106,31 @@ def test_a_moved_disk_keeps_its_page_and_its_children(
     assert middle.relative_path == family.file("middle")
 
 
+def test_a_moved_disk_leaves_a_child_behind_only_by_typing_the_name(
+    operator: Client, disks: Disks, family: Family, tmp_path: Path
+) -> None:
+    middle, leaf = disks["middle"], tmp_path / family.file("leaf")
+    was = leaf.read_bytes()
+    address = f"/disks/{middle.pk}/move"
+    query = {"folder": "far", "name": family.file("renamed"), "breaks": str(leaf)}
+    page = operator.get(address, query).content.decode()
+    assert "Left behind, and not readable until its parent path is updated" in words(page)
+    form = hidden(page) | {"relink": "on"}
+    assert form["breaks"] == str(leaf)
+    refused = operator.post(address, form)
+    assert refused.status_code == 422
+    assert "Type the disk&#x27;s name exactly as it is shown." in refused.content.decode()
+    named = form | {"confirm_name": middle.name}
+    overtaken = operator.post(address, {key: named[key] for key in named if key != "breaks"})
+    assert overtaken.status_code == 409
+    job = done(operator.post(address, named))
+    assert leaf.read_bytes() == was
+    assert Disk.objects.get(pk=disks["leaf"].pk).health == Disk.Health.BROKEN
+    assert Disk.objects.get(pk=middle.pk).health in SOUND
+    entry = AuditEntry.objects.get(job=job, action="disk-moved")
+    assert entry.sentence.endswith(f"Given up with it: {leaf}.")
+
+
 def test_a_deleted_leaf_is_in_the_trash_and_can_be_restored(
     operator: Client, disks: Disks, family: Family, tmp_path: Path
 ) -> None:
