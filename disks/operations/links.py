@@ -18,6 +18,10 @@ class NewLink:
     warnings: list[str] = field(default_factory=list)
 
 
+# UTF-16 units that a VHD's parent_unicode_name surely holds, for two-unit characters, too.
+_LONGEST_NAME = 127
+
+
 def new_parent(roots: Roots, child_path: str, parent_path: str, parent: Image) -> NewLink:
     """The link from a disk that will lie at child_path to an existing parent.
 
@@ -37,8 +41,22 @@ def new_parent(roots: Roots, child_path: str, parent_path: str, parent: Image) -
             f"The relative path {relative} holds only if Windows sees both folders in one "
             "place, as this host does."
         )
-    link = NewParent(parent.identity, os.path.basename(parent_path), relative, absolute)
+    name = stored_name(parent_path, relative, absolute)
+    link = NewParent(parent.identity, name, relative, absolute)
     return NewLink(link, windows_will_look_at(roots, child_path, link), warnings)
+
+
+def stored_name(parent_path: str, relative: str | None, absolute: str | None) -> str:
+    """The parent's name in the header: its file's where a relative path leads there.
+
+    Elsewhere the whole path: a name alone means the child's own folder, where another disk of
+    this name and identity may lie (the one that the parent was copied from), and comes before
+    the absolute path.
+    """
+    name = os.path.basename(parent_path)
+    if relative is None and absolute is not None and len(absolute) <= _LONGEST_NAME:
+        return absolute
+    return name
 
 
 def windows_will_look_at(roots: Roots, child_path: str, link: NewParent) -> list[str]:

@@ -452,6 +452,7 @@ def _new_parent(
     timestamp = None
     if child.parent is not None and child.parent.timestamp is not None:
         timestamp = datetime.fromtimestamp(int(parent.file.stat().st_mtime), UTC)
+    name = links.stored_name(path, relative, absolute)
     return NewParent(parent.identity, name, relative, absolute, timestamp)
 
 
@@ -601,7 +602,7 @@ def _verify(plan: LinkPlan, image: Image, roots: Roots) -> None:
         found = resolve(image, plan.child, roots)
         if found.status is not Status.FOUND or found.path != plan.parent:
             raise rewriting.unverified(
-                plan.child, f"the new link does not lead there: {found.reason}"
+                plan.child, f"the new link does not lead there: {found.reason.rstrip('.')}"
             )
         if plan.chain_complete:
             with open_chain(plan.child, roots) as chain:

@@ -270,12 +270,13 @@ def roll_forward(
     warnings: list[str] = list(work.result.get("warnings", []))
     with faults.stage("forward"):
         _arrive(roots, work, progress)
+        # Before the links: beside a child that names its parent alone, the old one comes first.
+        for entry in work.put_away:
+            steps.put_away(roots, entry)
         refused = _point(roots, work, progress, warnings)
         for one in work.arrivals:
             if not one.is_new:
                 _carry_record(roots, one, keep=one.target not in dict(work.links))
-        for entry in work.put_away:
-            steps.put_away(roots, entry)
         if work.manifest is not None:
             work.manifest.state = trash.COMPLETE
             trash.write(roots, work.manifest)

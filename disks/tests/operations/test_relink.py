@@ -339,6 +339,22 @@ def test_a_managed_disk_needs_the_declaration(vms: Path, parent: Built) -> None:
     relink.apply(plan, roots, offline=True)
 
 
+def test_a_twin_of_the_parent_beside_the_child_does_not_come_before_it(tmp_path: Path) -> None:
+    for name in ("c", "d"):
+        (tmp_path / name).mkdir()
+    twin = build_fixed(tmp_path / "c", "base.vhd", size=SIZE)
+    parent = shutil.copy(twin.path, tmp_path / "d")
+    child = make_child(tmp_path / "c", "child.vhd", twin)
+    roots = Roots(
+        [
+            Root(f"{tmp_path}/c", windows_views=("C:\\VMs",)),
+            Root(f"{tmp_path}/d", windows_views=("D:\\Bases",)),
+        ]
+    )
+    relink.apply(relink.plan(str(child.path), parent, roots), roots, offline=True)
+    assert inspect(str(child.path), roots)["parent"]["path"] == parent
+
+
 def test_different_drives_need_an_absolute_path(tmp_path: Path) -> None:
     for name in ("c", "d"):
         (tmp_path / name).mkdir()
@@ -354,7 +370,8 @@ def test_different_drives_need_an_absolute_path(tmp_path: Path) -> None:
     assert plan.windows_will_look_at == ("D:\\Bases\\base.vhd",)
     assert "N_NO_RELATIVE_PATH" in warnings(plan)
     relink.apply(plan, roots, offline=True)
-    assert locators(child.path, roots) == {"W2ku": "D:\\Bases\\base.vhd", "name": "base.vhd"}
+    path = "D:\\Bases\\base.vhd"
+    assert locators(child.path, roots) == {"W2ku": path, "name": path}
     assert inspect(str(child.path), roots)["parent"]["status"] == "found"
 
 
