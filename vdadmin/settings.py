@@ -11,7 +11,8 @@ What may be set (everything has a safe default but the secret):
     VDADMIN_INSECURE_HTTP    1: plain HTTP, for one machine; cookies travel unprotected
     VDADMIN_ROOTS_BELOW      folders, with `:`, below which the browser may declare roots
     VDADMIN_STORAGE_ROOTS    roots as JSON: [{"name", "path", "windows_views", "opened_by",
-                             "read_only", "excluded_folders", "scan_every_minutes"}]
+                             "read_only", "excluded_folders", "scan_every_minutes",
+                             "limit_bytes_per_second"}]
     VDADMIN_TIME_ZONE        for times on pages; UTC
     VDADMIN_LOG_LEVEL        INFO
     DATABASE_URL             postgres://… ; else SQLite in the state folder
@@ -331,6 +332,7 @@ _ROOT_KEYS: dict[str, type | tuple[type, ...]] = {
     "read_only": bool,
     "excluded_folders": list,
     "scan_every_minutes": int,
+    "limit_bytes_per_second": int,
 }
 
 

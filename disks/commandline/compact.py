@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from disks.commandline.console import Console
-from disks.commandline.options import add_offline, build_roots, file_path
+from disks.commandline.options import add_limit, add_offline, build_roots, file_path
 from disks.commandline.outcome import conclude, count, sizes
 from disks.engine.errors import ImageError
 from disks.operations import compact
@@ -33,6 +33,7 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would happen, only")
     add_offline(parser)
+    add_limit(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

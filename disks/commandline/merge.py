@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from disks.commandline.console import Console
-from disks.commandline.options import add_offline, add_unrelated, build_roots, file_path
+from disks.commandline.options import add_limit, add_offline, add_unrelated, build_roots, file_path
 from disks.commandline.outcome import conclude, sizes
 from disks.operations import merge
 
@@ -40,6 +40,7 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what would happen, only")
     add_unrelated(parser)
     add_offline(parser)
+    add_limit(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

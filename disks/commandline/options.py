@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 
 from disks.engine.errors import ImageError
+from disks.engine.units import MIB
 from disks.operations import windows
 from disks.operations.paths import Root, Roots, parsed_view
 from disks.operations.windows import shown
@@ -64,6 +65,25 @@ def size_bytes(text: str) -> int:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no size like 40G, 512M or 1048576")
     return int(match[1]) * 1024 ** _UNITS[match[2].upper()]
+
+
+def add_limit(parser: argparse.ArgumentParser) -> None:
+    """--limit, for verbs that move data."""
+    parser.add_argument(
+        "--limit",
+        metavar="BYTES[K|M|G]",
+        type=rate,
+        default=0,
+        help="move at most so many bytes per second, the proof counted like the copy",
+    )
+
+
+def rate(text: str) -> int:
+    """`50M` in bytes per second; 0: no limit. For an argument's `type`."""
+    bytes_per_second = size_bytes(text)
+    if 0 < bytes_per_second < MIB:
+        raise argparse.ArgumentTypeError(f"{text!r} is too slow; give at least 1M, or 0")
+    return bytes_per_second
 
 
 def add_unrelated(parser: argparse.ArgumentParser) -> None:

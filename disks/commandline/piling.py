@@ -8,7 +8,7 @@ import shlex
 from typing import Any
 
 from disks.commandline.console import Console
-from disks.commandline.options import add_offline, add_unrelated, build_roots, file_path
+from disks.commandline.options import add_limit, add_offline, add_unrelated, build_roots, file_path
 from disks.commandline.outcome import count
 from disks.engine.errors import ImageError
 from disks.operations import guards, merge, pile, pile_script
@@ -49,6 +49,7 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
     )
     add_unrelated(parser)
     add_offline(parser)
+    add_limit(parser)
     parser.set_defaults(run=run)
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from django import forms
 
+from disks.engine.units import MIB
+from disks.forms.timing import RateField
 from disks.models import StorageRoot
 from disks.services.roots import Declaration
 from disks.templatetags.console import odd_character
@@ -91,6 +93,15 @@ class RootForm(forms.Form):
         widget=forms.Select(attrs={"class": "form-select"}),
     )
 
+    limit_mb = RateField(
+        required=False,
+        label="Each job moves at most (MB/s)",
+        help_text=(
+            "Empty: no limit. Copying and the proof count alike; several jobs at once have this "
+            "limit each. It can be chosen otherwise when a job is started."
+        ),
+    )
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         every = self.initial.get("scan_every_minutes")
@@ -113,6 +124,7 @@ class RootForm(forms.Form):
             windows_views=said["windows_views"],
             excluded_folders=said["excluded_folders"],
             scan_every_minutes=said["scan_every_minutes"],
+            limit_bytes_per_second=(said["limit_mb"] or 0) * MIB,
         )
 
     @staticmethod
@@ -124,6 +136,7 @@ class RootForm(forms.Form):
             "windows_views": [view.prefix for view in root.windows_views.all()],
             "excluded_folders": list(root.excluded_folders),
             "scan_every_minutes": root.scan_every_minutes,
+            "limit_mb": -(-root.limit_bytes_per_second // MIB) or None,
         }
 
 

@@ -82,6 +82,10 @@ class Job(models.Model):
     cancel_requested_at = models.DateTimeField(null=True)
     cancellable = models.BooleanField(default=True, help_text="false once the commit has begun")
 
+    limit_bytes_per_second = models.PositiveBigIntegerField(
+        null=True, help_text="null: as its storage roots say; 0: no limit"
+    )
+
     step = models.CharField(max_length=40, blank=True)
     step_started_at = models.DateTimeField(null=True, help_text="for rate and time left")
     sentence = models.TextField(blank=True)

@@ -35,6 +35,9 @@ class StorageRoot(models.Model):
     )
     excluded_folders = models.JSONField(default=list, blank=True)
     scan_every_minutes = models.PositiveIntegerField(default=60, help_text="0: by hand only")
+    limit_bytes_per_second = models.PositiveBigIntegerField(
+        default=0, help_text="what each job may move here; 0: no limit"
+    )
     state = models.CharField(max_length=20, choices=State, default=State.NEW)
     state_reason = models.TextField(blank=True)
     device = models.BigIntegerField(null=True)

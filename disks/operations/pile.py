@@ -559,6 +559,12 @@ class _Part(Progress):
         said = None if sentence is None else f"{self._label}{sentence}"
         self._whole.report(done, self._total, said)
 
+    def moved(self, count_bytes: int) -> None:
+        self._whole.moved(count_bytes)
+
+    def at_once_bytes(self, most_bytes: int) -> int:
+        return self._whole.at_once_bytes(most_bytes)
+
     def log(self, sentence: str) -> None:
         self._whole.log(f"{self._label}{sentence}")
 

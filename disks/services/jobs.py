@@ -30,8 +30,9 @@ from django.utils import timezone
 
 from disks.engine.errors import ImageError
 from disks.models import Disk, DiskLock, Job, JobLogLine, StorageRoot
+from disks.operations.pacing import Pacer
 from disks.operations.progress import Cancelled
-from disks.services import access, audit, declarations, leases, processes, roots, sidecars
+from disks.services import access, audit, declarations, leases, processes, roots, sidecars, timing
 from disks.services.errors import Refusal
 from disks.services.leases import Lease, LeaseLost
 from disks.services.stored_json import readable, restored, storable
@@ -291,7 +292,11 @@ def _work(claimed: Claim, lease: Lease) -> Callable[[], object]:
     job, token = claimed.job, claimed.token
     work = WORK[job.kind]
     context = JobContext(job, token)
-    progress = JobProgress(lease, lambda: sidecars.traces(job, context))
+    progress = JobProgress(
+        lease,
+        lambda: sidecars.traces(job, context),
+        pacer=Pacer(timing.bytes_per_second(job)),
+    )
     seen = Job.Status.RUNNING
     try:
         result = function(work.run)(restored(job.parameters), progress, context)
@@ -606,7 +611,7 @@ def retry(job: Job, user: User, address: str = "", *, declared_offline: bool | N
             "that was then.",
             "Make sure that nobody has these disks open now, and declare it again.",
         )
-    return request(
+    again = request(
         kind=job.kind,
         parameters=parameters,
         user=user,
@@ -621,6 +626,8 @@ def retry(job: Job, user: User, address: str = "", *, declared_offline: bool | N
         repeats=job,
         address=address,
     )
+    timing.choose(again, timing.choice_of(job), user=user, address=address)
+    return again
 
 
 def _administers(user: User) -> bool:

@@ -97,6 +97,7 @@ class Declaration:
     windows_views: Sequence[str] | None = None  # the first is preferred
     excluded_folders: Sequence[str] | None = None
     scan_every_minutes: int | None = None
+    limit_bytes_per_second: int | None = None  # of each job; 0: no limit
 
 
 def declare(
@@ -246,6 +247,7 @@ def sync_from_settings() -> list[StorageRoot]:
             windows_views=row.get("windows_views"),
             excluded_folders=row.get("excluded_folders"),
             scan_every_minutes=row.get("scan_every_minutes"),
+            limit_bytes_per_second=row.get("limit_bytes_per_second"),
         )
         path = os.path.normpath(row["path"])
         known = StorageRoot.objects.filter(path=path).first()
@@ -279,6 +281,7 @@ def as_dict(root: StorageRoot) -> dict[str, Any]:
         "windows_views": [view.prefix for view in views],
         "excluded_folders": list(root.excluded_folders),
         "scan_every_minutes": root.scan_every_minutes,
+        "limit_bytes_per_second": root.limit_bytes_per_second,
     }
 
 
@@ -512,6 +515,8 @@ def _apply(root: StorageRoot, says: Declaration) -> None:
         fields["excluded_folders"] = _folder_names(says.excluded_folders)
     if says.scan_every_minutes is not None:
         fields["scan_every_minutes"] = max(0, says.scan_every_minutes)
+    if says.limit_bytes_per_second is not None:
+        fields["limit_bytes_per_second"] = max(0, says.limit_bytes_per_second)
     for name, value in fields.items():
         setattr(root, name, value)
     if fields:

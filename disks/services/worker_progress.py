@@ -12,6 +12,7 @@ from django.db import DatabaseError, InterfaceError, connection
 from django.utils import timezone
 
 from disks.models import Job, JobLogLine
+from disks.operations.pacing import Pacer
 from disks.operations.progress import Cancelled, Progress
 from disks.services.leases import Lease, clock
 from disks.services.stored_json import readable, storable
@@ -34,10 +35,18 @@ class JobProgress(Progress):
     """
 
     def __init__(
-        self, lease: Lease, about_to_commit: Callable[[], dict[str, Any]] | None = None
+        self,
+        lease: Lease,
+        about_to_commit: Callable[[], dict[str, Any]] | None = None,
+        *,
+        pacer: Pacer | None = None,
     ) -> None:
-        """about_to_commit: what recovery must know of the commit step, kept in the row."""
+        """about_to_commit: what recovery must know of the commit step, kept in the row.
+
+        pacer: how fast the work may be; while it waits the wish to stop is heard as ever.
+        """
         self.lease = lease
+        self._pacer = pacer or Pacer()
         self._about_to_commit = about_to_commit
         self._step = ""
         self._sentence = ""
@@ -62,10 +71,22 @@ class JobProgress(Progress):
         self._store()
 
     def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
-        self.lease.check()
         self._done_bytes, self._total_bytes = done_bytes, total_bytes
         if sentence is not None:
             self._sentence = sentence
+        self._look()
+        if not self._committing:
+            self._pacer.wait(self._look)
+
+    def moved(self, count_bytes: int) -> None:
+        self._pacer.moved(count_bytes)
+
+    def at_once_bytes(self, most_bytes: int) -> int:
+        return self._pacer.at_once_bytes(most_bytes)
+
+    def _look(self) -> None:
+        """Is the job still ours, is anything to be stored, does somebody ask to stop?"""
+        self.lease.check()
         if clock() - self._stored_at < settings.JOB_PROGRESS_SECONDS:
             return
         if self._store() and not self._committing:

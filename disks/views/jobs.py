@@ -19,7 +19,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from disks import tasks
 from disks.models import Disk, Job, TrashedJob
-from disks.services import jobs, parent_paths
+from disks.services import jobs, parent_paths, timing
 from disks.services.access import Role, allows, role_of
 from disks.services.errors import Refusal
 from disks.services.mending import MENDINGS
@@ -182,6 +182,7 @@ def _show(
         {
             "job": job,
             "pace": pace(job),
+            "limit": timing.bytes_per_second(job) if job.is_active else 0,
             "looks": _looks(job) if job.is_active else "",
             "now": timezone.localtime(),
             "renews": renews,

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils.http import urlencode
 from django.views.decorators.http import require_GET, require_POST
 
-from disks import tasks
 from disks.engine.errors import ImageError
 from disks.forms.declarations import MergeDeclarationForm, needs_offline, sealed
 from disks.forms.new_file import checked_folder
@@ -106,30 +104,24 @@ def start(request: HttpRequest) -> HttpResponse:
     if place is None:
         raise Http404
     context = _context(place, sent=request.POST)
-    declaration: MergeDeclarationForm | None = context.get("declaration")
-    if declaration is None or context["refused"] or not declaration.is_valid():
-        return render_page(request, PAGE, context, fragment=FRAGMENT, status=422)
-    if declaration.cleaned_data["seen"] != context["fingerprint"]:
-        context["stale"] = True
-        return render_page(request, PAGE, context, fragment=FRAGMENT, status=409)
-    try:
-        with transaction.atomic():
-            job = service.request(
-                place.root,
-                place.folder,
-                **place.options(),
-                user=request.user,
-                declared_offline=declaration.declared,
-                unrelated=declaration.cleaned_data["unrelated"],
-                seen=declaration.cleaned_data["seen"],
-                idempotency_key=plans.form_key(request),
-                address=client_address(request),
-            )
-            tasks.enqueue(job)
-    except (ImageError, Refusal) as error:
-        context["refused"] = plans.as_error(error)
-        return render_page(request, PAGE, context, fragment=FRAGMENT, status=409)
-    return HttpResponseRedirect(reverse("job", args=[job.pk]))
+    return plans.start(
+        request,
+        PAGE,
+        FRAGMENT,
+        context,
+        fingerprint=context.get("fingerprint"),
+        ask=lambda said, key: service.request(
+            place.root,
+            place.folder,
+            **place.options(),
+            user=request.user,
+            declared_offline=said.declared,
+            unrelated=said.cleaned_data["unrelated"],
+            seen=said.cleaned_data["seen"],
+            idempotency_key=key,
+            address=client_address(request),
+        ),
+    )
 
 
 @require_GET

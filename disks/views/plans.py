@@ -16,8 +16,11 @@ from disks import tasks
 from disks.engine.codes import CODES
 from disks.engine.errors import ImageError
 from disks.forms.declarations import DeclarationForm
+from disks.forms.timing import TimingForm
 from disks.models import Disk, Job, ParentLink
+from disks.services import timing
 from disks.services.errors import Refusal
+from disks.views.guard import client_address
 from disks.views.rendering import render_page
 
 JOBS_ASKED = 5
@@ -90,7 +93,9 @@ def start(
         return render_page(request, page, context, fragment=fragment, status=status)
 
     declaration: DeclarationForm | None = context.get("declaration")
-    if declaration is None or context["refused"] or not declaration.is_valid():
+    timed = context["timing"] = TimingForm(request.POST)
+    told = declaration is not None and declaration.is_valid()
+    if not timed.is_valid() or not told or declaration is None or context["refused"]:
         return again(422)
     if declaration.cleaned_data["seen"] != fingerprint:
         context["stale"] = True
@@ -98,11 +103,17 @@ def start(
     try:
         with transaction.atomic():
             job = ask(declaration, form_key(request))
-            tasks.enqueue(job)
+            enqueue(request, job, timed)
     except (ImageError, Refusal) as error:
         context["refused"] = as_error(error)
         return again(409)
     return HttpResponseRedirect(reverse("job", args=[job.pk]))
+
+
+def enqueue(request: HttpRequest, job: Job, timed: TimingForm) -> None:
+    """Hand a job to the workers, to be done when and as fast as the form says."""
+    timing.choose(job, timed.choice(), user=request.user, address=client_address(request))
+    tasks.enqueue(job)
 
 
 def seconds_guessed(count_bytes: int, kinds: tuple[str, ...]) -> float | None:

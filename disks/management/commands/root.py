@@ -8,6 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from disks.commandline.options import rate
 from disks.engine.errors import ImageError
 from disks.models import StorageRoot
 from disks.services import roots
@@ -113,6 +114,12 @@ def _add_options(parser: argparse.ArgumentParser, *, with_name: bool = True) -> 
     )
     parser.add_argument("--exclude", action="append", metavar="FOLDER", help="a folder name")
     parser.add_argument("--scan-every", type=int, metavar="MINUTES", help="0: by hand only")
+    parser.add_argument(
+        "--limit",
+        type=rate,
+        metavar="BYTES[K|M|G]",
+        help="what each job may move here in a second; 0: no limit",
+    )
 
 
 def _said(options: dict[str, Any], name: str | None) -> Declaration:
@@ -125,6 +132,7 @@ def _said(options: dict[str, Any], name: str | None) -> Declaration:
         windows_views=options["views"],
         excluded_folders=options["exclude"],
         scan_every_minutes=options["scan_every"],
+        limit_bytes_per_second=options["limit"],
     )
 
 

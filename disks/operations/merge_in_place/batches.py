@@ -51,7 +51,8 @@ def run(roots: Roots, work: Work, progress: Progress) -> Work:
         with roots.open(work.pages_path, writable=True) as journal_file:
             while True:
                 _ask(roots, work, levels, progress, done, total)
-                batch = _Batch(work, levels, file, journal_file)
+                limits = replace(LIMITS, data_bytes=progress.at_once_bytes(LIMITS.data_bytes))
+                batch = _Batch(work, levels, file, journal_file, limits)
                 try:
                     progress.commit_starts()
                     until = batch.carry_out()
@@ -59,6 +60,7 @@ def run(roots: Roots, work: Work, progress: Progress) -> Work:
                 except (ImageError, OSError) as error:
                     _give_up(roots, work, levels, file, error)
                 done += batch.moved_bytes
+                progress.moved(2 * batch.moved_bytes)  # each is read back
                 if until is None:
                     break
                 work = replace(work, position=until, batch=work.batch + 1)
@@ -186,13 +188,14 @@ class _Batch:
     levels: Levels
     file: ImageFile
     journal_file: ImageFile
+    limits: Limits
     moved_bytes: int = 0
 
     def carry_out(self) -> int | None:
         """Returns the sector that the next batch begins at; None: there is none."""
         runs: list[Run] = []
         image = open_image(self.file)
-        holding = image.plan_hold(self._wanted(runs), LIMITS)
+        holding = image.plan_hold(self._wanted(runs), self.limits)
         if not holding.places and not holding.beside and not holding.steps:
             return holding.until_sector
         with faults.stage("merge.journal"):

@@ -1,0 +1,136 @@
+"""The fold "When and how fast" of the forms of long work, and what roots say of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from disks.models import AuditEntry, Disk, Job, StorageRoot
+from disks.services import scanning
+from disks.tests import builders
+from disks.tests.factories import make_job, make_root
+from disks.tests.web.test_convert_expand_pages import words
+from disks.tests.web.test_plan_pages import hidden
+
+pytestmark = pytest.mark.django_db
+
+MIB = builders.MIB
+
+
+@pytest.fixture
+def leaf(tmp_path: Path) -> Disk:
+    base = builders.build_dynamic(tmp_path, "base.vhd", size=8 * MIB, content=[(3, b"b" * 512)])
+    builders.build_dynamic(tmp_path, "alone.vhd", size=8 * MIB)
+    builders.build_differencing(tmp_path, "leaf.vhd", parent=base, content=[(9, b"l" * 512)])
+    scanning.scan(make_root(tmp_path, name="vms", limit_bytes_per_second=30 * MIB))
+    return Disk.objects.get(name="leaf.vhd")
+
+
+def sent(client: Client, disk: Disk, verb: str, query: str = "", **fields: str) -> Any:
+    address = f"/disks/{disk.pk}/{verb}"
+    form = hidden(client.get(f"{address}{query}").content.decode())
+    return client.post(address, form | fields)
+
+
+def job_of(answer: Any) -> Job:
+    assert answer.status_code == 302, answer.content.decode()
+    return Job.objects.get(pk=int(answer["Location"].rsplit("/", 1)[1]))
+
+
+@pytest.mark.parametrize(
+    ("verb", "query"),
+    [
+        ("merge", ""),
+        ("compact", ""),
+        ("convert", ""),
+        ("expand", "?size=64&unit=MB"),
+        ("copy", "?folder=there"),
+        ("move", "?name=other.vhd"),
+    ],
+)
+def test_every_form_of_long_work_has_the_fold_and_says_what_the_root_allows(
+    operator: Client, viewer: Client, leaf: Disk, tmp_path: Path, verb: str, query: str
+) -> None:
+    (tmp_path / "there").mkdir()
+    disk = leaf if verb != "expand" else Disk.objects.get(name="alone.vhd")
+    page = operator.get(f"/disks/{disk.pk}/{verb}{query}").content.decode()
+    assert page.count("When and how fast") == 1
+    assert re.search(r"\( ?vms ?: at most 30 MB ?/s\)", words(page))
+    assert "When and how fast" not in viewer.get(f"/disks/{disk.pk}/{verb}{query}").content.decode()
+
+
+def test_deleting_is_no_long_work(operator: Client, leaf: Disk) -> None:
+    assert "When and how fast" not in operator.get(f"/disks/{leaf.pk}/delete").content.decode()
+
+
+def test_a_limit_of_its_own_is_kept_for_the_job_and_audited(operator: Client, leaf: Disk) -> None:
+    job = job_of(sent(operator, leaf, "merge", limit="own", limit_mb="50"))
+    assert job.limit_bytes_per_second == 50 * MIB
+    entry = AuditEntry.objects.get(job=job, action="job-timed")
+    assert (entry.username, "at most 50 MB/s" in entry.sentence) == (
+        operator.user.username,  # type: ignore[attr-defined]
+        True,
+    )
+
+
+def test_what_is_not_chosen_is_as_the_root_says(operator: Client, leaf: Disk) -> None:
+    job = job_of(sent(operator, leaf, "merge", limit="root", limit_mb="nonsense"))
+    assert job.limit_bytes_per_second is None
+    assert not AuditEntry.objects.filter(action="job-timed").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("", "Say how many MB a second"),
+        ("0", "greater than or equal to 1"),
+        ("-5", "greater than or equal to 1"),
+        ("9999999999", "less than or equal to"),
+        ("fast", "whole number"),
+        ("1" * 5000, ""),
+    ],
+)
+def test_a_limit_that_is_none_is_told_beside_its_field_and_no_job_is_made(
+    operator: Client, leaf: Disk, value: str, said: str
+) -> None:
+    answer = sent(operator, leaf, "merge", limit="own", limit_mb=value)
+    page = answer.content.decode()
+    assert (answer.status_code, Job.objects.exists()) == (422, False)
+    assert '<details class="card-body timing" open>' in page
+    assert said in page
+
+
+def test_a_running_jobs_page_says_what_it_may_move(viewer: Client, leaf: Disk) -> None:
+    job = make_job(
+        Job.Kind.MERGE,
+        status=Job.Status.RUNNING,
+        limit_bytes_per_second=12 * MIB,
+        done_bytes=100 * MIB,
+        total_bytes=200 * MIB,
+        started_at="2026-01-01T00:00:00Z",
+        step_started_at="2026-01-01T00:00:00Z",
+    )
+    assert "of at most 12 MB /s" in words(viewer.get(f"/jobs/{job.pk}").content.decode())
+
+
+def test_a_root_is_told_what_each_job_may_move(administrator: Client, leaf: Disk) -> None:
+    root = StorageRoot.objects.get()
+    edit = reverse("root-edit", args=[root.pk])
+    page = administrator.get(edit).content.decode()
+    assert 'name="limit_mb" value="30"' in page
+    fields = {"name": root.name, "opened_by": "nobody", "writable": "on", "scan_every_minutes": "0"}
+    assert administrator.post(edit, fields | {"limit_mb": "45"}).status_code == 302
+    root.refresh_from_db()
+    assert root.limit_bytes_per_second == 45 * MIB
+    page = administrator.get(reverse("root", args=[root.pk])).content.decode()
+    assert "each job moves at most 45 MB /s" in words(page)
+    administrator.post(edit, fields | {"limit_mb": ""})
+    root.refresh_from_db()
+    assert root.limit_bytes_per_second == 0
+    changes = AuditEntry.objects.filter(action="root-change").order_by("pk")
+    assert [row.after["limit_bytes_per_second"] for row in changes] == [45 * MIB, 0]
