@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('disks', '0009_copy_move_delete'),
+        ('disks', '0010_paused_jobs'),
     ]
 
     operations = [
