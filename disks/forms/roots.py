@@ -102,6 +102,18 @@ class RootForm(forms.Form):
         ),
     )
 
+    jobs_at_once = forms.IntegerField(
+        required=False,
+        min_value=1,
+        max_value=1_000,
+        label="Jobs that move data here at once",
+        widget=forms.NumberInput(attrs=_control(inputmode="numeric")),
+        help_text=(
+            "Empty: as many as there are workers. Others wait, first come, first served. Scans, "
+            "checks and repairs of headers are not counted."
+        ),
+    )
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         every = self.initial.get("scan_every_minutes")
@@ -125,6 +137,7 @@ class RootForm(forms.Form):
             excluded_folders=said["excluded_folders"],
             scan_every_minutes=said["scan_every_minutes"],
             limit_bytes_per_second=(said["limit_mb"] or 0) * MIB,
+            jobs_at_once=said["jobs_at_once"] or 0,
         )
 
     @staticmethod
@@ -136,6 +149,7 @@ class RootForm(forms.Form):
             "windows_views": [view.prefix for view in root.windows_views.all()],
             "excluded_folders": list(root.excluded_folders),
             "scan_every_minutes": root.scan_every_minutes,
+            "jobs_at_once": root.jobs_at_once or None,
             "limit_mb": -(-root.limit_bytes_per_second // MIB) or None,
         }
 

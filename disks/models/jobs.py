@@ -64,6 +64,13 @@ class Job(models.Model):
     disk = models.ForeignKey(Disk, null=True, on_delete=models.SET_NULL, related_name="jobs")
     repeats = models.ForeignKey("self", null=True, on_delete=models.SET_NULL, related_name="+")
     waits_for = models.ForeignKey("self", null=True, on_delete=models.SET_NULL, related_name="+")
+    waits_for_root = models.ForeignKey(
+        StorageRoot,
+        null=True,
+        on_delete=models.SET_NULL,
+        related_name="+",
+        help_text="as many jobs run there as it allows at once",
+    )
     idempotency_key = models.CharField(max_length=64, unique=True)
     declared_offline = models.BooleanField(default=False)
 

@@ -38,6 +38,9 @@ class StorageRoot(models.Model):
     limit_bytes_per_second = models.PositiveBigIntegerField(
         default=0, help_text="what each job may move here; 0: no limit"
     )
+    jobs_at_once = models.PositiveSmallIntegerField(
+        default=0, help_text="jobs that move data here; 0: no limit"
+    )
     state = models.CharField(max_length=20, choices=State, default=State.NEW)
     state_reason = models.TextField(blank=True)
     device = models.BigIntegerField(null=True)

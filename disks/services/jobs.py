@@ -200,7 +200,15 @@ def claim(job_id: int) -> Claim | None:
         wanted = leases.wanted_locks(job)
         blocking = leases.holder(wanted, job) or _earlier_waiting(wanted, job)
         if blocking is not None:
-            _queued(job).update(waits_for=blocking, sentence=_waits_for(blocking))
+            _queued(job).update(
+                waits_for=blocking, waits_for_root=None, sentence=_waits_for(blocking)
+            )
+            return None
+        full = timing.full_root(job)
+        if full is not None:
+            root, running = full
+            sentence = timing.waits_for_room(root, running)
+            _queued(job).update(waits_for=None, waits_for_root=root, sentence=sentence)
             return None
         token = job.token + 1
         claimed = _queued(job).update(
@@ -208,6 +216,7 @@ def claim(job_id: int) -> Claim | None:
             token=token,
             attempts=F("attempts") + 1,
             waits_for=None,
+            waits_for_root=None,
             worker=processes.this_process(),
             started_at=Now(),
             heartbeat_at=Now(),
@@ -445,6 +454,7 @@ def put_off(job: Job, token: int, seen: str, sentence: str, *, cancellable: bool
         )
         if changed:
             audit_state(job, seen, Job.Status.PAUSED, sentence, user=job.requested_by)
+            send_where_room_is()
     return bool(changed)
 
 
@@ -456,6 +466,13 @@ def release(job: Job) -> None:
         Job.objects.filter(pk=job_id, status=Job.Status.QUEUED, waits_for=job).update(
             waits_for=None, sentence=WAITING
         )
+        hand_over(job_id)
+    send_where_room_is()
+
+
+def send_where_room_is() -> None:
+    """Within a transaction: send the jobs whose turn has come on a storage root."""
+    for job_id in timing.may_go_now():
         hand_over(job_id)
 
 

@@ -26,7 +26,7 @@ from django.utils import timezone
 from disks.engine.errors import ImageError
 from disks.models import AuditEntry, Disk, DiskLock, Job, JobLogLine, StorageRoot
 from disks.operations import copying, journal, recover
-from disks.services import audit, jobs, leases, processes
+from disks.services import audit, jobs, leases, processes, timing
 from disks.services import roots as root_services
 from disks.services.leases import Lease, LeaseLost
 from disks.services.stored_json import readable, restored
@@ -303,6 +303,7 @@ def resend(send: Callable[[int], bool], queue_depth: Callable[[], int | None]) -
         .filter(requested_at__lt=before)
         .exclude(holding)
         .exclude(waits_for__status=Job.Status.QUEUED)
+        .filter(Q(waits_for_root=None) | Q(pk__in=timing.may_go_now()))
         .order_by("pk")
         .values_list("pk", flat=True)
     )

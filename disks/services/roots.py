@@ -98,6 +98,7 @@ class Declaration:
     excluded_folders: Sequence[str] | None = None
     scan_every_minutes: int | None = None
     limit_bytes_per_second: int | None = None  # of each job; 0: no limit
+    jobs_at_once: int | None = None  # that move data; 0: no limit
 
 
 def declare(
@@ -248,6 +249,7 @@ def sync_from_settings() -> list[StorageRoot]:
             excluded_folders=row.get("excluded_folders"),
             scan_every_minutes=row.get("scan_every_minutes"),
             limit_bytes_per_second=row.get("limit_bytes_per_second"),
+            jobs_at_once=row.get("jobs_at_once"),
         )
         path = os.path.normpath(row["path"])
         known = StorageRoot.objects.filter(path=path).first()
@@ -282,6 +284,7 @@ def as_dict(root: StorageRoot) -> dict[str, Any]:
         "excluded_folders": list(root.excluded_folders),
         "scan_every_minutes": root.scan_every_minutes,
         "limit_bytes_per_second": root.limit_bytes_per_second,
+        "jobs_at_once": root.jobs_at_once,
     }
 
 
@@ -515,8 +518,9 @@ def _apply(root: StorageRoot, says: Declaration) -> None:
         fields["excluded_folders"] = _folder_names(says.excluded_folders)
     if says.scan_every_minutes is not None:
         fields["scan_every_minutes"] = max(0, says.scan_every_minutes)
-    if says.limit_bytes_per_second is not None:
-        fields["limit_bytes_per_second"] = max(0, says.limit_bytes_per_second)
+    for name in ("limit_bytes_per_second", "jobs_at_once"):
+        if (number := getattr(says, name)) is not None:
+            fields[name] = max(0, number)
     for name, value in fields.items():
         setattr(root, name, value)
     if fields:

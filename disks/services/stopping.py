@@ -108,7 +108,11 @@ def _pause_waiting(job: Job, user: User, address: str) -> bool:
     sentence = jobs.PAUSED if job.attempts else "Paused before it started."
     with transaction.atomic():
         changed = _unmoved(job).update(
-            status=Job.Status.PAUSED, sentence=sentence, waits_for=None, pause_requested_at=None
+            status=Job.Status.PAUSED,
+            sentence=sentence,
+            waits_for=None,
+            waits_for_root=None,
+            pause_requested_at=None,
         )
         if changed:
             jobs.audit_state(

@@ -1,13 +1,14 @@
-"""How fast a job runs: what its storage roots allow, and what was chosen for the job itself."""
+"""When a job runs and how fast: what its storage roots allow, and what was chosen for it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from disks.models import Job
+from disks.models import Job, StorageRoot
 from disks.services import audit, declarations
 from disks.services.stored_json import restored
+from disks.services.work import WORK
 
 MIB = 1024 * 1024
 LEAST_BYTES_PER_SECOND = MIB
@@ -78,3 +79,67 @@ def bytes_per_second(job: Job) -> int:
         return job.limit_bytes_per_second
     limits = [root.limit_bytes_per_second for root in declarations.roots_of(paths_of(job))]
     return min((limit for limit in limits if limit > 0), default=0)
+
+
+# --- how many at once --------------------------------------------------------------------
+
+
+def full_root(job: Job) -> tuple[StorageRoot, int] | None:
+    """A root that lets no more jobs run now, and how many run there; None: there is room.
+
+    Within the transaction of a claim. Jobs that have waited longer come first.
+    """
+    if not _moves_data(job):
+        return None
+    limited = [root for root in declarations.roots_of(paths_of(job)) if root.jobs_at_once]
+    if not limited:
+        return None
+    running = _roots_of_running()
+    for root in limited:
+        run = running.count(root.pk)
+        earlier = waiting_for(root).filter(pk__lt=job.pk).count()
+        if run + earlier >= root.jobs_at_once:
+            return root, run
+    return None
+
+
+def waits_for_room(root: StorageRoot, running: int) -> str:
+    """The sentence of a job that waits."""
+    jobs = "1 job already runs" if running == 1 else f"{running:,} jobs already run"
+    turn = "" if running >= root.jobs_at_once else ", and others have waited longer"
+    return f"Waits: {jobs} on {root.name}, which allows {root.jobs_at_once:,} at once{turn}."
+
+
+def waiting_for(root: StorageRoot) -> Any:
+    """Jobs that wait for room on a root, the first in line first."""
+    return Job.objects.filter(waits_for_root=root, status=Job.Status.QUEUED).order_by("pk")
+
+
+def may_go_now() -> list[int]:
+    """Ids of jobs that have waited for a root which has room for them by now."""
+    waiting = StorageRoot.objects.filter(
+        pk__in=Job.objects.filter(status=Job.Status.QUEUED, waits_for_root__isnull=False)
+        .order_by()
+        .values("waits_for_root")
+    )
+    running = _roots_of_running()
+    found: list[int] = []
+    for root in waiting:
+        every = waiting_for(root).values_list("pk", flat=True)
+        room = max(0, root.jobs_at_once - running.count(root.pk))
+        found += every[:room] if root.jobs_at_once else every
+    return found
+
+
+def _moves_data(job: Job) -> bool:
+    return job.kind in WORK and WORK[job.kind].moves_data
+
+
+def _roots_of_running() -> list[int]:
+    """The roots that running jobs move data on: each as often as there are such jobs."""
+    kinds = [kind for kind, work in WORK.items() if work.moves_data]
+    return [
+        root.pk
+        for job in Job.objects.filter(status=Job.Status.RUNNING, kind__in=kinds)
+        for root in declarations.roots_of(paths_of(job))
+    ]

@@ -120,6 +120,12 @@ def _add_options(parser: argparse.ArgumentParser, *, with_name: bool = True) -> 
         metavar="BYTES[K|M|G]",
         help="what each job may move here in a second; 0: no limit",
     )
+    parser.add_argument(
+        "--jobs-at-once",
+        type=int,
+        metavar="NUMBER",
+        help="how many jobs may move data here at once; 0: no limit",
+    )
 
 
 def _said(options: dict[str, Any], name: str | None) -> Declaration:
@@ -133,6 +139,7 @@ def _said(options: dict[str, Any], name: str | None) -> Declaration:
         excluded_folders=options["exclude"],
         scan_every_minutes=options["scan_every"],
         limit_bytes_per_second=options["limit"],
+        jobs_at_once=options["jobs_at_once"],
     )
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from disks.models import AuditEntry, Job
+from disks.models import AuditEntry, Job, StorageRoot
 from disks.operations.pacing import Pacer
-from disks.services import jobs, leases, timing
+from disks.services import jobs, leases, reconciling, stopping, timing
 from disks.services.leases import Lease
 from disks.services.timing import MIB, Choice
 from disks.services.worker_progress import JobCancelled, JobProgress
@@ -74,7 +74,7 @@ def test_while_a_job_waits_for_its_limit_a_wish_to_stop_is_heard(
         now += seconds
         slept.append(seconds)
         if sum(slept) > 3:
-            jobs.cancel(Job.objects.get(pk=job.pk), None)
+            stopping.cancel(Job.objects.get(pk=job.pk), None)
 
     progress = JobProgress(
         Lease(job.pk, claimed.token, Job.Status.RUNNING, claimed.claimed_at),
@@ -89,3 +89,86 @@ def test_while_a_job_waits_for_its_limit_a_wish_to_stop_is_heard(
     progress._committing = True
     progress.report(2, 2)  # what is being put in place never waits
     assert sum(slept) < 3 + 2
+
+
+# --- how many at once --------------------------------------------------------------------
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    ids: list[int] = []
+    monkeypatch.setattr(jobs.Sender, "send", staticmethod(ids.append))
+    return ids
+
+
+def said(job: Job) -> str:
+    job.refresh_from_db()
+    return job.sentence
+
+
+def claimed(job: Job) -> bool:
+    return jobs.claim(job.pk) is not None
+
+
+def ended(job: Job, status: str = Job.Status.SUCCEEDED) -> None:
+    job.refresh_from_db()
+    assert jobs.end(job, job.token, Job.Status.RUNNING, status, "Done.")
+
+
+def test_a_root_lets_no_more_jobs_run_than_it_says_and_the_next_is_sent_when_one_ends(
+    sent: list[int], django_capture_on_commit_callbacks: Any
+) -> None:
+    root = make_root("/srv/vms", name="vms", jobs_at_once=2)
+    one, two, three, four = (ask(f"/srv/vms/{n}.vhd") for n in range(4))
+    assert [claimed(one), claimed(two), claimed(three), claimed(four)] == [True, True, False, False]
+    words = "Waits: 2 jobs already run on vms, which allows 2 at once."
+    assert (said(three), three.waits_for_root, said(four)) == (words, root, words)
+    with django_capture_on_commit_callbacks(execute=True):
+        ended(one)
+    assert sent == [three.pk]
+    assert not claimed(four)  # one that waits longer comes first
+    assert said(four).endswith("allows 2 at once, and others have waited longer.")
+    assert claimed(three)
+    three.refresh_from_db()
+    assert three.waits_for_root is None
+
+
+def test_jobs_elsewhere_and_jobs_that_move_nothing_are_not_counted() -> None:
+    make_root("/srv/vms", jobs_at_once=1)
+    make_root("/srv/other")
+    assert claimed(ask("/srv/vms/1.vhd"))
+    assert claimed(ask("/srv/other/1.vhd"))
+    assert claimed(ask("/srv/vms/2.vhd", kind=Job.Kind.CHECK))
+    assert claimed(ask("/srv/vms/3.vhd", kind=Job.Kind.UPDATE_PARENT))
+    assert not claimed(ask("/srv/other/2.vhd", shared=["/srv/vms/base.vhd"]))  # it reads there
+
+
+def test_a_paused_job_makes_room_and_waits_for_it_when_it_is_resumed(
+    sent: list[int], django_capture_on_commit_callbacks: Any
+) -> None:
+    make_root("/srv/vms", jobs_at_once=1)
+    in_place = {"parameters": {"in_place": True}}
+    first, second = ask("/srv/vms/1.vhd", **in_place), ask("/srv/vms/2.vhd")
+    assert (claimed(first), claimed(second)) == (True, False)
+    first.refresh_from_db()
+    with django_capture_on_commit_callbacks(execute=True):
+        jobs.put_off(first, first.token, Job.Status.RUNNING, jobs.PAUSED)
+    assert sent == [second.pk]
+    assert claimed(second)
+    stopping.resume(first, None)
+    assert not claimed(first)
+    assert said(first).startswith("Waits: 1 job already runs on ")
+
+
+def test_the_reconciler_sends_those_whose_turn_it_is_and_no_others(settings: Any) -> None:
+    settings.JOB_RESEND_SECONDS = 0
+    root = make_root("/srv/vms", jobs_at_once=1)
+    running, *waiting = (ask(f"/srv/vms/{n}.vhd") for n in range(4))
+    for job in (running, *waiting):
+        jobs.claim(job.pk)
+    resend = lambda: reconciling.resend(lambda job_id: True, lambda: 0)  # noqa: E731
+    assert resend() == []
+    StorageRoot.objects.filter(pk=root.pk).update(jobs_at_once=3)
+    assert resend() == [waiting[0].pk, waiting[1].pk]
+    StorageRoot.objects.filter(pk=root.pk).update(jobs_at_once=0)
+    assert resend() == [job.pk for job in waiting]

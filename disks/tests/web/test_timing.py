@@ -11,7 +11,7 @@ from django.test import Client
 from django.urls import reverse
 
 from disks.models import AuditEntry, Disk, Job, StorageRoot
-from disks.services import scanning
+from disks.services import jobs, scanning
 from disks.tests import builders
 from disks.tests.factories import make_job, make_root
 from disks.tests.web.test_convert_expand_pages import words
@@ -124,13 +124,31 @@ def test_a_root_is_told_what_each_job_may_move(administrator: Client, leaf: Disk
     page = administrator.get(edit).content.decode()
     assert 'name="limit_mb" value="30"' in page
     fields = {"name": root.name, "opened_by": "nobody", "writable": "on", "scan_every_minutes": "0"}
-    assert administrator.post(edit, fields | {"limit_mb": "45"}).status_code == 302
+    assert (
+        administrator.post(edit, fields | {"limit_mb": "45", "jobs_at_once": "2"}).status_code
+        == 302
+    )
     root.refresh_from_db()
-    assert root.limit_bytes_per_second == 45 * MIB
+    assert (root.limit_bytes_per_second, root.jobs_at_once) == (45 * MIB, 2)
     page = administrator.get(reverse("root", args=[root.pk])).content.decode()
     assert "each job moves at most 45 MB /s" in words(page)
-    administrator.post(edit, fields | {"limit_mb": ""})
+    assert "2 that move data; others wait" in words(page)
+    assert administrator.post(edit, fields | {"jobs_at_once": "0"}).status_code == 422
+    administrator.post(edit, fields | {"limit_mb": "", "jobs_at_once": ""})
     root.refresh_from_db()
-    assert root.limit_bytes_per_second == 0
+    assert (root.limit_bytes_per_second, root.jobs_at_once) == (0, 0)
     changes = AuditEntry.objects.filter(action="root-change").order_by("pk")
     assert [row.after["limit_bytes_per_second"] for row in changes] == [45 * MIB, 0]
+
+
+def test_a_job_that_waits_for_room_says_so(viewer: Client, leaf: Disk) -> None:
+    StorageRoot.objects.update(jobs_at_once=1)
+    folder = StorageRoot.objects.get().path
+    running, waiting = (
+        make_job(Job.Kind.MERGE, parameters={"locks": {"exclusive": [f"{folder}/{n}.vhd"]}})
+        for n in range(2)
+    )
+    assert jobs.claim(running.pk) is not None
+    assert jobs.claim(waiting.pk) is None
+    page = words(viewer.get(f"/jobs/{waiting.pk}").content.decode())
+    assert "Waits: 1 job already runs on vms, which allows 1 at once." in page
