@@ -12,7 +12,7 @@ What may be set (everything has a safe default but the secret):
     VDADMIN_ROOTS_BELOW      folders, with `:`, below which the browser may declare roots
     VDADMIN_STORAGE_ROOTS    roots as JSON: [{"name", "path", "windows_views", "opened_by",
                              "read_only", "excluded_folders", "scan_every_minutes",
-                             "limit_bytes_per_second", "jobs_at_once"}]
+                             "limit_bytes_per_second", "jobs_at_once", "hours"}]
     VDADMIN_TIME_ZONE        for times on pages; UTC
     VDADMIN_LOG_LEVEL        INFO
     DATABASE_URL             postgres://… ; else SQLite in the state folder
@@ -334,6 +334,7 @@ _ROOT_KEYS: dict[str, type | tuple[type, ...]] = {
     "scan_every_minutes": int,
     "limit_bytes_per_second": int,
     "jobs_at_once": int,
+    "hours": str,
 }
 
 

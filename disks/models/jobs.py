@@ -96,6 +96,14 @@ class Job(models.Model):
     limit_bytes_per_second = models.PositiveBigIntegerField(
         null=True, help_text="null: as its storage roots say; 0: no limit"
     )
+    not_before = models.DateTimeField(null=True, help_text="it starts then at the earliest")
+    stop_by = models.DateTimeField(null=True, help_text="it pauses then, or is cancelled")
+    outside_hours = models.BooleanField(
+        default=False, help_text="it does not mind the hours of its storage roots"
+    )
+    resume_at = models.DateTimeField(
+        null=True, help_text="queued or paused: it waits for the clock, and goes on then by itself"
+    )
 
     step = models.CharField(max_length=40, blank=True)
     step_started_at = models.DateTimeField(null=True, help_text="for rate and time left")

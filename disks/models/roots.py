@@ -38,6 +38,8 @@ class StorageRoot(models.Model):
     limit_bytes_per_second = models.PositiveBigIntegerField(
         default=0, help_text="what each job may move here; 0: no limit"
     )
+    hours_begin = models.TimeField(null=True, help_text="long jobs run from here; null: always")
+    hours_end = models.TimeField(null=True, help_text="until here, across midnight if not later")
     jobs_at_once = models.PositiveSmallIntegerField(
         default=0, help_text="jobs that move data here; 0: no limit"
     )
@@ -61,6 +63,13 @@ class StorageRoot(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def hours(self) -> str:
+        """ "22:00–06:00", or "" where long jobs run at any time."""
+        if self.hours_begin is None or self.hours_end is None:
+            return ""
+        return f"{self.hours_begin:%H:%M}–{self.hours_end:%H:%M}"
 
 
 class WindowsView(models.Model):

@@ -36,6 +36,7 @@ from disks.services import access, audit, declarations, leases, processes, roots
 from disks.services.errors import Refusal
 from disks.services.leases import Lease, LeaseLost
 from disks.services.stored_json import readable, restored, storable
+from disks.services.timing import End
 from disks.services.work import WORK, JobContext, function, works_in_place
 from disks.services.worker_progress import JobProgress
 
@@ -197,6 +198,14 @@ def claim(job_id: int) -> Claim | None:
         if job.kind not in WORK or job.parameters_version > PARAMETERS_VERSION:
             _queued(job).update(sentence="Waiting for a worker of a newer version.")
             return None
+        if missed := timing.missed(job, timezone.now()):
+            _queued(job).update(status=Job.Status.PAUSED, waits_for=None, sentence=missed)
+            audit_state(job, Job.Status.QUEUED, Job.Status.PAUSED, missed, user=None)
+            return None
+        early = timing.waits_for_the_clock(job, timezone.now())
+        if early is not None:
+            _queued(job).update(waits_for=None, waits_for_root=None, **early)
+            return None
         wanted = leases.wanted_locks(job)
         blocking = leases.holder(wanted, job) or _earlier_waiting(wanted, job)
         if blocking is not None:
@@ -217,6 +226,7 @@ def claim(job_id: int) -> Claim | None:
             attempts=F("attempts") + 1,
             waits_for=None,
             waits_for_root=None,
+            resume_at=None,
             worker=processes.this_process(),
             started_at=Now(),
             heartbeat_at=Now(),
@@ -312,16 +322,22 @@ def _work(claimed: Claim, lease: Lease) -> Callable[[], object]:
         goes_on=work.goes_on(parameters),
         in_batches=works_in_place(parameters),
         pacer=Pacer(timing.bytes_per_second(job)),
+        ends=timing.ends_at(job, timezone.now()),
     )
     seen = Job.Status.RUNNING
     try:
         result = function(work.run)(parameters, progress, context)
         progress.flush()
     except Stopped as stopped:
-        return partial(put_off, job, token, seen, stopped.sentence, cancellable=False)
+        told = stopped.sentence
+        return partial(put_off, job, token, seen, told, cancellable=False, by=progress.ended_by)
     except Cancelled:
+        by = progress.ended_by
         if progress.is_pausing:
-            return partial(put_off, job, token, seen, PAUSED)
+            return partial(put_off, job, token, seen, PAUSED, by=by)
+        if by is not None:
+            told = f"Stopped at {timing.moment(by.at)}, as asked. {work.cancelled}"
+            return partial(end, job, token, seen, Job.Status.CANCELLED, told)
         return partial(end, job, token, seen, Job.Status.CANCELLED, work.cancelled)
     except LeaseLost as error:
         logger.warning("%s", error)
@@ -435,11 +451,23 @@ def end(job: Job, token: int, seen: str, status: str, sentence: str, **columns: 
     return True
 
 
-def put_off(job: Job, token: int, seen: str, sentence: str, *, cancellable: bool = True) -> bool:
+def put_off(
+    job: Job,
+    token: int,
+    seen: str,
+    sentence: str,
+    *,
+    cancellable: bool = True,
+    by: End | None = None,
+) -> bool:
     """Running or recovering → paused; the locks stay. False: the job is not ours any more.
 
-    cancellable: whether it may still be ended without going on.
+    cancellable: whether it may still be ended without going on. by: the end of its time, if
+    that stopped it; then it may go on by itself.
     """
+    clock = timing.put_off_by_the_clock(job, by) if by is not None else {}
+    if "sentence" in clock:
+        sentence = clock.pop("sentence") + ("" if cancellable else f" {sentence}")
     with transaction.atomic():
         changed = Job.objects.filter(pk=job.pk, token=token, status=seen).update(
             status=Job.Status.PAUSED,
@@ -451,6 +479,7 @@ def put_off(job: Job, token: int, seen: str, sentence: str, *, cancellable: bool
             pause_requested_at=None,
             result={},
             error=None,
+            **({"resume_at": None} | clock),
         )
         if changed:
             audit_state(job, seen, Job.Status.PAUSED, sentence, user=job.requested_by)
@@ -609,7 +638,7 @@ def retry(job: Job, user: User, address: str = "", *, declared_offline: bool | N
         repeats=job,
         address=address,
     )
-    timing.choose(again, timing.choice_of(job), user=user, address=address)
+    timing.choose(again, timing.chosen_again(job), user=user, address=address)
     return again
 
 
@@ -639,6 +668,11 @@ def document(job: Job) -> dict[str, Any]:
         "finished_at": job.finished_at,
         "cancel_requested_at": job.cancel_requested_at,
         "pause_requested_at": job.pause_requested_at,
+        "not_before": job.not_before,
+        "stop_by": job.stop_by,
+        "outside_hours": job.outside_hours,
+        "resume_at": job.resume_at,
+        "limit_bytes_per_second": job.limit_bytes_per_second,
         "cancellable": (job.is_active or job.is_paused) and job.cancellable,
         "worker": job.worker,
         "token": job.token,

@@ -12,9 +12,10 @@ from typing import Any
 
 from django.db import transaction
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from disks.models import Job
-from disks.services import audit, jobs
+from disks.services import audit, jobs, timing
 from disks.services.errors import Refusal
 from disks.services.jobs import User
 from disks.services.stored_json import restored
@@ -89,7 +90,7 @@ def pause(job: Job, user: User, address: str = "") -> Job:
 
 
 def _pause_once(job: Job, user: User, address: str) -> bool:
-    if job.status == Job.Status.QUEUED:
+    if job.status == Job.Status.QUEUED or (job.is_paused and job.resume_at is not None):
         return _pause_waiting(job, user, address)
     if job.status != Job.Status.RUNNING:
         raise _not_active(job, "paused")
@@ -113,6 +114,7 @@ def _pause_waiting(job: Job, user: User, address: str) -> bool:
             waits_for=None,
             waits_for_root=None,
             pause_requested_at=None,
+            resume_at=None,
         )
         if changed:
             jobs.audit_state(
@@ -144,7 +146,13 @@ def _resume_once(job: Job, user: User, address: str) -> bool:
         )
     with transaction.atomic():
         changed = _unmoved(job).update(
-            status=Job.Status.QUEUED, sentence=jobs.WAITING, attempts=0, recoveries=0, sent_at=None
+            status=Job.Status.QUEUED,
+            sentence=jobs.WAITING,
+            attempts=0,
+            recoveries=0,
+            sent_at=None,
+            resume_at=None,
+            stop_by=job.stop_by if job.stop_by and job.stop_by > timezone.now() else None,
         )
         if changed:
             jobs.audit_state(
@@ -152,6 +160,30 @@ def _resume_once(job: Job, user: User, address: str) -> bool:
             )
             jobs.hand_over(job.pk)
     return bool(changed)
+
+
+def start_now(job: Job, user: User, address: str = "") -> Job:
+    """A job that waits for the clock waits no more, whatever the hours of its storage roots.
+
+    Raises Refusal E_NOT_PAUSED where it does not wait for the clock.
+    """
+    return _in_one_update(job, lambda: _start_now_once(job, user, address))
+
+
+def _start_now_once(job: Job, user: User, address: str) -> bool:
+    if job.status not in (Job.Status.QUEUED, Job.Status.PAUSED):
+        raise Refusal(
+            "E_NOT_PAUSED",
+            f"Job {job.pk} does not wait for the clock: it is “{job.get_status_display()}”.",
+        )
+    with transaction.atomic():
+        changed = timing.mind_no_clock(job, user, address)
+        if changed and job.is_paused:
+            changed = _resume_once(job, user, address)
+        elif changed:
+            _unmoved(job).update(sentence=jobs.WAITING)
+            jobs.hand_over(job.pk)
+    return changed
 
 
 def _withdraw_pause(job: Job, user: User, address: str) -> bool:

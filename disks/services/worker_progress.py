@@ -16,6 +16,7 @@ from disks.operations.pacing import Pacer
 from disks.operations.progress import Cancelled, Progress
 from disks.services.leases import Lease, clock
 from disks.services.stored_json import readable, storable
+from disks.services.timing import End
 
 logger = logging.getLogger(__name__)
 
@@ -42,16 +43,20 @@ class JobProgress(Progress):
         goes_on: bool = False,
         in_batches: bool = False,
         pacer: Pacer | None = None,
+        ends: End | None = None,
     ) -> None:
         """about_to_commit: what recovery must know of the commit step, kept in the row.
 
         goes_on: the work may end here when somebody pauses it. in_batches: its commits are
         short, and many: a wish to stop is heard after each, so it is never too late for one.
         pacer: how fast the work may be; while it waits the wish to stop is heard as ever.
+        ends: when it has to stop by itself: work that goes on pauses, other only if asked to.
         """
         self.lease = lease
         self._pacer = pacer or Pacer()
         self.is_pausing = False
+        self.ended_by: End | None = None  # what stopped it, if the clock did
+        self._ends = ends
         self._goes_on = goes_on
         self._in_batches = in_batches
         self._about_to_commit = about_to_commit
@@ -198,7 +203,16 @@ class JobProgress(Progress):
         )
         cancel, pause = asked.first() or (None, None)
         self.is_pausing = self._goes_on and cancel is None and pause is not None
-        return cancel is not None or self.is_pausing
+        self.ended_by = None
+        return cancel is not None or self.is_pausing or self._is_time_over()
+
+    def _is_time_over(self) -> bool:
+        if self._ends is None or timezone.now() < self._ends.at:
+            return False
+        if not (self._goes_on or self._ends.asked):
+            return False  # a copy that has begun cannot be put off
+        self.ended_by, self.is_pausing = self._ends, self._goes_on
+        return True
 
 
 def _reconnect() -> None:

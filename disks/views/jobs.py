@@ -128,6 +128,11 @@ def resume(request: HttpRequest, job_id: int) -> HttpResponse:
     return _asked(request, job_id, stopping.resume)
 
 
+@require_POST
+def start_now(request: HttpRequest, job_id: int) -> HttpResponse:
+    return _asked(request, job_id, stopping.start_now)
+
+
 def _asked(
     request: HttpRequest, job_id: int, what: Callable[[Job, User, str], Job]
 ) -> HttpResponse:
@@ -167,7 +172,7 @@ def _looks(job: Job) -> str:
     last_line = job.log.order_by("-pk").values_list("pk", flat=True).first()
     seen = [
         job.status, job.step, job.sentence, job.done_bytes, job.total_bytes, job.cancellable,
-        job.cancel_requested_at, job.pause_requested_at, job.waits_for_id, last_line,
+        job.cancel_requested_at, job.pause_requested_at, job.waits_for_id, job.resume_at, last_line,
     ]  # fmt: skip
     return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
 
@@ -199,6 +204,8 @@ def _show(
         {
             "job": job,
             "pace": pace(job),
+            "clock_decides": timing.decides(job),
+            "foreseen": timing.foreseen(job),
             "limit": timing.bytes_per_second(job) if job.is_active else 0,
             "looks": _looks(job) if job.is_active or job.is_paused else "",
             "can_be_paused": stopping.can_be_paused(job),

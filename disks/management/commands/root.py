@@ -121,6 +121,11 @@ def _add_options(parser: argparse.ArgumentParser, *, with_name: bool = True) -> 
         help="what each job may move here in a second; 0: no limit",
     )
     parser.add_argument(
+        "--hours",
+        metavar="22:00-06:00",
+        help="when long jobs run here, in the console's time zone; empty: at any time",
+    )
+    parser.add_argument(
         "--jobs-at-once",
         type=int,
         metavar="NUMBER",
@@ -140,6 +145,7 @@ def _said(options: dict[str, Any], name: str | None) -> Declaration:
         scan_every_minutes=options["scan_every"],
         limit_bytes_per_second=options["limit"],
         jobs_at_once=options["jobs_at_once"],
+        hours=options["hours"],
     )
 
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime, time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from disks.models import AuditEntry, Job, StorageRoot
+from disks.models import AuditEntry, DiskLock, Job, StorageRoot
 from disks.operations.pacing import Pacer
-from disks.services import jobs, leases, reconciling, stopping, timing
+from disks.operations.progress import Cancelled, Stopped
+from disks.services import jobs, leases, reconciling, roots, stopping, timing
+from disks.services.errors import Refusal
 from disks.services.leases import Lease
 from disks.services.timing import MIB, Choice
+from disks.services.work import WORK, Work
 from disks.services.worker_progress import JobCancelled, JobProgress
 from disks.tests.factories import make_root
 
@@ -172,3 +178,273 @@ def test_the_reconciler_sends_those_whose_turn_it_is_and_no_others(settings: Any
     assert resend() == [waiting[0].pk, waiting[1].pk]
     StorageRoot.objects.filter(pk=root.pk).update(jobs_at_once=0)
     assert resend() == [job.pk for job in waiting]
+
+
+# --- when --------------------------------------------------------------------------------
+
+IN_PLACE = {"parameters": {"in_place": True}}
+
+
+@dataclass
+class Wall:
+    """The clock on the wall, in UTC, which is the console's time zone in tests."""
+
+    now: datetime
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def says(self, text: str) -> None:
+        self.now = datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
+    clock = Wall(datetime(2026, 5, 4, 14, 0, tzinfo=UTC))
+    monkeypatch.setattr("django.utils.timezone.now", clock)
+    return clock
+
+
+def nightly(path: str = "/srv/vms", **fields: Any) -> StorageRoot:
+    return make_root(path, hours_begin=time(22), hours_end=time(6), **fields)
+
+
+def works(monkeypatch: pytest.MonkeyPatch, work: Any) -> None:
+    """What a merge does in these tests."""
+    monkeypatch.setattr(f"{__name__}._does", work)
+    monkeypatch.setitem(
+        WORK, Job.Kind.MERGE, Work(f"{__name__}.run_it", recover="", moves_data=True)
+    )
+
+
+_does: Any = None
+
+
+def run_it(parameters: dict[str, Any], progress: Any, context: Any) -> Any:
+    return _does(progress)
+
+
+def state(job: Job) -> tuple[str, str]:
+    job.refresh_from_db()
+    return job.status, job.sentence
+
+
+def test_a_job_waits_for_the_hours_of_its_roots(wall: Wall, settings: Any) -> None:
+    settings.JOB_RESEND_SECONDS = 0
+    nightly(name="vms")
+    job = ask("/srv/vms/a.vhd")
+    assert not claimed(job)
+    assert state(job) == (Job.Status.QUEUED, "Starts at 22:00 on 4 May (UTC).")
+    assert not DiskLock.objects.exists()
+    resend = lambda: reconciling.resend(lambda job_id: True, lambda: 0)  # noqa: E731
+    wall.says("2026-05-04 21:59:59")
+    assert resend() == []
+    wall.says("2026-05-04 22:00:01")
+    assert resend() == [job.pk]
+    assert claimed(job)
+    job.refresh_from_db()
+    assert job.resume_at is None
+
+
+@pytest.mark.parametrize("kind", [Job.Kind.SCAN, Job.Kind.CHECK, Job.Kind.UPDATE_PARENT])
+def test_what_moves_no_data_runs_at_any_time(wall: Wall, kind: str) -> None:
+    nightly()
+    assert claimed(ask("/srv/vms/a.vhd", kind=kind))
+
+
+def test_a_start_that_was_chosen_comes_before_and_within_the_hours(wall: Wall) -> None:
+    nightly("/srv/vms")
+    later = datetime(2026, 5, 6, 9, 0, tzinfo=UTC)
+    elsewhere, here = ask("/srv/x/a.vhd"), ask("/srv/vms/a.vhd")
+    outside = ask("/srv/vms/b.vhd")
+    for job, choice in (
+        (elsewhere, Choice(not_before=later)),
+        (here, Choice(not_before=later)),
+        (outside, Choice(not_before=later, outside_hours=True)),
+    ):
+        timing.choose(job, choice, user=None)
+        assert not claimed(job)
+    assert state(elsewhere)[1] == "Starts at 09:00 on 6 May (UTC)."
+    assert state(here)[1] == "Starts at 22:00 on 6 May (UTC)."
+    assert state(outside)[1] == "Starts at 09:00 on 6 May (UTC)."
+
+
+def test_a_job_on_two_roots_waits_until_the_hours_of_both_meet(wall: Wall) -> None:
+    nightly("/srv/vms", name="vms")
+    late = make_root("/srv/late", name="late", hours_begin=time(4), hours_end=time(8))
+    job = ask("/srv/vms/a.vhd", "/srv/late/b.vhd")
+    assert not claimed(job)
+    assert state(job)[1] == "Starts at 04:00 on 5 May (UTC)."
+    StorageRoot.objects.filter(pk=late.pk).update(hours_begin=time(10), hours_end=time(11))
+    assert not claimed(job)
+    assert "the hours of late and vms never meet" in state(job)[1]
+    assert timing.decides(job)
+    stopping.start_now(job, None)
+    assert claimed(job)
+
+
+def test_hours_that_are_changed_count_for_those_that_wait(
+    wall: Wall, settings: Any, tmp_path: Path
+) -> None:
+    settings.JOB_RESEND_SECONDS = 0
+    root = nightly(str(tmp_path))
+    job = ask(f"{tmp_path}/a.vhd")
+    assert not claimed(job)
+    wall.says("2026-05-04 14:00:01")
+    roots.change(root, says=roots.Declaration(hours="13:00-15:00"))
+    assert reconciling.resend(lambda job_id: True, lambda: 0) == [job.pk]
+    assert claimed(job)
+
+
+def test_start_now_does_not_wait_for_the_hours_and_is_audited(wall: Wall, sent: list[int]) -> None:
+    nightly()
+    job = ask("/srv/vms/a.vhd")
+    assert not claimed(job)
+    stopping.start_now(job, None)
+    assert claimed(job)
+    entry = AuditEntry.objects.get(job=job, action="job-start-now")
+    assert entry.after["outside_hours"] is True
+    with pytest.raises(Refusal, match="does not wait for the clock"):
+        stopping.start_now(job, None)
+
+
+def run_until(wall: Wall, monkeypatch: pytest.MonkeyPatch, job: Job, until: str) -> list[str]:
+    """The job works until the clock says so, and on for two more reports; what it did."""
+    did: list[str] = []
+
+    def work(progress: JobProgress) -> dict[str, Any]:
+        progress.step("move", "Moving.")
+        wall.says(until)
+        for number in range(2):
+            progress._stored_at = float("-inf")
+            progress.report(number, 2)
+            did.append("moved")
+        return {}
+
+    works(monkeypatch, work)
+    jobs.run(job.pk)
+    return did
+
+
+def test_work_in_place_pauses_when_the_hours_end_and_goes_on_in_the_next(
+    wall: Wall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nightly(name="vms")
+    wall.says("2026-05-04 22:30")
+    job = ask("/srv/vms/a.vhd", **IN_PLACE)
+    assert run_until(wall, monkeypatch, job, "2026-05-05 06:00:01") == []
+    sentence = "Paused: the hours of vms are over. It goes on at 22:00 on 5 May (UTC)."
+    assert state(job) == (Job.Status.PAUSED, sentence)
+    assert DiskLock.objects.filter(job=job).count() == 1
+    wall.says("2026-05-05 21:59")
+    assert reconciling.go_on_by_the_clock() == []
+    wall.says("2026-05-05 22:00")
+    assert reconciling.go_on_by_the_clock() == [job.pk]
+    assert state(job)[0] == Job.Status.QUEUED
+    assert run_until(wall, monkeypatch, job, "2026-05-05 23:00") == ["moved", "moved"]
+    assert state(job)[0] == Job.Status.SUCCEEDED
+    told = AuditEntry.objects.filter(job=job, action="job-paused").get()
+    assert sentence in told.sentence
+
+
+def test_one_that_was_stopped_between_two_batches_tells_both(
+    wall: Wall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nightly(name="vms")
+    wall.says("2026-05-05 05:59")
+    job = ask("/srv/vms/a.vhd", **IN_PLACE)
+
+    def work(progress: JobProgress) -> None:
+        wall.says("2026-05-05 06:00")
+        progress._stored_at = float("-inf")
+        try:
+            progress.report(1, 2)
+        except Cancelled as asked:
+            raise Stopped("Stopped after 1 of 2 bytes.") from asked
+
+    works(monkeypatch, work)
+    jobs.run(job.pk)
+    status, sentence = state(job)
+    assert (status, job.cancellable) == (Job.Status.PAUSED, False)
+    assert sentence.startswith("Paused: the hours of vms are over. It goes on at 22:00 on 5 May")
+    assert sentence.endswith(" Stopped after 1 of 2 bytes.")
+    assert job.resume_at == datetime(2026, 5, 5, 22, tzinfo=UTC)
+
+
+def test_who_pauses_it_keeps_it_from_going_on_by_itself(
+    wall: Wall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nightly()
+    wall.says("2026-05-04 22:30")
+    job = ask("/srv/vms/a.vhd", **IN_PLACE)
+    run_until(wall, monkeypatch, job, "2026-05-05 06:00:01")
+    stopping.pause(job, None)
+    wall.says("2026-05-06 22:30")
+    assert reconciling.go_on_by_the_clock() == []
+    assert state(job)[0] == Job.Status.PAUSED
+    stopping.resume(job, None)
+    assert claimed(job)
+
+
+def test_a_copy_that_has_begun_goes_on_after_the_hours(
+    wall: Wall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nightly()
+    wall.says("2026-05-04 22:30")
+    job = ask("/srv/vms/a.vhd")
+    assert run_until(wall, monkeypatch, job, "2026-05-05 06:00:01") == ["moved", "moved"]
+    assert state(job)[0] == Job.Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_by_the_time_that_was_chosen_it_stops(
+    wall: Wall, monkeypatch: pytest.MonkeyPatch, in_place: bool
+) -> None:
+    """In place it pauses, and does not go on by itself; a copy is cancelled."""
+    nightly()
+    wall.says("2026-05-04 22:30")
+    job = ask("/srv/vms/a.vhd", parameters={"in_place": in_place})
+    timing.choose(job, Choice(stop_by=datetime(2026, 5, 5, 4, 30, tzinfo=UTC)), user=None)
+    assert run_until(wall, monkeypatch, job, "2026-05-05 04:30:00") == []
+    status, sentence = state(job)
+    assert job.resume_at is None
+    if in_place:
+        words = "Paused at 04:30 on 5 May (UTC), as asked. It goes on when it is resumed."
+        assert (status, sentence) == (Job.Status.PAUSED, words)
+        stopping.resume(job, None)
+        assert run_until(wall, monkeypatch, job, "2026-05-05 05:00") == ["moved", "moved"]
+        assert state(job)[0] == Job.Status.SUCCEEDED
+    else:
+        assert status == Job.Status.CANCELLED
+        assert sentence.startswith("Stopped at 04:30 on 5 May (UTC), as asked. Cancelled.")
+        assert not DiskLock.objects.exists()
+
+
+def test_a_job_that_could_not_run_before_its_end_is_paused_and_says_so(wall: Wall) -> None:
+    job = ask("/srv/vms/a.vhd")
+    timing.choose(job, Choice(stop_by=datetime(2026, 5, 4, 15, tzinfo=UTC)), user=None)
+    wall.says("2026-05-04 15:00")
+    assert not claimed(job)
+    status, sentence = state(job)
+    assert status == Job.Status.PAUSED
+    assert sentence.startswith("Paused: it could not run before 15:00 on 4 May (UTC)")
+    stopping.resume(job, None)
+    assert claimed(job)
+
+
+def test_what_a_running_job_has_ahead_is_foreseen(wall: Wall) -> None:
+    nightly()
+    wall.says("2026-05-04 23:00")
+    copy, in_place = ask("/srv/vms/a.vhd"), ask("/srv/vms/b.vhd", **IN_PLACE)
+    assert (claimed(copy), claimed(in_place)) == (True, True)
+    for job in (copy, in_place):
+        job.refresh_from_db()
+    assert timing.foreseen(copy).endswith("A copy cannot be put off: it goes on until it is done.")
+    assert timing.foreseen(in_place).startswith("It pauses at 06:00 on 5 May (UTC) by itself")
+    Job.objects.filter(pk=copy.pk).update(stop_by=datetime(2026, 5, 5, 1, tzinfo=UTC))
+    assert timing.foreseen(fresh(copy)) == "It is cancelled at 01:00 on 5 May (UTC), as asked."
+
+
+def fresh(job: Job) -> Job:
+    job.refresh_from_db()
+    return job

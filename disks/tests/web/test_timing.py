@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from disks.models import AuditEntry, Disk, Job, StorageRoot
 from disks.services import jobs, scanning
@@ -152,3 +155,100 @@ def test_a_job_that_waits_for_room_says_so(viewer: Client, leaf: Disk) -> None:
     assert jobs.claim(waiting.pk) is None
     page = words(viewer.get(f"/jobs/{waiting.pk}").content.decode())
     assert "Waits: 1 job already runs on vms, which allows 1 at once." in page
+
+
+# --- when --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def berlin(settings: Any) -> Any:
+    settings.TIME_ZONE = "Europe/Berlin"
+    return ZoneInfo("Europe/Berlin")
+
+
+def test_a_start_and_an_end_are_times_of_the_consoles_zone(
+    operator: Client, leaf: Disk, berlin: Any
+) -> None:
+    page = words(operator.get(f"/disks/{leaf.pk}/merge").content.decode())
+    assert re.search(r"it is \d\d:\d\d there, (CET|CEST|Europe/Berlin)", page)
+    day = (timezone.now() + timedelta(days=3)).astimezone(berlin).date()
+    fields = {"start": "later", "not_before": f"{day}T22:15", "stop_by": "05:30"}
+    job = job_of(sent(operator, leaf, "merge", **fields))
+    assert job.not_before == datetime.combine(day, time(22, 15), tzinfo=berlin)
+    assert job.stop_by == datetime.combine(day + timedelta(days=1), time(5, 30), tzinfo=berlin)
+    assert not job.outside_hours
+    assert jobs.claim(job.pk) is None
+    page = words(operator.get(f"/jobs/{job.pk}").content.decode())
+    assert re.search(rf"Starts at 22:15 on {day.day} \w+ \(CES?T\)\. in [23] days", page)
+    assert "Start now" in page
+    answer = operator.post(f"/jobs/{job.pk}/start-now")
+    assert answer.status_code == 302
+    assert jobs.claim(job.pk) is not None
+
+
+def test_a_start_in_the_past_is_now(operator: Client, leaf: Disk) -> None:
+    job = job_of(sent(operator, leaf, "merge", start="later", not_before="2020-01-01T00:00"))
+    assert job.not_before is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"start": "later", "not_before": ""}, "Say when the job may start."),
+        ({"start": "later", "not_before": "tomorrow"}, "Give a date and a time that exist."),
+        ({"start": "later", "not_before": "2999-01-01T00:00"}, "more than a year ahead"),
+        ({"stop_by": "25:00"}, "Give a time like 22:00."),
+        ({"start": "whenever"}, ""),
+    ],
+)
+def test_a_time_that_is_none_is_told_and_no_job_is_made(
+    operator: Client, leaf: Disk, fields: dict[str, str], said: str
+) -> None:
+    answer = sent(operator, leaf, "merge", **fields)
+    assert (answer.status_code, Job.objects.exists()) == (422, False)
+    assert said in answer.content.decode()
+
+
+def test_hours_of_a_root_are_set_shown_and_offered_to_be_passed_over(
+    administrator: Client, operator: Client, leaf: Disk
+) -> None:
+    root = StorageRoot.objects.get()
+    edit = reverse("root-edit", args=[root.pk])
+    fields = {"name": root.name, "opened_by": "nobody", "writable": "on", "scan_every_minutes": "0"}
+    for wrong in (
+        {"hours_begin": "22:00"},
+        {"hours_end": "06:00"},
+        {"hours_begin": "06:00", "hours_end": "06:00"},
+        {"hours_begin": "late", "hours_end": "06:00"},
+    ):
+        assert administrator.post(edit, fields | wrong).status_code == 422
+    administrator.post(edit, fields | {"hours_begin": "22:00", "hours_end": "06:00"})
+    root.refresh_from_db()
+    assert (root.hours_begin, root.hours_end) == (time(22), time(6))
+    assert 'value="22:00"' in administrator.get(edit).content.decode()
+    assert "22:00–06:00" in administrator.get(f"/roots/{root.pk}").content.decode()
+    assert AuditEntry.objects.get(action="root-change").after["hours"] == "22:00-06:00"
+    page = words(operator.get(f"/disks/{leaf.pk}/merge").content.decode())
+    assert "between 22:00–06:00" in page
+    assert re.search(r"Run outside the hours of ?vms ?\(22:00–06:00\), too", page)
+    assert job_of(sent(operator, leaf, "merge", outside_hours="on")).outside_hours
+
+
+def test_a_job_that_the_hours_paused_offers_to_go_on_now_or_to_be_kept(
+    operator: Client, viewer: Client, leaf: Disk
+) -> None:
+    job = make_job(
+        Job.Kind.COMPACT,
+        status=Job.Status.PAUSED,
+        sentence="Paused: the hours of vms are over. It goes on at 22:00 on 5 May (UTC).",
+        resume_at=timezone.now() + timedelta(hours=3, minutes=1),
+        parameters={"in_place": True},
+    )
+    page = words(operator.get(f"/jobs/{job.pk}").content.decode())
+    assert "It goes on at 22:00 on 5 May (UTC). in 3 hours" in page
+    assert ("Go on now" in page, "Keep it paused" in page, "Resume" in page) == (True, True, False)
+    assert "Go on now" not in viewer.get(f"/jobs/{job.pk}").content.decode()
+    assert viewer.post(f"/jobs/{job.pk}/start-now").status_code == 403
+    operator.post(f"/jobs/{job.pk}/pause")
+    page = words(operator.get(f"/jobs/{job.pk}").content.decode())
+    assert ("Go on now" in page, "Resume" in page) == (False, True)
