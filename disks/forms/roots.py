@@ -109,7 +109,7 @@ class RootForm(forms.Form):
     )
     hours_end = ClockField(
         required=False,
-        label="until",
+        label="Long jobs run until",
         help_text=(
             "Of the next day, if that is not later; in the console's time zone. Work in place "
             "pauses then and goes on by itself the next time; a copy that has begun goes on until "

@@ -89,6 +89,9 @@ class Job(models.Model):
     worker = models.JSONField(default=dict, help_text="host, pid, start time")
     cancel_requested_at = models.DateTimeField(null=True)
     pause_requested_at = models.DateTimeField(null=True)
+    held_at = models.DateTimeField(
+        null=True, help_text="running: its worker waits with it, for it could not be gone on with"
+    )
     cancellable = models.BooleanField(
         default=True, help_text="false once the commit has begun, and where data has moved in place"
     )
@@ -125,6 +128,11 @@ class Job(models.Model):
     @property
     def is_paused(self) -> bool:
         return self.status == self.Status.PAUSED
+
+    @property
+    def is_held(self) -> bool:
+        """Paused with its worker: a copy, which keeps its unfinished file while it waits."""
+        return self.status == self.Status.RUNNING and self.held_at is not None
 
     @property
     def said(self) -> str:

@@ -237,6 +237,7 @@ def claim(job_id: int) -> Claim | None:
             done_bytes=0,
             total_bytes=0,
             pause_requested_at=None,
+            held_at=None,
         )
         if not claimed:
             return None
@@ -323,6 +324,7 @@ def _work(claimed: Claim, lease: Lease) -> Callable[[], object]:
         in_batches=works_in_place(parameters),
         pacer=Pacer(timing.bytes_per_second(job)),
         ends=timing.ends_at(job, timezone.now()),
+        may_be_held=work.moves_data,
     )
     seen = Job.Status.RUNNING
     try:
@@ -668,6 +670,7 @@ def document(job: Job) -> dict[str, Any]:
         "finished_at": job.finished_at,
         "cancel_requested_at": job.cancel_requested_at,
         "pause_requested_at": job.pause_requested_at,
+        "held_at": job.held_at if job.is_held else None,
         "not_before": job.not_before,
         "stop_by": job.stop_by,
         "outside_hours": job.outside_hours,

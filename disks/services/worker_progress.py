@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from disks.models import Job, JobLogLine
@@ -22,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 # Steps that the log tells of; a job that has more of them has one for each disk.
 _STEPS_LOGGED = 50
+HELD_PIECE_SECONDS = 0.2
 
 
 class JobCancelled(Cancelled):
@@ -44,6 +47,7 @@ class JobProgress(Progress):
         in_batches: bool = False,
         pacer: Pacer | None = None,
         ends: End | None = None,
+        may_be_held: bool = False,
     ) -> None:
         """about_to_commit: what recovery must know of the commit step, kept in the row.
 
@@ -51,12 +55,15 @@ class JobProgress(Progress):
         short, and many: a wish to stop is heard after each, so it is never too late for one.
         pacer: how fast the work may be; while it waits the wish to stop is heard as ever.
         ends: when it has to stop by itself: work that goes on pauses, other only if asked to.
+        may_be_held: work that cannot end and go on is paused by waiting in report().
         """
         self.lease = lease
         self._pacer = pacer or Pacer()
         self.is_pausing = False
         self.ended_by: End | None = None  # what stopped it, if the clock did
         self._ends = ends
+        self._may_be_held = may_be_held and not goes_on
+        self._hold_wanted = False
         self._goes_on = goes_on
         self._in_batches = in_batches
         self._about_to_commit = about_to_commit
@@ -83,12 +90,14 @@ class JobProgress(Progress):
         self._store()
 
     def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
+        """Takes its time where the job is limited or held."""
         self._done_bytes, self._total_bytes = done_bytes, total_bytes
         if sentence is not None:
             self._sentence = sentence
         self._look()
         if not self._committing:
             self._pacer.wait(self._look)
+            self._wait_while_held()
 
     def moved(self, count_bytes: int) -> None:
         self._pacer.moved(count_bytes)
@@ -103,6 +112,29 @@ class JobProgress(Progress):
             return
         if self._store() and not self._committing:
             raise JobCancelled
+
+    def _wait_while_held(self) -> None:
+        """Until somebody resumes or cancels it; the lease, locks and files are kept meanwhile."""
+        if not self._hold_wanted:
+            return
+        began = clock()
+        self._note_held(Now())
+        self.log("held: it waits here until it is resumed or cancelled")
+        while self._hold_wanted:
+            time.sleep(HELD_PIECE_SECONDS)
+            self._look()
+        self._note_held(None)
+        self._step_started_at += timedelta(seconds=clock() - began)  # for the rate
+        self.log(f"resumed after {clock() - began:.0f} s")
+
+    def _note_held(self, since: Now | None) -> None:
+        try:
+            if not self.lease.ours.update(held_at=since):
+                self.lease.give_up()
+        except (DatabaseError, InterfaceError) as error:
+            # it waits all the same; only its page does not say so
+            logger.warning("job %s: not noted that it is held: %s", self.lease.job_id, error)
+            _reconnect()
 
     def log(self, sentence: str) -> None:
         self.lease.check()
@@ -124,6 +156,7 @@ class JobProgress(Progress):
         if self._in_batches:
             self._committing = True
             return
+        self._wait_while_held()
         noted = self._about_to_commit() if self._about_to_commit is not None else {}
         deadline = clock() + settings.JOB_STOP_WRITING_SECONDS
         while True:
@@ -202,7 +235,9 @@ class JobProgress(Progress):
             "cancel_requested_at", "pause_requested_at"
         )
         cancel, pause = asked.first() or (None, None)
-        self.is_pausing = self._goes_on and cancel is None and pause is not None
+        wanted = cancel is None and pause is not None
+        self.is_pausing = self._goes_on and wanted
+        self._hold_wanted = self._may_be_held and wanted
         self.ended_by = None
         return cancel is not None or self.is_pausing or self._is_time_over()
 

@@ -172,7 +172,8 @@ def _looks(job: Job) -> str:
     last_line = job.log.order_by("-pk").values_list("pk", flat=True).first()
     seen = [
         job.status, job.step, job.sentence, job.done_bytes, job.total_bytes, job.cancellable,
-        job.cancel_requested_at, job.pause_requested_at, job.waits_for_id, job.resume_at, last_line,
+        job.cancel_requested_at, job.pause_requested_at, job.waits_for_id, job.resume_at,
+        job.held_at, last_line,
     ]  # fmt: skip
     return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
 
@@ -208,6 +209,7 @@ def _show(
             "foreseen": timing.foreseen(job),
             "limit": timing.bytes_per_second(job) if job.is_active else 0,
             "looks": _looks(job) if job.is_active or job.is_paused else "",
+            "can_be_held": stopping.can_be_held(job),
             "can_be_paused": stopping.can_be_paused(job),
             "now": timezone.localtime(),
             "renews": renews,

@@ -155,7 +155,7 @@ def test_pause_and_resume_are_buttons_of_who_may_operate(viewer, operator):
 
 
 def test_pausing_what_cannot_go_on_is_409_with_the_reason(operator):
-    job = make_job(kind=Job.Kind.CONVERT, status=Job.Status.RUNNING)
+    job = make_job(kind=Job.Kind.UPDATE_PARENT, status=Job.Status.RUNNING)
     assert reverse("job-pause", args=[job.pk]) not in text(
         operator.get(reverse("job", args=[job.pk]))
     )

@@ -118,7 +118,7 @@ def test_a_running_jobs_page_says_what_it_may_move(viewer: Client, leaf: Disk) -
         started_at="2026-01-01T00:00:00Z",
         step_started_at="2026-01-01T00:00:00Z",
     )
-    assert "of at most 12 MB /s" in words(viewer.get(f"/jobs/{job.pk}").content.decode())
+    assert "limit 12 MB /s, proof counted" in words(viewer.get(f"/jobs/{job.pk}").content.decode())
 
 
 def test_a_root_is_told_what_each_job_may_move(administrator: Client, leaf: Disk) -> None:
@@ -252,3 +252,33 @@ def test_a_job_that_the_hours_paused_offers_to_go_on_now_or_to_be_kept(
     operator.post(f"/jobs/{job.pk}/pause")
     page = words(operator.get(f"/jobs/{job.pk}").content.decode())
     assert ("Go on now" in page, "Resume" in page) == (False, True)
+
+
+# --- held --------------------------------------------------------------------------------
+
+
+def test_a_copy_is_held_and_goes_on_from_its_page(operator: Client, leaf: Disk) -> None:
+    job = job_of(sent(operator, leaf, "convert"))
+    assert jobs.claim(job.pk) is not None
+    page = words(operator.get(f"/jobs/{job.pk}").content.decode())
+    assert "Its worker waits with it, and keeps the unfinished copy" in page
+    assert operator.post(f"/jobs/{job.pk}/pause").status_code == 302
+    page = words(operator.get(f"/jobs/{job.pk}").content.decode())
+    assert "Pausing" in page
+    Job.objects.filter(pk=job.pk).update(held_at=timezone.now())
+    page = words(operator.get(f"/jobs/{job.pk}").content.decode())
+    assert ("Held since" in page, "It goes on at once, where it is." in page) == (True, True)
+    assert operator.post(f"/jobs/{job.pk}/resume").status_code == 302
+    job.refresh_from_db()
+    assert job.pause_requested_at is None
+
+
+def test_one_more_than_may_be_held_is_refused_with_what_to_do(
+    operator: Client, leaf: Disk, settings: Any
+) -> None:
+    settings.JOBS_HELD_AT_MOST = 0
+    job = job_of(sent(operator, leaf, "convert"))
+    assert jobs.claim(job.pk) is not None
+    answer = operator.post(f"/jobs/{job.pk}/pause")
+    assert answer.status_code == 409
+    assert "start another worker and raise VDADMIN_JOBS_HELD_AT_MOST" in answer.content.decode()
