@@ -7,7 +7,13 @@ import os
 from typing import Any
 
 from disks.commandline.console import Console
-from disks.commandline.options import add_offline, add_unrelated, build_roots, file_path
+from disks.commandline.options import (
+    add_offline,
+    add_unrelated,
+    add_ways,
+    build_roots,
+    file_path,
+)
 from disks.commandline.outcome import conclude, sizes
 from disks.operations import merge
 
@@ -23,13 +29,7 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--into-parent", action="store_true", help="the merged disk replaces")
     target.add_argument("--to", metavar="NEW", help="make a new disk, change nothing else")
-    way = parser.add_mutually_exclusive_group()
-    way.add_argument(
-        "--in-place",
-        action="store_true",
-        help="move the child's data only (the default); can be stopped and resumed, not undone",
-    )
-    way.add_argument("--copy", action="store_true", help="by copy: needs the room, can be undone")
+    add_ways(parser)
     parser.add_argument(
         "--keep-name",
         choices=(merge.PARENT, merge.CHILD),

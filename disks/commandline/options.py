@@ -66,6 +66,17 @@ def size_bytes(text: str) -> int:
     return int(match[1]) * 1024 ** _UNITS[match[2].upper()]
 
 
+def add_ways(parser: argparse.ArgumentParser) -> None:
+    """How disks are merged into the one below them: `args.copy`."""
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument(
+        "--in-place",
+        action="store_true",
+        help="move the child's data only (the default); can be stopped and resumed, not undone",
+    )
+    way.add_argument("--copy", action="store_true", help="by copy: needs the room, can be undone")
+
+
 def add_unrelated(parser: argparse.ArgumentParser) -> None:
     """--unrelated, for verbs that merge into existing disks. Absolute paths."""
     parser.add_argument(

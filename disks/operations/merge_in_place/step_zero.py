@@ -18,10 +18,14 @@ from disks.operations import durable, journal, rewriting, trash
 from disks.operations.merge_in_place import batches, old_pages
 from disks.operations.merge_in_place.work import MERGING, Work, pointers, write
 from disks.operations.paths import Roots
+from disks.operations.progress import Progress
 
 
-def begin(roots: Roots, work: Work) -> Work:
-    """Carry the step out; the work that goes on is returned. An error leaves it to take_back()."""
+def begin(roots: Roots, work: Work, progress: Progress) -> Work:
+    """Carry the step out; the work that goes on is returned.
+
+    An error, and Cancelled out of progress, leave it to take_back().
+    """
     with faults.stage("merge.begin"):
         for pointer in pointers(work):
             journal.write(roots, pointer)
@@ -34,6 +38,7 @@ def begin(roots: Roots, work: Work) -> Work:
         identity = _identity_of(roots, work.base)
         _tell(roots, work, identity)
         seen = batches.seen(roots, work.levels)
+        progress.report(0, 0)  # the last moment at which all of it can be taken back
         work = replace(work, state=MERGING, identity=identity, seen=seen)
         write(roots, work)
     return work
