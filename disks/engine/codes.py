@@ -364,6 +364,10 @@ CODES: dict[str, Code] = {
     "E_WORKER_LOST": Code("The worker died", "The job is undone or finished by recovery."),
     "E_NOT_ENDED": Code("Job has not ended", "Wait for its end."),
     "E_NOT_ACTIVE": Code("Job is not running", "Look at its result."),
+    "E_NOT_PAUSABLE": Code(
+        "Job cannot be paused", "Let it end, or cancel it: that leaves every file as it was."
+    ),
+    "E_NOT_PAUSED": Code("Job is not paused", "Look at its state."),
     "E_IDEMPOTENCY": Code("Form already used", "Open the form again for another job."),
     "E_NOTHING_CHOSEN": Code("Nothing chosen", "Choose at least one row and send the form again."),
     "E_NOT_IN_TRASH": Code("Not in the trash any more", "Look whether it was restored already."),

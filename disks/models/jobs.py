@@ -51,6 +51,7 @@ class Job(models.Model):
 
     ACTIVE = (Status.QUEUED, Status.RUNNING, Status.LOST, Status.RECOVERING)
     FINAL = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
+    OPEN = (*ACTIVE, Status.PAUSED, Status.NEEDS_ATTENTION)
 
     kind = models.CharField(max_length=20, choices=Kind)
     status = models.CharField(max_length=20, choices=Status, default=Status.QUEUED)
@@ -80,7 +81,10 @@ class Job(models.Model):
     recoveries = models.PositiveSmallIntegerField(default=0)
     worker = models.JSONField(default=dict, help_text="host, pid, start time")
     cancel_requested_at = models.DateTimeField(null=True)
-    cancellable = models.BooleanField(default=True, help_text="false once the commit has begun")
+    pause_requested_at = models.DateTimeField(null=True)
+    cancellable = models.BooleanField(
+        default=True, help_text="false once the commit has begun, and where data has moved in place"
+    )
 
     step = models.CharField(max_length=40, blank=True)
     step_started_at = models.DateTimeField(null=True, help_text="for rate and time left")
@@ -98,6 +102,10 @@ class Job(models.Model):
     @property
     def is_active(self) -> bool:
         return self.status in self.ACTIVE
+
+    @property
+    def is_paused(self) -> bool:
+        return self.status == self.Status.PAUSED
 
     @property
     def said(self) -> str:

@@ -30,12 +30,12 @@ from django.utils import timezone
 
 from disks.engine.errors import ImageError
 from disks.models import Disk, DiskLock, Job, JobLogLine, StorageRoot
-from disks.operations.progress import Cancelled
+from disks.operations.progress import Cancelled, Stopped
 from disks.services import access, audit, declarations, leases, processes, roots, sidecars
 from disks.services.errors import Refusal
 from disks.services.leases import Lease, LeaseLost
 from disks.services.stored_json import readable, restored, storable
-from disks.services.work import WORK, JobContext, function
+from disks.services.work import WORK, JobContext, function, works_in_place
 from disks.services.worker_progress import JobProgress
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ User = Account | AnonymousUser | None
 
 PARAMETERS_VERSION = 1
 WAITING = "Waiting for a worker."
+PAUSED = "Paused. It goes on where it stopped when it is resumed."
 STORING_TRIES = 10
 
 
@@ -215,6 +216,7 @@ def claim(job_id: int) -> Claim | None:
             sentence="Starting.",
             done_bytes=0,
             total_bytes=0,
+            pause_requested_at=None,
         )
         if not claimed:
             return None
@@ -232,6 +234,8 @@ def _waits_for(blocking: Job) -> str:
     sentence = f"Waits for job {blocking.pk} ({blocking.summary or blocking.get_kind_display()})"
     if blocking.status == Job.Status.NEEDS_ATTENTION:
         return sentence + ", which needs attention."
+    if blocking.status == Job.Status.PAUSED:
+        return sentence + ", which is paused."
     return sentence + "."
 
 
@@ -291,12 +295,22 @@ def _work(claimed: Claim, lease: Lease) -> Callable[[], object]:
     job, token = claimed.job, claimed.token
     work = WORK[job.kind]
     context = JobContext(job, token)
-    progress = JobProgress(lease, lambda: sidecars.traces(job, context))
+    parameters = restored(job.parameters)
+    progress = JobProgress(
+        lease,
+        lambda: sidecars.traces(job, context),
+        goes_on=work.goes_on(parameters),
+        in_batches=works_in_place(parameters),
+    )
     seen = Job.Status.RUNNING
     try:
-        result = function(work.run)(restored(job.parameters), progress, context)
+        result = function(work.run)(parameters, progress, context)
         progress.flush()
+    except Stopped as stopped:
+        return partial(put_off, job, token, seen, stopped.sentence, cancellable=False)
     except Cancelled:
+        if progress.is_pausing:
+            return partial(put_off, job, token, seen, PAUSED)
         return partial(end, job, token, seen, Job.Status.CANCELLED, work.cancelled)
     except LeaseLost as error:
         logger.warning("%s", error)
@@ -410,6 +424,28 @@ def end(job: Job, token: int, seen: str, status: str, sentence: str, **columns: 
     return True
 
 
+def put_off(job: Job, token: int, seen: str, sentence: str, *, cancellable: bool = True) -> bool:
+    """Running or recovering → paused; the locks stay. False: the job is not ours any more.
+
+    cancellable: whether it may still be ended without going on.
+    """
+    with transaction.atomic():
+        changed = Job.objects.filter(pk=job.pk, token=token, status=seen).update(
+            status=Job.Status.PAUSED,
+            sentence=readable(sentence),
+            cancellable=cancellable,
+            lease_until=None,
+            worker={},
+            cancel_requested_at=None,
+            pause_requested_at=None,
+            result={},
+            error=None,
+        )
+        if changed:
+            audit_state(job, seen, Job.Status.PAUSED, sentence, user=job.requested_by)
+    return bool(changed)
+
+
 def release(job: Job) -> None:
     """Within a transaction: give the locks back, and send the jobs that waited for them."""
     DiskLock.objects.filter(job=job).delete()
@@ -448,74 +484,7 @@ def audit_state(
     )
 
 
-# --- stopping and trying again -----------------------------------------------------------
-
-
-def cancel(job: Job, user: User, address: str = "") -> Job:
-    """Stop a job: a queued one at once, a running one within about two seconds.
-
-    Raises Refusal E_TOO_LATE once its result is being put in place, E_NOT_ACTIVE when it
-    has ended. Asking twice changes nothing.
-    """
-    for _ in range(5):  # the job may move on between a look and the update
-        job.refresh_from_db()
-        if job.status == Job.Status.QUEUED:
-            with transaction.atomic():
-                changed = _queued(job).update(
-                    status=Job.Status.CANCELLED,
-                    sentence="Cancelled before it started. Every file is as it was.",
-                    cancel_requested_at=Now(),
-                    finished_at=Now(),
-                    waits_for=None,
-                    cancellable=False,
-                )
-                if changed:
-                    audit_state(
-                        job,
-                        Job.Status.QUEUED,
-                        Job.Status.CANCELLED,
-                        "cancelled before it started.",
-                        user=user,
-                        address=address,
-                    )
-                    release(job)
-        elif job.status in (Job.Status.RUNNING, Job.Status.LOST, Job.Status.RECOVERING):
-            if job.cancel_requested_at is not None:
-                return job
-            if not job.cancellable:
-                raise Refusal(
-                    "E_TOO_LATE",
-                    f"Job {job.pk} is putting its result in place; it can no longer be stopped.",
-                    "Wait for its end; what it replaced is in the trash afterwards.",
-                )
-            with transaction.atomic():
-                changed = Job.objects.filter(
-                    pk=job.pk,
-                    status=job.status,
-                    token=job.token,
-                    cancellable=True,
-                    cancel_requested_at=None,
-                ).update(cancel_requested_at=Now())
-                if changed:
-                    audit.record(
-                        user=user,
-                        action="job-cancel-requested",
-                        sentence=f"{job.summary or job.get_kind_display()}: asked to stop.",
-                        disk=job.disk,
-                        job=job,
-                        before={"status": job.status},
-                        after={"status": job.status, "cancel_requested": True},
-                        address=address,
-                    )
-        else:
-            raise Refusal(
-                "E_NOT_ACTIVE",
-                f"Job {job.pk} cannot be stopped: it is “{job.get_status_display()}”.",
-            )
-        if changed:
-            job.refresh_from_db()
-            return job
-    raise Refusal("E_BUSY", f"Job {job.pk} is changing right now.", "Try again.")
+# --- trying again -----------------------------------------------------------
 
 
 # Jobs that carry out a plan of one disk as it was shown in a form.
@@ -648,7 +617,8 @@ def document(job: Job) -> dict[str, Any]:
         "started_at": job.started_at,
         "finished_at": job.finished_at,
         "cancel_requested_at": job.cancel_requested_at,
-        "cancellable": job.is_active and job.cancellable,
+        "pause_requested_at": job.pause_requested_at,
+        "cancellable": (job.is_active or job.is_paused) and job.cancellable,
         "worker": job.worker,
         "token": job.token,
         "attempts": job.attempts,

@@ -149,7 +149,11 @@ def holder(wanted: Iterable[tuple[str, str]], job: Job) -> Job | None:
 
 
 def take_locks(wanted: Iterable[tuple[str, str]], job: Job, token: int) -> None:
-    """Make the rows; the caller has asked holder() in the same transaction."""
+    """Make the rows; the caller has asked holder() in the same transaction.
+
+    A job that goes on after a pause has kept its own.
+    """
+    DiskLock.objects.filter(job=job).delete()
     DiskLock.objects.bulk_create(
         DiskLock(
             path=path,

@@ -29,14 +29,13 @@ from disks.operations import copying, journal, recover
 from disks.services import audit, jobs, leases, processes
 from disks.services import roots as root_services
 from disks.services.leases import Lease, LeaseLost
-from disks.services.stored_json import readable
+from disks.services.stored_json import readable, restored
 from disks.services.work import WORK, JobContext, Recovery, function
 
 logger = logging.getLogger(__name__)
 
 _OWNED = (Job.Status.RUNNING, Job.Status.RECOVERING)
 _WAITS = "Recovery waits: "
-_KEEPING = (*Job.ACTIVE, Job.Status.PAUSED, Job.Status.NEEDS_ATTENTION)
 # Somebody still has the files, or the storage is away: no failed try, it is tried again.
 _WAIT_CODES = (
     "E_LOCKED",
@@ -222,8 +221,9 @@ def _failed_try(job: Job, token: int, why: str) -> None:
 def _conclude(job: Job, token: int, recovery: Recovery) -> None:
     """Recovery is through: into the state that tells the truth."""
     work = WORK[job.kind]
-    # Of work that is repeated, a finished part says nothing of the whole.
-    if recovery.action == "finished" and not work.requeue_when_lost:
+    goes_on = work.goes_on(restored(job.parameters))
+    # Of work that is gone on with, a finished part says nothing of the whole.
+    if recovery.action == "finished" and not goes_on:
         jobs.note_finished(job, recovery.result)
         jobs.succeed(
             job,
@@ -233,16 +233,22 @@ def _conclude(job: Job, token: int, recovery: Recovery) -> None:
             recovery.sentence or "Done. The worker had stopped; the rest was done by recovery.",
         )
         return
-    job.refresh_from_db(fields=["cancel_requested_at", "error", "attempts"])
-    if job.error is not None:
+    job.refresh_from_db(fields=["cancel_requested_at", "pause_requested_at", "error", "attempts"])
+    stopped = recovery.action == "stopped"
+    if stopped and _must_wait(job):
+        told = str(job.error["message"]) if job.error else recovery.sentence
+        jobs.put_off(job, token, Job.Status.RECOVERING, told, cancellable=False)
+    elif job.error is not None:
         _end(job, token, Job.Status.FAILED, str(job.error.get("message", "")), job.error)
     elif job.cancel_requested_at is not None:
         _end(job, token, Job.Status.CANCELLED, work.cancelled, None)
-    elif work.requeue_when_lost and job.attempts < settings.JOB_ATTEMPTS:
-        _requeue(job, token)
+    elif job.pause_requested_at is not None and goes_on:
+        jobs.put_off(job, token, Job.Status.RECOVERING, jobs.PAUSED, cancellable=not stopped)
+    elif goes_on and job.attempts < settings.JOB_ATTEMPTS:
+        _requeue(job, token, stopped=stopped)
     else:
         sentence = recovery.sentence or work.lost
-        if work.requeue_when_lost:
+        if goes_on:
             sentence = f"Its worker stopped {job.attempts} times. {sentence}"
         error = jobs.INTERNAL_ERROR | {"code": "E_WORKER_LOST", "message": sentence}
         _end(job, token, Job.Status.FAILED, sentence, error)
@@ -252,21 +258,32 @@ def _end(job: Job, token: int, status: str, sentence: str, error: dict[str, Any]
     jobs.end(job, token, Job.Status.RECOVERING, status, sentence, error=error)
 
 
-def _requeue(job: Job, token: int) -> None:
-    sentence = "Its worker stopped; it starts again."
+def _must_wait(job: Job) -> bool:
+    """Of work that has moved data: it had an error, was asked to stop, or loses every worker."""
+    return (
+        job.error is not None
+        or job.cancel_requested_at is not None
+        or job.attempts >= settings.JOB_ATTEMPTS
+    )
+
+
+def _requeue(job: Job, token: int, *, stopped: bool) -> None:
+    """stopped: its first part is done and cannot be taken back, so its locks stay."""
+    sentence = f"Its worker stopped; it {'goes on' if stopped else 'starts again'}."
     with transaction.atomic():
         changed = Job.objects.filter(pk=job.pk, token=token, status=Job.Status.RECOVERING).update(
             status=Job.Status.QUEUED,
             sentence=sentence,
             lease_until=None,
             worker={},
-            cancellable=True,
+            cancellable=not stopped,
             recoveries=0,
             result={},
         )
         if changed:
             jobs.audit_state(job, Job.Status.RECOVERING, Job.Status.QUEUED, sentence, user=None)
-            jobs.release(job)
+            if not stopped:
+                jobs.release(job)
             jobs.hand_over(job.pk)
 
 
@@ -307,8 +324,8 @@ def resend(send: Callable[[int], bool], queue_depth: Callable[[], int | None]) -
 
 def sweep_locks() -> int:
     """Delete locks of jobs that hold none: ended, or not started. Returns how many."""
-    idle = (*Job.FINAL, Job.Status.QUEUED)
-    count, _ = DiskLock.objects.filter(job__status__in=idle, lease_until__lte=Now()).delete()
+    idle = Q(job__status__in=Job.FINAL) | Q(job__status=Job.Status.QUEUED, job__started_at=None)
+    count, _ = DiskLock.objects.filter(idle, lease_until__lte=Now()).delete()
     if count:
         logger.warning("%s disk locks belonged to no running job", count)
     return count
@@ -320,7 +337,7 @@ def recover_orphans() -> list[dict[str, Any]]:
     bad-input E91. What `disk recover` would do is done, holding the locks on the storage, and
     audited. Looked for beside the catalogued disks of roots that may be written.
     """
-    numbers = Job.objects.filter(status__in=_KEEPING).values_list("pk", flat=True)
+    numbers = Job.objects.filter(status__in=Job.OPEN).values_list("pk", flat=True)
     ours = {name for pk in numbers for name in (str(pk), copying.job_word(str(pk)))}
     done: list[dict[str, Any]] = []
     with closing(root_services.operation_roots()) as roots:

@@ -177,7 +177,7 @@ def change(
 def remove(root: StorageRoot, *, user: Any = None, address: str = "") -> None:
     """Forget a root and its catalog rows; no file is touched. bad-input 80: not under a job."""
     busy = (
-        Job.objects.filter(status__in=[*Job.ACTIVE, Job.Status.PAUSED, Job.Status.NEEDS_ATTENTION])
+        Job.objects.filter(status__in=Job.OPEN)
         .filter(
             Q(root=root)
             | Q(disk__root=root)

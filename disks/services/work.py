@@ -34,6 +34,7 @@ class Work:
     cancelled, lost  What is said of the files after a stop, or when the worker died.
     requeue_when_lost  The work may simply be done again, after recover(): it changes nothing
               (scan, check), or what it has done already it recognises (a repair plan).
+              Work in place is of that kind, too, whatever stands here: see goes_on().
     """
 
     run: str
@@ -42,6 +43,15 @@ class Work:
     requeue_when_lost: bool = False
     cancelled: str = "Cancelled. Every file is as it was."
     lost: str = "The worker stopped before the work was complete; nothing was changed. Try again."
+
+    def goes_on(self, parameters: dict[str, Any]) -> bool:
+        """May it end half-way and be started again, to go on? So it can be paused."""
+        return self.requeue_when_lost or works_in_place(parameters)
+
+
+def works_in_place(parameters: dict[str, Any]) -> bool:
+    """In batches that are each complete, where the disk lies. Such work goes on by itself."""
+    return bool(parameters.get("in_place"))
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,11 @@ class JobContext:
 
 @dataclass(frozen=True)
 class Recovery:
-    """What recovery found: `nothing`, `undone` or `finished`; with the finished work's result."""
+    """What recovery found: `nothing`, `undone` or `finished`; with the finished work's result.
+
+    `stopped`: every file is consistent, but the work has only its first part behind it, cannot
+    be taken back, and has to go on. Its job keeps its locks until it does.
+    """
 
     action: str
     sentence: str = ""

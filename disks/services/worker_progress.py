@@ -34,10 +34,22 @@ class JobProgress(Progress):
     """
 
     def __init__(
-        self, lease: Lease, about_to_commit: Callable[[], dict[str, Any]] | None = None
+        self,
+        lease: Lease,
+        about_to_commit: Callable[[], dict[str, Any]] | None = None,
+        *,
+        goes_on: bool = False,
+        in_batches: bool = False,
     ) -> None:
-        """about_to_commit: what recovery must know of the commit step, kept in the row."""
+        """about_to_commit: what recovery must know of the commit step, kept in the row.
+
+        goes_on: the work may end here when somebody pauses it. in_batches: its commits are
+        short, and many: a wish to stop is heard after each, so it is never too late for one.
+        """
         self.lease = lease
+        self.is_pausing = False
+        self._goes_on = goes_on
+        self._in_batches = in_batches
         self._about_to_commit = about_to_commit
         self._step = ""
         self._sentence = ""
@@ -88,6 +100,9 @@ class JobProgress(Progress):
         Raises JobCancelled when it came first, LeaseLost when the job is not ours.
         """
         self.lease.check()
+        if self._in_batches:
+            self._committing = True
+            return
         noted = self._about_to_commit() if self._about_to_commit is not None else {}
         deadline = clock() + settings.JOB_STOP_WRITING_SECONDS
         while True:
@@ -112,6 +127,9 @@ class JobProgress(Progress):
     def commit_ends(self) -> None:
         """The job can be stopped again; what recovery had to know of the commit is over, too."""
         self.lease.check()
+        if self._in_batches:
+            self._committing = False
+            return
         try:
             if not self.lease.ours.update(cancellable=True, result={}):
                 self.lease.give_up()
@@ -151,13 +169,20 @@ class JobProgress(Progress):
             )
             if not changed:
                 self.lease.give_up()
-            return bool(
-                Job.objects.filter(pk=self.lease.job_id, cancel_requested_at__isnull=False).exists()
-            )
+            return self._is_stop_wanted()
         except (DatabaseError, InterfaceError) as error:
             logger.warning("job %s: progress not stored: %s", self.lease.job_id, error)
             _reconnect()
             return False
+
+    def _is_stop_wanted(self) -> bool:
+        """Does somebody ask to stop, or to pause what can go on later? Stopping counts more."""
+        asked = Job.objects.filter(pk=self.lease.job_id).values_list(
+            "cancel_requested_at", "pause_requested_at"
+        )
+        cancel, pause = asked.first() or (None, None)
+        self.is_pausing = self._goes_on and cancel is None and pause is not None
+        return cancel is not None or self.is_pausing
 
 
 def _reconnect() -> None:

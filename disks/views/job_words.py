@@ -7,6 +7,7 @@ from typing import Any
 from django.utils.html import format_html
 
 from disks.models import Job
+from disks.services.work import works_in_place
 from disks.templatetags.console import bytes_, duration_text, icon, winpath
 
 _READS_ONLY = "It only reads. Everything may be used meanwhile."
@@ -78,7 +79,7 @@ _WHAT_NOW: dict[str, str] = {
         "Recovery failed several times. The disks stay locked and their undo records untouched. "
         "See to the cause below (is the storage there, is it writable?), then try again."
     ),
-    Job.Status.PAUSED: "It can be resumed. Until then do not open the parent.",
+    Job.Status.PAUSED: "Its disks stay locked for other jobs until it is resumed.",
 }
 
 
@@ -102,6 +103,12 @@ def if_cancelled(job: Job) -> str:
             "compacting it again goes on with the rest."
         )
     return _IF_CANCELLED.get(job.kind, "Cancelling leaves every file as it was.")
+
+
+def stop_word(job: Job) -> str:
+    """In place, what is done stays: that is stopped, not cancelled."""
+    in_place = job.is_active and works_in_place(job.parameters)
+    return "Stop" if in_place and job.status != Job.Status.QUEUED else "Cancel"
 
 
 def _compacts_in_place(job: Job) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,10 @@ from django.views.decorators.http import require_GET, require_POST
 
 from disks import tasks
 from disks.models import Disk, Job, TrashedJob
-from disks.services import jobs, parent_paths
+from disks.services import jobs, parent_paths, stopping
 from disks.services.access import Role, allows, role_of
 from disks.services.errors import Refusal
+from disks.services.jobs import User
 from disks.services.mending import MENDINGS
 from disks.views import errors, job_words, listing, plans
 from disks.views.guard import client_address
@@ -114,9 +115,25 @@ def job_detail(request: HttpRequest, job_id: int) -> HttpResponse:
 
 @require_POST
 def cancel(request: HttpRequest, job_id: int) -> HttpResponse:
+    return _asked(request, job_id, stopping.cancel)
+
+
+@require_POST
+def pause(request: HttpRequest, job_id: int) -> HttpResponse:
+    return _asked(request, job_id, stopping.pause)
+
+
+@require_POST
+def resume(request: HttpRequest, job_id: int) -> HttpResponse:
+    return _asked(request, job_id, stopping.resume)
+
+
+def _asked(
+    request: HttpRequest, job_id: int, what: Callable[[Job, User, str], Job]
+) -> HttpResponse:
     job = _job(job_id)
     try:
-        jobs.cancel(job, request.user, client_address(request))
+        what(job, request.user, client_address(request))
     except Refusal as refusal:
         job.refresh_from_db()
         return _show(request, job, refusal=refusal, status=409)
@@ -150,7 +167,7 @@ def _looks(job: Job) -> str:
     last_line = job.log.order_by("-pk").values_list("pk", flat=True).first()
     seen = [
         job.status, job.step, job.sentence, job.done_bytes, job.total_bytes, job.cancellable,
-        job.cancel_requested_at, job.waits_for_id, last_line,
+        job.cancel_requested_at, job.pause_requested_at, job.waits_for_id, last_line,
     ]  # fmt: skip
     return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
 
@@ -182,20 +199,22 @@ def _show(
         {
             "job": job,
             "pace": pace(job),
-            "looks": _looks(job) if job.is_active else "",
+            "looks": _looks(job) if job.is_active or job.is_paused else "",
+            "can_be_paused": stopping.can_be_paused(job),
             "now": timezone.localtime(),
             "renews": renews,
             "log": log[:LOG_LINES][::-1],
             "log_is_cut": len(log) > LOG_LINES,
             "meanwhile": job_words.meanwhile(job),
             "if_cancelled": job_words.if_cancelled(job),
+            "stop_word": job_words.stop_word(job),
             "what_now": job_words.what_now(job),
             "result_rows": job_words.result_rows(job.result) + _readable_again(job, outcomes),
             "result_lists": lists,
             "outcomes": outcomes,
             "output_disk": known.get(output or ""),
             "may_undo": job.kind == Job.Kind.REPAIR_PLAN and bool(parent_paths.undoable(job)),
-            "trashed": list(trashed) if not job.is_active else [],
+            "trashed": list(trashed) if job.status in Job.FINAL else [],
             "may_retry": allows(request.user, ROLES.get(job.kind, Role.OPERATOR)),
             "form_again": _form_again(job),
             "refusal": refusal,

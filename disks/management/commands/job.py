@@ -1,4 +1,4 @@
-"""`manage.py job`: list, show, cancel, retry and wait for jobs; every answer is JSON."""
+"""`manage.py job`: list, show, cancel, pause, resume, retry, wait; every answer is JSON."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from django.db import transaction
 
 from disks import tasks
 from disks.models import Job
-from disks.services import jobs
+from disks.services import jobs, stopping
 from disks.services.errors import Refusal
 
 
 class Command(BaseCommand):
-    help = "Jobs: list, show ID, cancel ID, retry ID, wait ID. Prints JSON."
+    help = "Jobs: list, show ID, cancel ID, pause ID, resume ID, retry ID, wait ID. Prints JSON."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True)
@@ -29,6 +29,8 @@ class Command(BaseCommand):
         for verb, explains in (
             ("show", "one job, with its log"),
             ("cancel", "stop it"),
+            ("pause", "have it go on later: a worker is free, its disks stay locked"),
+            ("resume", "go on with a paused one"),
             ("retry", "a new job with the same parameters, or another try of its recovery"),
         ):
             verbs.add_parser(verb, help=explains).add_argument("id", type=int)
@@ -62,7 +64,13 @@ class Command(BaseCommand):
         self._print(jobs.document(job) | {"log": log})
 
     def _cancel(self, job: Job, options: dict[str, Any]) -> None:
-        self._print(jobs.document(jobs.cancel(job, None, "command line")))
+        self._print(jobs.document(stopping.cancel(job, None, "command line")))
+
+    def _pause(self, job: Job, options: dict[str, Any]) -> None:
+        self._print(jobs.document(stopping.pause(job, None, "command line")))
+
+    def _resume(self, job: Job, options: dict[str, Any]) -> None:
+        self._print(jobs.document(stopping.resume(job, None, "command line")))
 
     def _retry(self, job: Job, options: dict[str, Any]) -> None:
         with transaction.atomic():

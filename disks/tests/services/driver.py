@@ -27,7 +27,7 @@ from django.db import connection, transaction  # noqa: E402
 from disks import tasks  # noqa: E402
 from disks.engine import faults  # noqa: E402
 from disks.models import AuditEntry, DiskLock, Job, StorageRoot  # noqa: E402
-from disks.services import jobs, reconciling  # noqa: E402
+from disks.services import jobs, reconciling, stopping  # noqa: E402
 from disks.services.errors import Refusal  # noqa: E402
 from disks.tests.factories import make_root  # noqa: E402
 from disks.tests.services import rehearsal  # noqa: E402
@@ -147,7 +147,7 @@ def send_raw(name: str, args: list[Any]) -> None:
 
 
 def cancel(job_id: int) -> str:
-    return jobs.cancel(Job.objects.get(pk=job_id), None).status
+    return stopping.cancel(Job.objects.get(pk=job_id), None).status
 
 
 def show(job_id: int) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from disks.services import (
     overview,
     roots,
     sidecars,
+    stopping,
     trash,
 )
 from disks.services.errors import Refusal
@@ -453,7 +454,7 @@ def test_a_check_of_one_large_disk_hears_a_cancel_in_its_midst(
     def cancelled(self: JobProgress, done: int, total: int, sentence: str | None = None) -> None:
         told.append((done, total))
         if len(told) == 3:
-            jobs.cancel(Job.objects.get(pk=self.lease.job_id), make_user())
+            stopping.cancel(Job.objects.get(pk=self.lease.job_id), make_user())
         report(self, done, total, sentence)
 
     monkeypatch.setattr(JobProgress, "report", cancelled)

@@ -17,7 +17,7 @@ from disks import tasks
 from disks.engine.errors import ImageError
 from disks.models import AuditEntry, DiskLock, Job, JobLogLine
 from disks.operations.progress import Cancelled
-from disks.services import audit, jobs, leases, processes
+from disks.services import audit, jobs, leases, processes, stopping
 from disks.services.errors import Refusal
 from disks.services.leases import Lease, LeaseLost
 from disks.services.work import WORK, Work
@@ -335,7 +335,7 @@ def test_who_waited_for_a_cancelled_job_is_sent(sent, django_capture_on_commit_c
     jobs.run(writer.pk)
     jobs.run(late.pk)
     with django_capture_on_commit_callbacks(execute=True):
-        jobs.cancel(writer, None)
+        stopping.cancel(writer, None)
     assert sent == [late.pk]
 
 
@@ -350,7 +350,7 @@ def test_a_blocked_run_now_stays_queued():
 
 def test_a_queued_job_is_cancelled_at_once():
     user = make_user("ada")
-    job = jobs.cancel(ask(), user, "192.0.2.7")
+    job = stopping.cancel(ask(), user, "192.0.2.7")
     assert job.status == Job.Status.CANCELLED
     assert job.sentence == "Cancelled before it started. Every file is as it was."
     jobs.run(job.pk)
@@ -364,7 +364,7 @@ def test_a_running_job_stops_at_its_next_report(settings):
     cleaned = []
 
     def work(parameters, progress, context):
-        jobs.cancel(context.job, None)
+        stopping.cancel(context.job, None)
         assert fresh(context.job).status == Job.Status.RUNNING
         try:
             progress.report(1, 2)
@@ -382,7 +382,7 @@ def test_a_running_job_stops_at_its_next_report(settings):
 
 def test_a_cancel_that_came_before_the_commit_wins():
     def work(parameters, progress, context):
-        jobs.cancel(context.job, None)
+        stopping.cancel(context.job, None)
         progress.commit_starts()
 
     practice.does = work
@@ -397,7 +397,7 @@ def test_after_the_commit_has_begun_a_cancel_comes_too_late(settings):
     def work(parameters, progress, context):
         progress.commit_starts()
         with pytest.raises(Refusal) as refused:
-            jobs.cancel(context.job, None)
+            stopping.cancel(context.job, None)
         assert refused.value.code == "E_TOO_LATE"
         progress.report(1, 2)
         return {}
@@ -411,7 +411,7 @@ def test_after_the_commit_has_begun_a_cancel_comes_too_late(settings):
 def test_an_ended_job_cannot_be_cancelled():
     job = jobs.run_now(ask())
     with pytest.raises(Refusal) as refused:
-        jobs.cancel(job, None)
+        stopping.cancel(job, None)
     assert refused.value.message == f"Job {job.pk} cannot be stopped: it is “Done”."
 
 

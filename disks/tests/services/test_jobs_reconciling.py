@@ -17,7 +17,7 @@ from disks.engine.errors import ImageError
 from disks.models import AuditEntry, DiskLock, Job, JobLogLine
 from disks.operations import copying, journal, locks, paths, recover
 from disks.operations.journal import Sidecar
-from disks.services import jobs, leases, processes, reconciling, schedule, sidecars
+from disks.services import jobs, leases, processes, reconciling, schedule, sidecars, stopping
 from disks.services.reconciling import Reconciler
 from disks.services.work import WORK, JobContext, Recovery, Work
 from disks.tests.factories import make_disk, make_root
@@ -221,7 +221,7 @@ def test_reading_work_starts_again_three_times_at_most():
 def test_a_lost_job_that_was_asked_to_stop_is_cancelled_not_repeated():
     """bad-input E79."""
     job = lost(kind=READING)
-    jobs.cancel(job, None)
+    stopping.cancel(job, None)
     reconciling.recover_lost()
     assert fresh(job).status == Job.Status.CANCELLED
 

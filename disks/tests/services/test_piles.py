@@ -17,7 +17,7 @@ from disks.engine.errors import ImageError
 from disks.models import AuditEntry, Disk, Job, JobLogLine, StorageRoot, TrashedJob
 from disks.operations import concerned, pile
 from disks.operations.pile import Step
-from disks.services import jobs, leases, piles, reconciling, roots, trash
+from disks.services import jobs, leases, piles, reconciling, roots, stopping, trash
 from disks.services.errors import Refusal
 from disks.services.stored_json import restored
 from disks.services.work import JobContext
@@ -254,7 +254,7 @@ def test_cancelled_between_two_piles_the_first_is_in_the_catalog(
 
         def done_and_stop(one: dict[str, Any]) -> None:
             told(one)
-            jobs.cancel(Job.objects.get(pk=job.pk), None)
+            stopping.cancel(Job.objects.get(pk=job.pk), None)
 
         return original(*args, **options | {"done": done_and_stop})
 

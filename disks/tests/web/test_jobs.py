@@ -137,6 +137,33 @@ def test_cancel_stops_a_waiting_job_and_is_audited(operator):
     assert (entry.username, entry.address) == (operator.user.username, "192.0.2.9")
 
 
+def test_pause_and_resume_are_buttons_of_who_may_operate(viewer, operator):
+    job = make_job(kind=Job.Kind.CHECK)
+    page, pause = reverse("job", args=[job.pk]), reverse("job-pause", args=[job.pk])
+    assert pause not in text(viewer.get(page))
+    assert pause in text(operator.get(page))
+    assert operator.post(pause)["Location"] == page
+    resume = reverse("job-resume", args=[job.pk])
+    assert resume not in text(viewer.get(page))
+    shown = text(operator.get(page))
+    assert resume in shown
+    assert "Its disks stay locked for other jobs until it is resumed." in shown
+    assert viewer.post(resume).status_code == 403
+    assert operator.post(resume)["Location"] == page
+    job.refresh_from_db()
+    assert job.status == Job.Status.QUEUED
+
+
+def test_pausing_what_cannot_go_on_is_409_with_the_reason(operator):
+    job = make_job(kind=Job.Kind.CONVERT, status=Job.Status.RUNNING)
+    assert reverse("job-pause", args=[job.pk]) not in text(
+        operator.get(reverse("job", args=[job.pk]))
+    )
+    answer = operator.post(reverse("job-pause", args=[job.pk]))
+    assert answer.status_code == 409
+    assert "cannot be paused" in text(answer)
+
+
 def test_cancel_too_late_is_409_with_the_reason(operator):
     job = make_job(status=Job.Status.RUNNING, cancellable=False)
     answer = operator.post(reverse("job-cancel", args=[job.pk]))

@@ -1,0 +1,204 @@
+"""Stopping jobs: for good, or to go on later (crash-safety §6).
+
+Work that may end half-way and be started again (Work.goes_on) can be paused: its worker is
+free, its locks stay, and resuming puts it into the queue again. Of work in place, what has
+moved stays moved: from then on stopping it means pausing it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.db import transaction
+from django.db.models.functions import Now
+
+from disks.models import Job
+from disks.services import audit, jobs
+from disks.services.errors import Refusal
+from disks.services.jobs import User
+from disks.services.stored_json import restored
+from disks.services.work import WORK
+
+_TRIES = 5  # the job may move on between a look and the update
+
+
+def cancel(job: Job, user: User, address: str = "") -> Job:
+    """Stop a job: a waiting or paused one at once, a running one within about two seconds.
+
+    Raises Refusal E_TOO_LATE where its result is being put in place, or data has moved in
+    place; E_NOT_ACTIVE when it has ended. Asking twice changes nothing.
+    """
+    return _in_one_update(job, lambda: _cancel_once(job, user, address))
+
+
+def _cancel_once(job: Job, user: User, address: str) -> bool:
+    if job.status in (Job.Status.QUEUED, Job.Status.PAUSED):
+        if job.cancellable:
+            return _end_idle(job, user, address)
+        if job.status == Job.Status.QUEUED:
+            return _pause_waiting(job, user, address)
+        raise Refusal(
+            "E_TOO_LATE",
+            f"Job {job.pk} has moved data in place; that cannot be taken back, only finished.",
+            "Resume it.",
+        )
+    if job.status not in (Job.Status.RUNNING, Job.Status.LOST, Job.Status.RECOVERING):
+        raise _not_active(job, "stopped")
+    if job.cancel_requested_at is not None:
+        return True
+    if not job.cancellable:
+        raise Refusal(
+            "E_TOO_LATE",
+            f"Job {job.pk} is putting its result in place; it can no longer be stopped.",
+            "Wait for its end; what it replaced is in the trash afterwards.",
+        )
+    return _ask(job, "cancel", "asked to stop.", user, address)
+
+
+def _end_idle(job: Job, user: User, address: str) -> bool:
+    """A job that no worker has ends at once."""
+    if job.status == Job.Status.QUEUED and job.attempts == 0:
+        sentence = "Cancelled before it started. Every file is as it was."
+        told = "cancelled before it started."
+    else:
+        sentence = told = WORK[job.kind].cancelled if job.kind in WORK else "Cancelled."
+    with transaction.atomic():
+        changed = _unmoved(job).update(
+            status=Job.Status.CANCELLED,
+            sentence=sentence,
+            cancel_requested_at=Now(),
+            finished_at=Now(),
+            waits_for=None,
+            cancellable=False,
+        )
+        if changed:
+            jobs.audit_state(
+                job, job.status, Job.Status.CANCELLED, told, user=user, address=address
+            )
+            jobs.release(job)
+    return bool(changed)
+
+
+def pause(job: Job, user: User, address: str = "") -> Job:
+    """Have a job go on later: a waiting one at once, a running one at its next safe place.
+
+    Raises Refusal E_NOT_PAUSABLE for work that cannot be gone on with, E_NOT_ACTIVE.
+    """
+    return _in_one_update(job, lambda: _pause_once(job, user, address))
+
+
+def _pause_once(job: Job, user: User, address: str) -> bool:
+    if job.status == Job.Status.QUEUED:
+        return _pause_waiting(job, user, address)
+    if job.status != Job.Status.RUNNING:
+        raise _not_active(job, "paused")
+    if job.pause_requested_at is not None:
+        return True
+    if not can_be_paused(job):
+        raise Refusal(
+            "E_NOT_PAUSABLE",
+            f"Job {job.pk} cannot be paused: what it has done could not be gone on with.",
+            "Let it end, or cancel it: that leaves every file as it was.",
+        )
+    return _ask(job, "pause", "asked to pause.", user, address)
+
+
+def _pause_waiting(job: Job, user: User, address: str) -> bool:
+    sentence = jobs.PAUSED if job.attempts else "Paused before it started."
+    with transaction.atomic():
+        changed = _unmoved(job).update(
+            status=Job.Status.PAUSED, sentence=sentence, waits_for=None, pause_requested_at=None
+        )
+        if changed:
+            jobs.audit_state(
+                job, job.status, Job.Status.PAUSED, sentence, user=user, address=address
+            )
+    return bool(changed)
+
+
+def can_be_paused(job: Job) -> bool:
+    """Whether a running job can end and go on later."""
+    return job.kind in WORK and WORK[job.kind].goes_on(restored(job.parameters))
+
+
+def resume(job: Job, user: User, address: str = "") -> Job:
+    """A paused job waits for a worker again; the caller hands it over. Repeatable.
+
+    Raises Refusal E_NOT_PAUSED.
+    """
+    return _in_one_update(job, lambda: _resume_once(job, user, address))
+
+
+def _resume_once(job: Job, user: User, address: str) -> bool:
+    if job.status in (Job.Status.QUEUED, Job.Status.RUNNING):
+        return job.pause_requested_at is None or _withdraw_pause(job, user, address)
+    if job.status != Job.Status.PAUSED:
+        raise Refusal(
+            "E_NOT_PAUSED",
+            f"Job {job.pk} cannot be resumed: it is “{job.get_status_display()}”.",
+        )
+    with transaction.atomic():
+        changed = _unmoved(job).update(
+            status=Job.Status.QUEUED, sentence=jobs.WAITING, attempts=0, recoveries=0, sent_at=None
+        )
+        if changed:
+            jobs.audit_state(
+                job, job.status, Job.Status.QUEUED, "resumed.", user=user, address=address
+            )
+            jobs.hand_over(job.pk)
+    return bool(changed)
+
+
+def _withdraw_pause(job: Job, user: User, address: str) -> bool:
+    with transaction.atomic():
+        changed = _unmoved(job).update(pause_requested_at=None)
+        if changed:
+            told = "goes on, and is not paused."
+            _record(job, "job-resumed", told, {"pause_requested": False}, user, address)
+    return bool(changed)
+
+
+def _ask(job: Job, what: str, told: str, user: User, address: str) -> bool:
+    """Note the wish in the row; the worker reads it whenever it stores its progress."""
+    column = f"{what}_requested_at"
+    with transaction.atomic():
+        seen = {column: None} | ({"cancellable": True} if what == "cancel" else {})
+        changed = _unmoved(job).filter(**seen).update(**{column: Now()})
+        if changed:
+            _record(job, f"job-{what}-requested", told, {f"{what}_requested": True}, user, address)
+    return bool(changed)
+
+
+def _record(
+    job: Job, action: str, told: str, after: dict[str, Any], user: User, address: str
+) -> None:
+    audit.record(
+        user=user,
+        action=action,
+        sentence=f"{job.summary or job.get_kind_display()}: {told}",
+        disk=job.disk,
+        job=job,
+        before={"status": job.status},
+        after={"status": job.status} | after,
+        address=address,
+    )
+
+
+def _unmoved(job: Job) -> Any:
+    return Job.objects.filter(pk=job.pk, status=job.status, token=job.token)
+
+
+def _in_one_update(job: Job, attempt: Callable[[], bool]) -> Job:
+    for _ in range(_TRIES):
+        job.refresh_from_db()
+        if attempt():
+            job.refresh_from_db()
+            return job
+    raise Refusal("E_BUSY", f"Job {job.pk} is changing right now.", "Try again.")
+
+
+def _not_active(job: Job, done: str) -> Refusal:
+    return Refusal(
+        "E_NOT_ACTIVE", f"Job {job.pk} cannot be {done}: it is “{job.get_status_display()}”."
+    )
