@@ -552,15 +552,14 @@ def outcome(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     piles = "1 pile" if len(rows) == 1 else f"{len(rows):,} piles"
     ending = steps.and_to_repair(result)
     result["sentence"] = f"Merged {piles}: {disks:,} disks became {len(rows):,}{ending}"
-    return result | {"merges": list(rows)}
+    in_place = any(row.get("in_place") for row in rows)
+    return result | {"in_place": in_place, "merges": list(rows)}
 
 
 class _Part(Progress):
     """Progress of one merge as a part of the whole, which counts copying and proof of all."""
 
-    def __init__(
-        self, whole: Progress, label: str, begin: int, step: Step, total: int
-    ) -> None:
+    def __init__(self, whole: Progress, label: str, begin: int, step: Step, total: int) -> None:
         self._whole = whole
         self._label = label
         self._begin = begin

@@ -23,7 +23,16 @@ from disks.operations.merge_in_place.work import BEGUN, ENDING, MERGING, Work, w
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 
-__all__ = ["JOURNAL_BYTES", "Work", "has_begun_to_move", "has_moved", "how_to_go_on", "pending", "recover", "resume", "start"]
+__all__ = [
+    "JOURNAL_BYTES",
+    "Work",
+    "has_begun_to_move",
+    "how_to_go_on",
+    "pending",
+    "recover",
+    "resume",
+    "start",
+]
 
 
 def start(roots: Roots, work: Work, progress: Progress) -> dict[str, Any]:
@@ -101,11 +110,6 @@ def pending(roots: Roots, base: str) -> Sidecar | None:
     """The sidecar of an unfinished merge into this disk; None without one."""
     found = journal.of(roots, base, journal.MERGE)
     return found if found is not None and found.unfinished else None
-
-
-def has_moved(sidecar: Sidecar) -> bool:
-    """Whether it is of a merge that is moving data: only going on ends that, and takes its time."""
-    return sidecar.kind == journal.MERGE and sidecar.state == MERGING
 
 
 def has_begun_to_move(sidecar: Sidecar) -> bool:

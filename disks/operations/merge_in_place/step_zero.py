@@ -26,6 +26,7 @@ def begin(roots: Roots, work: Work, progress: Progress) -> Work:
 
     An error, and Cancelled out of progress, leave it to take_back().
     """
+    progress.report(0, 0)  # the last moment at which every file is as it was
     with faults.stage("merge.begin"):
         for pointer in pointers(work):
             journal.write(roots, pointer)
@@ -38,7 +39,6 @@ def begin(roots: Roots, work: Work, progress: Progress) -> Work:
         identity = _identity_of(roots, work.base)
         _tell(roots, work, identity)
         seen = batches.seen(roots, work.levels)
-        progress.report(0, 0)  # the last moment at which all of it can be taken back
         work = replace(work, state=MERGING, identity=identity, seen=seen)
         write(roots, work)
     return work
