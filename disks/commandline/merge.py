@@ -67,6 +67,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
     )
     for warning in plan.warnings:
         console.note(f"warning: {warning}")
+    if plan.request.in_place and plan.refused is None:
+        console.note(
+            "warning: Merging in place cannot be undone once data moves. It can be stopped and "
+            f"resumed; until it is finished {leaf} reads as ever, and {plan.levels[-1].path} must "
+            "not be opened by itself."
+        )
     if args.dry_run:
         return conclude(console, plan.as_dict(), plan.refused, _foreseen(plan))
     done = merge.apply(

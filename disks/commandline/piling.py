@@ -113,6 +113,8 @@ def _unread_in_the_way(plan: PilePlan) -> list[str]:
 
 def _carry_out(plan: PilePlan, roots: Roots, unrelated: list[str], console: Console) -> int:
     steps = plan.steps()
+    if plan.in_place:
+        console.note(_IN_PLACE)
     for one in plan.piles:
         for warning in one.warnings:
             console.note(f"warning: {warning}")
@@ -166,6 +168,13 @@ def _print_script(plan: PilePlan, roots: Roots, console: Console) -> int:
 
 
 # ---------------------------------------------------------------------- the plan in words
+
+
+_IN_PLACE = (
+    "warning: Merging in place cannot be undone once data moves. It can be stopped and resumed; "
+    "until a pile is finished its leaf reads as ever, and the disks below it must not be opened "
+    "by themselves."
+)
 
 
 def _foreseen(plan: PilePlan) -> list[str]:

@@ -249,6 +249,8 @@ def result_rows(result: Any) -> list[tuple[str, str]]:
         if value == 0 and kind == "seconds":
             continue
         rows.append((words, _drawn(value, kind)))
+    if result.get("in_place") and result.get("bytes_written"):
+        rows.append(("Content proof", _proven("each batch read back, and the same")))
     return rows
 
 
@@ -279,6 +281,10 @@ def result_lists(result: Any) -> list[dict[str, Any]]:
     return found
 
 
+def _proven(words: str) -> str:
+    return format_html('<span class="text-fine">{} {}</span>', icon("shield-check"), words)
+
+
 def _drawn(value: Any, kind: str) -> str:
     if kind == "bytes" and isinstance(value, int):
         return bytes_(value)
@@ -289,12 +295,8 @@ def _drawn(value: Any, kind: str) -> str:
     if kind == "code":
         return format_html('<code class="text">{}</code>', str(value))
     if kind == "proof":
-        return format_html(
-            '<span class="text-fine">{} written, read again, and the same</span> '
-            '<code class="text">{}</code>',
-            icon("shield-check"),
-            str(value),
-        )
+        proven = _proven("written, read again, and the same")
+        return format_html('{} <code class="text">{}</code>', proven, str(value))
     return winpath(value)
 
 
