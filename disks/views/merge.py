@@ -7,6 +7,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
+from django.utils.html import format_html
 from django.utils.http import urlencode
 from django.views.decorators.http import require_http_methods
 
@@ -176,8 +177,11 @@ def needs_to_merge(copy_bytes: int) -> tuple[str, str]:
     return (
         "Moves only the child's data: needs almost no room, and can be stopped and resumed. It "
         "cannot be undone once data moves.",
-        f"Writes a new file that takes the place: needs {room} until the trash is emptied, and can "
-        "be undone until then.",
+        format_html(
+            "Writes a new file that takes the place: needs {} until the trash is emptied, and can "
+            "be undone until then.",
+            room,
+        ),
     )
 
 
