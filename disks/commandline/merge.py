@@ -7,7 +7,14 @@ import os
 from typing import Any
 
 from disks.commandline.console import Console
-from disks.commandline.options import add_limit, add_offline, add_unrelated, build_roots, file_path
+from disks.commandline.options import (
+    add_limit,
+    add_offline,
+    add_unrelated,
+    add_ways,
+    build_roots,
+    file_path,
+)
 from disks.commandline.outcome import conclude, sizes
 from disks.operations import merge
 
@@ -23,13 +30,7 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--into-parent", action="store_true", help="the merged disk replaces")
     target.add_argument("--to", metavar="NEW", help="make a new disk, change nothing else")
-    way = parser.add_mutually_exclusive_group()
-    way.add_argument(
-        "--in-place",
-        action="store_true",
-        help="move the child's data only (the default); can be stopped and resumed, not undone",
-    )
-    way.add_argument("--copy", action="store_true", help="by copy: needs the room, can be undone")
+    add_ways(parser)
     parser.add_argument(
         "--keep-name",
         choices=(merge.PARENT, merge.CHILD),
@@ -68,6 +69,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
     )
     for warning in plan.warnings:
         console.note(f"warning: {warning}")
+    if plan.request.in_place and plan.refused is None:
+        console.note(
+            "warning: Merging in place cannot be undone once data moves. It can be stopped and "
+            f"resumed; until it is finished {leaf} reads as ever, and {plan.levels[-1].path} must "
+            "not be opened by itself."
+        )
     if args.dry_run:
         return conclude(console, plan.as_dict(), plan.refused, _foreseen(plan))
     done = merge.apply(

@@ -86,6 +86,17 @@ def rate(text: str) -> int:
     return bytes_per_second
 
 
+def add_ways(parser: argparse.ArgumentParser) -> None:
+    """How disks are merged into the one below them: `args.copy`."""
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument(
+        "--in-place",
+        action="store_true",
+        help="move the child's data only (the default); can be stopped and resumed, not undone",
+    )
+    way.add_argument("--copy", action="store_true", help="by copy: needs the room, can be undone")
+
+
 def add_unrelated(parser: argparse.ArgumentParser) -> None:
     """--unrelated, for verbs that merge into existing disks. Absolute paths."""
     parser.add_argument(

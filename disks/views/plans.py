@@ -116,13 +116,18 @@ def enqueue(request: HttpRequest, job: Job, timed: TimingForm) -> None:
     tasks.enqueue(job)
 
 
-def seconds_guessed(count_bytes: int, kinds: tuple[str, ...]) -> float | None:
-    """How long that many bytes took in this machine's last jobs of these kinds; None: none ran."""
+def seconds_guessed(
+    count_bytes: int, kinds: tuple[str, ...], *, in_place: bool = False
+) -> float | None:
+    """How long that many bytes took in this machine's last jobs of these kinds; None: none ran.
+
+    Work in place reads much and writes little: it is no measure for a copy, nor a copy for it.
+    """
     rows = Job.objects.filter(status=Job.Status.SUCCEEDED, kind__in=kinds).order_by("-pk")
     moved = spent = 0.0
     for result in rows.values_list("result", flat=True)[:JOBS_ASKED]:
-        if not isinstance(result, dict) or result.get("in_place"):
-            continue  # work in place reads much and writes little: no measure for a copy
+        if not isinstance(result, dict) or bool(result.get("in_place")) is not in_place:
+            continue
         seconds = result.get("seconds")
         if isinstance(seconds, int | float) and seconds > 0:
             moved += float(result.get("bytes_written") or 0)

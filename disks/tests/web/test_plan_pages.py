@@ -264,11 +264,11 @@ def test_compact_tells_gain_and_why_the_rest_stays(operator: Client, storage: Pa
     assert job.parameters["in_place"] is True
 
 
-def test_compact_by_rewriting_is_the_other_way(operator: Client, storage: Path) -> None:
+def test_compact_by_copy_is_the_other_way(operator: Client, storage: Path) -> None:
     builders.build_dynamic(storage, "zeros.vhd", content=[(0, b"\1" * 512), (4096, bytes(512))])
     scanning.scan(make_root(storage))
     disk = Disk.objects.get()
-    page = operator.get(f"/disks/{disk.pk}/compact?way=rewrite").content.decode()
+    page = operator.get(f"/disks/{disk.pk}/compact?way=copy").content.decode()
     assert "Free there now" in page
     assert operator.post(f"/disks/{disk.pk}/compact", hidden(page)).status_code == 302
     assert Job.objects.get(kind=Job.Kind.COMPACT).parameters["in_place"] is False
