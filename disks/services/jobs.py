@@ -350,6 +350,9 @@ def _work(claimed: Claim, lease: Lease) -> Callable[[], object]:
         logger.exception("job %s (%s) failed", job.pk, job.kind)
         return partial(fail, job, token, INTERNAL_ERROR)
 
+    if isinstance(result, dict) and progress.waited_seconds >= 0.1:
+        result = result | {"waited_seconds": round(progress.waited_seconds, 1)}
+
     def done() -> None:
         note_finished(job, result)
         succeed(job, token, seen, result)

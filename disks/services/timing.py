@@ -7,6 +7,7 @@ reconciler wakes it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -266,7 +267,12 @@ def bytes_per_second(job: Job) -> int:
     """
     if job.limit_bytes_per_second is not None:
         return job.limit_bytes_per_second
-    limits = [root.limit_bytes_per_second for root in declarations.roots_of(paths_of(job))]
+    return limit_of(paths_of(job))
+
+
+def limit_of(paths: Iterable[str]) -> int:
+    """The smallest limit of the roots that hold these host paths; 0: no limit."""
+    limits = [root.limit_bytes_per_second for root in declarations.roots_of(paths)]
     return min((limit for limit in limits if limit > 0), default=0)
 
 

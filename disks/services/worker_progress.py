@@ -60,6 +60,7 @@ class JobProgress(Progress):
         self.lease = lease
         self._pacer = pacer or Pacer()
         self.is_pausing = False
+        self.waited_seconds = 0.0  # for its limit, or while it was held
         self.ended_by: End | None = None  # what stopped it, if the clock did
         self._ends = ends
         self._may_be_held = may_be_held and not goes_on
@@ -96,7 +97,9 @@ class JobProgress(Progress):
             self._sentence = sentence
         self._look()
         if not self._committing:
+            began = clock()
             self._pacer.wait(self._look)
+            self.waited_seconds += clock() - began
             self._wait_while_held()
 
     def moved(self, count_bytes: int) -> None:
@@ -124,6 +127,7 @@ class JobProgress(Progress):
             time.sleep(HELD_PIECE_SECONDS)
             self._look()
         self._note_held(None)
+        self.waited_seconds += clock() - began
         self._step_started_at += timedelta(seconds=clock() - began)  # for the rate
         self.log(f"resumed after {clock() - began:.0f} s")
 

@@ -12,7 +12,8 @@ from django.views.decorators.http import require_http_methods
 from disks.engine.errors import ImageError
 from disks.forms.declarations import DeclarationForm, needs_offline, sealed
 from disks.models import Disk, Job
-from disks.services import compacting
+from disks.operations.compact_plan import CompactPlan
+from disks.services import compacting, estimates
 from disks.services.errors import Refusal
 from disks.views import plans, ways
 from disks.views.guard import client_address
@@ -73,10 +74,8 @@ def _context(disk: Disk, sent: Any, *, in_place: bool) -> dict[str, Any]:
         "other_way": ways.way_out(choice, other) if plan.refused else None,
         "plan": document,
         "refused": plans.as_error(document["refused"]),
-        "gain": max(0, document["file_size_before_bytes"] - document["file_size_after_bytes"]),
-        "seconds": max(0.5, document["seconds"] or 0)
-        if in_place
-        else plans.seconds_guessed(document["bytes_written"], (Job.Kind.COMPACT, Job.Kind.MERGE)),
+        "gain": _gain(document),
+        "guess": _guess(plan, document, in_place=in_place),
         "managers": document.get("managers", []),
         "declaration": DeclarationForm(
             sent,
@@ -86,3 +85,17 @@ def _context(disk: Disk, sent: Any, *, in_place: bool) -> dict[str, Any]:
         "key": sent.get("key") if sent is not None else plans.new_key(),
         "seen": sealed(document["fingerprint"]),
     }
+
+
+def _gain(document: dict[str, Any]) -> int:
+    return max(0, document["file_size_before_bytes"] - document["file_size_after_bytes"])
+
+
+def _guess(plan: CompactPlan, document: dict[str, Any], *, in_place: bool) -> estimates.Guess:
+    """In place what was read for the plan is the measure; it reads what goes, moves and rereads."""
+    paths = [*plan.exclusive, *plan.shared]
+    if in_place:
+        moved = _gain(document) + 2 * document["bytes_to_move"]
+        return estimates.within_limit(max(0.5, document["seconds"] or 0), moved, paths)
+    kinds = (Job.Kind.COMPACT, Job.Kind.MERGE)
+    return estimates.guess(document["bytes_written"], kinds, paths=paths)

@@ -19,7 +19,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from disks import tasks
 from disks.models import Disk, Job, TrashedJob
-from disks.services import jobs, parent_paths, stopping, timing
+from disks.services import estimates, jobs, parent_paths, stopping, timing
 from disks.services.access import Role, allows, role_of
 from disks.services.errors import Refusal
 from disks.services.jobs import User
@@ -267,12 +267,20 @@ def _disks_at(paths: Collection[str]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast the present step goes. seconds_left is None before that can be told."""
+    """How fast the present step goes. seconds_left is None before that can be told.
+
+    with_proof: a step of its own follows that reads all of it again, and it is counted.
+    """
 
     percent: int | None
     bytes_per_second: float | None
     seconds_left: float | None
     seconds_so_far: float | None
+    with_proof: bool = False
+
+
+# Jobs that copy in one step and prove in the next; the others count both in one.
+_PROVEN_APART = (Job.Kind.MERGE, Job.Kind.COMPACT, Job.Kind.CONVERT)
 
 
 def pace(job: Job, now: Any = None) -> Pace:
@@ -288,4 +296,9 @@ def pace(job: Job, now: Any = None) -> Pace:
         return Pace(percent, None, None, so_far)
     rate = job.done_bytes / elapsed
     left = max(0, job.total_bytes - job.done_bytes) / rate
-    return Pace(percent, rate, left, so_far)
+    with_proof = job.kind in _PROVEN_APART and job.step == "copy"
+    if with_proof:
+        limit = timing.bytes_per_second(job)
+        share = 1.0 if limit and rate > 0.9 * limit else estimates.proof_share(_PROVEN_APART)
+        left += job.total_bytes / rate * share
+    return Pace(percent, rate, left, so_far, with_proof)

@@ -16,7 +16,7 @@ from disks.forms.declarations import MergeDeclarationForm, needs_offline, sealed
 from disks.forms.merge import NEW, MergeForm
 from disks.models import Disk, Job
 from disks.operations import guards
-from disks.services import chains, merging
+from disks.services import chains, estimates, merging
 from disks.services.errors import Refusal
 from disks.templatetags.console import bytes_
 from disks.views import errors, plans, ways
@@ -101,7 +101,12 @@ def _context(leaf: Disk, chain: list[Disk], form: MergeForm, sent: Any = None) -
     refused = plans.as_error(document["refused"])
     merged = len(document["levels"])
     kinds = MERGES if in_place else (*MERGES, Job.Kind.COMPACT)
-    seconds = plans.seconds_guessed(document["bytes_to_copy"], kinds, in_place=in_place)
+    guess = estimates.guess(
+        document["bytes_to_copy"],
+        kinds,
+        paths=[*plan.exclusive, *plan.shared],
+        in_place=in_place,
+    )
     choice = _ways(leaf, form, document) if form.into_parent else []
     touched = [disk for disk in chain if disk.path in {row["path"] for row in document["levels"]}]
     return context | {
@@ -110,7 +115,7 @@ def _context(leaf: Disk, chain: list[Disk], form: MergeForm, sent: Any = None) -
         "commands_text": "\n".join(document["commands"]),
         "verb": _verb(leaf, chain, form, document),
         "merged": merged,
-        "seconds": seconds,
+        "guess": guess,
         "siblings": plans.known(document["siblings"]),
         "grandchildren": plans.known(document["grandchildren"]),
         "unread": plans.unread(plan.unread),

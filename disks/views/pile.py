@@ -18,6 +18,7 @@ from disks.forms.new_file import checked_folder
 from disks.models import Disk, Job, StorageRoot
 from disks.operations import guards
 from disks.operations.pile import Pile
+from disks.services import estimates
 from disks.services import piles as service
 from disks.services.errors import Refusal
 from disks.services.piles import FolderPlan
@@ -200,9 +201,10 @@ def _context(place: Place, sent: Any = None) -> dict[str, Any]:
         "merged": len(merged),
         "moved": len(merged) - len(found),
         "way": ways.IN_PLACE if place.in_place else ways.COPY,
-        "seconds": plans.seconds_guessed(
+        "guess": estimates.guess(
             document["bytes_to_copy"],
             MERGES if place.in_place else (*MERGES, Job.Kind.COMPACT),
+            paths=[one.output for one in planned.piles],
             in_place=place.in_place,
         ),
         "ways": choice,

@@ -23,8 +23,6 @@ from disks.services.errors import Refusal
 from disks.views.guard import client_address
 from disks.views.rendering import render_page
 
-JOBS_ASKED = 5
-
 
 def new_key() -> str:
     """The idempotency key of one form as it is drawn."""
@@ -114,27 +112,6 @@ def enqueue(request: HttpRequest, job: Job, timed: TimingForm) -> None:
     """Hand a job to the workers, to be done when and as fast as the form says."""
     timing.choose(job, timed.choice(), user=request.user, address=client_address(request))
     tasks.enqueue(job)
-
-
-def seconds_guessed(
-    count_bytes: int, kinds: tuple[str, ...], *, in_place: bool = False
-) -> float | None:
-    """How long that many bytes took in this machine's last jobs of these kinds; None: none ran.
-
-    Work in place reads much and writes little: it is no measure for a copy, nor a copy for it.
-    """
-    rows = Job.objects.filter(status=Job.Status.SUCCEEDED, kind__in=kinds).order_by("-pk")
-    moved = spent = 0.0
-    for result in rows.values_list("result", flat=True)[:JOBS_ASKED]:
-        if not isinstance(result, dict) or bool(result.get("in_place")) is not in_place:
-            continue
-        seconds = result.get("seconds")
-        if isinstance(seconds, int | float) and seconds > 0:
-            moved += float(result.get("bytes_written") or 0)
-            spent += float(seconds)
-    if moved <= 0 or spent <= 0:
-        return None
-    return count_bytes * spent / moved
 
 
 def unread(errors: Mapping[str, ImageError]) -> list[dict[str, Any]]:

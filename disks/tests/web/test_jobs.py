@@ -106,6 +106,27 @@ def test_pace_is_that_of_the_present_step():
     assert pace(job, now).percent is None
 
 
+def test_the_time_left_of_a_copy_counts_the_proof_that_follows():
+    now = timezone.now()
+    job = make_job(
+        Job.Kind.CONVERT,
+        status=Job.Status.RUNNING,
+        step="copy",
+        step_started_at=now - timedelta(seconds=10),
+        done_bytes=100,
+        total_bytes=300,
+    )
+    told = pace(job, now)
+    assert (told.seconds_left, told.with_proof) == (20.0 + 30.0, True)  # as fast as the copy
+    result = {"seconds": 3, "bytes_written": 1, "copy_seconds": 2, "proof_seconds": 1}
+    make_job(Job.Kind.MERGE, status=Job.Status.SUCCEEDED, result=result)
+    assert pace(job, now).seconds_left == 20.0 + 15.0  # as it was in the last jobs
+    job.limit_bytes_per_second = 10
+    assert pace(job, now).seconds_left == 20.0 + 30.0  # the limit holds for both
+    job.step = "proof"
+    assert (pace(job, now).seconds_left, pace(job, now).with_proof) == (20.0, False)
+
+
 def test_last_answer_of_the_progress_has_no_trigger(viewer):
     job = make_job(status=Job.Status.SUCCEEDED, sentence="Done.")
     fragment = text(viewer.get(reverse("job", args=[job.pk]), headers={"HX-Request": "true"}))

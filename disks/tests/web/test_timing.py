@@ -282,3 +282,23 @@ def test_one_more_than_may_be_held_is_refused_with_what_to_do(
     answer = operator.post(f"/jobs/{job.pk}/pause")
     assert answer.status_code == 409
     assert "start another worker and raise VDADMIN_JOBS_HELD_AT_MOST" in answer.content.decode()
+
+
+# --- how long ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("verb", "query", "moved"),
+    [("merge", "?way=copy", None), ("compact", "", 0), ("convert", "", None)],
+)
+def test_the_time_of_a_plan_follows_the_limit_of_its_root(
+    operator: Client, leaf: Disk, verb: str, query: str, moved: int | None
+) -> None:
+    page = words(operator.get(f"/disks/{leaf.pk}/{verb}{query}").content.decode())
+    if moved == 0:
+        assert (
+            "Time with the proof, by this machine's last jobs" in page
+        )  # there is nothing to move
+    else:
+        assert "Time with the proof, at 30 MB /s" in page
+        assert "no job to guess from yet" not in page
