@@ -361,7 +361,9 @@ def _services(listener: socket.socket, lock: int) -> list[Service]:
 
     return [
         Service("web", web),
-        Service("worker", worker),
+        Service(
+            "worker", worker, grace_seconds=15.0
+        ),  # jobs stop at a safe place, and are put back
         Service("reconciler", reconciler),
         Service("beat", beat),
     ]

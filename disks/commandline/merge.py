@@ -10,10 +10,12 @@ from disks.commandline.console import Console
 from disks.commandline.options import (
     add_limit,
     add_offline,
+    add_stop_by,
     add_unrelated,
     add_ways,
     build_roots,
     file_path,
+    require_in_place,
 )
 from disks.commandline.outcome import conclude, sizes
 from disks.operations import merge
@@ -42,6 +44,7 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
     add_unrelated(parser)
     add_offline(parser)
     add_limit(parser)
+    add_stop_by(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -49,6 +52,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         args.usage_error("--keep-name, --copy and --in-place go with --into-parent")
     if args.into_parent and args.type:
         args.usage_error("--type goes with --to: into the parent keeps the parent's type")
+    require_in_place(args, in_place=args.into_parent and not args.copy)
     if args.to and args.unrelated:
         args.usage_error("--unrelated goes with --into-parent: a new disk changes no other")
     leaf = file_path(args.child)

@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 from collections.abc import Sequence
+from datetime import datetime, time, timedelta
 
 from disks.engine.errors import ImageError
 from disks.engine.units import MIB
@@ -76,6 +77,34 @@ def add_limit(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="move at most so many bytes per second, the proof counted like the copy",
     )
+
+
+def add_stop_by(parser: argparse.ArgumentParser) -> None:
+    """--stop-by, for verbs that can work in place: `args.stop_by`, in seconds since 1970."""
+    parser.add_argument(
+        "--stop-by",
+        metavar="HH:MM",
+        type=_next_time,
+        help="stop between two steps then, by this host's clock, and say how to go on; in place "
+        "only, for a copy could not be gone on with",
+    )
+
+
+def require_in_place(args: argparse.Namespace, *, in_place: bool) -> None:
+    """Wrong usage where --stop-by was given for a copy."""
+    if args.stop_by is not None and not in_place:
+        args.usage_error("--stop-by goes with work in place: a copy could not be gone on with")
+
+
+def _next_time(text: str) -> float:
+    try:
+        clock = time.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time like 06:00") from None
+    now = datetime.now().astimezone()
+    days = (now.date() + timedelta(days=number) for number in range(3))
+    moments = (datetime.combine(day, clock).astimezone() for day in days)
+    return next(moment for moment in moments if moment > now).timestamp()
 
 
 def rate(text: str) -> int:

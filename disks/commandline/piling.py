@@ -11,10 +11,12 @@ from disks.commandline.console import Console
 from disks.commandline.options import (
     add_limit,
     add_offline,
+    add_stop_by,
     add_unrelated,
     add_ways,
     build_roots,
     file_path,
+    require_in_place,
 )
 from disks.commandline.outcome import count
 from disks.engine.errors import ImageError
@@ -58,6 +60,7 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
     add_unrelated(parser)
     add_offline(parser)
     add_limit(parser)
+    add_stop_by(parser)
     parser.set_defaults(run=run)
 
 
@@ -67,6 +70,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         args.usage_error(f"argument DIR: {args.folder} is no directory")
     if args.powershell and args.keep_name != merge.PARENT:
         args.usage_error("--keep-name child: Merge-VHD always keeps the parent's name")
+    require_in_place(args, in_place=not args.copy)
     leaves = [file_path(leaf) for leaf in args.leaf]
     # What a header does not lead to is looked for by identity, in the folder itself first.
     args.search = [folder, *args.search]

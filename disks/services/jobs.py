@@ -47,6 +47,8 @@ User = Account | AnonymousUser | None
 PARAMETERS_VERSION = 1
 WAITING = "Waiting for a worker."
 PAUSED = "Paused. It goes on where it stopped when it is resumed."
+HELD_SHUT_DOWN = "Paused. Its worker was shut down meanwhile: it begins anew when it is resumed."
+SHUT_DOWN = "Its worker was shut down. The next one does it."
 STORING_TRIES = 10
 
 
@@ -332,8 +334,14 @@ def _work(claimed: Claim, lease: Lease) -> Callable[[], object]:
         progress.flush()
     except Stopped as stopped:
         told = stopped.sentence
+        if progress.is_shut_down:
+            return partial(put_back, job, token, seen, moved=True)
         return partial(put_off, job, token, seen, told, cancellable=False, by=progress.ended_by)
     except Cancelled:
+        if progress.is_shut_down and progress.is_held:
+            return partial(put_off, job, token, seen, HELD_SHUT_DOWN)
+        if progress.is_shut_down:
+            return partial(put_back, job, token, seen)
         by = progress.ended_by
         if progress.is_pausing:
             return partial(put_off, job, token, seen, PAUSED, by=by)
@@ -489,6 +497,32 @@ def put_off(
         if changed:
             audit_state(job, seen, Job.Status.PAUSED, sentence, user=job.requested_by)
             send_where_room_is()
+    return bool(changed)
+
+
+def put_back(job: Job, token: int, seen: str, *, moved: bool = False) -> bool:
+    """Running → queued, for another worker; this one shuts down. bad-input F98.
+
+    moved: data has moved in place, so its locks stay and it can only be gone on with; else every
+    file is as it was. False: the job is not ours any more.
+    """
+    with transaction.atomic():
+        changed = Job.objects.filter(pk=job.pk, token=token, status=seen).update(
+            status=Job.Status.QUEUED,
+            sentence=SHUT_DOWN,
+            cancellable=not moved,
+            attempts=F("attempts") - 1,  # it is not the job that made its worker end
+            lease_until=None,
+            worker={},
+            sent_at=None,
+            result={},
+            error=None,
+        )
+        if changed:
+            audit_state(job, seen, Job.Status.QUEUED, SHUT_DOWN, user=None)
+            if not moved:
+                release(job)
+            hand_over(job.pk)
     return bool(changed)
 
 

@@ -16,6 +16,7 @@ from django.utils import timezone
 from disks.models import Job, JobLogLine
 from disks.operations.pacing import Pacer
 from disks.operations.progress import Cancelled, Progress
+from disks.services import shutdown
 from disks.services.leases import Lease, clock
 from disks.services.stored_json import readable, storable
 from disks.services.timing import End
@@ -60,6 +61,7 @@ class JobProgress(Progress):
         self.lease = lease
         self._pacer = pacer or Pacer()
         self.is_pausing = False
+        self.is_shut_down = False  # its worker was asked to end, and nobody asked for more
         self.waited_seconds = 0.0  # for its limit, or while it was held
         self.ended_by: End | None = None  # what stopped it, if the clock did
         self._ends = ends
@@ -90,6 +92,10 @@ class JobProgress(Progress):
         self._step_started_at = timezone.now()
         self._store()
 
+    @property
+    def is_held(self) -> bool:
+        return self._hold_wanted
+
     def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
         """Takes its time where the job is limited or held."""
         self._done_bytes, self._total_bytes = done_bytes, total_bytes
@@ -111,9 +117,14 @@ class JobProgress(Progress):
     def _look(self) -> None:
         """Is the job still ours, is anything to be stored, does somebody ask to stop?"""
         self.lease.check()
-        if clock() - self._stored_at < settings.JOB_PROGRESS_SECONDS:
+        leaving = shutdown.announced() and not self._committing
+        if not leaving and clock() - self._stored_at < settings.JOB_PROGRESS_SECONDS:
             return
-        if self._store() and not self._committing:
+        asked = self._store()
+        if self._committing:
+            return
+        self.is_shut_down = leaving and not asked
+        if asked or leaving:
             raise JobCancelled
 
     def _wait_while_held(self) -> None:

@@ -239,3 +239,27 @@ def test_jobs_with_opposite_lock_orders_never_wait_for_each_other(console, worke
     for name, job in zip(names, jobs, strict=True):
         assert console.wait_for(job, *FINAL)["status"] == "succeeded"
         assert len(said(tmp_path, name, "start")) == 1
+
+
+def test_a_worker_that_is_shut_down_puts_its_job_back_for_the_next(
+    console: Console, tmp_path: Path
+) -> None:
+    """bad-input F98: SIGTERM to the worker's first process, as a deploy or the supervisor does."""
+    first = console.start("one")
+    job = console.do("request", folder=str(tmp_path), name="a")
+    started(console, tmp_path, "a")
+    began = time.monotonic()
+    os.kill(first, signal.SIGTERM)
+    console.wait_until(lambda: not Path(f"/proc/{first}").exists(), "the worker to end", 15)
+    assert time.monotonic() - began < 10
+    assert said(tmp_path, "a", "clean")
+    assert console.wait_for(job, "queued")["attempts"] == 0
+    second = console.start("two")
+    try:
+        console.wait_until(lambda: len(said(tmp_path, "a", "start")) == 2, "the next worker")
+        (tmp_path / "a.go").touch()
+        ended = console.wait_for(job, *FINAL)
+        assert ended["status"] == "succeeded"
+        assert ended["states"] == ["running", "queued", "running", "succeeded"]
+    finally:
+        console.kill(second)
