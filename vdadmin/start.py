@@ -361,9 +361,7 @@ def _services(listener: socket.socket, lock: int) -> list[Service]:
 
     return [
         Service("web", web),
-        Service(
-            "worker", worker, grace_seconds=15.0
-        ),  # jobs stop at a safe place, and are put back
+        Service("worker", worker, grace_seconds=15.0),  # its jobs are put back at a safe place
         Service("reconciler", reconciler),
         Service("beat", beat),
     ]

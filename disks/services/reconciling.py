@@ -25,7 +25,7 @@ from django.utils import timezone
 
 from disks.engine.errors import ImageError
 from disks.models import AuditEntry, Disk, DiskLock, Job, JobLogLine, StorageRoot
-from disks.operations import copying, journal, recover
+from disks.operations import copying, journal, merge_in_place, recover
 from disks.services import audit, jobs, leases, processes, stopping, timing
 from disks.services import roots as root_services
 from disks.services.leases import Lease, LeaseLost
@@ -350,7 +350,8 @@ def recover_orphans() -> list[dict[str, Any]]:
     """Unfinished sidecars of no job of ours: of a command line that died, of another database.
 
     bad-input E91. What `disk recover` would do is done, holding the locks on the storage, and
-    audited. Looked for beside the catalogued disks of roots that may be written.
+    audited; but what somebody stopped goes on when somebody says so. Looked for beside the
+    catalogued disks of roots that may be written.
     """
     numbers = Job.objects.filter(status__in=Job.OPEN).values_list("pk", flat=True)
     ours = {name for pk in numbers for name in (str(pk), copying.job_word(str(pk)))}
@@ -361,7 +362,7 @@ def recover_orphans() -> list[dict[str, Any]]:
                 for _, sidecar in list(journal.sidecars_in(roots, folder)):
                     if isinstance(sidecar, ImageError) or not sidecar.unfinished:
                         continue
-                    if sidecar.job not in ours:
+                    if sidecar.job not in ours and not merge_in_place.was_stopped(roots, sidecar):
                         done += recover.recover_disk(sidecar.disk, roots)
             except ImageError as error:
                 logger.warning("sidecars in %r: %s", folder, error)

@@ -32,6 +32,7 @@ __all__ = [
     "recover",
     "resume",
     "start",
+    "was_stopped",
 ]
 
 
@@ -115,6 +116,17 @@ def pending(roots: Roots, base: str) -> Sidecar | None:
 def has_begun_to_move(sidecar: Sidecar) -> bool:
     """Whether it is of a merge that can only be finished; one that is not is taken back."""
     return sidecar.kind == journal.MERGE and sidecar.state in (MERGING, ENDING)
+
+
+def was_stopped(roots: Roots, sidecar: Sidecar) -> bool:
+    """Whether it belongs to a merge that somebody stopped, or that said why it cannot go on.
+
+    That goes on when somebody says so; one that was interrupted does by itself.
+    """
+    if sidecar.kind == journal.MERGE and sidecar.state == steps.ELSEWHERE:
+        found = pending(roots, steps.primary_of(sidecar))
+        return found is not None and found.job == sidecar.job and was_stopped(roots, found)
+    return has_begun_to_move(sidecar) and bool(sidecar.record.get("file"))
 
 
 def how_to_go_on(sidecar: Sidecar) -> str:

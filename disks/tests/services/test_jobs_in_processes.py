@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from disks.tests.operations import worlds
 from disks.tests.services import consoles, rehearsal
 from disks.tests.services.consoles import FINAL, Console
 from vdadmin.broker import EmbeddedBroker, socket_path
@@ -115,6 +116,23 @@ def test_reading_work_starts_again_after_a_kill(console, workers, tmp_path):
     assert ended["status"] == "succeeded"
     assert ended["attempts"] == 2
     assert len(said(tmp_path, "disk", "end")) == 1
+
+
+def test_a_merge_in_place_whose_worker_is_killed_goes_on_by_itself(console, workers, tmp_path):
+    """kill -9 when data has moved: the next worker finishes it, and nobody has to do anything."""
+    world = worlds.chain(tmp_path)
+    job = console.do("merge", folder=str(tmp_path), name="leaf.vhd")
+    console.wait_until(lambda: console.show(job)["done_bytes"], "data to move")
+    os.kill(console.show(job)["worker"]["pid"], signal.SIGKILL)
+    assert worlds.content_of(world.leaf.path) == world.leaf.sha256
+
+    ended = console.wait_for(job, *FINAL)
+    assert ended["status"] == "succeeded"
+    assert ended["states"] == ["running", "lost", "recovering", "queued", "running", "succeeded"]
+    assert ended["attempts"] == 2
+    assert worlds.content_of(world.middle.path) == world.leaf.sha256
+    assert not world.leaf.path.exists()
+    assert ended["locks"] == []
 
 
 def test_a_worker_paused_past_its_lease_writes_nothing_more(console, workers, tmp_path):

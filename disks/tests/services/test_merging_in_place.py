@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ import pytest
 from disks.engine import faults
 from disks.engine.holding import Limits
 from disks.models import AuditEntry, Disk, DiskLock, Job, StorageRoot, TrashedJob
-from disks.operations import merge
+from disks.operations import journal, merge, merge_in_place
 from disks.operations.merge_in_place import batches, old_pages
+from disks.operations.progress import Cancelled, Progress, Stopped
 from disks.operations.recover import recover
 from disks.services import compacting, jobs, leases, merging, reconciling, stopping
 from disks.services.work import JobContext
@@ -238,6 +239,33 @@ def test_what_had_only_begun_is_taken_back(scene: Scene) -> None:
     scan(scene.root)
     assert jobs.run_now(scene.ask()).status == Job.Status.SUCCEEDED
     scene.assert_merged()
+
+
+def test_what_somebody_stopped_on_the_command_line_does_not_go_on_by_itself(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupted one does: then nobody has said that it shall wait."""
+
+    class CtrlC(Progress):
+        asked = False
+
+        def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
+            if self.asked:
+                raise Cancelled
+
+    progress = CtrlC()
+    after_first_batch(monkeypatch, lambda: setattr(progress, "asked", True))
+    planned = merging.plan(scene.row("leaf"), into_parent=True)
+    with pytest.raises(Stopped):
+        merge.apply(planned, worlds.roots_of(scene.folder), progress=progress)
+    assert reconciling.recover_orphans() == []
+    record = merge_in_place.pending(worlds.roots_of(scene.folder), scene.path("middle"))
+    assert record is not None
+    journal.write(
+        worlds.roots_of(scene.folder), replace(record, record=record.record | {"file": None})
+    )
+    assert [row["action"] for row in reconciling.recover_orphans()] == ["finished"]
+    assert worlds.content_of(scene.path("middle")) == scene.leaf_sha256
 
 
 def test_asked_to_stop_before_its_worker_died_it_is_paused(scene: Scene) -> None:

@@ -392,3 +392,31 @@ def test_badge_in_the_navigation_counts_what_is_active(viewer):
     make_job()
     make_job(status=Job.Status.SUCCEEDED)
     assert "seen=2" in text(viewer.get(reverse("jobs")))
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (Job.Status.RUNNING, "Until that is finished leaf.vhd reads as ever."),
+        (Job.Status.PAUSED, "Do not open base.vhd by itself, and delete neither."),
+        (Job.Status.NEEDS_ATTENTION, "leaf.vhd still needs base.vhd and what has moved there"),
+        (Job.Status.LOST, "Within a minute another one goes on."),
+    ],
+)
+def test_a_merge_in_place_says_what_is_safe_meanwhile(operator, status, told):
+    levels = ["/srv/leaf.vhd", "/srv/middle.vhd", "/srv/base.vhd"]
+    parameters = {"in_place": True, "levels": levels}
+    job = make_job(Job.Kind.MERGE, status=status, parameters=parameters, cancellable=False)
+    assert told in text(operator.get(reverse("job", args=[job.pk])))
+
+
+def test_a_merge_in_place_is_stopped_and_one_by_copy_cancelled(operator):
+    """Their buttons say so, and what is left after that."""
+    for in_place, word, leaves in (
+        (True, "Stop", "After that the job is paused"),
+        (False, "Cancel", "Cancelling leaves every file as it was."),
+    ):
+        job = make_job(Job.Kind.MERGE, status=Job.Status.RUNNING, parameters={"in_place": in_place})
+        page = text(operator.get(reverse("job", args=[job.pk])))
+        assert f"</svg>{word}</button>" in page
+        assert leaves in page
