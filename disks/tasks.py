@@ -6,16 +6,27 @@ import logging
 from functools import partial
 
 import redis
+from celery import signals
 from django.db import transaction
 from kombu.exceptions import OperationalError
 
 from disks.models import Job
-from disks.services import jobs, leases, schedule
+from disks.services import jobs, leases, schedule, shutdown
 from vdadmin.celery import app
 
 logger = logging.getLogger(__name__)
 
 UNREACHABLE = "The queue cannot be reached; the job is sent as soon as it answers."
+
+
+@signals.worker_init.connect
+def _worker_starts(**_: object) -> None:
+    shutdown.prepare()
+
+
+@signals.worker_shutting_down.connect
+def _worker_ends(**_: object) -> None:
+    shutdown.announce()
 
 
 @app.task(name="disks.run_job")

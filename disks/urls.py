@@ -94,6 +94,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     page("jobs/<int:job_id>", jobs.job_detail, name="job", role=VIEWER),
     page("jobs/<int:job_id>/cancel", jobs.cancel, name="job-cancel", role=OPERATOR),
     page("jobs/<int:job_id>/pause", jobs.pause, name="job-pause", role=OPERATOR),
+    page("jobs/<int:job_id>/start-now", jobs.start_now, name="job-start-now", role=OPERATOR),
     page("jobs/<int:job_id>/resume", jobs.resume, name="job-resume", role=OPERATOR),
     page("jobs/<int:job_id>/retry", jobs.retry, name="job-retry", role=OPERATOR),
     # --- storage roots

@@ -11,11 +11,13 @@ What may be set (everything has a safe default but the secret):
     VDADMIN_INSECURE_HTTP    1: plain HTTP, for one machine; cookies travel unprotected
     VDADMIN_ROOTS_BELOW      folders, with `:`, below which the browser may declare roots
     VDADMIN_STORAGE_ROOTS    roots as JSON: [{"name", "path", "windows_views", "opened_by",
-                             "read_only", "excluded_folders", "scan_every_minutes"}]
+                             "read_only", "excluded_folders", "scan_every_minutes",
+                             "limit_bytes_per_second", "jobs_at_once", "hours"}]
     VDADMIN_TIME_ZONE        for times on pages; UTC
     VDADMIN_LOG_LEVEL        INFO
     DATABASE_URL             postgres://… ; else SQLite in the state folder
     REDIS_URL                the broker; else a server of our own
+    VDADMIN_JOBS_HELD_AT_MOST  how many paused copies may keep a worker process waiting; 1
     VDADMIN_JOB_…_SECONDS, VDADMIN_RECONCILER_…_SECONDS  timings of jobs, see below
 
 A name that starts with VDADMIN_ and is not known here is a typing error, and refused.
@@ -58,6 +60,7 @@ KNOWN_NAMES = {
     "VDADMIN_JOB_STOP_WRITING_SECONDS",
     "VDADMIN_JOB_PROGRESS_SECONDS",
     "VDADMIN_JOB_RESEND_SECONDS",
+    "VDADMIN_JOBS_HELD_AT_MOST",
     "VDADMIN_RECONCILER_SECONDS",
     "VDADMIN_RECONCILER_ORPHANS_SECONDS",
 }
@@ -281,6 +284,9 @@ if not (
         "Job timings must keep this order: VDADMIN_JOB_HEARTBEAT_SECONDS < "
         "VDADMIN_JOB_STOP_WRITING_SECONDS < VDADMIN_JOB_LEASE_SECONDS."
     )
+WORKER_PROCESSES = 2  # of the worker that the one-command start runs
+# A copy that is paused keeps a worker process waiting; one at least shall be left for others.
+JOBS_HELD_AT_MOST = env.int("VDADMIN_JOBS_HELD_AT_MOST", default=WORKER_PROCESSES - 1)
 JOB_ATTEMPTS = 3  # starts of work that may simply be done again
 JOB_RECOVERIES = 3  # tries to finish or undo before a person is needed
 JOB_KEEP_DAYS = 400  # finished jobs; scans and checks 30; the audit is kept for good
@@ -331,6 +337,9 @@ _ROOT_KEYS: dict[str, type | tuple[type, ...]] = {
     "read_only": bool,
     "excluded_folders": list,
     "scan_every_minutes": int,
+    "limit_bytes_per_second": int,
+    "jobs_at_once": int,
+    "hours": str,
 }
 
 

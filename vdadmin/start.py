@@ -340,9 +340,12 @@ def _services(listener: socket.socket, lock: int) -> list[Service]:
 
     def worker() -> None:
         _leave(listener, lock)
+        from django.conf import settings
+
         from vdadmin.celery import WORKER_ARGUMENTS, app
 
-        app.worker_main(["worker", *WORKER_ARGUMENTS, "--concurrency=2", "--loglevel=INFO"])
+        processes = f"--concurrency={settings.WORKER_PROCESSES}"
+        app.worker_main(["worker", *WORKER_ARGUMENTS, processes, "--loglevel=INFO"])
 
     def reconciler() -> None:
         _leave(listener, lock)
@@ -358,7 +361,7 @@ def _services(listener: socket.socket, lock: int) -> list[Service]:
 
     return [
         Service("web", web),
-        Service("worker", worker),
+        Service("worker", worker, grace_seconds=15.0),  # its jobs are put back at a safe place
         Service("reconciler", reconciler),
         Service("beat", beat),
     ]

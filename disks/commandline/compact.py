@@ -6,7 +6,14 @@ import argparse
 from typing import Any
 
 from disks.commandline.console import Console
-from disks.commandline.options import add_offline, build_roots, file_path
+from disks.commandline.options import (
+    add_limit,
+    add_offline,
+    add_stop_by,
+    build_roots,
+    file_path,
+    require_in_place,
+)
 from disks.commandline.outcome import conclude, count, sizes
 from disks.engine.errors import ImageError
 from disks.operations import compact
@@ -33,9 +40,12 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would happen, only")
     add_offline(parser)
+    add_limit(parser)
+    add_stop_by(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
+    require_in_place(args, in_place=not args.rewrite)
     path = file_path(args.file)
     roots = build_roots(args, [path])
     progress = console.progress()

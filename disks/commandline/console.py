@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from disks.engine.errors import ImageError
+from disks.operations.pacing import Pacer
 from disks.operations.progress import Cancelled, Progress
 from disks.operations.windows import shown
 
@@ -21,11 +22,17 @@ _REDRAW_SECONDS = 0.2
 
 
 class Console:
-    """as_json: stdout carries exactly one document, result() or error() writes it."""
+    """as_json: stdout carries exactly one document, result() or error() writes it.
 
-    def __init__(self, *, as_json: bool) -> None:
+    bytes_per_second: the limit on what the verb moves; 0: none. stop_by: when it stops at the
+    next safe place, in seconds since 1970; None: never.
+    """
+
+    def __init__(
+        self, *, as_json: bool, bytes_per_second: int = 0, stop_by: float | None = None
+    ) -> None:
         self.as_json = as_json
-        self._progress = TerminalProgress()
+        self._progress = TerminalProgress(Pacer(bytes_per_second), stop_by)
 
     def result(self, document: Mapping[str, Any], text: str = "") -> None:
         """The outcome: the document with --json, else text for a person."""
@@ -81,7 +88,9 @@ class Console:
 class TerminalProgress(Progress):
     """A bar for anything longer than a second, only on a terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, pacer: Pacer | None = None, stop_by: float | None = None) -> None:
+        self._pacer = pacer or Pacer()
+        self._stop_by = stop_by
         self._started = time.monotonic()
         self._drawn = 0.0
         self._width = 0
@@ -97,8 +106,28 @@ class TerminalProgress(Progress):
 
     def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
         self._running = True
-        if self._asked and not self._committing:
+        self._stop_if_asked()
+        self._show(done_bytes, total_bytes, sentence)
+        if not self._committing:
+            self._pacer.wait(self._stop_if_asked)
+
+    def moved(self, count_bytes: int) -> None:
+        self._pacer.moved(count_bytes)
+
+    def at_once_bytes(self, most_bytes: int) -> int:
+        return self._pacer.at_once_bytes(most_bytes)
+
+    def _stop_if_asked(self) -> None:
+        if self._committing:
+            return
+        if self._asked:
             raise Cancelled
+        if self._stop_by is not None and time.time() >= self._stop_by:
+            self._stop_by = None
+            self.log("It is time to stop.")
+            raise Cancelled
+
+    def _show(self, done_bytes: int, total_bytes: int, sentence: str | None) -> None:
         now = time.monotonic()
         if now - self._started < _QUIET_SECONDS or now - self._drawn < _REDRAW_SECONDS:
             return

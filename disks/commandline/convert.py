@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from disks.commandline.console import Console
-from disks.commandline.options import build_roots, file_path
+from disks.commandline.options import add_limit, build_roots, file_path
 from disks.commandline.outcome import conclude, sizes
 from disks.operations import convert
 
@@ -35,6 +35,7 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
         help="SRC is a plain image: its content cannot say so, hence you must",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would happen, only")
+    add_limit(parser)
     parser.add_argument("--offline", action="store_true", help=argparse.SUPPRESS)
 
 

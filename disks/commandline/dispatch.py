@@ -58,7 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parse(arguments)
     except SystemExit as left:  # argparse: 0 after --help, 2 after wrong usage
         return left.code if isinstance(left.code, int) else USAGE
-    console = Console(as_json=args.json)
+    console = Console(
+        as_json=args.json,
+        bytes_per_second=getattr(args, "limit", 0),
+        stop_by=getattr(args, "stop_by", None),
+    )
     try:
         with console.interruptible():
             return int(args.run(args, console) or DONE)

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from disks.commandline.console import Console
-from disks.commandline.options import add_offline, build_roots, file_path, size_bytes
+from disks.commandline.options import add_limit, add_offline, build_roots, file_path, size_bytes
 from disks.commandline.outcome import changed, conclude
 from disks.operations import expand
 
@@ -31,6 +31,7 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would happen, only")
     add_offline(parser)
+    add_limit(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

@@ -7,7 +7,16 @@ import os
 from typing import Any
 
 from disks.commandline.console import Console
-from disks.commandline.options import add_offline, add_unrelated, build_roots, file_path
+from disks.commandline.options import (
+    add_limit,
+    add_offline,
+    add_stop_by,
+    add_unrelated,
+    add_ways,
+    build_roots,
+    file_path,
+    require_in_place,
+)
 from disks.commandline.outcome import conclude, sizes
 from disks.operations import merge
 
@@ -23,13 +32,7 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--into-parent", action="store_true", help="the merged disk replaces")
     target.add_argument("--to", metavar="NEW", help="make a new disk, change nothing else")
-    way = parser.add_mutually_exclusive_group()
-    way.add_argument(
-        "--in-place",
-        action="store_true",
-        help="move the child's data only (the default); can be stopped and resumed, not undone",
-    )
-    way.add_argument("--copy", action="store_true", help="by copy: needs the room, can be undone")
+    add_ways(parser)
     parser.add_argument(
         "--keep-name",
         choices=(merge.PARENT, merge.CHILD),
@@ -40,6 +43,8 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what would happen, only")
     add_unrelated(parser)
     add_offline(parser)
+    add_limit(parser)
+    add_stop_by(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -47,6 +52,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         args.usage_error("--keep-name, --copy and --in-place go with --into-parent")
     if args.into_parent and args.type:
         args.usage_error("--type goes with --to: into the parent keeps the parent's type")
+    require_in_place(args, in_place=args.into_parent and not args.copy)
     if args.to and args.unrelated:
         args.usage_error("--unrelated goes with --into-parent: a new disk changes no other")
     leaf = file_path(args.child)
@@ -67,6 +73,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
     )
     for warning in plan.warnings:
         console.note(f"warning: {warning}")
+    if plan.request.in_place and plan.refused is None:
+        console.note(
+            "warning: Merging in place cannot be undone once data moves. It can be stopped and "
+            f"resumed; until it is finished {leaf} reads as ever, and {plan.levels[-1].path} must "
+            "not be opened by itself."
+        )
     if args.dry_run:
         return conclude(console, plan.as_dict(), plan.refused, _foreseen(plan))
     done = merge.apply(

@@ -6,8 +6,10 @@ import argparse
 import os
 import re
 from collections.abc import Sequence
+from datetime import datetime, time, timedelta
 
 from disks.engine.errors import ImageError
+from disks.engine.units import MIB
 from disks.operations import windows
 from disks.operations.paths import Root, Roots, parsed_view
 from disks.operations.windows import shown
@@ -64,6 +66,64 @@ def size_bytes(text: str) -> int:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no size like 40G, 512M or 1048576")
     return int(match[1]) * 1024 ** _UNITS[match[2].upper()]
+
+
+def add_limit(parser: argparse.ArgumentParser) -> None:
+    """--limit, for verbs that move data."""
+    parser.add_argument(
+        "--limit",
+        metavar="BYTES[K|M|G]",
+        type=rate,
+        default=0,
+        help="move at most so many bytes per second, the proof counted like the copy",
+    )
+
+
+def add_stop_by(parser: argparse.ArgumentParser) -> None:
+    """--stop-by, for verbs that can work in place: `args.stop_by`, in seconds since 1970."""
+    parser.add_argument(
+        "--stop-by",
+        metavar="HH:MM",
+        type=_next_time,
+        help="stop between two steps then, by this host's clock, and say how to go on; in place "
+        "only, for a copy could not be gone on with",
+    )
+
+
+def require_in_place(args: argparse.Namespace, *, in_place: bool) -> None:
+    """Wrong usage where --stop-by was given for a copy."""
+    if args.stop_by is not None and not in_place:
+        args.usage_error("--stop-by goes with work in place: a copy could not be gone on with")
+
+
+def _next_time(text: str) -> float:
+    try:
+        clock = time.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time like 06:00") from None
+    now = datetime.now().astimezone()
+    days = (now.date() + timedelta(days=number) for number in range(3))
+    moments = (datetime.combine(day, clock).astimezone() for day in days)
+    return next(moment for moment in moments if moment > now).timestamp()
+
+
+def rate(text: str) -> int:
+    """`50M` in bytes per second; 0: no limit. For an argument's `type`."""
+    bytes_per_second = size_bytes(text)
+    if 0 < bytes_per_second < MIB:
+        raise argparse.ArgumentTypeError(f"{text!r} is too slow; give at least 1M, or 0")
+    return bytes_per_second
+
+
+def add_ways(parser: argparse.ArgumentParser) -> None:
+    """How disks are merged into the one below them: `args.copy`."""
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument(
+        "--in-place",
+        action="store_true",
+        help="move the child's data only (the default); can be stopped and resumed, not undone",
+    )
+    way.add_argument("--copy", action="store_true", help="by copy: needs the room, can be undone")
 
 
 def add_unrelated(parser: argparse.ArgumentParser) -> None:

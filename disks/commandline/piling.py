@@ -8,13 +8,22 @@ import shlex
 from typing import Any
 
 from disks.commandline.console import Console
-from disks.commandline.options import add_offline, add_unrelated, build_roots, file_path
+from disks.commandline.options import (
+    add_limit,
+    add_offline,
+    add_stop_by,
+    add_unrelated,
+    add_ways,
+    build_roots,
+    file_path,
+    require_in_place,
+)
 from disks.commandline.outcome import count
 from disks.engine.errors import ImageError
 from disks.operations import guards, merge, pile, pile_script
 from disks.operations.paths import Roots
 from disks.operations.pile import Pile, PilePlan
-from disks.operations.progress import Cancelled
+from disks.operations.progress import Cancelled, Stopped
 
 _MOST_LINES = 20  # of each list that is only for information
 
@@ -41,6 +50,7 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
         default=merge.PARENT,
         help="whose name each merged disk has: its lowest disk's (default) or its leaf's",
     )
+    add_ways(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would happen, only")
     parser.add_argument(
         "--powershell",
@@ -49,6 +59,8 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
     )
     add_unrelated(parser)
     add_offline(parser)
+    add_limit(parser)
+    add_stop_by(parser)
     parser.set_defaults(run=run)
 
 
@@ -58,12 +70,18 @@ def run(args: argparse.Namespace, console: Console) -> int:
         args.usage_error(f"argument DIR: {args.folder} is no directory")
     if args.powershell and args.keep_name != merge.PARENT:
         args.usage_error("--keep-name child: Merge-VHD always keeps the parent's name")
+    require_in_place(args, in_place=not args.copy)
     leaves = [file_path(leaf) for leaf in args.leaf]
     # What a header does not lead to is looked for by identity, in the folder itself first.
     args.search = [folder, *args.search]
     roots = build_roots(args, leaves, [folder])
     plan = pile.plan(
-        folder, roots, keep_name=args.keep_name, leaves=leaves, progress=console.progress()
+        folder,
+        roots,
+        keep_name=args.keep_name,
+        in_place=not args.copy,
+        leaves=leaves,
+        progress=console.progress(),
     )
     if args.powershell:
         return _print_script(plan, roots, console)
@@ -101,6 +119,8 @@ def _unread_in_the_way(plan: PilePlan) -> list[str]:
 
 def _carry_out(plan: PilePlan, roots: Roots, unrelated: list[str], console: Console) -> int:
     steps = plan.steps()
+    if plan.in_place:
+        console.note(_IN_PLACE)
     for one in plan.piles:
         for warning in one.warnings:
             console.note(f"warning: {warning}")
@@ -118,12 +138,14 @@ def _carry_out(plan: PilePlan, roots: Roots, unrelated: list[str], console: Cons
     except Cancelled:
         if not finished:
             raise
-        stay = "1 pile was" if len(finished) == 1 else f"{len(finished):,} piles were"
         raise ImageError(
             "E_CANCELLED",
-            f"Stopped as asked. {stay} merged before, and what that replaced is in the trash; "
-            "every other file is as it was.",
+            f"Stopped as asked. {_merged_before(finished)}; every other file is as it was.",
         ) from None
+    except Stopped as stopped:
+        if not finished:
+            raise
+        raise Stopped(f"{_merged_before(finished)}. {stopped.sentence}") from stopped
     done = pile.outcome(finished)
     lines = [done["sentence"]]
     for row in finished:
@@ -133,6 +155,11 @@ def _carry_out(plan: PilePlan, roots: Roots, unrelated: list[str], console: Cons
         console.note(f"warning: {warning}")
     console.result({"folder": plan.survey.folder} | done, "\n".join(lines))
     return 0
+
+
+def _merged_before(finished: list[dict[str, Any]]) -> str:
+    stay = "1 pile was" if len(finished) == 1 else f"{len(finished):,} piles were"
+    return f"{stay} merged before, and what that replaced is in the trash"
 
 
 def _print_script(plan: PilePlan, roots: Roots, console: Console) -> int:
@@ -149,6 +176,13 @@ def _print_script(plan: PilePlan, roots: Roots, console: Console) -> int:
 # ---------------------------------------------------------------------- the plan in words
 
 
+_IN_PLACE = (
+    "warning: Merging in place cannot be undone once data moves. It can be stopped and resumed; "
+    "until a pile is finished its leaf reads as ever, and the disks below it must not be opened "
+    "by themselves."
+)
+
+
 def _foreseen(plan: PilePlan) -> list[str]:
     found = plan.as_dict()
     lines = [
@@ -161,8 +195,9 @@ def _foreseen(plan: PilePlan) -> list[str]:
     if len(plan.piles) > 1:
         lines += [
             "",
-            f"all together      {found['bytes_to_copy']:,} bytes to copy",
-            f"space needed      {found['free_space_needed_bytes']:,}, until the trash is emptied",
+            f"all together      {found['bytes_to_copy']:,} bytes to {_verb(plan.in_place)}",
+            f"space needed      {found['free_space_needed_bytes']:,}"
+            + ("" if plan.in_place else ", until the trash is emptied"),
         ]
     told = [
         ("branch", [f"{row['sentence']} {row['way_out']}" for row in found["branches"]]),
@@ -184,6 +219,10 @@ def _foreseen(plan: PilePlan) -> list[str]:
     return lines
 
 
+def _verb(in_place: bool) -> str:
+    return "move" if in_place else "copy"
+
+
 def _pile(one: Pile, number: int) -> list[str]:
     lines = [f"Pile {number}, in the order of merging:"]
     row = one.as_dict()
@@ -197,11 +236,12 @@ def _pile(one: Pile, number: int) -> list[str]:
         lines.append(f"refused           {one.refused.code}: {one.refused.message}")
     else:
         lines += [
-            f"in one pass       {plan.amount.held_bytes:,} bytes to copy; pair by pair it would "
-            f"be up to {one.pairwise_bytes:,}",
+            f"in one pass       {plan.amount.held_bytes:,} bytes to "
+            f"{_verb(plan.request.in_place)}; pair by pair it would be up to "
+            f"{one.pairwise_bytes:,}",
             f"into              {plan.output}",
             f"size afterwards   {plan.predicted_size_bytes:,} at most",
-            f"space needed      {plan.predicted_size_bytes:,} of {plan.free_space_bytes:,} free",
+            f"space needed      {plan.needed_bytes:,} of {plan.free_space_bytes:,} free",
             f"back with trash   {plan.space_back_bytes:,}",
         ]
         lines += [f"to the trash      {path}" for path in plan.trash]

@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from disks.commandline.console import Console
-from disks.commandline.options import add_offline, build_roots, file_path
+from disks.commandline.options import add_limit, add_offline, build_roots, file_path
 from disks.commandline.outcome import conclude, count
 from disks.operations import copy_chain, delete, move
 from disks.operations.relocation_plan import RelocationPlan
@@ -30,6 +30,7 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
         "parent where that is",
     )
     _add_dry_run(parser)
+    add_limit(parser)
     parser.add_argument("--offline", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(run=run_copy)
 
@@ -46,6 +47,7 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
     )
     _add_breaks(parser, "keep its link and not find FILE any more")
     _add_dry_run(parser)
+    add_limit(parser)
     add_offline(parser)
     parser.set_defaults(run=run_move)
 

@@ -367,6 +367,11 @@ CODES: dict[str, Code] = {
     "E_NOT_PAUSABLE": Code(
         "Job cannot be paused", "Let it end, or cancel it: that leaves every file as it was."
     ),
+    "E_HELD": Code(
+        "As many jobs are held as may be",
+        "Resume or cancel one of them first: each keeps a worker waiting.",
+    ),
+    "E_HOURS": Code("Hours not understood", "Give them like 22:00-06:00, or leave them empty."),
     "E_NOT_PAUSED": Code("Job is not paused", "Look at its state."),
     "E_IDEMPOTENCY": Code("Form already used", "Open the form again for another job."),
     "E_NOTHING_CHOSEN": Code("Nothing chosen", "Choose at least one row and send the form again."),

@@ -21,6 +21,7 @@ from disks.forms.new_file import (
 from disks.models import Disk
 
 PARENT, NEW = "parent", "new"
+IN_PLACE, COPY = "in-place", "copy"  # values of `way` in addresses and forms
 
 
 class MergeForm(forms.Form):
@@ -31,6 +32,7 @@ class MergeForm(forms.Form):
     keep_name = forms.ChoiceField(
         choices=[("parent", "the parent's name"), ("child", "this disk's name")], required=False
     )
+    way = forms.ChoiceField(choices=[(IN_PLACE, "In place"), (COPY, "By copy")], required=False)
     disk_type = forms.ChoiceField(
         choices=[("dynamic", "Dynamic"), ("fixed", "Fixed")], required=False
     )
@@ -57,6 +59,7 @@ class MergeForm(forms.Form):
             "into": into,
             "base": str(usual.pk),
             "keep_name": "parent",
+            "way": IN_PLACE,
             "disk_type": "dynamic",
             "root": str(leaf.root_id),
             "folder": folder,
@@ -93,6 +96,10 @@ class MergeForm(forms.Form):
     def into_parent(self) -> bool:
         return bool(self.cleaned_data["into"] == PARENT)
 
+    @property
+    def in_place(self) -> bool:
+        return self.into_parent and self.cleaned_data.get("way") != COPY
+
     def options(self) -> dict[str, Any]:
         """Keywords of services.merging.plan and request."""
         cleaned = self.cleaned_data
@@ -102,6 +109,7 @@ class MergeForm(forms.Form):
                 "into_parent": True,
                 "base": base,
                 "keep_name": cleaned.get("keep_name") or "parent",
+                "in_place": self.in_place,
             }
         return {
             "to": host_path(cleaned["root"], cleaned["folder"], cleaned["name"]),

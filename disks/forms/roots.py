@@ -7,6 +7,8 @@ from typing import Any
 
 from django import forms
 
+from disks.engine.units import MIB
+from disks.forms.timing import ClockField, RateField
 from disks.models import StorageRoot
 from disks.services.roots import Declaration
 from disks.templatetags.console import odd_character
@@ -91,6 +93,41 @@ class RootForm(forms.Form):
         widget=forms.Select(attrs={"class": "form-select"}),
     )
 
+    limit_mb = RateField(
+        required=False,
+        label="Each job moves at most (MB/s)",
+        help_text=(
+            "Empty: no limit. Copying and the proof count alike; several jobs at once have this "
+            "limit each. It can be chosen otherwise when a job is started."
+        ),
+    )
+
+    hours_begin = ClockField(
+        required=False,
+        label="Long jobs run from",
+        help_text="Empty: at any time. Long are jobs that move data.",
+    )
+    hours_end = ClockField(
+        required=False,
+        label="Long jobs run until",
+        help_text=(
+            "Of the next day, if that is not later; in the console's time zone. Work in place "
+            "pauses then and goes on by itself the next time; a copy that has begun goes on until "
+            "it is done."
+        ),
+    )
+    jobs_at_once = forms.IntegerField(
+        required=False,
+        min_value=1,
+        max_value=1_000,
+        label="Jobs that move data here at once",
+        widget=forms.NumberInput(attrs=_control(inputmode="numeric")),
+        help_text=(
+            "Empty: as many as there are workers. Others wait, first come, first served. Scans, "
+            "checks and repairs of headers are not counted."
+        ),
+    )
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         every = self.initial.get("scan_every_minutes")
@@ -104,6 +141,21 @@ class RootForm(forms.Form):
             raise forms.ValidationError("Hidden characters cannot be used in a name.")
         return name
 
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or {}
+        begin, end = cleaned.get("hours_begin"), cleaned.get("hours_end")
+        wrong = "hours_begin" in self.errors or "hours_end" in self.errors
+        if (begin is None) != (end is None) and not wrong:
+            missing = "hours_begin" if begin is None else "hours_end"
+            self.add_error(missing, "Give both times, or none.")
+        elif begin is not None and begin == end:
+            self.add_error("hours_end", "That would be none, or all: give another time.")
+        return cleaned
+
+    def _hours(self) -> str:
+        begin, end = self.cleaned_data["hours_begin"], self.cleaned_data["hours_end"]
+        return f"{begin:%H:%M}-{end:%H:%M}" if begin and end else ""
+
     def declaration(self) -> Declaration:
         said = self.cleaned_data
         return Declaration(
@@ -113,6 +165,9 @@ class RootForm(forms.Form):
             windows_views=said["windows_views"],
             excluded_folders=said["excluded_folders"],
             scan_every_minutes=said["scan_every_minutes"],
+            limit_bytes_per_second=(said["limit_mb"] or 0) * MIB,
+            jobs_at_once=said["jobs_at_once"] or 0,
+            hours=self._hours(),
         )
 
     @staticmethod
@@ -124,6 +179,10 @@ class RootForm(forms.Form):
             "windows_views": [view.prefix for view in root.windows_views.all()],
             "excluded_folders": list(root.excluded_folders),
             "scan_every_minutes": root.scan_every_minutes,
+            "hours_begin": root.hours_begin,
+            "hours_end": root.hours_end,
+            "jobs_at_once": root.jobs_at_once or None,
+            "limit_mb": -(-root.limit_bytes_per_second // MIB) or None,
         }
 
 

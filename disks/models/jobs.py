@@ -64,6 +64,13 @@ class Job(models.Model):
     disk = models.ForeignKey(Disk, null=True, on_delete=models.SET_NULL, related_name="jobs")
     repeats = models.ForeignKey("self", null=True, on_delete=models.SET_NULL, related_name="+")
     waits_for = models.ForeignKey("self", null=True, on_delete=models.SET_NULL, related_name="+")
+    waits_for_root = models.ForeignKey(
+        StorageRoot,
+        null=True,
+        on_delete=models.SET_NULL,
+        related_name="+",
+        help_text="as many jobs run there as it allows at once",
+    )
     idempotency_key = models.CharField(max_length=64, unique=True)
     declared_offline = models.BooleanField(default=False)
 
@@ -82,8 +89,23 @@ class Job(models.Model):
     worker = models.JSONField(default=dict, help_text="host, pid, start time")
     cancel_requested_at = models.DateTimeField(null=True)
     pause_requested_at = models.DateTimeField(null=True)
+    held_at = models.DateTimeField(
+        null=True, help_text="running: its worker waits with it, for it could not be gone on with"
+    )
     cancellable = models.BooleanField(
         default=True, help_text="false once the commit has begun, and where data has moved in place"
+    )
+
+    limit_bytes_per_second = models.PositiveBigIntegerField(
+        null=True, help_text="null: as its storage roots say; 0: no limit"
+    )
+    not_before = models.DateTimeField(null=True, help_text="it starts then at the earliest")
+    stop_by = models.DateTimeField(null=True, help_text="it pauses then, or is cancelled")
+    outside_hours = models.BooleanField(
+        default=False, help_text="it does not mind the hours of its storage roots"
+    )
+    resume_at = models.DateTimeField(
+        null=True, help_text="queued or paused: it waits for the clock, and goes on then by itself"
     )
 
     step = models.CharField(max_length=40, blank=True)
@@ -106,6 +128,11 @@ class Job(models.Model):
     @property
     def is_paused(self) -> bool:
         return self.status == self.Status.PAUSED
+
+    @property
+    def is_held(self) -> bool:
+        """Paused with its worker: a copy, which keeps its unfinished file while it waits."""
+        return self.status == self.Status.RUNNING and self.held_at is not None
 
     @property
     def said(self) -> str:

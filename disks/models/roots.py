@@ -35,6 +35,14 @@ class StorageRoot(models.Model):
     )
     excluded_folders = models.JSONField(default=list, blank=True)
     scan_every_minutes = models.PositiveIntegerField(default=60, help_text="0: by hand only")
+    limit_bytes_per_second = models.PositiveBigIntegerField(
+        default=0, help_text="what each job may move here; 0: no limit"
+    )
+    hours_begin = models.TimeField(null=True, help_text="long jobs run from here; null: always")
+    hours_end = models.TimeField(null=True, help_text="until here, across midnight if not later")
+    jobs_at_once = models.PositiveSmallIntegerField(
+        default=0, help_text="jobs that move data here; 0: no limit"
+    )
     state = models.CharField(max_length=20, choices=State, default=State.NEW)
     state_reason = models.TextField(blank=True)
     device = models.BigIntegerField(null=True)
@@ -55,6 +63,13 @@ class StorageRoot(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def hours(self) -> str:
+        """ "22:00–06:00", or "" where long jobs run at any time."""
+        if self.hours_begin is None or self.hours_end is None:
+            return ""
+        return f"{self.hours_begin:%H:%M}–{self.hours_end:%H:%M}"
 
 
 class WindowsView(models.Model):

@@ -55,3 +55,8 @@ class TrashedJob(models.Model):
 
     def __str__(self) -> str:
         return self.folder
+
+    @property
+    def can_be_restored(self) -> bool:
+        """What a merge in place put away is a part of the merged disk now."""
+        return self.operation != "merge-in-place"

@@ -384,5 +384,8 @@ class _Moving(Progress):
         if done_bytes == total_bytes:
             self._done = moved
 
+    def moved(self, count_bytes: int) -> None:
+        self._progress.moved(count_bytes)
+
     def commit_starts(self) -> None:
         self._progress.commit_starts()

@@ -37,8 +37,10 @@ class Meter:
     total_bytes: int
     done_bytes: int = 0
 
-    def add(self, count_bytes: int, sentence: str) -> None:
-        self.done_bytes += count_bytes
+    def add(self, count_bytes: int, sentence: str, *, hole_bytes: int = 0) -> None:
+        """hole_bytes: passed over before what was moved."""
+        self.done_bytes += count_bytes + hole_bytes
+        self.progress.moved(count_bytes)
         self.progress.report(self.done_bytes, self.total_bytes, sentence)
 
 
@@ -86,7 +88,7 @@ def _copy(source: ImageFile, draft: Draft, meter: Meter) -> _Written:
         digest.update(offset.to_bytes(8, "little"))
         digest.update(data)
         pieces.append((offset, length))
-        meter.add(length + skipped, f"copying {draft.name}")
+        meter.add(length, f"copying {draft.name}", hole_bytes=skipped)
     file.sync()
     return _Written(pieces, size, digest.hexdigest())
 

@@ -41,6 +41,7 @@ def fill(file: ImageFile, room: Fill, grown_from: int, progress: Progress) -> No
     for at in range(room.offset, written_until, _PIECE_BYTES):
         length = min(_PIECE_BYTES, written_until - at)
         file.write_at(at, _content(file, room, at, length))
+        progress.moved(length if room.copy_of is None else 2 * length)  # a copy is read again
         progress.report(at + length - room.offset, room.length)
     if written_until < end:
         reserve(file, written_until, end, progress)

@@ -70,6 +70,7 @@ class MergePlan(CopyPlan):
     unread         files and folders that could not be read, and why: they may be siblings,
                    so somebody has to declare that they are not
     room_bytes     in place: what base grows by at most, and the journal
+    by_copy_bytes  in place: what the other way would need until the trash is emptied
     grandchildren  children of the leaf, and whether their parent path must be rewritten
     """
 
@@ -80,6 +81,7 @@ class MergePlan(CopyPlan):
     grandchildren: list[str] = field(default_factory=list)
     relink: list[str] = field(default_factory=list)
     room_bytes: int = 0
+    by_copy_bytes: int = 0
     managers: list[dict[str, str]] = field(default_factory=list)
     windows_will_look_at: list[str] = field(default_factory=list)
 
@@ -124,6 +126,7 @@ class MergePlan(CopyPlan):
     def as_dict(self) -> dict[str, Any]:
         in_place = self.request.in_place
         written = {"bytes_written": self.amount.held_bytes} if in_place else {}
+        written |= {"by_copy_bytes": self.by_copy_bytes} if in_place else {}
         return (
             super().as_dict()
             | written

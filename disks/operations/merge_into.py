@@ -46,12 +46,9 @@ def refusals(plan: MergePlan, chain: Chain, last: int, roots: Roots) -> Iterator
         )
     growth = base.growth_bytes(_wanted(chain, last))
     plan.amount = count_levels(chain.images[:last], rules.block_bytes_of(base))
+    plan.by_copy_bytes = plan.predicted_size_bytes
     plan.room_bytes = growth + JOURNAL_BYTES
     plan.predicted_size_bytes = base.file.size_bytes + growth
-    plan.warnings.append(
-        "Merging in place cannot be undone once data moves. It can be stopped and resumed; until "
-        f"it is finished {chain.paths[0]} reads as ever, and {path} must not be opened by itself."
-    )
 
 
 def _wanted(chain: Chain, last: int) -> Iterator[Wanted]:

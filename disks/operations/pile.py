@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from disks.engine.errors import ImageError
-from disks.engine.files import FileIdentity
-from disks.operations import copying, fingerprints, journal, merge, space, steps, trash
+from disks.operations import copying, fingerprints, journal, merge, merge_again, space, steps
 from disks.operations.family import ChildrenOf
 from disks.operations.fingerprints import Fingerprint
 from disks.operations.forest import Forest, Member, Run
 from disks.operations.inspection import moment_of
 from disks.operations.merge import MergePlan
+from disks.operations.merge_in_place import JOURNAL_BYTES
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 from disks.operations.survey import Survey, survey
@@ -35,7 +35,7 @@ class Step:
     """One pile to be merged, as it was shown; what a job carries.
 
     levels      path and fingerprint of each disk that is merged, leaf first
-    held_bytes  what is to be copied, and then read again for the proof
+    held_bytes  what is to be moved; by copy it is then read again for the proof
     """
 
     leaf: str
@@ -43,13 +43,25 @@ class Step:
     keep_name: str
     levels: tuple[tuple[str, Fingerprint], ...]
     held_bytes: int
+    in_place: bool = False
 
     @property
     def output(self) -> str:
         return self.base if self.keep_name == merge.PARENT else self.leaf
 
+    @property
+    def gone(self) -> str:
+        """The name that no file has any more afterwards."""
+        return self.leaf if self.output == self.base else self.base
+
+    @property
+    def work_bytes(self) -> int:
+        """What all of its stages add up to."""
+        return self.held_bytes if self.in_place else 2 * self.held_bytes
+
     def as_dict(self) -> dict[str, Any]:
         return {
+            "in_place": self.in_place,
             "leaf": self.leaf,
             "base": self.base,
             "keep_name": self.keep_name,
@@ -60,7 +72,14 @@ class Step:
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> Step:
         levels = tuple((str(path), Fingerprint.from_dict(seen)) for path, seen in row["levels"])
-        return cls(row["leaf"], row["base"], row["keep_name"], levels, int(row["held_bytes"]))
+        return cls(
+            row["leaf"],
+            row["base"],
+            row["keep_name"],
+            levels,
+            int(row["held_bytes"]),
+            bool(row.get("in_place", False)),
+        )
 
 
 @dataclass
@@ -96,7 +115,14 @@ class Pile:
             if level.path in plan.fingerprints
         )
         request = plan.request
-        return Step(self.run.leaf, self.run.base, request.keep_name, levels, plan.amount.held_bytes)
+        return Step(
+            self.run.leaf,
+            self.run.base,
+            request.keep_name,
+            levels,
+            plan.amount.held_bytes,
+            request.in_place,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         dry_run = self.merge.as_dict()
@@ -121,6 +147,7 @@ class PilePlan:
     piles: list[Pile]
     keep_name: str
     short_of_room: ImageError | None = None
+    in_place: bool = False
 
     @property
     def forest(self) -> Forest:
@@ -147,8 +174,8 @@ class PilePlan:
 
     @property
     def free_space_needed_bytes(self) -> int:
-        """At the peak: every result beside all old files, which stay in the trash."""
-        return sum(pile.merge.predicted_size_bytes for pile in self.piles)
+        """At the peak: by copy every result beside all old files, which stay in the trash."""
+        return _room_bytes([pile.merge for pile in self.piles])
 
     def as_dict(self) -> dict[str, Any]:
         forest = self.forest
@@ -160,6 +187,7 @@ class PilePlan:
             "differencing": sum(member.is_differencing for member in inside),
             "allocated_bytes": sum(member.allocated_bytes for member in inside),
             "keep_name": self.keep_name,
+            "in_place": self.in_place,
             "piles": [pile.as_dict() for pile in self.piles],
             "bytes_to_copy": sum(pile.merge.amount.held_bytes for pile in self.piles),
             "free_space_needed_bytes": self.free_space_needed_bytes,
@@ -196,12 +224,14 @@ def plan(
     roots: Roots,
     *,
     keep_name: str = merge.PARENT,
+    in_place: bool = False,
     leaves: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> PilePlan:
     """Look at every disk of a folder and write nothing.
 
     keep_name  `parent` or `child`: which name each merged disk has
+    in_place   move the data into each lowest disk, instead of making copies
     leaves     only the piles that end in these disks; E_NO_PILE where one ends none
 
     What stands in the way of a pile is in its `refused`.
@@ -217,7 +247,7 @@ def plan(
             roots,
             base=run.base,
             into_parent=True,
-            in_place=False,  # a pile can be taken back
+            in_place=in_place,
             keep_name=keep_name,
             children_of=forest.children_of,
             suspects=suspects,
@@ -226,7 +256,7 @@ def plan(
         )
 
     piles = [judged(forest, run, dry_run(run), roots) for run in runs]
-    return PilePlan(found, piles, keep_name, shortage(piles, roots))
+    return PilePlan(found, piles, keep_name, shortage(piles, roots), in_place)
 
 
 def chosen(runs: Sequence[Run], leaves: Sequence[str]) -> list[Run]:
@@ -249,21 +279,30 @@ def judged(forest: Forest, run: Run, plan: MergePlan, roots: Roots) -> Pile:
 
 
 def shortage(piles: Iterable[Pile], roots: Roots) -> ImageError | None:
-    """E_NOSPC if the results do not fit side by side: the old files stay in the trash."""
-    needed: dict[int, int] = {}
+    """E_NOSPC if the results do not fit side by side: the old files stay in the trash.
+
+    In place: if what all lowest disks grow by does not fit.
+    """
+    here: dict[int, list[MergePlan]] = {}
     for pile in piles:
         if pile.refused is not None:
             continue
         folder = roots.open_folder(os.path.dirname(pile.output))
         try:
-            device = os.fstat(folder).st_dev
-            needed[device] = needed.get(device, 0) + pile.merge.predicted_size_bytes
-            short = space.shortage(needed[device], space.space_of(folder), pile.output)
+            merges = here.setdefault(os.fstat(folder).st_dev, [])
+            merges.append(pile.merge)
+            short = space.shortage(_room_bytes(merges), space.space_of(folder), pile.output)
         finally:
             os.close(folder)
         if short is not None:
             return short
     return None
+
+
+def _room_bytes(merges: Sequence[MergePlan]) -> int:
+    """What merges one after the other need on a file system; a journal is over with its merge."""
+    journals = sum(merge.request.in_place for merge in merges)
+    return sum(merge.needed_bytes for merge in merges) - JOURNAL_BYTES * max(0, journals - 1)
 
 
 def _unsettled(run: Run, roots: Roots) -> ImageError | None:
@@ -409,8 +448,9 @@ def apply(
     """Merge these piles one after the other; the documents of all merges.
 
     Each is planned and compared with what was shown when its turn comes (E_CHANGED). The
-    first error, or a cancel, ends the work; piles merged before that stay merged. Begun
-    again with the same steps, it passes over those that are done.
+    first error, or a cancel, ends the work (Stopped, in the middle of a merge in place);
+    piles merged before that stay merged. Begun again with the same steps by the same job, it
+    passes over those that are done, and goes on with the one that was stopped.
 
     unrelated    as merge.apply() has it, of all these piles
     children_of  as merge.plan() has it; it must know what the merges so far have changed
@@ -418,14 +458,14 @@ def apply(
     """
     progress = progress or Progress()
     job = copying.job_name(job)
-    total = sum(2 * step.held_bytes for step in steps)
+    total = sum(step.work_bytes for step in steps)
     rows: list[dict[str, Any]] = []
     begin = 0
     progress.step("merge", f"Merging {'one pile' if len(steps) == 1 else f'{len(steps):,} piles'}")
     for number, step in enumerate(steps, 1):
         label = f"pile {number:,} of {len(steps):,}: " if len(steps) > 1 else ""
-        part = _Part(progress, label, begin, step.held_bytes, total)
-        row = _finished_before(step, roots)
+        part = _Part(progress, label, begin, step, total)
+        row = _begun_before(step, roots, job, token, part)
         if row is None:
             fresh = _planned_again(step, roots, part, children_of)
             row = merge.apply(
@@ -438,7 +478,8 @@ def apply(
                 progress=part,
                 children_of=children_of,
             )
-            progress.commit_ends()
+        progress.commit_ends()
+        if not row.get("was_done"):
             progress.log(
                 f"{label}merged {len(step.levels):,} disks into {shown(step.output)}, "
                 f"{row['bytes_written']:,} bytes in {row['seconds']:.1f} s"
@@ -446,7 +487,7 @@ def apply(
         rows.append(row)
         if done is not None:
             done(row)
-        begin += 2 * step.held_bytes
+        begin += step.work_bytes
     return rows
 
 
@@ -460,6 +501,7 @@ def _planned_again(
         base=step.base,
         into_parent=True,
         keep_name=step.keep_name,
+        in_place=step.in_place,
         children_of=children_of,
         scan=children_of is None,  # the headers are read again under lock in any case
         progress=progress,
@@ -475,41 +517,17 @@ def _planned_again(
     return fresh
 
 
-def _finished_before(step: Step, roots: Roots) -> dict[str, Any] | None:
-    """The document of a merge that an earlier attempt has brought to its end, else None.
-
-    Its proof lies in the trash: exactly these files, put away by a merge under this name.
-    """
-    gone = step.leaf if step.output == step.base else step.base
-    if roots.exists(gone):
-        return None
-    root, _ = roots.locate(step.output)
-    wanted = {path: _file(seen.file) for path, seen in step.levels}
-    for manifest in trash.list_trash(root.path, roots):
-        put_away = {entry.original: _file(entry.file) for entry in manifest.entries}
-        if (
-            manifest.state == trash.COMPLETE
-            and manifest.kind == "merge"
-            and manifest.replacement == step.output
-            and put_away == wanted
-        ):
-            return {
-                "output": step.output,
-                "file_size_before_bytes": manifest.size_bytes,
-                "file_size_after_bytes": roots.stat(step.output).st_size,
-                "levels": [path for path, _ in step.levels],
-                "relinked": list(manifest.relinked),
-                "trash": manifest.primary,
-                "was_done": True,
-                "commands": [],
-                "warnings": [],
-            }
-    return None
-
-
-def _file(seen: FileIdentity) -> tuple[int, int, int]:
-    """What stays the same when a file is moved to the trash."""
-    return seen.inode, seen.size_bytes, seen.mtime_ns
+def _begun_before(
+    step: Step, roots: Roots, job: str, token: int, progress: Progress
+) -> dict[str, Any] | None:
+    """The document of a merge that an earlier attempt has begun, else None. Raises Stopped."""
+    row = None
+    if step.in_place:
+        row = merge_again.go_on(step.base, roots, job=job, token=token, progress=progress)
+    levels = [(path, seen.file) for path, seen in step.levels]
+    return row or merge_again.finished(
+        step.output, step.gone, levels, roots, in_place=step.in_place
+    )
 
 
 _SUMS = (
@@ -534,24 +552,24 @@ def outcome(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     piles = "1 pile" if len(rows) == 1 else f"{len(rows):,} piles"
     ending = steps.and_to_repair(result)
     result["sentence"] = f"Merged {piles}: {disks:,} disks became {len(rows):,}{ending}"
-    return result | {"merges": list(rows)}
+    in_place = any(row.get("in_place") for row in rows)
+    return result | {"in_place": in_place, "merges": list(rows)}
 
 
 class _Part(Progress):
     """Progress of one merge as a part of the whole, which counts copying and proof of all."""
 
-    def __init__(
-        self, whole: Progress, label: str, begin: int, held_bytes: int, total: int
-    ) -> None:
+    def __init__(self, whole: Progress, label: str, begin: int, step: Step, total: int) -> None:
         self._whole = whole
         self._label = label
         self._begin = begin
-        self._held = held_bytes
+        self._held = step.held_bytes
+        self._all = step.work_bytes
         self._total = total
         self._before = 0  # bytes of the merge's earlier stages
 
     def step(self, step: str, sentence: str) -> None:
-        self._before = {"proof": self._held, "commit": 2 * self._held}.get(step, 0)
+        self._before = {"proof": self._held, "commit": self._all}.get(step, 0)
         self.report(0, 0, sentence)
 
     def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
@@ -559,11 +577,20 @@ class _Part(Progress):
         said = None if sentence is None else f"{self._label}{sentence}"
         self._whole.report(done, self._total, said)
 
+    def moved(self, count_bytes: int) -> None:
+        self._whole.moved(count_bytes)
+
+    def at_once_bytes(self, most_bytes: int) -> int:
+        return self._whole.at_once_bytes(most_bytes)
+
     def log(self, sentence: str) -> None:
         self._whole.log(f"{self._label}{sentence}")
 
     def commit_starts(self) -> None:
         self._whole.commit_starts()
+
+    def commit_ends(self) -> None:
+        self._whole.commit_ends()
 
 
 def _listed(paths: Sequence[str]) -> str:

@@ -158,7 +158,7 @@ _ABOUT = (
     "Before: back the disks up, and shut down every machine that uses one of them.",
     "Look first:  .\\merge-pile.ps1 -WhatIf      Run:  .\\merge-pile.ps1",
     "It stops at the first thing that is wrong. Run again, it goes on where it stopped.",
-    "Merge-VHD changes the parents in place: unlike a merge in the console it cannot be undone.",
+    "Merge-VHD changes the parents in place: that cannot be undone.",
 )
 
 

@@ -35,6 +35,17 @@ class Progress:
     def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
         """Bytes of this stage done; sentence like "copying block 812 of 1,252"."""
 
+    def moved(self, count_bytes: int) -> None:
+        """So many bytes were copied, or read again for the proof, since the last call.
+
+        Told at least every 8 MiB (work in batches: after each). A limited job waits for them in
+        its next report().
+        """
+
+    def at_once_bytes(self, most_bytes: int) -> int:
+        """How many bytes work in batches moves before its next report(): most_bytes or fewer."""
+        return most_bytes
+
     def log(self, sentence: str) -> None:
         """One line for the job's log."""
 

@@ -16,6 +16,7 @@ from disks.engine.errors import ImageError
 from disks.operations import durable, journal, locks, rewriting
 from disks.operations.journal import JOB, MERGE, UNDO, Sidecar
 from disks.operations.paths import Roots
+from disks.operations.progress import Stopped
 
 FINISHED = "finished"
 UNDONE = "undone"
@@ -68,6 +69,10 @@ def _recover_one(sidecar: Sidecar, roots: Roots, *, assume_dead: bool) -> dict[s
             if current is None or not current.unfinished:
                 return _row(disk, FINISHED, "Its own job has finished it meanwhile.", None)
             return _act(current, roots)
+    except Stopped as stopped:
+        why = stopped.__cause__
+        code = why.code if isinstance(why, ImageError) else "E_STOPPED"
+        return _row(disk, ATTENTION, stopped.sentence, code)
     except ImageError as error:
         waiting = error.code in ("E_LOCKED", "E_IN_USE")
         return _row(disk, BUSY if waiting else ATTENTION, error.message, error.code)

@@ -187,12 +187,17 @@ def pointers(
     ]
 
 
+def primary_of(pointer: Sidecar) -> str:
+    """The disk that the record of a pointer's job lies beside."""
+    folder = os.path.dirname(pointer.disk)
+    return os.path.normpath(os.path.join(folder, str(pointer.record.get("primary"))))
+
+
 def follow(
     sidecar: Sidecar, roots: Roots, recover: Callable[[Sidecar, Roots], dict[str, Any]]
 ) -> dict[str, Any]:
     """Recover the job that a pointer names, or take the pointer away if that job is over."""
-    folder = os.path.dirname(sidecar.disk)
-    primary = os.path.normpath(os.path.join(folder, str(sidecar.record.get("primary"))))
+    primary = primary_of(sidecar)
     try:
         # A missing record says that the job is over only where its folder is there.
         os.close(roots.open_folder(os.path.dirname(primary)))

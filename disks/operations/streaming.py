@@ -254,11 +254,14 @@ def stream(
     total_blocks = expected.blocks if expected else 0
     digest = _Digest()
     found = Streamed()
-    since_report = seen = 0
+    since_report = seen = told_bytes = 0
     bitmap = -1  # the last one that is needed
     buffer = memoryview(bytearray(PIECE_BYTES if keep else SLICE_BYTES))
 
     def tell(_: int = 0) -> None:
+        nonlocal told_bytes
+        progress.moved(found.read_bytes - told_bytes)
+        told_bytes = found.read_bytes
         progress.report(found.read_bytes, total, _sentence(verb, seen, total_blocks))
 
     for block in _blocks(view, _block_sectors(block_bytes), tell):

@@ -108,12 +108,14 @@ def judge(
         elif verdict in GOES:
             result.absent.append(block)
         if judging.read_bytes - told >= _TOLD_BYTES:
+            progress.moved(judging.read_bytes - told)
             told = judging.read_bytes
             words = f"looking at block {result.read:,} of {result.total:,}"
             size = image.block_size_bytes
             progress.report(result.read * size, result.total * size, words)
         if deadline is not None and time.monotonic() >= deadline:
             break
+    progress.moved(judging.read_bytes - told)
     result.read_bytes = judging.read_bytes
     result.zero_bytes = judging.zero_bytes
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from disks.engine.files import FileIdentity
 from disks.models import Disk, Job
 from disks.operations import compact, fingerprints
 from disks.operations.compact import CompactPlan
@@ -88,7 +89,7 @@ def run_compact(
             time_budget_seconds=0.0,
             progress=progress,
         )
-        declarations.require_as_shown(planned, parameters["fingerprint"])
+        declarations.require_as_shown(planned, _shown(parameters, planned, context))
         result = compact.apply(
             planned,
             scope,
@@ -103,8 +104,30 @@ def run_compact(
     return result | {"changed": [parameters["path"]]}
 
 
+def _shown(
+    parameters: dict[str, Any], planned: CompactPlan, context: JobContext
+) -> list[tuple[str, dict[str, Any]]]:
+    """The fingerprints that must still hold: the disk's own only until the work has begun.
+
+    Begun again, the job finds the disk as its own steps have left it. It must be the same file
+    still, and none that has grown; its content is looked at anew in any case, and stays.
+    """
+    shown = dict(parameters["fingerprint"])
+    path = parameters["path"]
+    now = planned.fingerprints.get(path)
+    if _in_place(parameters) and context.token > 1 and now is not None:
+        before, file = FileIdentity.from_dict(shown[path]["file"]), now.file
+        is_same = (file.device, file.inode) == (before.device, before.inode)
+        if is_same and file.size_bytes <= before.size_bytes:
+            del shown[path]
+    return list(shown.items())
+
+
 def recover_compact(job: Job, context: JobContext) -> Recovery:
-    """What the sidecars say. In place, a step that was finished is not the whole of it."""
+    """What the sidecars say. In place, a step that was finished is not the whole of it.
+
+    Nothing has to be gone on with: the disk is whole, and the job begins again by itself.
+    """
     recovery = sidecars.recover_by_sidecars(job, context)
     if not _in_place(restored(job.parameters)):
         return recovery

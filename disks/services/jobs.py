@@ -30,11 +30,13 @@ from django.utils import timezone
 
 from disks.engine.errors import ImageError
 from disks.models import Disk, DiskLock, Job, JobLogLine, StorageRoot
+from disks.operations.pacing import Pacer
 from disks.operations.progress import Cancelled, Stopped
-from disks.services import access, audit, declarations, leases, processes, roots, sidecars
+from disks.services import access, audit, declarations, leases, processes, roots, sidecars, timing
 from disks.services.errors import Refusal
 from disks.services.leases import Lease, LeaseLost
 from disks.services.stored_json import readable, restored, storable
+from disks.services.timing import End
 from disks.services.work import WORK, JobContext, function, works_in_place
 from disks.services.worker_progress import JobProgress
 
@@ -45,6 +47,8 @@ User = Account | AnonymousUser | None
 PARAMETERS_VERSION = 1
 WAITING = "Waiting for a worker."
 PAUSED = "Paused. It goes on where it stopped when it is resumed."
+HELD_SHUT_DOWN = "Paused. Its worker was shut down meanwhile: it begins anew when it is resumed."
+SHUT_DOWN = "Its worker was shut down. The next one does it."
 STORING_TRIES = 10
 
 
@@ -196,10 +200,26 @@ def claim(job_id: int) -> Claim | None:
         if job.kind not in WORK or job.parameters_version > PARAMETERS_VERSION:
             _queued(job).update(sentence="Waiting for a worker of a newer version.")
             return None
+        if missed := timing.missed(job, timezone.now()):
+            _queued(job).update(status=Job.Status.PAUSED, waits_for=None, sentence=missed)
+            audit_state(job, Job.Status.QUEUED, Job.Status.PAUSED, missed, user=None)
+            return None
+        early = timing.waits_for_the_clock(job, timezone.now())
+        if early is not None:
+            _queued(job).update(waits_for=None, waits_for_root=None, **early)
+            return None
         wanted = leases.wanted_locks(job)
         blocking = leases.holder(wanted, job) or _earlier_waiting(wanted, job)
         if blocking is not None:
-            _queued(job).update(waits_for=blocking, sentence=_waits_for(blocking))
+            _queued(job).update(
+                waits_for=blocking, waits_for_root=None, sentence=_waits_for(blocking)
+            )
+            return None
+        full = timing.full_root(job)
+        if full is not None:
+            root, running = full
+            sentence = timing.waits_for_room(root, running)
+            _queued(job).update(waits_for=None, waits_for_root=root, sentence=sentence)
             return None
         token = job.token + 1
         claimed = _queued(job).update(
@@ -207,6 +227,8 @@ def claim(job_id: int) -> Claim | None:
             token=token,
             attempts=F("attempts") + 1,
             waits_for=None,
+            waits_for_root=None,
+            resume_at=None,
             worker=processes.this_process(),
             started_at=Now(),
             heartbeat_at=Now(),
@@ -217,6 +239,7 @@ def claim(job_id: int) -> Claim | None:
             done_bytes=0,
             total_bytes=0,
             pause_requested_at=None,
+            held_at=None,
         )
         if not claimed:
             return None
@@ -301,16 +324,30 @@ def _work(claimed: Claim, lease: Lease) -> Callable[[], object]:
         lambda: sidecars.traces(job, context),
         goes_on=work.goes_on(parameters),
         in_batches=works_in_place(parameters),
+        pacer=Pacer(timing.bytes_per_second(job)),
+        ends=timing.ends_at(job, timezone.now()),
+        may_be_held=work.moves_data,
     )
     seen = Job.Status.RUNNING
     try:
         result = function(work.run)(parameters, progress, context)
         progress.flush()
     except Stopped as stopped:
-        return partial(put_off, job, token, seen, stopped.sentence, cancellable=False)
+        told = stopped.sentence
+        if progress.is_shut_down:
+            return partial(put_back, job, token, seen, moved=True)
+        return partial(put_off, job, token, seen, told, cancellable=False, by=progress.ended_by)
     except Cancelled:
+        if progress.is_shut_down and progress.is_held:
+            return partial(put_off, job, token, seen, HELD_SHUT_DOWN)
+        if progress.is_shut_down:
+            return partial(put_back, job, token, seen)
+        by = progress.ended_by
         if progress.is_pausing:
-            return partial(put_off, job, token, seen, PAUSED)
+            return partial(put_off, job, token, seen, PAUSED, by=by)
+        if by is not None:
+            told = f"Stopped at {timing.moment(by.at)}, as asked. {work.cancelled}"
+            return partial(end, job, token, seen, Job.Status.CANCELLED, told)
         return partial(end, job, token, seen, Job.Status.CANCELLED, work.cancelled)
     except LeaseLost as error:
         logger.warning("%s", error)
@@ -320,6 +357,9 @@ def _work(claimed: Claim, lease: Lease) -> Callable[[], object]:
     except Exception:
         logger.exception("job %s (%s) failed", job.pk, job.kind)
         return partial(fail, job, token, INTERNAL_ERROR)
+
+    if isinstance(result, dict) and progress.waited_seconds >= 0.1:
+        result = result | {"waited_seconds": round(progress.waited_seconds, 1)}
 
     def done() -> None:
         note_finished(job, result)
@@ -424,11 +464,23 @@ def end(job: Job, token: int, seen: str, status: str, sentence: str, **columns: 
     return True
 
 
-def put_off(job: Job, token: int, seen: str, sentence: str, *, cancellable: bool = True) -> bool:
+def put_off(
+    job: Job,
+    token: int,
+    seen: str,
+    sentence: str,
+    *,
+    cancellable: bool = True,
+    by: End | None = None,
+) -> bool:
     """Running or recovering → paused; the locks stay. False: the job is not ours any more.
 
-    cancellable: whether it may still be ended without going on.
+    cancellable: whether it may still be ended without going on. by: the end of its time, if
+    that stopped it; then it may go on by itself.
     """
+    clock = timing.put_off_by_the_clock(job, by) if by is not None else {}
+    if "sentence" in clock:
+        sentence = clock.pop("sentence") + ("" if cancellable else f" {sentence}")
     with transaction.atomic():
         changed = Job.objects.filter(pk=job.pk, token=token, status=seen).update(
             status=Job.Status.PAUSED,
@@ -440,9 +492,37 @@ def put_off(job: Job, token: int, seen: str, sentence: str, *, cancellable: bool
             pause_requested_at=None,
             result={},
             error=None,
+            **({"resume_at": None} | clock),
         )
         if changed:
             audit_state(job, seen, Job.Status.PAUSED, sentence, user=job.requested_by)
+            send_where_room_is()
+    return bool(changed)
+
+
+def put_back(job: Job, token: int, seen: str, *, moved: bool = False) -> bool:
+    """Running → queued, for another worker; this one shuts down. bad-input F98.
+
+    moved: data has moved in place, so its locks stay and it can only be gone on with; else every
+    file is as it was. False: the job is not ours any more.
+    """
+    with transaction.atomic():
+        changed = Job.objects.filter(pk=job.pk, token=token, status=seen).update(
+            status=Job.Status.QUEUED,
+            sentence=SHUT_DOWN,
+            cancellable=not moved,
+            attempts=F("attempts") - 1,  # it is not the job that made its worker end
+            lease_until=None,
+            worker={},
+            sent_at=None,
+            result={},
+            error=None,
+        )
+        if changed:
+            audit_state(job, seen, Job.Status.QUEUED, SHUT_DOWN, user=None)
+            if not moved:
+                release(job)
+            hand_over(job.pk)
     return bool(changed)
 
 
@@ -454,6 +534,13 @@ def release(job: Job) -> None:
         Job.objects.filter(pk=job_id, status=Job.Status.QUEUED, waits_for=job).update(
             waits_for=None, sentence=WAITING
         )
+        hand_over(job_id)
+    send_where_room_is()
+
+
+def send_where_room_is() -> None:
+    """Within a transaction: send the jobs whose turn has come on a storage root."""
+    for job_id in timing.may_go_now():
         hand_over(job_id)
 
 
@@ -575,7 +662,7 @@ def retry(job: Job, user: User, address: str = "", *, declared_offline: bool | N
             "that was then.",
             "Make sure that nobody has these disks open now, and declare it again.",
         )
-    return request(
+    again = request(
         kind=job.kind,
         parameters=parameters,
         user=user,
@@ -590,6 +677,8 @@ def retry(job: Job, user: User, address: str = "", *, declared_offline: bool | N
         repeats=job,
         address=address,
     )
+    timing.choose(again, timing.chosen_again(job), user=user, address=address)
+    return again
 
 
 def _administers(user: User) -> bool:
@@ -618,6 +707,12 @@ def document(job: Job) -> dict[str, Any]:
         "finished_at": job.finished_at,
         "cancel_requested_at": job.cancel_requested_at,
         "pause_requested_at": job.pause_requested_at,
+        "held_at": job.held_at if job.is_held else None,
+        "not_before": job.not_before,
+        "stop_by": job.stop_by,
+        "outside_hours": job.outside_hours,
+        "resume_at": job.resume_at,
+        "limit_bytes_per_second": job.limit_bytes_per_second,
         "cancellable": (job.is_active or job.is_paused) and job.cancellable,
         "worker": job.worker,
         "token": job.token,

@@ -9,8 +9,10 @@ from typing import Any
 
 from disks.engine.images import DiskType
 from disks.models import Disk, Job
-from disks.operations import concerned, fingerprints, merge, steps
+from disks.operations import concerned, fingerprints, merge, merge_again, steps
+from disks.operations.fingerprints import Fingerprint
 from disks.operations.merge import MergePlan
+from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 from disks.services import chains, declarations, inspection, jobs, roots, trash
 from disks.services.stored_json import readable, restored
@@ -24,9 +26,12 @@ def plan(
     to: str | None = None,
     base: str | None = None,
     keep_name: str = merge.PARENT,
+    in_place: bool = True,
     disk_type: DiskType | str | None = None,
 ) -> MergePlan:
     """The dry run, from the files as they are; other children as the catalog knows them.
+
+    in_place: into the parent only: what the child holds moves there; False: by copy
 
     Raises Refusal where the chain is broken or a child lies in an offline root. What else
     stands in the way is in the plan's `refused`. The job looks for other children again,
@@ -44,7 +49,7 @@ def plan(
             to=to,
             base=base,
             keep_name=keep_name,
-            in_place=False,  # by copy, until the pages offer the choice
+            in_place=in_place and into_parent,
             disk_type=disk_type,
             children_of=declarations.catalog_children,
             suspects=declarations.unread_files() if into_parent else (),
@@ -65,6 +70,7 @@ def request(
     to: str | None = None,
     base: str | None = None,
     keep_name: str = merge.PARENT,
+    in_place: bool = True,
     disk_type: DiskType | str | None = None,
     seen: dict[str, Any] | None = None,
     address: str = "",
@@ -81,6 +87,7 @@ def request(
         "to": to,
         "base": base,
         "keep_name": keep_name,
+        "in_place": in_place and into_parent,
         "disk_type": str(disk_type) if disk_type else None,
     }
     planned = plan(leaf, **options)
@@ -95,6 +102,8 @@ def request(
         parameters=options
         | {
             "leaf": leaf.path,
+            "levels": [level.path for level in planned.levels],
+            "output": planned.output,
             "fingerprint": [*planned.fingerprint.items()],
             "unrelated": list(unrelated),
         },
@@ -124,8 +133,14 @@ def _summary(planned: MergePlan) -> str:
 def run_merge(
     parameters: dict[str, Any], progress: Progress, context: JobContext
 ) -> dict[str, Any]:
-    """The work: plan again, compare with what was shown, carry out."""
+    """The work: plan again, compare with what was shown, carry out.
+
+    In place, what an earlier attempt of this job has begun is gone on with instead.
+    """
     with closing(context.roots()) as scope, declarations.unread_remembered():
+        result = _begun_before(parameters, scope, progress, context)
+        if result is not None:
+            return _told(result)
         planned = merge.plan(
             parameters["leaf"],
             scope,
@@ -133,7 +148,7 @@ def run_merge(
             to=parameters["to"],
             base=parameters["base"],
             keep_name=parameters["keep_name"],
-            in_place=False,
+            in_place=_in_place(parameters),
             disk_type=parameters["disk_type"],
             children_of=declarations.catalog_children,
             scan=False,
@@ -149,13 +164,45 @@ def run_merge(
             progress=progress,
             children_of=declarations.catalog_children,
         )
-    told = {"sentence": f"Merged{steps.and_to_repair(result)}"}
-    return result | {
-        **(told if result.get(steps.TO_REPAIR) else {}),
+    return _told(result) | {
         "changed": [*planned.exclusive, planned.output],
         "put_away": [path for path in planned.trash if path != planned.output],
         "read": list(planned.shared),
     }
+
+
+def _in_place(parameters: dict[str, Any]) -> bool:
+    """Jobs that were asked for before there was a choice copy."""
+    return bool(parameters.get("in_place", False))
+
+
+def _begun_before(
+    parameters: dict[str, Any], scope: Roots, progress: Progress, context: JobContext
+) -> dict[str, Any] | None:
+    """The document of a merge in place that an earlier attempt has begun; None without one.
+
+    Raises Stopped where it cannot go on now.
+    """
+    if not _in_place(parameters):
+        return None
+    paths, output = parameters["levels"], parameters["output"]
+    job, token = context.name, context.token
+    done = merge_again.go_on(paths[-1], scope, job=job, token=token, progress=progress)
+    if done is not None:
+        return done
+    gone = paths[0] if output == paths[-1] else paths[-1]
+    shown = {path: Fingerprint.from_dict(seen) for path, seen in parameters["fingerprint"]}
+    levels = [(path, shown[path].file) for path in paths]
+    return merge_again.finished(output, gone, levels, scope, in_place=True)
+
+
+def _told(result: dict[str, Any]) -> dict[str, Any]:
+    """The document with a sentence, where there is more to say than that it is done."""
+    if result.get("was_done"):
+        return result | {"sentence": "Merged: recovery had finished it meanwhile."}
+    if not result.get(steps.TO_REPAIR):
+        return result
+    return result | {"sentence": f"Merged{steps.and_to_repair(result)}"}
 
 
 def note(job: Job, merged: dict[str, Any]) -> None:
@@ -172,6 +219,9 @@ def note(job: Job, merged: dict[str, Any]) -> None:
 
 def finished_merge(job: Job, result: dict[str, Any]) -> None:
     """The catalog after a merge, also after one that recovery finished (result is bare then)."""
+    if result.get("in_place"):
+        note(job, result)
+        return
     locks = restored(job.parameters).get("locks", {})
     changed = result.get("changed") or locks.get("exclusive", [])
     inspection.refresh_paths(

@@ -262,9 +262,16 @@ class FolderPlan:
 
 
 def plan(
-    root: StorageRoot, folder: str, *, leaf: str = "", keep_name: str = merge.PARENT
+    root: StorageRoot,
+    folder: str,
+    *,
+    leaf: str = "",
+    keep_name: str = merge.PARENT,
+    in_place: bool = True,
 ) -> FolderPlan:
     """What merging the piles of a folder comes to; leaf: only the pile that ends there.
+
+    in_place: the data moves into each lowest disk; False: by copy
 
     Raises ImageError E_NO_PILE. What stands in the way of one pile is in its `refused`; the
     others can be merged all the same.
@@ -274,22 +281,27 @@ def plan(
     chosen = pile.chosen(runs, [leaf] if leaf else [])[:PLANNED_AT_ONCE]
     with closing(roots.operation_roots()) as scope:
         piles = [
-            pile.judged(found.forest, run, _dry_run(disks[run.leaf], run, keep_name), scope)
+            pile.judged(
+                found.forest, run, _dry_run(disks[run.leaf], run, keep_name, in_place), scope
+            )
             for run in chosen
         ]
         ready = [one for one in piles if one.refused is None] or piles
-        planned = PilePlan(found, ready, keep_name, pile.shortage(ready, scope))
+        short = pile.shortage(ready, scope)
+        planned = PilePlan(found, ready, keep_name, short, in_place)
     return FolderPlan(planned, piles, disks, [run for run in runs if run not in chosen])
 
 
-def _dry_run(leaf: Disk, run: Run, keep_name: str) -> MergePlan:
+def _dry_run(leaf: Disk, run: Run, keep_name: str, in_place: bool) -> MergePlan:
     try:
-        return merging.plan(leaf, into_parent=True, base=run.base, keep_name=keep_name)
+        return merging.plan(
+            leaf, into_parent=True, base=run.base, keep_name=keep_name, in_place=in_place
+        )
     except Refusal as refusal:
         error = ImageError(refusal.code, f"{refusal.message} {refusal.advice}".strip())
     except ImageError as error_found:
         error = error_found
-    request = merge.Request(run.leaf, run.base, None, None, keep_name)
+    request = merge.Request(run.leaf, run.base, None, None, keep_name, in_place)
     return MergePlan(request=request, output=run.base, refused=error)
 
 
@@ -316,6 +328,7 @@ def request(
     idempotency_key: str,
     leaf: str = "",
     keep_name: str = merge.PARENT,
+    in_place: bool = True,
     declared_offline: bool = False,
     unrelated: Sequence[str] = (),
     seen: dict[str, Any] | None = None,
@@ -328,7 +341,7 @@ def request(
     none of the merged disks. Raises what the plan refuses, E_UNREAD_DISKS, and Refusal
     E_NOT_OFFLINE, E_READ_ONLY, E_ROOT_OFFLINE.
     """
-    planned = plan(root, folder, leaf=leaf, keep_name=keep_name)
+    planned = plan(root, folder, leaf=leaf, keep_name=keep_name, in_place=in_place)
     steps = planned.plan.steps()
     if not steps:
         raise Refusal("E_NO_PILE", "There is no pile to merge in this folder any more.")
@@ -345,6 +358,7 @@ def request(
             into_parent=True,
             base=steps[0].base,
             keep_name=keep_name,
+            in_place=in_place,
             seen=planned.plan.piles[0].merge.fingerprint,
             address=address,
         )
@@ -358,6 +372,7 @@ def request(
         kind=Job.Kind.PILE,
         parameters={
             "steps": [step.as_dict() for step in steps],
+            "in_place": in_place,
             "unrelated": list(unrelated),
         },
         user=user,

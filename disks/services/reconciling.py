@@ -25,8 +25,8 @@ from django.utils import timezone
 
 from disks.engine.errors import ImageError
 from disks.models import AuditEntry, Disk, DiskLock, Job, JobLogLine, StorageRoot
-from disks.operations import copying, journal, recover
-from disks.services import audit, jobs, leases, processes
+from disks.operations import copying, journal, merge_in_place, recover
+from disks.services import audit, jobs, leases, processes, stopping, timing
 from disks.services import roots as root_services
 from disks.services.leases import Lease, LeaseLost
 from disks.services.stored_json import readable, restored
@@ -65,6 +65,7 @@ class Reconciler:
             mark_lost,
             recover_lost,
             sweep_locks,
+            go_on_by_the_clock,
             lambda: resend(self.send, self.queue_depth),
         ]
         if time.monotonic() - self.orphans_looked_for_at > settings.RECONCILER_ORPHANS_SECONDS:
@@ -287,6 +288,18 @@ def _requeue(job: Job, token: int, *, stopped: bool) -> None:
             jobs.hand_over(job.pk)
 
 
+# --- jobs that wait for the clock --------------------------------------------------------
+
+
+def go_on_by_the_clock() -> list[int]:
+    """Jobs that were paused half-way until now are queued again; their ids."""
+    gone_on = []
+    for job in timing.due():
+        stopping.resume(job, None)
+        gone_on.append(job.pk)
+    return gone_on
+
+
 # --- messages that got lost --------------------------------------------------------------
 
 
@@ -303,6 +316,8 @@ def resend(send: Callable[[int], bool], queue_depth: Callable[[], int | None]) -
         .filter(requested_at__lt=before)
         .exclude(holding)
         .exclude(waits_for__status=Job.Status.QUEUED)
+        .filter(Q(resume_at=None) | Q(resume_at__lte=timezone.now()))
+        .filter(Q(waits_for_root=None) | Q(pk__in=timing.may_go_now()))
         .order_by("pk")
         .values_list("pk", flat=True)
     )
@@ -335,7 +350,8 @@ def recover_orphans() -> list[dict[str, Any]]:
     """Unfinished sidecars of no job of ours: of a command line that died, of another database.
 
     bad-input E91. What `disk recover` would do is done, holding the locks on the storage, and
-    audited. Looked for beside the catalogued disks of roots that may be written.
+    audited; but what somebody stopped goes on when somebody says so. Looked for beside the
+    catalogued disks of roots that may be written.
     """
     numbers = Job.objects.filter(status__in=Job.OPEN).values_list("pk", flat=True)
     ours = {name for pk in numbers for name in (str(pk), copying.job_word(str(pk)))}
@@ -346,7 +362,7 @@ def recover_orphans() -> list[dict[str, Any]]:
                 for _, sidecar in list(journal.sidecars_in(roots, folder)):
                     if isinstance(sidecar, ImageError) or not sidecar.unfinished:
                         continue
-                    if sidecar.job not in ours:
+                    if sidecar.job not in ours and not merge_in_place.was_stopped(roots, sidecar):
                         done += recover.recover_disk(sidecar.disk, roots)
             except ImageError as error:
                 logger.warning("sidecars in %r: %s", folder, error)

@@ -12,6 +12,7 @@ import os
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import time
 from typing import Any
 
 from django.conf import settings
@@ -22,7 +23,7 @@ from django.utils import timezone
 from disks.engine.errors import ImageError
 from disks.models import Disk, Job, StorageRoot, WindowsView
 from disks.operations import durable, paths, probing
-from disks.services import audit, declarations
+from disks.services import audit, declarations, hours, timing
 from disks.services.errors import Refusal
 
 # Folders of the system itself: declaring one is a mistake, never a wish.
@@ -97,6 +98,9 @@ class Declaration:
     windows_views: Sequence[str] | None = None  # the first is preferred
     excluded_folders: Sequence[str] | None = None
     scan_every_minutes: int | None = None
+    limit_bytes_per_second: int | None = None  # of each job; 0: no limit
+    jobs_at_once: int | None = None  # that move data; 0: no limit
+    hours: str | None = None  # in which long jobs run, like 22:00-06:00; "": always
 
 
 def declare(
@@ -160,6 +164,8 @@ def change(
     with transaction.atomic():
         _apply(root, says)
         after = as_dict(root)
+        if after["hours"] != before["hours"]:
+            timing.hours_changed(root)
         if after != before:
             audit.record(
                 user=user,
@@ -246,6 +252,9 @@ def sync_from_settings() -> list[StorageRoot]:
             windows_views=row.get("windows_views"),
             excluded_folders=row.get("excluded_folders"),
             scan_every_minutes=row.get("scan_every_minutes"),
+            limit_bytes_per_second=row.get("limit_bytes_per_second"),
+            jobs_at_once=row.get("jobs_at_once"),
+            hours=row.get("hours"),
         )
         path = os.path.normpath(row["path"])
         known = StorageRoot.objects.filter(path=path).first()
@@ -279,6 +288,9 @@ def as_dict(root: StorageRoot) -> dict[str, Any]:
         "windows_views": [view.prefix for view in views],
         "excluded_folders": list(root.excluded_folders),
         "scan_every_minutes": root.scan_every_minutes,
+        "limit_bytes_per_second": root.limit_bytes_per_second,
+        "jobs_at_once": root.jobs_at_once,
+        "hours": root.hours.replace("–", "-"),
     }
 
 
@@ -512,12 +524,24 @@ def _apply(root: StorageRoot, says: Declaration) -> None:
         fields["excluded_folders"] = _folder_names(says.excluded_folders)
     if says.scan_every_minutes is not None:
         fields["scan_every_minutes"] = max(0, says.scan_every_minutes)
+    for name in ("limit_bytes_per_second", "jobs_at_once"):
+        if (number := getattr(says, name)) is not None:
+            fields[name] = max(0, number)
+    if says.hours is not None:
+        fields["hours_begin"], fields["hours_end"] = _hours(says.hours)
     for name, value in fields.items():
         setattr(root, name, value)
     if fields:
         root.save(update_fields=list(fields))
     if says.windows_views is not None:
         _set_views(root, says.windows_views)
+
+
+def _hours(text: str) -> tuple[time, time] | tuple[None, None]:
+    try:
+        return hours.parsed(text) or (None, None)
+    except ValueError as error:
+        raise Refusal("E_HOURS", str(error), "Give them like 22:00-06:00.") from error
 
 
 def _folder_names(names: Sequence[str]) -> list[str]:

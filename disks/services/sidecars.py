@@ -14,7 +14,7 @@ from typing import Any
 
 from disks.engine.errors import ImageError
 from disks.models import DiskLock, Job
-from disks.operations import copying, durable, journal, locks, recover
+from disks.operations import copying, durable, journal, locks, merge_in_place, recover
 from disks.operations.journal import Sidecar
 from disks.operations.paths import TRASH_FOLDER, Roots
 from disks.services import leases
@@ -59,11 +59,15 @@ def recover_by_sidecars(job: Job, context: JobContext) -> Recovery:
         return Recovery("nothing")
     with closing(context.roots()) as roots:
         mine = _unfinished(roots, [path for path, _ in wanted], context)
-        recovery = _with_sidecars(mine, roots) if mine else None
+        to_go_on = next(filter(merge_in_place.has_begun_to_move, mine), None)
+        recovery = _with_sidecars(mine, roots) if mine and to_go_on is None else None
         changed = [path for path, mode in wanted if mode == DiskLock.Mode.EXCLUSIVE]
         # With the locks on the storage, the old worker is gone for good.
         with locks.hold(roots, changed, job=context.name, token=context.token):
             _sweep(roots, changed, context)
+            if to_go_on is not None:  # the job does that: it may take hours
+                told = merge_in_place.how_to_go_on(to_go_on)
+                return Recovery("stopped", f"The merge was interrupted. {told}")
             return recovery or _by_traces(job, roots)
 
 

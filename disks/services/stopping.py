@@ -2,7 +2,8 @@
 
 Work that may end half-way and be started again (Work.goes_on) can be paused: its worker is
 free, its locks stay, and resuming puts it into the queue again. Of work in place, what has
-moved stays moved: from then on stopping it means pausing it.
+moved stays moved: from then on stopping it means pausing it. A copy is paused by holding it:
+its worker waits with it, so only some jobs may be held at a time.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from disks.models import Job
-from disks.services import audit, jobs
+from disks.services import audit, jobs, leases, timing
 from disks.services.errors import Refusal
 from disks.services.jobs import User
 from disks.services.stored_json import restored
@@ -48,11 +51,7 @@ def _cancel_once(job: Job, user: User, address: str) -> bool:
     if job.cancel_requested_at is not None:
         return True
     if not job.cancellable:
-        raise Refusal(
-            "E_TOO_LATE",
-            f"Job {job.pk} is putting its result in place; it can no longer be stopped.",
-            "Wait for its end; what it replaced is in the trash afterwards.",
-        )
+        raise _too_late(job)
     return _ask(job, "cancel", "asked to stop.", user, address)
 
 
@@ -83,18 +82,21 @@ def _end_idle(job: Job, user: User, address: str) -> bool:
 def pause(job: Job, user: User, address: str = "") -> Job:
     """Have a job go on later: a waiting one at once, a running one at its next safe place.
 
-    Raises Refusal E_NOT_PAUSABLE for work that cannot be gone on with, E_NOT_ACTIVE.
+    Raises Refusal E_NOT_PAUSABLE for work that cannot be gone on with nor held, E_HELD where
+    as many are held as may be, E_NOT_ACTIVE.
     """
     return _in_one_update(job, lambda: _pause_once(job, user, address))
 
 
 def _pause_once(job: Job, user: User, address: str) -> bool:
-    if job.status == Job.Status.QUEUED:
+    if job.status == Job.Status.QUEUED or (job.is_paused and job.resume_at is not None):
         return _pause_waiting(job, user, address)
     if job.status != Job.Status.RUNNING:
         raise _not_active(job, "paused")
     if job.pause_requested_at is not None:
         return True
+    if can_be_held(job):
+        return _hold(job, user, address)
     if not can_be_paused(job):
         raise Refusal(
             "E_NOT_PAUSABLE",
@@ -108,7 +110,12 @@ def _pause_waiting(job: Job, user: User, address: str) -> bool:
     sentence = jobs.PAUSED if job.attempts else "Paused before it started."
     with transaction.atomic():
         changed = _unmoved(job).update(
-            status=Job.Status.PAUSED, sentence=sentence, waits_for=None, pause_requested_at=None
+            status=Job.Status.PAUSED,
+            sentence=sentence,
+            waits_for=None,
+            waits_for_root=None,
+            pause_requested_at=None,
+            resume_at=None,
         )
         if changed:
             jobs.audit_state(
@@ -120,6 +127,46 @@ def _pause_waiting(job: Job, user: User, address: str) -> bool:
 def can_be_paused(job: Job) -> bool:
     """Whether a running job can end and go on later."""
     return job.kind in WORK and WORK[job.kind].goes_on(restored(job.parameters))
+
+
+def can_be_held(job: Job) -> bool:
+    """Whether a running job can only be paused by having its worker wait with it."""
+    return job.kind in WORK and WORK[job.kind].moves_data and not can_be_paused(job)
+
+
+def _hold(job: Job, user: User, address: str) -> bool:
+    if not job.cancellable:
+        raise _too_late(job)
+    with transaction.atomic():
+        leases.one_claim_at_a_time()
+        held = [
+            other
+            for other in Job.objects.filter(
+                status=Job.Status.RUNNING, pause_requested_at__isnull=False
+            )
+            if can_be_held(other)
+        ]
+        most = settings.JOBS_HELD_AT_MOST
+        if len(held) >= most:
+            raise _none_to_wait(job, held, most)
+        return _ask(job, "pause", "asked to pause; its worker waits with it.", user, address)
+
+
+def _none_to_wait(job: Job, held: list[Job], most: int) -> Refusal:
+    if not held:
+        return Refusal(
+            "E_HELD",
+            f"Job {job.pk} cannot be paused: its worker would wait with it, and there is no other.",
+            "Let it end or cancel it; or start another worker and raise VDADMIN_JOBS_HELD_AT_MOST.",
+        )
+    names = " and ".join(f"job {other.pk}" for other in held)
+    return Refusal(
+        "E_HELD",
+        f"Job {job.pk} cannot be paused: a paused copy keeps a worker waiting, {names} "
+        f"{'does' if len(held) == 1 else 'do'} so already, and no more than {most:,} may.",
+        f"Resume or cancel {names} first, or raise VDADMIN_JOBS_HELD_AT_MOST if there are more "
+        "workers.",
+    )
 
 
 def resume(job: Job, user: User, address: str = "") -> Job:
@@ -140,7 +187,13 @@ def _resume_once(job: Job, user: User, address: str) -> bool:
         )
     with transaction.atomic():
         changed = _unmoved(job).update(
-            status=Job.Status.QUEUED, sentence=jobs.WAITING, attempts=0, recoveries=0, sent_at=None
+            status=Job.Status.QUEUED,
+            sentence=jobs.WAITING,
+            attempts=0,
+            recoveries=0,
+            sent_at=None,
+            resume_at=None,
+            stop_by=job.stop_by if job.stop_by and job.stop_by > timezone.now() else None,
         )
         if changed:
             jobs.audit_state(
@@ -148,6 +201,30 @@ def _resume_once(job: Job, user: User, address: str) -> bool:
             )
             jobs.hand_over(job.pk)
     return bool(changed)
+
+
+def start_now(job: Job, user: User, address: str = "") -> Job:
+    """A job that waits for the clock waits no more, whatever the hours of its storage roots.
+
+    Raises Refusal E_NOT_PAUSED where it does not wait for the clock.
+    """
+    return _in_one_update(job, lambda: _start_now_once(job, user, address))
+
+
+def _start_now_once(job: Job, user: User, address: str) -> bool:
+    if job.status not in (Job.Status.QUEUED, Job.Status.PAUSED):
+        raise Refusal(
+            "E_NOT_PAUSED",
+            f"Job {job.pk} does not wait for the clock: it is “{job.get_status_display()}”.",
+        )
+    with transaction.atomic():
+        changed = timing.mind_no_clock(job, user, address)
+        if changed and job.is_paused:
+            changed = _resume_once(job, user, address)
+        elif changed:
+            _unmoved(job).update(sentence=jobs.WAITING)
+            jobs.hand_over(job.pk)
+    return changed
 
 
 def _withdraw_pause(job: Job, user: User, address: str) -> bool:
@@ -196,6 +273,14 @@ def _in_one_update(job: Job, attempt: Callable[[], bool]) -> Job:
             job.refresh_from_db()
             return job
     raise Refusal("E_BUSY", f"Job {job.pk} is changing right now.", "Try again.")
+
+
+def _too_late(job: Job) -> Refusal:
+    return Refusal(
+        "E_TOO_LATE",
+        f"Job {job.pk} is putting its result in place; it can no longer be stopped.",
+        "Wait for its end; what it replaced is in the trash afterwards.",
+    )
 
 
 def _not_active(job: Job, done: str) -> Refusal:

@@ -31,6 +31,7 @@ class Work:
     finished  (job: Job, result: dict) -> None
               Brings the catalog up to date after success, also after a recovery that
               finished the work. Must be repeatable.
+    moves_data  It copies or moves what disks hold, so storage roots may limit how many run.
     cancelled, lost  What is said of the files after a stop, or when the worker died.
     requeue_when_lost  The work may simply be done again, after recover(): it changes nothing
               (scan, check), or what it has done already it recognises (a repair plan).
@@ -41,6 +42,7 @@ class Work:
     finished: str = ""
     recover: str = "disks.services.sidecars.recover_by_sidecars"
     requeue_when_lost: bool = False
+    moves_data: bool = False
     cancelled: str = "Cancelled. Every file is as it was."
     lost: str = "The worker stopped before the work was complete; nothing was changed. Try again."
 
@@ -125,12 +127,15 @@ WORK: dict[str, Work] = {
         lost="The log still waits, and the disk reads as before. Replay it again.",
     ),
     Job.Kind.MERGE: Work(
-        "disks.services.merging.run_merge", "disks.services.merging.finished_merge"
+        "disks.services.merging.run_merge",
+        "disks.services.merging.finished_merge",
+        moves_data=True,
     ),
     Job.Kind.PILE: Work(
         "disks.services.piles.run_pile",
         "disks.services.piles.finished_pile",
         requeue_when_lost=True,
+        moves_data=True,
         cancelled="Cancelled. Piles that were merged before that stay merged, and what that "
         "replaced is in the trash; every other file is as it was.",
         lost=_TRY_ON,
@@ -139,29 +144,36 @@ WORK: dict[str, Work] = {
         "disks.services.compacting.run_compact",
         "disks.services.compacting.finished_compact",
         "disks.services.compacting.recover_compact",
+        moves_data=True,
         cancelled="Cancelled. The disk reads as before. What was given back until then stays so: "
         "compact it again, and it goes on with the rest.",
         lost="The worker stopped; the disk reads as before. Try again.",
     ),
     Job.Kind.CONVERT: Work(
-        "disks.services.converting.run_convert", "disks.services.converting.finished_convert"
+        "disks.services.converting.run_convert",
+        "disks.services.converting.finished_convert",
+        moves_data=True,
     ),
     Job.Kind.EXPAND: Work(
         "disks.services.expanding.run_expand",
         "disks.services.expanding.finished_expand",
         "disks.services.expanding.recover_expand",
+        moves_data=True,
         lost="The worker stopped before the disk was larger; its content is as it was. Try again.",
     ),
     Job.Kind.CREATE: Work(
         "disks.services.creating.run_create", "disks.services.creating.finished_create"
     ),
     Job.Kind.COPY: Work(
-        "disks.services.relocating.run_copy", "disks.services.relocating.finished_copy"
+        "disks.services.relocating.run_copy",
+        "disks.services.relocating.finished_copy",
+        moves_data=True,
     ),
     Job.Kind.MOVE: Work(
         "disks.services.relocating.run_move",
         "disks.services.relocating.finished_move",
         "disks.services.relocating.recover_job",
+        moves_data=True,
     ),
     Job.Kind.DELETE: Work(
         "disks.services.relocating.run_delete",

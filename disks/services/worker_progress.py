@@ -5,21 +5,27 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from disks.models import Job, JobLogLine
+from disks.operations.pacing import Pacer
 from disks.operations.progress import Cancelled, Progress
+from disks.services import shutdown
 from disks.services.leases import Lease, clock
 from disks.services.stored_json import readable, storable
+from disks.services.timing import End
 
 logger = logging.getLogger(__name__)
 
 # Steps that the log tells of; a job that has more of them has one for each disk.
 _STEPS_LOGGED = 50
+HELD_PIECE_SECONDS = 0.2
 
 
 class JobCancelled(Cancelled):
@@ -40,14 +46,27 @@ class JobProgress(Progress):
         *,
         goes_on: bool = False,
         in_batches: bool = False,
+        pacer: Pacer | None = None,
+        ends: End | None = None,
+        may_be_held: bool = False,
     ) -> None:
         """about_to_commit: what recovery must know of the commit step, kept in the row.
 
         goes_on: the work may end here when somebody pauses it. in_batches: its commits are
         short, and many: a wish to stop is heard after each, so it is never too late for one.
+        pacer: how fast the work may be; while it waits the wish to stop is heard as ever.
+        ends: when it has to stop by itself: work that goes on pauses, other only if asked to.
+        may_be_held: work that cannot end and go on is paused by waiting in report().
         """
         self.lease = lease
+        self._pacer = pacer or Pacer()
         self.is_pausing = False
+        self.is_shut_down = False  # its worker was asked to end, and nobody asked for more
+        self.waited_seconds = 0.0  # for its limit, or while it was held
+        self.ended_by: End | None = None  # what stopped it, if the clock did
+        self._ends = ends
+        self._may_be_held = may_be_held and not goes_on
+        self._hold_wanted = False
         self._goes_on = goes_on
         self._in_batches = in_batches
         self._about_to_commit = about_to_commit
@@ -73,15 +92,64 @@ class JobProgress(Progress):
         self._step_started_at = timezone.now()
         self._store()
 
+    @property
+    def is_held(self) -> bool:
+        return self._hold_wanted
+
     def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
-        self.lease.check()
+        """Takes its time where the job is limited or held."""
         self._done_bytes, self._total_bytes = done_bytes, total_bytes
         if sentence is not None:
             self._sentence = sentence
-        if clock() - self._stored_at < settings.JOB_PROGRESS_SECONDS:
+        self._look()
+        if not self._committing:
+            began = clock()
+            self._pacer.wait(self._look)
+            self.waited_seconds += clock() - began
+            self._wait_while_held()
+
+    def moved(self, count_bytes: int) -> None:
+        self._pacer.moved(count_bytes)
+
+    def at_once_bytes(self, most_bytes: int) -> int:
+        return self._pacer.at_once_bytes(most_bytes)
+
+    def _look(self) -> None:
+        """Is the job still ours, is anything to be stored, does somebody ask to stop?"""
+        self.lease.check()
+        leaving = shutdown.announced() and not self._committing
+        if not leaving and clock() - self._stored_at < settings.JOB_PROGRESS_SECONDS:
             return
-        if self._store() and not self._committing:
+        asked = self._store()
+        if self._committing:
+            return
+        self.is_shut_down = leaving and not asked
+        if asked or leaving:
             raise JobCancelled
+
+    def _wait_while_held(self) -> None:
+        """Until somebody resumes or cancels it; the lease, locks and files are kept meanwhile."""
+        if not self._hold_wanted:
+            return
+        began = clock()
+        self._note_held(Now())
+        self.log("held: it waits here until it is resumed or cancelled")
+        while self._hold_wanted:
+            time.sleep(HELD_PIECE_SECONDS)
+            self._look()
+        self._note_held(None)
+        self.waited_seconds += clock() - began
+        self._step_started_at += timedelta(seconds=clock() - began)  # for the rate
+        self.log(f"resumed after {clock() - began:.0f} s")
+
+    def _note_held(self, since: Now | None) -> None:
+        try:
+            if not self.lease.ours.update(held_at=since):
+                self.lease.give_up()
+        except (DatabaseError, InterfaceError) as error:
+            # it waits all the same; only its page does not say so
+            logger.warning("job %s: not noted that it is held: %s", self.lease.job_id, error)
+            _reconnect()
 
     def log(self, sentence: str) -> None:
         self.lease.check()
@@ -103,6 +171,7 @@ class JobProgress(Progress):
         if self._in_batches:
             self._committing = True
             return
+        self._wait_while_held()
         noted = self._about_to_commit() if self._about_to_commit is not None else {}
         deadline = clock() + settings.JOB_STOP_WRITING_SECONDS
         while True:
@@ -181,8 +250,19 @@ class JobProgress(Progress):
             "cancel_requested_at", "pause_requested_at"
         )
         cancel, pause = asked.first() or (None, None)
-        self.is_pausing = self._goes_on and cancel is None and pause is not None
-        return cancel is not None or self.is_pausing
+        wanted = cancel is None and pause is not None
+        self.is_pausing = self._goes_on and wanted
+        self._hold_wanted = self._may_be_held and wanted
+        self.ended_by = None
+        return cancel is not None or self.is_pausing or self._is_time_over()
+
+    def _is_time_over(self) -> bool:
+        if self._ends is None or timezone.now() < self._ends.at:
+            return False
+        if not (self._goes_on or self._ends.asked):
+            return False  # a copy that has begun cannot be put off
+        self.ended_by, self.is_pausing = self._ends, self._goes_on
+        return True
 
 
 def _reconnect() -> None:

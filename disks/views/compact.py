@@ -12,14 +12,20 @@ from django.views.decorators.http import require_http_methods
 from disks.engine.errors import ImageError
 from disks.forms.declarations import DeclarationForm, needs_offline, sealed
 from disks.models import Disk, Job
-from disks.services import compacting
+from disks.operations.compact_plan import CompactPlan
+from disks.services import compacting, estimates
 from disks.services.errors import Refusal
-from disks.views import plans
+from disks.views import plans, ways
 from disks.views.guard import client_address
 from disks.views.rendering import render_page
 
 FRAGMENT = "disks/_compact_plan.html"
-REWRITE = "rewrite"  # the other way
+NEEDS = (
+    "Needs no room and keeps owner and rights. Can be stopped and run again; there is nothing to "
+    "undo, for the disk reads as before.",
+    "A second file takes its place: needs the room for it, and can be undone, until the trash is "
+    "emptied.",
+)
 
 
 @require_http_methods(["GET", "POST"])
@@ -29,7 +35,7 @@ def compact(request: HttpRequest, disk_id: int) -> HttpResponse:
     sent = request.POST if request.method == "POST" else None
     if sent is not None and (earlier := plans.earlier_job(request)) is not None:
         return HttpResponseRedirect(reverse("job", args=[earlier.pk]))
-    in_place = (sent or request.GET).get("way") != REWRITE
+    in_place = ways.is_in_place(sent or request.GET)
     context = _context(disk, sent, in_place=in_place)
     if request.method == "GET":
         return render_page(request, "disks/compact.html", context, fragment=FRAGMENT)
@@ -53,19 +59,23 @@ def compact(request: HttpRequest, disk_id: int) -> HttpResponse:
 
 def _context(disk: Disk, sent: Any, *, in_place: bool) -> dict[str, Any]:
     context: dict[str, Any] = {"disk": disk, "plan": None, "refused": None, "stale": False}
-    context["in_place"] = in_place
+    choice = ways.both(reverse("compact", args=[disk.pk]), {}, in_place=in_place, needs=NEEDS)
+    context |= {"in_place": in_place, "ways": choice}
+
+    def other() -> ImageError | None:
+        return compacting.plan(disk, in_place=not in_place, time_budget_seconds=0.1).refused
+
     try:
         plan = compacting.plan(disk, in_place=in_place)
     except (ImageError, Refusal) as error:
         return context | {"refused": plans.as_error(error)}
     document = plan.as_dict()
     return context | {
+        "other_way": ways.way_out(choice, other) if plan.refused else None,
         "plan": document,
         "refused": plans.as_error(document["refused"]),
-        "gain": max(0, document["file_size_before_bytes"] - document["file_size_after_bytes"]),
-        "seconds": max(0.5, document["seconds"] or 0)
-        if in_place
-        else plans.seconds_guessed(document["bytes_written"], (Job.Kind.COMPACT, Job.Kind.MERGE)),
+        "gain": _gain(document),
+        "guess": _guess(plan, document, in_place=in_place),
         "managers": document.get("managers", []),
         "declaration": DeclarationForm(
             sent,
@@ -75,3 +85,17 @@ def _context(disk: Disk, sent: Any, *, in_place: bool) -> dict[str, Any]:
         "key": sent.get("key") if sent is not None else plans.new_key(),
         "seen": sealed(document["fingerprint"]),
     }
+
+
+def _gain(document: dict[str, Any]) -> int:
+    return max(0, document["file_size_before_bytes"] - document["file_size_after_bytes"])
+
+
+def _guess(plan: CompactPlan, document: dict[str, Any], *, in_place: bool) -> estimates.Guess:
+    """In place what was read for the plan is the measure; it reads what goes, moves and rereads."""
+    paths = [*plan.exclusive, *plan.shared]
+    if in_place:
+        moved = _gain(document) + 2 * document["bytes_to_move"]
+        return estimates.within_limit(max(0.5, document["seconds"] or 0), moved, paths)
+    kinds = (Job.Kind.COMPACT, Job.Kind.MERGE)
+    return estimates.guess(document["bytes_written"], kinds, paths=paths)

@@ -10,9 +10,9 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods
 
-from disks import tasks
 from disks.engine.errors import ImageError
 from disks.forms.declarations import DeclarationForm, needs_offline, sealed
+from disks.forms.timing import TimingForm
 from disks.models import Disk
 from disks.services import compacting
 from disks.services.errors import Refusal
@@ -38,7 +38,8 @@ def compact_many(request: HttpRequest) -> HttpResponse:
         return render_page(request, "disks/compact_many.html", context)
     declaration: DeclarationForm = context["declaration"]
     possible = [row["disk"] for row in context["rows"] if not row["reason"]]
-    if not possible or not declaration.is_valid():
+    timed = context["timing"] = TimingForm(request.POST)
+    if not declaration.is_valid() or not timed.is_valid() or not possible:
         return render_page(request, "disks/compact_many.html", context, status=422)
     started = 0
     for disk in possible:
@@ -51,7 +52,7 @@ def compact_many(request: HttpRequest) -> HttpResponse:
                     idempotency_key=f"{plans.form_key(request)}-{disk.pk}",
                     address=client_address(request),
                 )
-                tasks.enqueue(job)
+                plans.enqueue(request, job, timed)
         except (ImageError, Refusal) as error:
             messages.error(request, error.message)
         else:

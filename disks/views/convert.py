@@ -13,7 +13,7 @@ from disks.engine.errors import ImageError
 from disks.forms.convert import ConvertForm
 from disks.forms.declarations import DeclarationForm, sealed
 from disks.models import Disk, Job
-from disks.services import chains, converting
+from disks.services import chains, converting, estimates
 from disks.services.errors import Refusal
 from disks.views import plans
 from disks.views.drawing.from_catalog import drawn_chain
@@ -73,8 +73,10 @@ def _context(disk: Disk, form: ConvertForm, sent: Any = None) -> dict[str, Any]:
         "refused": plans.as_error(document["refused"]),
         "commands_text": "\n".join(document["commands"]),
         "verb": f"Convert to {form.cleaned_data['name']}",
-        "seconds": plans.seconds_guessed(
-            document["bytes_to_copy"], (Job.Kind.CONVERT, Job.Kind.MERGE, Job.Kind.COMPACT)
+        "guess": estimates.guess(
+            document["bytes_to_copy"],
+            (Job.Kind.CONVERT, Job.Kind.MERGE, Job.Kind.COMPACT),
+            paths=[*plan.exclusive, *plan.shared],
         ),
         "declaration": DeclarationForm(sent, needs_offline=False),
         "key": sent.get("key") if sent is not None else plans.new_key(),

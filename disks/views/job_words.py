@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from django.utils.html import format_html
 
 from disks.models import Job
+from disks.services.stored_json import readable, restored
 from disks.services.work import works_in_place
 from disks.templatetags.console import bytes_, duration_text, icon, winpath
 
@@ -67,6 +69,69 @@ _IF_CANCELLED: dict[str, str] = {
     Job.Kind.EMPTY_TRASH: "Cancelling keeps what is not deleted yet; the rest is gone.",
 }
 
+_IN_PLACE_MEANWHILE: dict[str, str] = {
+    Job.Kind.MERGE: (
+        "Data moves into {base} where it lies. Until that is finished {leaf} reads as ever. Leave "
+        "machines that use it switched off while the job runs, and do not open {base} by itself."
+    ),
+    Job.Kind.PILE: (
+        "Data moves into the lowest disk of each pile where it lies. Until a pile is finished its "
+        "leaf reads as ever. Leave machines that use these disks switched off while the job runs, "
+        "and do not open the disks below a leaf by themselves."
+    ),
+    Job.Kind.COMPACT: (
+        "The disk is changed where it lies, in steps that each leave it reading as before. "
+        "Leave machines that use it switched off."
+    ),
+}
+
+_IF_STOPPED: dict[str, str] = {
+    Job.Kind.MERGE: (
+        "Before data moves this leaves every file as it was. After that the job is paused: what "
+        "has moved cannot be taken back, only gone on with."
+    ),
+    Job.Kind.PILE: (
+        "Piles that are merged stay so. A pile whose data moves is paused with the job: it cannot "
+        "be taken back, only gone on with."
+    ),
+    Job.Kind.COMPACT: (
+        "What is given back by then stays so, and the disk reads as before; compacting it again "
+        "goes on with the rest."
+    ),
+}
+
+_MERGE_PAUSED = (
+    "It is half merged and whole: {leaf} reads as ever, and a machine may use it until the merge "
+    "is resumed. Do not open {base} by itself, and delete neither. Other jobs of this console wait."
+)
+_MERGE_HURT = (
+    "Recovery failed several times. {leaf} still needs {base} and what has moved there: delete "
+    "neither, and do not open {base} by itself. See to the cause (is the storage there, is it "
+    "writable, did somebody write to {base}?), then try again."
+)
+_PILE_HURT = (
+    "Recovery failed several times. Delete none of the disks, and do not open those below a leaf "
+    "by themselves. See to the cause (is the storage there, is it writable?), then try again."
+)
+_IN_PLACE_NOW: dict[tuple[str, str], str] = {
+    (Job.Kind.MERGE, Job.Status.PAUSED): _MERGE_PAUSED,
+    (Job.Kind.PILE, Job.Status.PAUSED): (
+        "The pile at work is half merged and whole: its leaf reads as ever, and a machine may use "
+        "it until the job is resumed. Do not open the disks below it by themselves, and delete "
+        "none of them. Other jobs of this console wait."
+    ),
+    (Job.Kind.COMPACT, Job.Status.PAUSED): (
+        "The disk is whole and reads as before. Its room comes back when the job is resumed; "
+        "until then other jobs on it wait."
+    ),
+    (Job.Kind.MERGE, Job.Status.NEEDS_ATTENTION): _MERGE_HURT,
+    (Job.Kind.PILE, Job.Status.NEEDS_ATTENTION): _PILE_HURT,
+    (Job.Kind.MERGE, Job.Status.LOST): (
+        "Its worker is gone. Within a minute another one goes on. {leaf} reads as ever; do not "
+        "open {base} by itself."
+    ),
+}
+
 _WHAT_NOW: dict[str, str] = {
     Job.Status.LOST: (
         "Its worker is gone. Within a minute the work is undone or finished, and this page "
@@ -85,23 +150,19 @@ _WHAT_NOW: dict[str, str] = {
 
 def meanwhile(job: Job) -> str:
     """What may be done with the disks while it runs."""
-    if job.is_active and _compacts_in_place(job):
-        return (
-            "The disk is changed where it lies, in steps that each leave it reading as before. "
-            "Leave machines that use it switched off."
-        )
-    return _MEANWHILE.get(job.kind, "") if job.is_active else ""
+    if not job.is_active:
+        return ""
+    if works_in_place(job.parameters) and job.kind in _IN_PLACE_MEANWHILE:
+        return _IN_PLACE_MEANWHILE[job.kind].format(**_merged_names(job))
+    return _MEANWHILE.get(job.kind, "")
 
 
 def if_cancelled(job: Job) -> str:
     """What a cancelled job leaves behind."""
-    if job.status == Job.Status.QUEUED:
+    if job.status == Job.Status.QUEUED and job.cancellable:
         return "It has not started: cancelling changes nothing."
-    if _compacts_in_place(job):
-        return (
-            "Cancelling keeps what is given back by then, and the disk reads as before; "
-            "compacting it again goes on with the rest."
-        )
+    if works_in_place(job.parameters) and job.kind in _IF_STOPPED:
+        return _IF_STOPPED[job.kind]
     return _IF_CANCELLED.get(job.kind, "Cancelling leaves every file as it was.")
 
 
@@ -111,16 +172,17 @@ def stop_word(job: Job) -> str:
     return "Stop" if in_place and job.status != Job.Status.QUEUED else "Cancel"
 
 
-def _compacts_in_place(job: Job) -> bool:
-    parameters = job.parameters
-    return (
-        job.kind == Job.Kind.COMPACT
-        and isinstance(parameters, dict)
-        and bool(parameters.get("in_place"))
-    )
+def _merged_names(job: Job) -> dict[str, str]:
+    """leaf: the disk that reads as ever until a merge in place is finished; base: the lowest."""
+    levels = readable(restored(job.parameters).get("levels")) or ["The leaf", "the disk below it"]
+    return {"leaf": os.path.basename(levels[0]), "base": os.path.basename(levels[-1])}
 
 
 def what_now(job: Job) -> str:
+    if works_in_place(job.parameters):
+        told = _IN_PLACE_NOW.get((job.kind, job.status), "")
+        if told and not (job.is_paused and job.cancellable):  # then nothing has moved yet
+            return told.format(**_merged_names(job))
     return _WHAT_NOW.get(job.status, "")
 
 
@@ -187,6 +249,8 @@ def result_rows(result: Any) -> list[tuple[str, str]]:
         if value == 0 and kind == "seconds":
             continue
         rows.append((words, _drawn(value, kind)))
+    if result.get("in_place") and result.get("bytes_written"):
+        rows.append(("Content proof", _proven("each batch read back, and the same")))
     return rows
 
 
@@ -217,6 +281,10 @@ def result_lists(result: Any) -> list[dict[str, Any]]:
     return found
 
 
+def _proven(words: str) -> str:
+    return format_html('<span class="text-fine">{} {}</span>', icon("shield-check"), words)
+
+
 def _drawn(value: Any, kind: str) -> str:
     if kind == "bytes" and isinstance(value, int):
         return bytes_(value)
@@ -227,12 +295,8 @@ def _drawn(value: Any, kind: str) -> str:
     if kind == "code":
         return format_html('<code class="text">{}</code>', str(value))
     if kind == "proof":
-        return format_html(
-            '<span class="text-fine">{} written, read again, and the same</span> '
-            '<code class="text">{}</code>',
-            icon("shield-check"),
-            str(value),
-        )
+        proven = _proven("written, read again, and the same")
+        return format_html('{} <code class="text">{}</code>', proven, str(value))
     return winpath(value)
 
 

@@ -19,7 +19,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from disks import tasks
 from disks.models import Disk, Job, TrashedJob
-from disks.services import jobs, parent_paths, stopping
+from disks.services import estimates, jobs, parent_paths, stopping, timing
 from disks.services.access import Role, allows, role_of
 from disks.services.errors import Refusal
 from disks.services.jobs import User
@@ -128,6 +128,11 @@ def resume(request: HttpRequest, job_id: int) -> HttpResponse:
     return _asked(request, job_id, stopping.resume)
 
 
+@require_POST
+def start_now(request: HttpRequest, job_id: int) -> HttpResponse:
+    return _asked(request, job_id, stopping.start_now)
+
+
 def _asked(
     request: HttpRequest, job_id: int, what: Callable[[Job, User, str], Job]
 ) -> HttpResponse:
@@ -167,7 +172,8 @@ def _looks(job: Job) -> str:
     last_line = job.log.order_by("-pk").values_list("pk", flat=True).first()
     seen = [
         job.status, job.step, job.sentence, job.done_bytes, job.total_bytes, job.cancellable,
-        job.cancel_requested_at, job.pause_requested_at, job.waits_for_id, last_line,
+        job.cancel_requested_at, job.pause_requested_at, job.waits_for_id, job.resume_at,
+        job.held_at, last_line,
     ]  # fmt: skip
     return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
 
@@ -199,7 +205,11 @@ def _show(
         {
             "job": job,
             "pace": pace(job),
+            "clock_decides": timing.decides(job),
+            "foreseen": timing.foreseen(job),
+            "limit": timing.bytes_per_second(job) if job.is_active else 0,
             "looks": _looks(job) if job.is_active or job.is_paused else "",
+            "can_be_held": stopping.can_be_held(job),
             "can_be_paused": stopping.can_be_paused(job),
             "now": timezone.localtime(),
             "renews": renews,
@@ -257,12 +267,20 @@ def _disks_at(paths: Collection[str]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast the present step goes. seconds_left is None before that can be told."""
+    """How fast the present step goes. seconds_left is None before that can be told.
+
+    with_proof: a step of its own follows that reads all of it again, and it is counted.
+    """
 
     percent: int | None
     bytes_per_second: float | None
     seconds_left: float | None
     seconds_so_far: float | None
+    with_proof: bool = False
+
+
+# Jobs that copy in one step and prove in the next; the others count both in one.
+_PROVEN_APART = (Job.Kind.MERGE, Job.Kind.COMPACT, Job.Kind.CONVERT)
 
 
 def pace(job: Job, now: Any = None) -> Pace:
@@ -278,4 +296,9 @@ def pace(job: Job, now: Any = None) -> Pace:
         return Pace(percent, None, None, so_far)
     rate = job.done_bytes / elapsed
     left = max(0, job.total_bytes - job.done_bytes) / rate
-    return Pace(percent, rate, left, so_far)
+    with_proof = job.kind in _PROVEN_APART and job.step == "copy"
+    if with_proof:
+        limit = timing.bytes_per_second(job)
+        share = 1.0 if limit and rate > 0.9 * limit else estimates.proof_share(_PROVEN_APART)
+        left += job.total_bytes / rate * share
+    return Pace(percent, rate, left, so_far, with_proof)

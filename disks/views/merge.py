@@ -7,6 +7,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
+from django.utils.html import format_html
 from django.utils.http import urlencode
 from django.views.decorators.http import require_http_methods
 
@@ -15,15 +16,17 @@ from disks.forms.declarations import MergeDeclarationForm, needs_offline, sealed
 from disks.forms.merge import NEW, MergeForm
 from disks.models import Disk, Job
 from disks.operations import guards
-from disks.services import chains, merging
+from disks.services import chains, estimates, merging
 from disks.services.errors import Refusal
-from disks.views import errors, plans
+from disks.templatetags.console import bytes_
+from disks.views import errors, plans, ways
 from disks.views.actions import action
 from disks.views.drawing.from_catalog import drawn_chain, role_in_chain, sizes
 from disks.views.guard import client_address
 from disks.views.rendering import render_page
 
 FRAGMENT = "disks/_merge_plan.html"
+MERGES = (Job.Kind.MERGE, Job.Kind.PILE)
 
 
 @require_http_methods(["GET", "POST"])
@@ -89,6 +92,7 @@ def _context(leaf: Disk, chain: list[Disk], form: MergeForm, sent: Any = None) -
     }
     if not form.is_valid():
         return context
+    in_place = form.in_place
     try:
         plan = merging.plan(leaf, **form.options())
     except (ImageError, Refusal) as error:
@@ -96,7 +100,14 @@ def _context(leaf: Disk, chain: list[Disk], form: MergeForm, sent: Any = None) -
     document = plan.as_dict()
     refused = plans.as_error(document["refused"])
     merged = len(document["levels"])
-    seconds = plans.seconds_guessed(document["bytes_to_copy"], (Job.Kind.MERGE, Job.Kind.COMPACT))
+    kinds = MERGES if in_place else (*MERGES, Job.Kind.COMPACT)
+    guess = estimates.guess(
+        document["bytes_to_copy"],
+        kinds,
+        paths=[*plan.exclusive, *plan.shared],
+        in_place=in_place,
+    )
+    choice = _ways(leaf, form, document) if form.into_parent else []
     touched = [disk for disk in chain if disk.path in {row["path"] for row in document["levels"]}]
     return context | {
         "plan": document,
@@ -104,11 +115,14 @@ def _context(leaf: Disk, chain: list[Disk], form: MergeForm, sent: Any = None) -
         "commands_text": "\n".join(document["commands"]),
         "verb": _verb(leaf, chain, form, document),
         "merged": merged,
-        "seconds": seconds,
+        "guess": guess,
         "siblings": plans.known(document["siblings"]),
         "grandchildren": plans.known(document["grandchildren"]),
         "unread": plans.unread(plan.unread),
         "unrelated": sealed(sorted(plan.unread)),
+        "in_place": in_place,
+        "ways": choice,
+        "other_way": _other_way(leaf, form, choice) if refused and choice else None,
         "way_out": _way_out(leaf, form),
         "managers": guards.in_short(document["managers"]),
         "declaration": MergeDeclarationForm(
@@ -149,6 +163,36 @@ def _verb(leaf: Disk, chain: list[Disk], form: MergeForm, document: dict[str, An
         what = leaf.name if count <= 2 else f"{count - 1} disks"
         return f"Merge {what} into {base}"
     return f"Merge {count} disks into {form.cleaned_data['name']}"
+
+
+def _ways(leaf: Disk, form: MergeForm, document: dict[str, Any]) -> list[ways.Way]:
+    copy_bytes = document.get("by_copy_bytes", document["free_space_needed_bytes"])
+    query = {key: form.cleaned_data[key] for key in ("into", "base", "keep_name")}
+    return ways.both(
+        reverse("merge", args=[leaf.pk]),
+        query,
+        in_place=form.in_place,
+        needs=needs_to_merge(copy_bytes),
+    )
+
+
+def needs_to_merge(copy_bytes: int) -> tuple[str, str]:
+    """What the two ways to merge ask for. copy_bytes: room for the copies, 0: not known."""
+    room = bytes_(copy_bytes) if copy_bytes else "the room for a second file"
+    return (
+        "Moves only the child's data: needs almost no room, and can be stopped and resumed. It "
+        "cannot be undone once data moves.",
+        format_html(
+            "Writes a new file that takes the place: needs {} until the trash is emptied, and can "
+            "be undone until then.",
+            room,
+        ),
+    )
+
+
+def _other_way(leaf: Disk, form: MergeForm, choice: list[ways.Way]) -> ways.Way | None:
+    other = form.options() | {"in_place": not form.in_place}
+    return ways.way_out(choice, lambda: merging.plan(leaf, **other).refused)
 
 
 def _way_out(leaf: Disk, form: MergeForm) -> str:

@@ -6,26 +6,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils.http import urlencode
 from django.views.decorators.http import require_GET, require_POST
 
-from disks import tasks
 from disks.engine.errors import ImageError
 from disks.forms.declarations import MergeDeclarationForm, needs_offline, sealed
 from disks.forms.new_file import checked_folder
 from disks.models import Disk, Job, StorageRoot
 from disks.operations import guards
 from disks.operations.pile import Pile
+from disks.services import estimates
 from disks.services import piles as service
 from disks.services.errors import Refusal
 from disks.services.piles import FolderPlan
-from disks.views import listing, plans
+from disks.views import listing, plans, ways
 from disks.views.drawing.from_catalog import drawn_chain
 from disks.views.guard import client_address
+from disks.views.merge import MERGES, needs_to_merge
 from disks.views.rendering import encoded, render_page
 
 PAGE, FRAGMENT = "disks/pile.html", "disks/_pile_plan.html"
@@ -45,6 +45,7 @@ class Place:
     at: Disk | None
     leaf: Disk | None
     keep_name: str
+    in_place: bool = True
 
     @property
     def query(self) -> dict[str, Any]:
@@ -57,7 +58,7 @@ class Place:
     def options(self) -> dict[str, Any]:
         """Keywords of services.piles.plan and request."""
         leaf = "" if self.leaf is None else self.leaf.path
-        return {"leaf": leaf, "keep_name": self.keep_name}
+        return {"leaf": leaf, "keep_name": self.keep_name, "in_place": self.in_place}
 
 
 def address(at: Disk, leaf: Disk | None = None) -> str:
@@ -106,30 +107,24 @@ def start(request: HttpRequest) -> HttpResponse:
     if place is None:
         raise Http404
     context = _context(place, sent=request.POST)
-    declaration: MergeDeclarationForm | None = context.get("declaration")
-    if declaration is None or context["refused"] or not declaration.is_valid():
-        return render_page(request, PAGE, context, fragment=FRAGMENT, status=422)
-    if declaration.cleaned_data["seen"] != context["fingerprint"]:
-        context["stale"] = True
-        return render_page(request, PAGE, context, fragment=FRAGMENT, status=409)
-    try:
-        with transaction.atomic():
-            job = service.request(
-                place.root,
-                place.folder,
-                **place.options(),
-                user=request.user,
-                declared_offline=declaration.declared,
-                unrelated=declaration.cleaned_data["unrelated"],
-                seen=declaration.cleaned_data["seen"],
-                idempotency_key=plans.form_key(request),
-                address=client_address(request),
-            )
-            tasks.enqueue(job)
-    except (ImageError, Refusal) as error:
-        context["refused"] = plans.as_error(error)
-        return render_page(request, PAGE, context, fragment=FRAGMENT, status=409)
-    return HttpResponseRedirect(reverse("job", args=[job.pk]))
+    return plans.start(
+        request,
+        PAGE,
+        FRAGMENT,
+        context,
+        fingerprint=context.get("fingerprint"),
+        ask=lambda said, key: service.request(
+            place.root,
+            place.folder,
+            **place.options(),
+            user=request.user,
+            declared_offline=said.declared,
+            unrelated=said.cleaned_data["unrelated"],
+            seen=said.cleaned_data["seen"],
+            idempotency_key=key,
+            address=client_address(request),
+        ),
+    )
 
 
 @require_GET
@@ -170,7 +165,8 @@ def _place(sent: QueryDict) -> Place | None:
     leaf = None
     if number := listing.number(sent, "leaf"):
         leaf = get_object_or_404(disks, pk=number)
-    return Place(root, folder, at, leaf, listing.chosen(sent, "keep_name", NAMES) or "parent")
+    keep_name = listing.chosen(sent, "keep_name", NAMES) or "parent"
+    return Place(root, folder, at, leaf, keep_name, ways.is_in_place(sent))
 
 
 def _context(place: Place, sent: Any = None) -> dict[str, Any]:
@@ -192,6 +188,7 @@ def _context(place: Place, sent: Any = None) -> dict[str, Any]:
     managed = [row for one in found for row in one.merge.managers]
     merged = [planned.disks[path] for one in found for path in one.run.paths]
     text, no_script = _script(planned)
+    choice = _ways(place, found)
     return context | {
         "plan": document,
         "refused": plans.as_error(planned.plan.refused),
@@ -202,9 +199,16 @@ def _context(place: Place, sent: Any = None) -> dict[str, Any]:
         "others": [planned.disks[run.leaf] for run in planned.others],
         "verb": _verb(planned),
         "merged": len(merged),
-        "seconds": plans.seconds_guessed(
-            document["bytes_to_copy"], (Job.Kind.MERGE, Job.Kind.PILE, Job.Kind.COMPACT)
+        "moved": len(merged) - len(found),
+        "way": ways.IN_PLACE if place.in_place else ways.COPY,
+        "guess": estimates.guess(
+            document["bytes_to_copy"],
+            MERGES if place.in_place else (*MERGES, Job.Kind.COMPACT),
+            paths=[one.output for one in planned.piles],
+            in_place=place.in_place,
         ),
+        "ways": choice,
+        "other_way": _other_way(place, choice) if document["refused"] else None,
         "free_bytes": min((one.merge.free_space_bytes for one in found), default=0),
         "branches": [_branch(planned, row) for row in document["branches"][:ROWS_SHOWN]],
         "apart": _apart(planned, document),
@@ -223,6 +227,21 @@ def _context(place: Place, sent: Any = None) -> dict[str, Any]:
         "fingerprint": planned.fingerprint,
         "seen": sealed(planned.fingerprint),
     }
+
+
+def _ways(place: Place, found: list[Pile]) -> list[ways.Way]:
+    merges = [one.merge for one in found]
+    copies_bytes = sum(one.by_copy_bytes or one.predicted_size_bytes for one in merges)
+    query = place.query | {"keep_name": place.keep_name}
+    needs = needs_to_merge(copies_bytes)
+    return ways.both(reverse("pile"), query, in_place=place.in_place, needs=needs)
+
+
+def _other_way(place: Place, choice: list[ways.Way]) -> ways.Way | None:
+    other = place.options() | {"in_place": not place.in_place}
+    return ways.way_out(
+        choice, lambda: service.plan(place.root, place.folder, **other).plan.refused
+    )
 
 
 def _pile(place: Place, planned: FolderPlan, one: Pile, number: int) -> dict[str, Any]:

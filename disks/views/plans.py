@@ -16,11 +16,12 @@ from disks import tasks
 from disks.engine.codes import CODES
 from disks.engine.errors import ImageError
 from disks.forms.declarations import DeclarationForm
+from disks.forms.timing import TimingForm
 from disks.models import Disk, Job, ParentLink
+from disks.services import timing
 from disks.services.errors import Refusal
+from disks.views.guard import client_address
 from disks.views.rendering import render_page
-
-JOBS_ASKED = 5
 
 
 def new_key() -> str:
@@ -90,7 +91,9 @@ def start(
         return render_page(request, page, context, fragment=fragment, status=status)
 
     declaration: DeclarationForm | None = context.get("declaration")
-    if declaration is None or context["refused"] or not declaration.is_valid():
+    timed = context["timing"] = TimingForm(request.POST)
+    told = declaration is not None and declaration.is_valid()
+    if not timed.is_valid() or not told or declaration is None or context["refused"]:
         return again(422)
     if declaration.cleaned_data["seen"] != fingerprint:
         context["stale"] = True
@@ -98,27 +101,17 @@ def start(
     try:
         with transaction.atomic():
             job = ask(declaration, form_key(request))
-            tasks.enqueue(job)
+            enqueue(request, job, timed)
     except (ImageError, Refusal) as error:
         context["refused"] = as_error(error)
         return again(409)
     return HttpResponseRedirect(reverse("job", args=[job.pk]))
 
 
-def seconds_guessed(count_bytes: int, kinds: tuple[str, ...]) -> float | None:
-    """How long that many bytes took in this machine's last jobs of these kinds; None: none ran."""
-    rows = Job.objects.filter(status=Job.Status.SUCCEEDED, kind__in=kinds).order_by("-pk")
-    moved = spent = 0.0
-    for result in rows.values_list("result", flat=True)[:JOBS_ASKED]:
-        if not isinstance(result, dict) or result.get("in_place"):
-            continue  # work in place reads much and writes little: no measure for a copy
-        seconds = result.get("seconds")
-        if isinstance(seconds, int | float) and seconds > 0:
-            moved += float(result.get("bytes_written") or 0)
-            spent += float(seconds)
-    if moved <= 0 or spent <= 0:
-        return None
-    return count_bytes * spent / moved
+def enqueue(request: HttpRequest, job: Job, timed: TimingForm) -> None:
+    """Hand a job to the workers, to be done when and as fast as the form says."""
+    timing.choose(job, timed.choice(), user=request.user, address=client_address(request))
+    tasks.enqueue(job)
 
 
 def unread(errors: Mapping[str, ImageError]) -> list[dict[str, Any]]:

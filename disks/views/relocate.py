@@ -16,7 +16,7 @@ from disks.forms.declarations import needs_offline, sealed
 from disks.forms.relocate import CopyForm, MoveForm, RelocateDeclarationForm
 from disks.models import Disk, Job
 from disks.operations.relocation_plan import RelocationPlan
-from disks.services import chains, declarations, relocating
+from disks.services import chains, declarations, estimates, relocating
 from disks.services.errors import Refusal
 from disks.services.stored_json import readable
 from disks.views import plans
@@ -45,7 +45,7 @@ def copy(request: HttpRequest, disk_id: int) -> HttpResponse:
     if context["plan"]:
         count = len(context["plan"]["files"])
         context["verb"] = f"Copy {count:,} disks" if count > 1 else f"Copy {readable(disk.name)}"
-        context["seconds"] = plans.seconds_guessed(context["plan"]["bytes_written"], BY_COPY)
+        context["guess"] = _guess(context)
     return _answer(request, disk, "copy", context)
 
 
@@ -68,7 +68,7 @@ def move(request: HttpRequest, disk_id: int) -> HttpResponse:
         for row in plans.known(children)
     ]
     if context["plan"] and context["plan"]["across_file_systems"]:
-        context["seconds"] = plans.seconds_guessed(context["plan"]["bytes_written"], BY_COPY)
+        context["guess"] = _guess(context)
     return _answer(request, disk, "move", context)
 
 
@@ -101,7 +101,7 @@ def _context(
         "plan": None,
         "refused": None,
         "stale": False,
-        "seconds": None,
+        "guess": None,
     }
     try:
         planned = plan()
@@ -128,6 +128,12 @@ def _context(
         "key": sent.get("key") if sent is not None else plans.new_key(),
         "seen": sealed(relocating.seen_of(planned)),
     }
+
+
+def _guess(context: dict[str, Any]) -> estimates.Guess:
+    planned: RelocationPlan = context["planned"]
+    paths = [*planned.exclusive, *planned.shared]
+    return estimates.guess(context["plan"]["bytes_written"], BY_COPY, paths=paths)
 
 
 def _needs_offline(disk: Disk, planned: RelocationPlan) -> bool:

@@ -31,6 +31,7 @@ class Command(BaseCommand):
             ("cancel", "stop it"),
             ("pause", "have it go on later: a worker is free, its disks stay locked"),
             ("resume", "go on with a paused one"),
+            ("start-now", "do not wait for the clock, whatever the hours of its roots"),
             ("retry", "a new job with the same parameters, or another try of its recovery"),
         ):
             verbs.add_parser(verb, help=explains).add_argument("id", type=int)
@@ -46,7 +47,7 @@ class Command(BaseCommand):
         if job is None:
             raise CommandError(f"There is no job {options['id']}.")
         try:
-            getattr(self, f"_{options['verb']}")(job, options)
+            getattr(self, f"_{options['verb'].replace('-', '_')}")(job, options)
         except Refusal as refusal:
             self._print({"error": refusal.as_dict()})
             self.stderr.write(f"error: {refusal}")
@@ -71,6 +72,9 @@ class Command(BaseCommand):
 
     def _resume(self, job: Job, options: dict[str, Any]) -> None:
         self._print(jobs.document(stopping.resume(job, None, "command line")))
+
+    def _start_now(self, job: Job, options: dict[str, Any]) -> None:
+        self._print(jobs.document(stopping.start_now(job, None, "command line")))
 
     def _retry(self, job: Job, options: dict[str, Any]) -> None:
         with transaction.atomic():

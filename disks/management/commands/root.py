@@ -8,6 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from disks.commandline.options import rate
 from disks.engine.errors import ImageError
 from disks.models import StorageRoot
 from disks.services import roots
@@ -113,6 +114,23 @@ def _add_options(parser: argparse.ArgumentParser, *, with_name: bool = True) -> 
     )
     parser.add_argument("--exclude", action="append", metavar="FOLDER", help="a folder name")
     parser.add_argument("--scan-every", type=int, metavar="MINUTES", help="0: by hand only")
+    parser.add_argument(
+        "--limit",
+        type=rate,
+        metavar="BYTES[K|M|G]",
+        help="what each job may move here in a second; 0: no limit",
+    )
+    parser.add_argument(
+        "--hours",
+        metavar="22:00-06:00",
+        help="when long jobs run here, in the console's time zone; empty: at any time",
+    )
+    parser.add_argument(
+        "--jobs-at-once",
+        type=int,
+        metavar="NUMBER",
+        help="how many jobs may move data here at once; 0: no limit",
+    )
 
 
 def _said(options: dict[str, Any], name: str | None) -> Declaration:
@@ -125,6 +143,9 @@ def _said(options: dict[str, Any], name: str | None) -> Declaration:
         windows_views=options["views"],
         excluded_folders=options["exclude"],
         scan_every_minutes=options["scan_every"],
+        limit_bytes_per_second=options["limit"],
+        jobs_at_once=options["jobs_at_once"],
+        hours=options["hours"],
     )
 
 

@@ -10,29 +10,40 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from disks.engine.errors import ImageError
 from disks.operations import journal, steps
 from disks.operations.journal import Sidecar
-from disks.operations.merge_in_place import batches, ending, step_zero
+from disks.operations.merge_in_place import batches, ending, newcomers, step_zero
 from disks.operations.merge_in_place.old_pages import FILE_BYTES as JOURNAL_BYTES
-from disks.operations.merge_in_place.work import BEGUN, MERGING, Work, write
+from disks.operations.merge_in_place.work import BEGUN, ENDING, MERGING, Work, write
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 
-__all__ = ["JOURNAL_BYTES", "Work", "recover", "resume", "start"]
+__all__ = [
+    "JOURNAL_BYTES",
+    "Work",
+    "has_begun_to_move",
+    "how_to_go_on",
+    "pending",
+    "recover",
+    "resume",
+    "start",
+    "was_stopped",
+]
 
 
 def start(roots: Roots, work: Work, progress: Progress) -> dict[str, Any]:
     """Carry a fresh merge out; the caller holds the locks. Returns its result.
 
-    Until the first batch every error leaves all disks as they were. From then on it raises
-    Stopped instead, with every file consistent, and resume() goes on.
+    Until the first batch every error, and Cancelled, leaves all disks as they were. From then on
+    it raises Stopped instead, with every file consistent, and resume() goes on.
     """
     try:
-        work = step_zero.begin(roots, work)
+        work = step_zero.begin(roots, work, progress)
     except BaseException:
         # Killed here, recovery does the same. An error of this must not hide the first.
         with contextlib.suppress(ImageError):
@@ -42,11 +53,11 @@ def start(roots: Roots, work: Work, progress: Progress) -> dict[str, Any]:
 
 
 def resume(roots: Roots, sidecar: Sidecar, progress: Progress) -> dict[str, Any]:
-    """Go on with a merge that was stopped or interrupted, to its end; the caller holds the locks.
+    """Go on with a merge that has moved data, to its end; the caller holds the locks.
 
     Returns its result. Raises Stopped, E_NEEDS_ATTENTION with nothing written.
     """
-    return _carry_on(roots, _taken_over(roots, Work.from_sidecar(sidecar)), progress)
+    return _go_on(roots, _taken_over(roots, Work.from_sidecar(sidecar)), progress)
 
 
 def recover(sidecar: Sidecar, roots: Roots) -> dict[str, Any]:
@@ -58,7 +69,7 @@ def recover(sidecar: Sidecar, roots: Roots) -> dict[str, Any]:
         step_zero.take_back(roots, work)
         sentence = "The merge had moved nothing yet; every disk is as it was."
         return {"path": work.base, "action": "undone", "sentence": sentence}
-    result = _carry_on(roots, work, Progress())
+    result = _go_on(roots, work, Progress())
     ending_words = steps.and_to_repair(result)
     return {
         "path": work.surviving,
@@ -75,14 +86,24 @@ def _taken_over(roots: Roots, work: Work) -> Work:
     return work
 
 
-def _carry_on(roots: Roots, work: Work, progress: Progress) -> dict[str, Any]:
+def _go_on(roots: Roots, work: Work, progress: Progress) -> dict[str, Any]:
+    """After an interruption: others may have used the leaf, and made disks on it."""
+    return _carry_on(roots, work, progress, before_end=newcomers.take_along)
+
+
+def _carry_on(
+    roots: Roots,
+    work: Work,
+    progress: Progress,
+    before_end: Callable[[Roots, Work, Progress], Work] = lambda roots, work, progress: work,
+) -> dict[str, Any]:
     started = time.monotonic()
     if work.state == MERGING:
         for path in (work.base, work.above):
             step_zero.settle(roots, path)
         work = batches.run(roots, batches.prepare(roots, work), progress)
     seconds = round(time.monotonic() - started, 3)
-    result = ending.finish(roots, work, progress)
+    result = ending.finish(roots, before_end(roots, work, progress), progress)
     return result | {"seconds": seconds, "copy_seconds": seconds, "proof_seconds": 0.0}
 
 
@@ -90,3 +111,24 @@ def pending(roots: Roots, base: str) -> Sidecar | None:
     """The sidecar of an unfinished merge into this disk; None without one."""
     found = journal.of(roots, base, journal.MERGE)
     return found if found is not None and found.unfinished else None
+
+
+def has_begun_to_move(sidecar: Sidecar) -> bool:
+    """Whether it is of a merge that can only be finished; one that is not is taken back."""
+    return sidecar.kind == journal.MERGE and sidecar.state in (MERGING, ENDING)
+
+
+def was_stopped(roots: Roots, sidecar: Sidecar) -> bool:
+    """Whether it belongs to a merge that somebody stopped, or that said why it cannot go on.
+
+    That goes on when somebody says so; one that was interrupted does by itself.
+    """
+    if sidecar.kind == journal.MERGE and sidecar.state == steps.ELSEWHERE:
+        found = pending(roots, steps.primary_of(sidecar))
+        return found is not None and found.job == sidecar.job and was_stopped(roots, found)
+    return has_begun_to_move(sidecar) and bool(sidecar.record.get("file"))
+
+
+def how_to_go_on(sidecar: Sidecar) -> str:
+    """What may be done with the disks until the merge is resumed, and how that is done."""
+    return batches.how_to_go_on(Work.from_sidecar(sidecar))

@@ -51,14 +51,15 @@ def run(roots: Roots, work: Work, progress: Progress) -> Work:
         with roots.open(work.pages_path, writable=True) as journal_file:
             while True:
                 _ask(roots, work, levels, progress, done, total)
-                batch = _Batch(work, levels, file, journal_file)
+                limits = replace(LIMITS, data_bytes=progress.at_once_bytes(LIMITS.data_bytes))
+                batch = _Batch(work, levels, file, journal_file, limits)
                 try:
-                    progress.commit_starts()
                     until = batch.carry_out()
                     progress.commit_ends()
                 except (ImageError, OSError) as error:
                     _give_up(roots, work, levels, file, error)
                 done += batch.moved_bytes
+                progress.moved(2 * batch.moved_bytes)  # each is read back
                 if until is None:
                     break
                 work = replace(work, position=until, batch=work.batch + 1)
@@ -78,6 +79,8 @@ def prepare(roots: Roots, work: Work) -> Work:
             raise attention(work.base, "somebody has written to it since the merge was stopped")
         with faults.stage("merge.prepare"):
             work = _mend(work, file, slot)
+    for path, inode in zip(work.levels, work.inodes, strict=False):
+        _replay(roots, path, inode)
     now = seen(roots, work.levels)
     # A machine that ran meanwhile may have written anywhere: what is held never becomes less.
     position = work.position if now == work.seen else 0
@@ -85,6 +88,17 @@ def prepare(roots: Roots, work: Work) -> Work:
     with faults.stage("merge.prepare"):
         write(roots, work)
     return work
+
+
+def _replay(roots: Roots, path: str, inode: int) -> None:
+    """What waits in the log of a level goes to its place: whoever used it may have died."""
+    with roots.open(path) as file:
+        if file.stat().st_ino != inode:
+            raise attention(path, "another file has its name now")
+        if not open_image(file).log_waits:
+            return
+    with roots.open(path, writable=True) as file, faults.stage("merge.prepare"):
+        open_image(file).replay_log()
 
 
 def key(work: Work) -> int:
@@ -169,13 +183,6 @@ def _require_links(work: Work, images: Sequence[Image]) -> None:
     for image, identity in zip(images, identities, strict=True):
         if image.parent is None or image.parent.identity != identity:
             raise attention(image.file.path, "it is linked to another parent now")
-        if image.log_waits:
-            raise ImageError(
-                "E_LOG",
-                f"The log of {shown(image.file.path)} waits: let Windows, or whoever wrote it, "
-                "open and close the disk once, then resume the merge.",
-                file=image.file.path,
-            )
 
 
 @dataclass
@@ -186,13 +193,14 @@ class _Batch:
     levels: Levels
     file: ImageFile
     journal_file: ImageFile
+    limits: Limits
     moved_bytes: int = 0
 
     def carry_out(self) -> int | None:
         """Returns the sector that the next batch begins at; None: there is none."""
         runs: list[Run] = []
         image = open_image(self.file)
-        holding = image.plan_hold(self._wanted(runs), LIMITS)
+        holding = image.plan_hold(self._wanted(runs), self.limits)
         if not holding.places and not holding.beside and not holding.steps:
             return holding.until_sector
         with faults.stage("merge.journal"):
@@ -287,9 +295,10 @@ def _changed(holding: HoldPlan) -> Iterator[tuple[int, int, bool]]:
 def _ask(
     roots: Roots, work: Work, levels: Levels, progress: Progress, done: int, total: int
 ) -> None:
-    """Between two batches: how far it is, and whether to stop here."""
+    """Between two batches: how far it is, and whether to stop here. Else the next one begins."""
     try:
         progress.report(done, total)
+        progress.commit_starts()
     except (Cancelled, Stopped) as asked:
         stopped(roots, work)
         raise Stopped(

@@ -13,7 +13,7 @@ from disks.operations.fingerprints import Fingerprint
 from disks.operations.merge_in_place.step_zero import remove_records, rewrite, settle
 from disks.operations.merge_in_place.work import Work
 from disks.operations.paths import Roots
-from disks.operations.progress import Progress
+from disks.operations.progress import Cancelled, Progress
 
 
 def finish(roots: Roots, work: Work, progress: Progress) -> dict[str, Any]:
@@ -22,8 +22,11 @@ def finish(roots: Roots, work: Work, progress: Progress) -> dict[str, Any]:
     Raises E_NEEDS_ATTENTION with nothing written when other files have these names; storage
     errors leave the sidecar for the next attempt.
     """
+    try:
+        progress.commit_starts()
+    except Cancelled:
+        progress = Progress()  # it ends all the same: a few headers and names are left
     progress.step("commit", f"Putting {os.path.basename(work.surviving)} in place")
-    progress.commit_starts()
     with faults.stage("merge.end"):
         _take_face(roots, work)
         leaf, *others = work.manifest.entries

@@ -18,10 +18,15 @@ from disks.operations import durable, journal, rewriting, trash
 from disks.operations.merge_in_place import batches, old_pages
 from disks.operations.merge_in_place.work import MERGING, Work, pointers, write
 from disks.operations.paths import Roots
+from disks.operations.progress import Progress
 
 
-def begin(roots: Roots, work: Work) -> Work:
-    """Carry the step out; the work that goes on is returned. An error leaves it to take_back()."""
+def begin(roots: Roots, work: Work, progress: Progress) -> Work:
+    """Carry the step out; the work that goes on is returned.
+
+    An error, and Cancelled out of progress, leave it to take_back().
+    """
+    progress.report(0, 0)  # the last moment at which every file is as it was
     with faults.stage("merge.begin"):
         for pointer in pointers(work):
             journal.write(roots, pointer)

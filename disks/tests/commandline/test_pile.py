@@ -20,7 +20,8 @@ from disks.tests.operations.piles import FORMATS, Pile, make
 every_format = pytest.mark.parametrize("format", FORMATS)
 
 PLAN_KEYS = {
-    "folder", "disks", "differencing", "allocated_bytes", "keep_name", "piles", "bytes_to_copy",
+    "folder", "disks", "differencing", "allocated_bytes", "keep_name", "in_place", "piles",
+    "bytes_to_copy",
     "free_space_needed_bytes", "space_back_when_trash_emptied_bytes", "seconds", "branches",
     "orphans", "rings", "strangers", "needed_outside", "unread", "refused",
 }  # fmt: skip
@@ -230,7 +231,7 @@ def test_stopped_between_two_piles_it_says_what_is_merged(
         return finished(*args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(pile, "apply", interrupted)
-    told = disk.json("pile", tmp_path, "--offline")
+    told = disk.json("pile", tmp_path, "--offline", "--copy")
     assert (told.code, told.document["error"]["code"]) == (1, "E_CANCELLED")
     assert "1 pile was merged before" in told.document["error"]["message"]
     assert worlds.content_of(made.path("vm")) == made.disks["b"].sha256
@@ -249,7 +250,7 @@ def test_kill_9_in_the_middle_then_recover_then_again(
     expected = {name: made.disks[leaf].sha256 for name, leaf in (("vm", "d"), ("other", "p"))}
     manage = Path(__file__).parents[3] / "manage.py"
     command = [sys.executable, str(manage), "disk", "pile", str(tmp_path), "--offline"]
-    environment = {**os.environ, "VD_FAULT": "forward.rename:3:kill"}  # two disks are in place
+    environment = {**os.environ, "VD_FAULT": "merge.end.rename:3:kill"}  # two disks are put away
     run = subprocess.run(command, env=environment, capture_output=True, check=False)
     assert run.returncode == -signal.SIGKILL
     refused = disk.json("pile", tmp_path, "--offline")

@@ -18,7 +18,7 @@ from disks.operations import journal, merge
 from disks.operations.merge_in_place import batches, old_pages
 from disks.operations.progress import Cancelled, Progress, Stopped
 from disks.operations.recover import recover
-from disks.tests.builders import VHD, VHDX, Family
+from disks.tests.builders import VHD, VHDX, BuiltVhdx, Family
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import (
     DIED,
@@ -286,3 +286,72 @@ def _scene_stopped_in_the_middle(scene_of: Callable[[], Scene]) -> Scene:
             continue
         raise AssertionError("it was never stopped")
     raise AssertionError("it never came to an end")
+
+
+def test_asked_to_stop_when_only_names_are_left_it_ends(scene_of: Callable[[], Scene]) -> None:
+    class Asked(Progress):
+        moved = False
+
+        def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
+            self.moved = self.moved or 0 < done_bytes == total_bytes
+
+        def commit_starts(self) -> None:
+            if self.moved:
+                raise Cancelled
+
+    scene = scene_of()
+    try:
+        scene.merge(Asked())
+    except Stopped:  # between the last batch and the end of the moving
+        assert [row["action"] for row in scene.recover()] == ["finished"]
+    assert scene.judge() == "merged"
+
+
+def _stop_and_resume(
+    world: worlds.World, meanwhile: Callable[[], object]
+) -> list[dict[str, object]]:
+    """Merge the leaf into the middle, stop after the first batch, and recover."""
+    plan = merge.plan(str(world.leaf.path), world.roots, into_parent=True, in_place=True)
+    for number in range(3, 60):
+        try:
+            merge.apply(plan, world.roots, offline=True, progress=StopsAfter(number))
+        except Cancelled:
+            plan = merge.plan(str(world.leaf.path), world.roots, into_parent=True, in_place=True)
+        except Stopped:
+            meanwhile()
+            return recover(str(world.folder), world.roots)
+    raise AssertionError("it was never stopped")
+
+
+def test_a_log_that_waits_in_the_leaf_is_replayed_before_it_goes_on(tmp_path: Path) -> None:
+    """Whoever used the leaf while the merge was stopped died, and left its log."""
+    world = worlds.chain(tmp_path, family=VHDX)
+    wanted = world.leaf.sha256
+    leaf = world.leaf
+    assert isinstance(leaf, BuiltVhdx)
+    rows = _stop_and_resume(world, lambda: leaf.move_into_log(leaf.table_offset))
+    assert [(row["action"], row["code"]) for row in rows] == [("finished", None)]
+    assert worlds.content_of(world.middle.path) == wanted
+
+
+@pytest.mark.parametrize("family", [VHD, VHDX], ids=lambda one: one.name)
+def test_a_child_of_the_leaf_that_came_meanwhile_follows_or_holds_the_names_back(
+    tmp_path: Path, family: Family
+) -> None:
+    world = worlds.chain(tmp_path, family=family)
+    new = tmp_path / family.file("new")
+    other = tmp_path / "other-name"
+
+    def made() -> None:
+        family.differencing(tmp_path, new.name, world.leaf, content=[(2, b"n" * 512)])
+        os.link(new, other)
+
+    (row,) = _stop_and_resume(world, made)
+    assert (row["action"], row["code"]) == ("needs-attention", "E_HARD_LINKS")
+    assert "Everything is moved" in str(row["sentence"])
+    wanted = worlds.content_of(new)
+    assert worlds.content_of(world.leaf.path) == world.leaf.sha256
+    other.unlink()
+    assert [row["action"] for row in recover(str(tmp_path), world.roots)] == ["finished"]
+    assert worlds.content_of(new) == wanted
+    assert worlds.content_of(world.middle.path) == world.leaf.sha256

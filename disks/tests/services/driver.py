@@ -26,8 +26,8 @@ from django.db import connection, transaction  # noqa: E402
 
 from disks import tasks  # noqa: E402
 from disks.engine import faults  # noqa: E402
-from disks.models import AuditEntry, DiskLock, Job, StorageRoot  # noqa: E402
-from disks.services import jobs, reconciling, stopping  # noqa: E402
+from disks.models import AuditEntry, Disk, DiskLock, Job, StorageRoot  # noqa: E402
+from disks.services import jobs, merging, reconciling, scanning, stopping  # noqa: E402
 from disks.services.errors import Refusal  # noqa: E402
 from disks.tests.factories import make_root  # noqa: E402
 from disks.tests.services import rehearsal  # noqa: E402
@@ -120,6 +120,17 @@ def request(
     return job.pk
 
 
+def merge(folder: str, name: str) -> int:
+    """Into the parent, in place, as the page asks for it."""
+    root = make_root(folder, name=folder[-80:], scan_every_minutes=0)
+    scanning.scan(root)
+    with transaction.atomic():
+        leaf = Disk.objects.get(root=root, name=name)
+        job = merging.request(leaf, into_parent=True, user=None, idempotency_key=uuid.uuid4().hex)
+        tasks.enqueue(job)
+    return job.pk
+
+
 def break_at(job_id: int, fault: str) -> None:
     """Run a job in a process of its own that breaks there; returns when the process is gone."""
     pid = nursery.start(f"job {job_id} {fault}")
@@ -172,6 +183,7 @@ COMMANDS = {
         migrate,
         start,
         request,
+        merge,
         break_at,
         reconcile,
         only_root,

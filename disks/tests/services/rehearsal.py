@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from typing import Any
 
+from disks.engine.holding import Limits
 from disks.models import Job
 from disks.operations import create as create_operation
 from disks.operations import locks, paths, relink
 from disks.operations import merge as merge_operation
+from disks.operations.merge_in_place import batches
 from disks.operations.progress import Cancelled, Progress
+from disks.services import merging
 from disks.services.work import WORK, JobContext, Recovery, Work
 
 KIND = "rehearsal"
@@ -34,6 +38,7 @@ def register() -> None:
         "undo",
     ):  # the real operations, with their own recovery
         WORK[f"rehearsal-{kind}"] = Work(f"{here}.{kind}")
+    WORK[Job.Kind.MERGE] = replace(WORK[Job.Kind.MERGE], run=f"{here}.slow_merge")
 
 
 def run(parameters: dict[str, Any], progress: Progress, context: JobContext) -> dict[str, Any]:
@@ -92,6 +97,26 @@ def merge(parameters: dict[str, Any], progress: Progress, context: JobContext) -
     return merge_operation.apply(
         plan, roots, offline=True, job=context.name, token=context.token, progress=progress
     )
+
+
+class _Slow(Progress):
+    """So that a test can see a merge of a small disk at work."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.step, self.log = progress.step, progress.log  # type: ignore[method-assign]
+        self.commit_starts = progress.commit_starts  # type: ignore[method-assign]
+        self.commit_ends = progress.commit_ends  # type: ignore[method-assign]
+        self._report = progress.report
+
+    def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
+        time.sleep(0.5)
+        self._report(done_bytes, total_bytes, sentence)
+
+
+def slow_merge(parameters: dict[str, Any], progress: Progress, context: JobContext) -> Any:
+    """What the console does, in many small batches, each after a while."""
+    batches.LIMITS = Limits(data_bytes=6 * 1024, pages=200)
+    return merging.run_merge(parameters, _Slow(progress), context)
 
 
 def update(parameters: dict[str, Any], progress: Progress, context: JobContext) -> Any:

@@ -67,6 +67,13 @@ def done(job: Job) -> Job:
     return job
 
 
+def merge_by_copy(name: str) -> Job:
+    """Only what was merged so can be restored."""
+    return merging.request(
+        disk(name), into_parent=True, in_place=False, user=None, idempotency_key=key()
+    )
+
+
 def test_merge_into_the_parent_and_restore_keep_the_catalog_right(chained: StorageRoot) -> None:
     middle = disk("middle.vhd")
     before = content(disk("leaf.vhd").path)
@@ -74,7 +81,7 @@ def test_merge_into_the_parent_and_restore_keep_the_catalog_right(chained: Stora
     assert planned["refused"] is None
     assert planned["grandchildren"] == [disk("leaf.vhd").path]
     user = make_user()
-    job = done(merging.request(middle, into_parent=True, user=user, idempotency_key=key()))
+    job = done(merge_by_copy("middle.vhd"))
     leaf, bottom = disk("leaf.vhd"), disk("base.vhd")
     assert leaf.parent_link.parent_id == bottom.pk
     assert (leaf.chain_position, leaf.health) == (2, Disk.Health.HEALTHY)
@@ -121,7 +128,7 @@ def test_a_restore_that_would_orphan_a_newer_disk_is_refused_at_once(
     chained: StorageRoot, tmp_path: Path
 ) -> None:
     """bad-input D66, D67: by the catalog, by the job itself, and for a root that is offline."""
-    done(merging.request(disk("leaf.vhd"), into_parent=True, user=None, idempotency_key=key()))
+    done(merge_by_copy("leaf.vhd"))
     item = TrashedJob.objects.get()
     early = trash.request_restore(item, user=None, idempotency_key=key())
     other = declare(tmp_path / "other", "C:\\Other")
@@ -148,7 +155,7 @@ def test_a_restore_that_would_orphan_a_newer_disk_is_refused_at_once(
 
 
 def test_trash_is_never_emptied_while_it_is_restored(chained: StorageRoot) -> None:
-    done(merging.request(disk("leaf.vhd"), into_parent=True, user=None, idempotency_key=key()))
+    done(merge_by_copy("leaf.vhd"))
     item = TrashedJob.objects.get()
     restoring = trash.request_restore(item, user=None, idempotency_key=key())
     emptying = trash.request_empty([item], user=None, idempotency_key=key())
@@ -164,7 +171,7 @@ def test_trash_is_never_emptied_while_it_is_restored(chained: StorageRoot) -> No
 
 def test_a_restore_waits_while_the_trash_is_emptied(chained: StorageRoot) -> None:
     """bad-input E68: as jobs, not by an error."""
-    done(merging.request(disk("leaf.vhd"), into_parent=True, user=None, idempotency_key=key()))
+    done(merge_by_copy("leaf.vhd"))
     item = TrashedJob.objects.get()
     restoring = trash.request_restore(item, user=None, idempotency_key=key())
     emptying = trash.request_empty([item], user=None, idempotency_key=key())
@@ -177,7 +184,7 @@ def test_a_restore_waits_while_the_trash_is_emptied(chained: StorageRoot) -> Non
 
 
 def test_what_was_restored_meanwhile_does_not_become_emptied(chained: StorageRoot) -> None:
-    done(merging.request(disk("leaf.vhd"), into_parent=True, user=None, idempotency_key=key()))
+    done(merge_by_copy("leaf.vhd"))
     item = TrashedJob.objects.get()
     emptying = trash.request_empty([item], user=None, idempotency_key=key())
     done(trash.request_restore(item, user=None, idempotency_key=key()))

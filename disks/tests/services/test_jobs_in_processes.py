@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from disks.tests.operations import worlds
 from disks.tests.services import consoles, rehearsal
 from disks.tests.services.consoles import FINAL, Console
 from vdadmin.broker import EmbeddedBroker, socket_path
@@ -115,6 +116,23 @@ def test_reading_work_starts_again_after_a_kill(console, workers, tmp_path):
     assert ended["status"] == "succeeded"
     assert ended["attempts"] == 2
     assert len(said(tmp_path, "disk", "end")) == 1
+
+
+def test_a_merge_in_place_whose_worker_is_killed_goes_on_by_itself(console, workers, tmp_path):
+    """kill -9 when data has moved: the next worker finishes it, and nobody has to do anything."""
+    world = worlds.chain(tmp_path)
+    job = console.do("merge", folder=str(tmp_path), name="leaf.vhd")
+    console.wait_until(lambda: console.show(job)["done_bytes"], "data to move")
+    os.kill(console.show(job)["worker"]["pid"], signal.SIGKILL)
+    assert worlds.content_of(world.leaf.path) == world.leaf.sha256
+
+    ended = console.wait_for(job, *FINAL)
+    assert ended["status"] == "succeeded"
+    assert ended["states"] == ["running", "lost", "recovering", "queued", "running", "succeeded"]
+    assert ended["attempts"] == 2
+    assert worlds.content_of(world.middle.path) == world.leaf.sha256
+    assert not world.leaf.path.exists()
+    assert ended["locks"] == []
 
 
 def test_a_worker_paused_past_its_lease_writes_nothing_more(console, workers, tmp_path):
@@ -239,3 +257,27 @@ def test_jobs_with_opposite_lock_orders_never_wait_for_each_other(console, worke
     for name, job in zip(names, jobs, strict=True):
         assert console.wait_for(job, *FINAL)["status"] == "succeeded"
         assert len(said(tmp_path, name, "start")) == 1
+
+
+def test_a_worker_that_is_shut_down_puts_its_job_back_for_the_next(
+    console: Console, tmp_path: Path
+) -> None:
+    """bad-input F98: SIGTERM to the worker's first process, as a deploy or the supervisor does."""
+    first = console.start("one")
+    job = console.do("request", folder=str(tmp_path), name="a")
+    started(console, tmp_path, "a")
+    began = time.monotonic()
+    os.kill(first, signal.SIGTERM)
+    console.wait_until(lambda: not Path(f"/proc/{first}").exists(), "the worker to end", 15)
+    assert time.monotonic() - began < 10
+    assert said(tmp_path, "a", "clean")
+    assert console.wait_for(job, "queued")["attempts"] == 0
+    second = console.start("two")
+    try:
+        console.wait_until(lambda: len(said(tmp_path, "a", "start")) == 2, "the next worker")
+        (tmp_path / "a.go").touch()
+        ended = console.wait_for(job, *FINAL)
+        assert ended["status"] == "succeeded"
+        assert ended["states"] == ["running", "queued", "running", "succeeded"]
+    finally:
+        console.kill(second)

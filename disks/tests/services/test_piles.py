@@ -129,7 +129,7 @@ def test_a_folder_is_told_as_the_files_alone_would_tell_it(
     made.disks["gone"].path.unlink()
     scan(root)
     by_catalog = piles.plan(root, "srv").plan.as_dict()
-    by_files = pile.plan(str(made.folder), roots.operation_roots()).as_dict()
+    by_files = pile.plan(str(made.folder), roots.operation_roots(), in_place=True).as_dict()
     for one in (*by_catalog["piles"], *by_files["piles"]):
         del one["merge"]["free_space_bytes"]  # other tests write meanwhile
     for said in ("piles", "branches", "needed_outside", "rings", "disks", "allocated_bytes"):
@@ -195,7 +195,8 @@ def test_several_piles_are_one_job_that_tells_of_each(scene: tuple[StorageRoot, 
 
 def test_what_it_replaced_comes_back_from_the_trash(scene: tuple[StorageRoot, Pile]) -> None:
     root, made = scene
-    done(piles.request(root, "srv", user=None, idempotency_key=key(), declared_offline=True))
+    done(piles.request(root, "srv", in_place=False, user=None, idempotency_key=key(),
+                       declared_offline=True))  # fmt: skip
     for item in TrashedJob.objects.all():
         done(trash.request_restore(item, user=None, idempotency_key=key(), declared_offline=True))
     for name in ("d", "p"):
@@ -204,10 +205,20 @@ def test_what_it_replaced_comes_back_from_the_trash(scene: tuple[StorageRoot, Pi
     assert [found.count for found in piles.forgotten()[0]] == [4]
 
 
-@pytest.mark.parametrize("fault", ["write:3", "forward.rename:2", "forward.rename:6"])
+@pytest.mark.parametrize(
+    ("in_place", "fault"),
+    [
+        (False, "write:3"),
+        (False, "forward.rename:2"),
+        (False, "forward.rename:6"),
+        (True, "merge.data.write:1"),
+        (True, "merge.data.write:3"),
+        (True, "merge.end.rename:2"),
+    ],
+)
 @every_format
 def test_a_killed_worker_leaves_a_job_that_goes_on_by_itself(
-    tmp_path: Path, format: str, fault: str
+    tmp_path: Path, format: str, in_place: bool, fault: str
 ) -> None:
     """Before a commit, in the first one, in the second: recovery, then the rest."""
     made = Pile(tmp_path / "vms", format)
@@ -216,7 +227,9 @@ def test_a_killed_worker_leaves_a_job_that_goes_on_by_itself(
     made.child("x", "c")
     root = declare(tmp_path / "vms", "C:\\VMs")
     scan(root)
-    job = piles.request(root, "", user=None, idempotency_key=key(), declared_offline=True)
+    job = piles.request(
+        root, "", in_place=in_place, user=None, idempotency_key=key(), declared_offline=True
+    )
     claimed = jobs.claim(job.pk)
     assert claimed is not None
     context = JobContext(claimed.job, claimed.token)

@@ -106,6 +106,27 @@ def test_pace_is_that_of_the_present_step():
     assert pace(job, now).percent is None
 
 
+def test_the_time_left_of_a_copy_counts_the_proof_that_follows():
+    now = timezone.now()
+    job = make_job(
+        Job.Kind.CONVERT,
+        status=Job.Status.RUNNING,
+        step="copy",
+        step_started_at=now - timedelta(seconds=10),
+        done_bytes=100,
+        total_bytes=300,
+    )
+    told = pace(job, now)
+    assert (told.seconds_left, told.with_proof) == (20.0 + 30.0, True)  # as fast as the copy
+    result = {"seconds": 3, "bytes_written": 1, "copy_seconds": 2, "proof_seconds": 1}
+    make_job(Job.Kind.MERGE, status=Job.Status.SUCCEEDED, result=result)
+    assert pace(job, now).seconds_left == 20.0 + 15.0  # as it was in the last jobs
+    job.limit_bytes_per_second = 10
+    assert pace(job, now).seconds_left == 20.0 + 30.0  # the limit holds for both
+    job.step = "proof"
+    assert (pace(job, now).seconds_left, pace(job, now).with_proof) == (20.0, False)
+
+
 def test_last_answer_of_the_progress_has_no_trigger(viewer):
     job = make_job(status=Job.Status.SUCCEEDED, sentence="Done.")
     fragment = text(viewer.get(reverse("job", args=[job.pk]), headers={"HX-Request": "true"}))
@@ -155,7 +176,7 @@ def test_pause_and_resume_are_buttons_of_who_may_operate(viewer, operator):
 
 
 def test_pausing_what_cannot_go_on_is_409_with_the_reason(operator):
-    job = make_job(kind=Job.Kind.CONVERT, status=Job.Status.RUNNING)
+    job = make_job(kind=Job.Kind.UPDATE_PARENT, status=Job.Status.RUNNING)
     assert reverse("job-pause", args=[job.pk]) not in text(
         operator.get(reverse("job", args=[job.pk]))
     )
@@ -371,3 +392,31 @@ def test_badge_in_the_navigation_counts_what_is_active(viewer):
     make_job()
     make_job(status=Job.Status.SUCCEEDED)
     assert "seen=2" in text(viewer.get(reverse("jobs")))
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (Job.Status.RUNNING, "Until that is finished leaf.vhd reads as ever."),
+        (Job.Status.PAUSED, "Do not open base.vhd by itself, and delete neither."),
+        (Job.Status.NEEDS_ATTENTION, "leaf.vhd still needs base.vhd and what has moved there"),
+        (Job.Status.LOST, "Within a minute another one goes on."),
+    ],
+)
+def test_a_merge_in_place_says_what_is_safe_meanwhile(operator, status, told):
+    levels = ["/srv/leaf.vhd", "/srv/middle.vhd", "/srv/base.vhd"]
+    parameters = {"in_place": True, "levels": levels}
+    job = make_job(Job.Kind.MERGE, status=status, parameters=parameters, cancellable=False)
+    assert told in text(operator.get(reverse("job", args=[job.pk])))
+
+
+def test_a_merge_in_place_is_stopped_and_one_by_copy_cancelled(operator):
+    """Their buttons say so, and what is left after that."""
+    for in_place, word, leaves in (
+        (True, "Stop", "After that the job is paused"),
+        (False, "Cancel", "Cancelling leaves every file as it was."),
+    ):
+        job = make_job(Job.Kind.MERGE, status=Job.Status.RUNNING, parameters={"in_place": in_place})
+        page = text(operator.get(reverse("job", args=[job.pk])))
+        assert f"</svg>{word}</button>" in page
+        assert leaves in page

@@ -162,14 +162,20 @@ def test_it_tells_the_order_the_figures_and_the_verb(operator: Client, made: Pil
     for told in ("Bytes to move, in one pass", "Room needed", "Free there now", "Pair by pair"):
         assert told in text
     assert f"Merge 5 disks into {names[-1]}" in text
-    assert "All 6 old files" in text
+    assert "The 5 files whose data moved" in text
+    assert "can be stopped and resumed" in text
+    by_copy = words(folder(operator, way="copy"))
+    assert "All 6 old files" in by_copy
+    assert "can be undone until then" in by_copy
 
 
 def test_the_time_is_guessed_from_this_machines_last_jobs(operator: Client, made: Pile) -> None:
     assert "no job to guess from yet" in folder(operator)
-    make_job(
-        "merge", status="succeeded", result={"seconds": 100.0, "bytes_written": 1024, "output": ""}
-    )
+    result = {"seconds": 100.0, "bytes_written": 1024, "output": ""}
+    make_job("merge", status="succeeded", result=result)
+    assert "no job to guess from yet" in folder(operator)  # a copy is no measure
+    assert "no job to guess from yet" not in folder(operator, way="copy")
+    make_job("merge", status="succeeded", result=result | {"in_place": True})
     assert "no job to guess from yet" not in folder(operator)
 
 
@@ -281,8 +287,8 @@ def test_it_becomes_one_job_however_often_it_is_sent(operator: Client, made: Pil
     assert content_of(made.path("vm")) == made.disks["e"].sha256
     assert operator.post("/piles/merge", form)["Location"] == f"/jobs/{job.pk}"
     page = words(operator.get(f"/jobs/{job.pk}").content.decode())
-    assert "written, read again, and the same" in page
-    assert "Restore" in page
+    assert "each batch read back, and the same" in page
+    assert "they do not come back" in page
 
 
 def test_several_piles_are_one_job_whose_page_tells_of_each(operator: Client, made: Pile) -> None:
@@ -296,7 +302,7 @@ def test_several_piles_are_one_job_whose_page_tells_of_each(operator: Client, ma
     page = words(operator.get(f"/jobs/{job.pk}").content.decode())
     assert "Merged 2 piles: 6 disks became 2." in page
     assert page.count("disks became this one") == 2
-    assert page.count("What it replaced is in the trash") == 2
+    assert page.count("What it merged away is in the trash") == 2
 
 
 def test_a_pile_that_cannot_be_merged_is_left_out_and_said_so(operator: Client, made: Pile) -> None:

@@ -12,7 +12,9 @@ import pytest
 from django.test import Client
 
 from disks import tasks
+from disks.engine.errors import ImageError
 from disks.models import AuditEntry, Disk, Job, StorageRoot
+from disks.operations import new_copy
 from disks.services import compacting, jobs, merging, scanning
 from disks.tests import builders
 from disks.tests.factories import make_disk, make_link, make_root
@@ -239,6 +241,81 @@ def test_no_path_is_taken_raw(operator: Client, chain: list[Disk], field: str, v
     assert not Job.objects.exclude(kind=Job.Kind.SCAN).exists()
 
 
+def test_into_the_parent_is_in_place_with_the_copy_beside_it(
+    operator: Client, chain: list[Disk]
+) -> None:
+    base, _, leaf = chain
+    address = f"/disks/{leaf.pk}/merge"
+    page = operator.get(address, {"base": base.pk, "keep_name": "child"}).content.decode()
+    text = re.sub(r"<[^>]+>", "", page)
+    assert "can be stopped and resumed. It cannot be undone once data moves." in text
+    assert re.search(
+        r"needs \d[^a-z]+B until the trash is emptied, and can\s+be undone until", text
+    )
+    assert "Room needed, at most" in text
+    (other,) = re.findall(r'id="way-copy" href="([^"]+)"', page)
+    assert operator.post(address, hidden(page)).status_code == 302
+    job = Job.objects.get(kind=Job.Kind.MERGE)
+    assert job.parameters["in_place"] is True
+    job.delete()
+
+    by_copy = operator.get(other.replace("&amp;", "&")).content.decode()
+    form = hidden(by_copy)
+    kept = {key: form[key] for key in ("base", "keep_name", "way")}
+    assert kept == {"base": str(base.pk), "keep_name": "child", "way": "copy"}
+    assert "It needs the room until the trash is emptied" in by_copy
+    assert operator.post(address, form).status_code == 302
+    assert Job.objects.get(kind=Job.Kind.MERGE).parameters["in_place"] is False
+
+
+def test_a_new_disk_is_neither_in_place_nor_in_the_way(operator: Client, chain: list[Disk]) -> None:
+    page = operator.get(f"/disks/{chain[2].pk}/merge?into=new").content.decode()
+    assert 'class="ways"' not in page
+    assert operator.post(f"/disks/{chain[2].pk}/merge", hidden(page)).status_code == 302
+    assert Job.objects.get(kind=Job.Kind.MERGE).parameters["in_place"] is False
+
+
+def test_what_cannot_be_done_in_place_leads_to_the_copy(
+    operator: Client, chain: list[Disk], storage: Path
+) -> None:
+    os.link(storage / "middle.vhd", storage / "second-name")
+    page = operator.get(f"/disks/{chain[2].pk}/merge").content.decode()
+    assert "E_HARD_LINKS" in page
+    (way_out,) = re.findall(r'<a class="btn" href="([^"]+)">Look at it by copy instead', page)
+    by_copy = operator.get(way_out.replace("&amp;", "&")).content.decode()
+    assert "This cannot be done now" not in by_copy
+
+
+def test_a_copy_that_does_not_fit_leads_to_the_way_in_place(
+    operator: Client, chain: list[Disk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = new_copy.shortage
+
+    def full(plan: Any, roots: Any) -> ImageError | None:
+        found = real(plan, roots)
+        return found if plan.request.in_place else ImageError("E_NOSPC", "It does not fit.")
+
+    monkeypatch.setattr(new_copy, "shortage", full)
+    page = operator.get(f"/disks/{chain[2].pk}/merge?way=copy").content.decode()
+    (way_out,) = re.findall(r'<a class="btn" href="([^"]+)">Look at it in place instead', page)
+    assert (
+        "This cannot be done now"
+        not in operator.get(way_out.replace("&amp;", "&")).content.decode()
+    )
+    # Where neither way can be gone, none is offered.
+    monkeypatch.setattr(new_copy, "shortage", lambda plan, roots: ImageError("E_NOSPC", "Full."))
+    assert "Look at it" not in operator.get(f"/disks/{chain[2].pk}/merge").content.decode()
+
+
+@pytest.mark.parametrize("way", ["in-place", "copy"])
+def test_who_only_looks_may_merge_neither_way(viewer: Client, chain: list[Disk], way: str) -> None:
+    address = f"/disks/{chain[2].pk}/merge"
+    assert viewer.get(address, {"way": way}).status_code == 403
+    sent = {"into": "parent", "base": chain[1].pk, "way": way, "key": "k", "seen": ""}
+    assert viewer.post(address, sent).status_code == 403
+    assert not Job.objects.filter(kind=Job.Kind.MERGE).exists()
+
+
 def test_a_disk_without_a_chain_has_nothing_to_merge(operator: Client) -> None:
     child = make_disk("child.vhd")
     make_link(child)
@@ -264,11 +341,11 @@ def test_compact_tells_gain_and_why_the_rest_stays(operator: Client, storage: Pa
     assert job.parameters["in_place"] is True
 
 
-def test_compact_by_rewriting_is_the_other_way(operator: Client, storage: Path) -> None:
+def test_compact_by_copy_is_the_other_way(operator: Client, storage: Path) -> None:
     builders.build_dynamic(storage, "zeros.vhd", content=[(0, b"\1" * 512), (4096, bytes(512))])
     scanning.scan(make_root(storage))
     disk = Disk.objects.get()
-    page = operator.get(f"/disks/{disk.pk}/compact?way=rewrite").content.decode()
+    page = operator.get(f"/disks/{disk.pk}/compact?way=copy").content.decode()
     assert "Free there now" in page
     assert operator.post(f"/disks/{disk.pk}/compact", hidden(page)).status_code == 302
     assert Job.objects.get(kind=Job.Kind.COMPACT).parameters["in_place"] is False

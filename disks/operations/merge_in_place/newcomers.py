@@ -1,0 +1,57 @@
+"""Disks that were made on the leaf while the merge was stopped: they follow it to its new name.
+
+A merge that runs through looks for the leaf's children under lock before it begins, and nobody
+makes one meanwhile. One that was stopped has to look again before the names change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from disks.engine.errors import ImageError
+from disks.engine.formats import open_image
+from disks.operations import concerned, family, journal, steps
+from disks.operations.merge_in_place.batches import how_to_go_on
+from disks.operations.merge_in_place.work import Work, pointers, write
+from disks.operations.paths import Roots
+from disks.operations.progress import Cancelled, Progress, Stopped
+
+
+def take_along(roots: Roots, work: Work, progress: Progress) -> Work:
+    """The work with all children of the leaf that need a new parent path; durable.
+
+    Raises Stopped, caused by the ImageError that says why, while one of them cannot get it.
+    """
+    if work.surviving == work.leaf or steps.inode(roots, work.leaf) != work.inodes[0]:
+        return work  # it keeps the name that they look for; or the names have changed already
+    try:
+        found = _children(roots, work, progress)
+        new = [path for path in found if path not in work.relink]
+        for path in new:
+            with roots.open(path) as file:
+                concerned.require_relinkable(
+                    file, path, work.surviving, roots, instead="delete that disk"
+                )
+    except ImageError as error:
+        raise _stop(work, f"It cannot end yet: {error.message}") from error
+    except Cancelled as asked:
+        raise _stop(work, "It was stopped before the names changed.") from asked
+    if not new:
+        return work
+    relink = (*work.relink, *new)
+    result = work.result | {"relinked": list(relink)}
+    work = replace(work, relink=relink, result=result)
+    for pointer in pointers(work):
+        journal.write(roots, pointer)
+    write(roots, work)
+    return work
+
+
+def _children(roots: Roots, work: Work, progress: Progress) -> list[str]:
+    with roots.open(work.leaf) as file:
+        identity = open_image(file).identity
+    return family.look(roots, {work.leaf: identity}, progress=progress).of(work.leaf)
+
+
+def _stop(work: Work, why: str) -> Stopped:
+    return Stopped(f"Everything is moved by the merge. {why} {how_to_go_on(work)}")

@@ -1,0 +1,80 @@
+"""How long work will take: by this machine's last jobs, with the proof, within the limit."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from disks.models import Job
+from disks.services import timing
+
+JOBS_ASKED = 5
+
+
+@dataclass(frozen=True)
+class Guess:
+    """seconds: the proof included; None: no job to guess from, and no limit.
+
+    limit_bytes_per_second: where it is the limit that decides; else 0.
+    """
+
+    seconds: float | None
+    limit_bytes_per_second: int = 0
+
+
+def guess(
+    count_bytes: int, kinds: Collection[str], *, paths: Iterable[str], in_place: bool = False
+) -> Guess:
+    """How long that many bytes take to be copied and proven.
+
+    kinds     the jobs that are a measure; work in place is none for a copy, nor a copy for it
+    paths     host paths that the work reads or writes: their roots' limit counts
+    """
+    copied = spent = 0.0
+    for result in _last_results(kinds, in_place=in_place):
+        copied += float(result.get("bytes_written") or 0)
+        spent += _at_full_speed(result)
+    fast = count_bytes * spent / copied if copied > 0 and spent > 0 else None
+    return within_limit(fast, 2.0 * count_bytes, paths)  # read to be copied, and once more
+
+
+def within_limit(seconds: float | None, moved_bytes: float, paths: Iterable[str]) -> Guess:
+    """The guess at full speed, or longer where the limit of a root says so."""
+    limit = timing.limit_of(paths)
+    if not limit:
+        return Guess(seconds)
+    slow = moved_bytes / limit
+    return Guess(seconds) if seconds is not None and seconds > slow else Guess(slow, limit)
+
+
+def proof_share(kinds: Collection[str]) -> float:
+    """How long a proof took for each second of copying, in the last jobs; 1 where none tells."""
+    copied = proven = 0.0
+    for result in _last_results(kinds, in_place=False):
+        if _number(result, "copy_seconds") > 0 and not result.get("waited_seconds"):
+            copied += _number(result, "copy_seconds")
+            proven += _number(result, "proof_seconds")
+    return proven / copied if copied > 0 else 1.0
+
+
+def _last_results(kinds: Collection[str], *, in_place: bool) -> list[dict[str, Any]]:
+    """Of jobs that were done in one go: of others the seconds are those of the last part."""
+    rows = Job.objects.filter(status=Job.Status.SUCCEEDED, kind__in=kinds, token__lte=1)
+    return [
+        result
+        for result in rows.order_by("-pk").values_list("result", flat=True)[:JOBS_ASKED]
+        if isinstance(result, dict)
+        and bool(result.get("in_place")) is in_place
+        and _at_full_speed(result) > 0
+    ]
+
+
+def _at_full_speed(result: dict[str, Any]) -> float:
+    """Without what it waited for a limit, or while it was held."""
+    return _number(result, "seconds") - _number(result, "waited_seconds")
+
+
+def _number(result: dict[str, Any], key: str) -> float:
+    value = result.get(key)
+    return float(value) if isinstance(value, int | float) else 0.0

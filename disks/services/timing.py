@@ -1,0 +1,340 @@
+"""When a job runs and how fast: what its storage roots allow, and what was chosen for it.
+
+Roots have hours for long jobs, a number of jobs at once, and a limit of speed. A job that has
+to wait for the clock is queued, or paused half-way, with the moment in `resume_at`; the
+reconciler wakes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.utils import timezone
+
+from disks.engine.units import MIB
+from disks.models import Job, StorageRoot
+from disks.services import audit, declarations
+from disks.services.hours import Hours
+from disks.services.stored_json import restored
+from disks.services.work import WORK
+
+_TRIES = 16  # jumps from one root's hours to the next one's; more, and they never meet
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen for one job.
+
+    limit_bytes_per_second  None: as its roots say; 0: none
+    not_before              when it may start; None: at once
+    stop_by                 when it pauses, or, where it cannot, is cancelled; None: never
+    outside_hours           it does not mind the hours of its roots
+    """
+
+    limit_bytes_per_second: int | None = None
+    not_before: datetime | None = None
+    stop_by: datetime | None = None
+    outside_hours: bool = False
+
+    @property
+    def is_usual(self) -> bool:
+        return self == Choice()
+
+    def columns(self) -> dict[str, Any]:
+        """Of the job's row."""
+        return {
+            "limit_bytes_per_second": self.limit_bytes_per_second,
+            "not_before": self.not_before,
+            "stop_by": self.stop_by,
+            "outside_hours": self.outside_hours,
+        }
+
+
+def choose(job: Job, choice: Choice, *, user: Any, address: str = "") -> None:
+    """Keep what was chosen for a job that is asked for, in the same transaction; audited."""
+    if choice.is_usual or job.status != Job.Status.QUEUED or chosen(job) == choice:
+        return  # nothing to keep, or the same form sent again
+    Job.objects.filter(pk=job.pk, status=Job.Status.QUEUED).update(**choice.columns())
+    job.refresh_from_db()
+    _record(job, "job-timed", in_words(choice), choice, user, address)
+
+
+def _record(job: Job, action: str, words: str, choice: Choice, user: Any, address: str) -> None:
+    after = {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in choice.columns().items()
+    }
+    audit.record(
+        user=user,
+        action=action,
+        sentence=f"{job.summary or job.get_kind_display()}: {words}.",
+        disk=job.disk,
+        job=job,
+        after=after,
+        address=address,
+    )
+
+
+def chosen(job: Job) -> Choice:
+    return Choice(job.limit_bytes_per_second, job.not_before, job.stop_by, job.outside_hours)
+
+
+def chosen_again(job: Job) -> Choice:
+    """For a job that repeats another: the moments were for that one alone."""
+    return Choice(job.limit_bytes_per_second, outside_hours=job.outside_hours)
+
+
+def in_words(choice: Choice) -> str:
+    """ "at most 50 MB/s, not before 22:00 on 1 May (UTC)", for the audit."""
+    words = []
+    if choice.limit_bytes_per_second is not None:
+        words.append(rate_in_words(choice.limit_bytes_per_second))
+    if choice.not_before is not None:
+        words.append(f"not before {moment(choice.not_before)}")
+    if choice.stop_by is not None:
+        words.append(f"to stop by {moment(choice.stop_by)}")
+    if choice.outside_hours:
+        words.append("also outside the hours of its storage roots")
+    return ", ".join(words)
+
+
+def rate_in_words(bytes_per_second: int) -> str:
+    if bytes_per_second == 0:
+        return "no limit of speed"
+    return f"at most {bytes_per_second / MIB:,.4g} MB/s"
+
+
+def moment(when: datetime) -> str:
+    """ "22:00 on 1 May (UTC)", in the console's time zone."""
+    local = timezone.localtime(when)
+    return f"{local:%H:%M} on {local.day} {local:%B} ({local:%Z})"
+
+
+# --- when --------------------------------------------------------------------------------
+
+
+def starts_at(job: Job, now: datetime) -> datetime | None:
+    """now, if the job may run; else when it may. None: the hours of its roots never meet."""
+    when = max(now, job.not_before or now)
+    hours = _hours(job)
+    for _ in range(_TRIES):
+        later = max((one.opens(when) for one in hours), default=when)
+        if later == when:
+            return when
+        when = later
+    return None
+
+
+@dataclass(frozen=True)
+class End:
+    """When a running job has to stop. asked: somebody chose so for this job."""
+
+    at: datetime
+    asked: bool
+
+
+def ends_at(job: Job, now: datetime) -> End | None:
+    """When a job that runs now has to stop, if anything says so."""
+    closing = [end for one in _hours(job) if (end := one.closes(now)) is not None]
+    ends = [End(when, asked=False) for when in closing]
+    if job.stop_by is not None and job.stop_by > now:
+        ends.append(End(job.stop_by, asked=True))
+    return min(ends, key=lambda end: (end.at, end.asked), default=None)
+
+
+def waits_for_the_clock(job: Job, now: datetime) -> dict[str, Any] | None:
+    """Columns of a queued job that may not start now; None: it may."""
+    when = starts_at(job, now)
+    if when is None:
+        names = " and ".join(root.name for root in _roots_with_hours(job))
+        return {
+            "resume_at": None,
+            "sentence": f"Waits: the hours of {names} never meet. Change them, or start it now.",
+        }
+    if when <= now:
+        return None
+    return {"resume_at": when, "sentence": f"Starts at {moment(when)}."}
+
+
+def missed(job: Job, now: datetime) -> str:
+    """Why a queued job does not start any more by itself; "" where it does."""
+    if job.stop_by is None or job.stop_by > now:
+        return ""
+    return (
+        f"Paused: it could not run before {moment(job.stop_by)}, when it was to stop. Resume it, "
+        "and it runs all the same."
+    )
+
+
+def put_off_by_the_clock(job: Job, end: End) -> dict[str, Any]:
+    """Columns of a job that its end has stopped half-way, and that can go on."""
+    if end.asked:
+        sentence = f"Paused at {moment(end.at)}, as asked. It goes on when it is resumed."
+        return {"sentence": sentence, "resume_at": None, "stop_by": None}
+    names = " and ".join(root.name for root in _roots_with_hours(job))
+    when = starts_at(job, max(timezone.now(), end.at))
+    goes_on = "when it is resumed" if when is None else f"at {moment(when)}"
+    return {
+        "sentence": f"Paused: the hours of {names} are over. It goes on {goes_on}.",
+        "resume_at": when,
+    }
+
+
+def foreseen(job: Job) -> str:
+    """What a running job's end means for it, for its page; "" where it has none."""
+    end = ends_at(job, timezone.now()) if job.status == Job.Status.RUNNING else None
+    if end is None or job.kind not in WORK:
+        return ""
+    goes_on = WORK[job.kind].goes_on(restored(job.parameters))
+    if end.asked:
+        return f"It is {'paused' if goes_on else 'cancelled'} at {moment(end.at)}, as asked."
+    if goes_on:
+        return f"It pauses at {moment(end.at)} by itself, and goes on in the next hours."
+    return (
+        f"The hours of its storage root end at {moment(end.at)}. A copy cannot be put off: it "
+        "goes on until it is done."
+    )
+
+
+def decides(job: Job) -> bool:
+    """Does a queued or paused job wait for the clock, or for hours that never come?"""
+    if job.resume_at is not None:
+        return job.status in (Job.Status.QUEUED, Job.Status.PAUSED)
+    return job.status == Job.Status.QUEUED and starts_at(job, timezone.now()) is None
+
+
+def due() -> list[Job]:
+    """Jobs that were paused half-way by the clock, and may go on."""
+    return list(
+        Job.objects.filter(status=Job.Status.PAUSED, resume_at__lte=timezone.now()).order_by("pk")
+    )
+
+
+def mind_no_clock(job: Job, user: Any, address: str = "") -> bool:
+    """Within a transaction: the job, as it was seen, waits for no moment any more. Audited."""
+    choice = Choice(job.limit_bytes_per_second, outside_hours=True)
+    changed = Job.objects.filter(pk=job.pk, status=job.status, token=job.token).update(
+        resume_at=None, sent_at=None, **choice.columns()
+    )
+    if changed:
+        _record(job, "job-start-now", "not to wait for the clock any more", choice, user, address)
+    return bool(changed)
+
+
+def hours_changed(root: StorageRoot) -> None:
+    """Jobs that wait for the clock look anew when they may start; the reconciler sends them."""
+    waiting = Job.objects.filter(status=Job.Status.QUEUED, resume_at__isnull=False)
+    mine = [job.pk for job in waiting if root in declarations.roots_of(paths_of(job))]
+    Job.objects.filter(pk__in=mine, status=Job.Status.QUEUED).update(resume_at=None, sent_at=None)
+    paused = Job.objects.filter(status=Job.Status.PAUSED, resume_at__isnull=False)
+    for job in paused:
+        if root in declarations.roots_of(paths_of(job)):
+            paused.filter(pk=job.pk).update(resume_at=starts_at(job, timezone.now()))
+
+
+def _roots_with_hours(job: Job) -> list[StorageRoot]:
+    if job.outside_hours or not _moves_data(job):
+        return []
+    return [root for root in declarations.roots_of(paths_of(job)) if hours_of(root) is not None]
+
+
+def _hours(job: Job) -> list[Hours]:
+    return [hours for root in _roots_with_hours(job) if (hours := hours_of(root)) is not None]
+
+
+def hours_of(root: StorageRoot) -> Hours | None:
+    if root.hours_begin is None or root.hours_end is None:
+        return None
+    return Hours(root.hours_begin, root.hours_end, timezone.get_default_timezone())
+
+
+# --- how fast ----------------------------------------------------------------------------
+
+
+def paths_of(job: Job) -> list[str]:
+    """Host paths that the job changes or reads."""
+    locks = restored(job.parameters.get("locks") or {})
+    return [*locks.get("exclusive", []), *locks.get("shared", [])]
+
+
+def bytes_per_second(job: Job) -> int:
+    """What the job may move in a second; 0: no limit.
+
+    Its own limit, else the smallest of the roots that it reads or writes.
+    """
+    if job.limit_bytes_per_second is not None:
+        return job.limit_bytes_per_second
+    return limit_of(paths_of(job))
+
+
+def limit_of(paths: Iterable[str]) -> int:
+    """The smallest limit of the roots that hold these host paths; 0: no limit."""
+    limits = [root.limit_bytes_per_second for root in declarations.roots_of(paths)]
+    return min((limit for limit in limits if limit > 0), default=0)
+
+
+# --- how many at once --------------------------------------------------------------------
+
+
+def full_root(job: Job) -> tuple[StorageRoot, int] | None:
+    """A root that lets no more jobs run now, and how many run there; None: there is room.
+
+    Within the transaction of a claim. Jobs that have waited longer come first.
+    """
+    if not _moves_data(job):
+        return None
+    limited = [root for root in declarations.roots_of(paths_of(job)) if root.jobs_at_once]
+    if not limited:
+        return None
+    running = _roots_of_running()
+    for root in limited:
+        run = running.count(root.pk)
+        earlier = waiting_for(root).filter(pk__lt=job.pk).count()
+        if run + earlier >= root.jobs_at_once:
+            return root, run
+    return None
+
+
+def waits_for_room(root: StorageRoot, running: int) -> str:
+    """The sentence of a job that waits."""
+    jobs = "1 job already runs" if running == 1 else f"{running:,} jobs already run"
+    turn = "" if running >= root.jobs_at_once else ", and others have waited longer"
+    return f"Waits: {jobs} on {root.name}, which allows {root.jobs_at_once:,} at once{turn}."
+
+
+def waiting_for(root: StorageRoot) -> Any:
+    """Jobs that wait for room on a root, the first in line first."""
+    return Job.objects.filter(waits_for_root=root, status=Job.Status.QUEUED).order_by("pk")
+
+
+def may_go_now() -> list[int]:
+    """Ids of jobs that have waited for a root which has room for them by now."""
+    waiting = StorageRoot.objects.filter(
+        pk__in=Job.objects.filter(status=Job.Status.QUEUED, waits_for_root__isnull=False)
+        .order_by()
+        .values("waits_for_root")
+    )
+    running = _roots_of_running()
+    found: list[int] = []
+    for root in waiting:
+        every = waiting_for(root).values_list("pk", flat=True)
+        room = max(0, root.jobs_at_once - running.count(root.pk))
+        found += every[:room] if root.jobs_at_once else every
+    return found
+
+
+def _moves_data(job: Job) -> bool:
+    return job.kind in WORK and WORK[job.kind].moves_data
+
+
+def _roots_of_running() -> list[int]:
+    """The roots that running jobs move data on: each as often as there are such jobs."""
+    kinds = [kind for kind, work in WORK.items() if work.moves_data]
+    return [
+        root.pk
+        for job in Job.objects.filter(status=Job.Status.RUNNING, kind__in=kinds)
+        for root in declarations.roots_of(paths_of(job))
+    ]

@@ -1,0 +1,325 @@
+"""Merges in place as jobs: stopped, killed, swapped or out of room, they go on or say why not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from disks.engine import faults
+from disks.engine.holding import Limits
+from disks.models import AuditEntry, Disk, DiskLock, Job, StorageRoot, TrashedJob
+from disks.operations import journal, merge, merge_in_place
+from disks.operations.merge_in_place import batches, old_pages
+from disks.operations.progress import Cancelled, Progress, Stopped
+from disks.operations.recover import recover
+from disks.services import compacting, jobs, leases, merging, reconciling, stopping
+from disks.services.work import JobContext
+from disks.tests.builders import FAMILIES, MIB, VHD, Family
+from disks.tests.operations import worlds
+from disks.tests.operations.crashing import in_fork, with_fault
+from disks.tests.services.catalog import declare, key, scan
+from disks.views import job_words
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+READABLE = (Disk.Health.HEALTHY, Disk.Health.NOTICE)  # blocks of a test's size are a notice
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
+    """Several batches of a small disk, and a worker that asks after each."""
+    settings.JOB_PROGRESS_SECONDS = 0
+    monkeypatch.setattr(batches, "LIMITS", Limits(data_bytes=6 * 1024, pages=200))
+    monkeypatch.setattr(old_pages, "SLOT_BYTES", MIB)
+    monkeypatch.setattr(old_pages, "FILE_BYTES", 2 * MIB)
+
+
+@dataclass
+class Scene:
+    """base ← middle ← leaf ← below, scanned, and what the leaf and its child read as."""
+
+    folder: Path
+    family: Family
+    root: StorageRoot
+    leaf_sha256: str
+    below_sha256: str
+
+    def path(self, stem: str) -> str:
+        return str(self.folder / self.family.file(stem))
+
+    def row(self, stem: str) -> Disk:
+        return Disk.objects.get(name=self.family.file(stem))
+
+    def ask(self, **more: Any) -> Job:
+        return merging.request(
+            self.row("leaf"), into_parent=True, user=None, idempotency_key=key(), **more
+        )
+
+    def assert_merged(self) -> None:
+        """The files and the catalog: one level less, and everything reads as before."""
+        assert worlds.content_of(self.path("middle")) == self.leaf_sha256
+        assert worlds.content_of(self.path("below")) == self.below_sha256
+        assert worlds.errors_in(self.path("middle")) == []
+        assert not os.path.exists(self.path("leaf"))
+        assert self.row("leaf").health_code == "N_PUT_AWAY"
+        assert self.row("middle").health in READABLE
+        below = self.row("below")
+        assert (below.health in READABLE, below.chain_position) == (True, 3)
+        assert below.parent_link.parent_id == self.row("middle").pk
+        left = [name for name in os.listdir(self.folder) if name.endswith((".vdmerge", ".vdpages"))]
+        assert left == []
+        assert not DiskLock.objects.exists()
+
+
+@pytest.fixture(params=FAMILIES, ids=lambda one: one.name)
+def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Scene:
+    world = worlds.chain(tmp_path / "vms", family=request.param, grandchild=True)
+    assert world.grandchild is not None
+    new = request.param.file("new")
+    request.param.differencing(world.folder, new, world.leaf, content=[(2, b"n" * 512)])
+    os.rename(world.folder / new, tmp_path / new)  # a test may have it made later
+    root = declare(tmp_path / "vms", "C:\\VMs")
+    scan(root)
+    leaf, below = (worlds.content_of(one.path) for one in (world.leaf, world.grandchild))
+    return Scene(tmp_path / "vms", request.param, root, leaf, below)
+
+
+def after_first_batch(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
+    """Have something happen once, when the first batch is complete."""
+    carry_out = batches._Batch.carry_out
+    calls: list[int] = []
+
+    def counted(batch: batches._Batch) -> int | None:
+        until = carry_out(batch)
+        calls.append(1)
+        if len(calls) == 1:
+            do()
+        return until
+
+    monkeypatch.setattr(batches._Batch, "carry_out", counted)
+
+
+@pytest.fixture
+def paused(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Job:
+    """Stopped by somebody when data has moved."""
+    job = scene.ask()
+    after_first_batch(monkeypatch, lambda: stopping.cancel(Job.objects.get(pk=job.pk), None))
+    job = jobs.run_now(job)
+    assert job.status == Job.Status.PAUSED
+    return job
+
+
+def resumed(job: Job) -> Job:
+    stopping.resume(job, None)
+    return jobs.run_now(job)
+
+
+def test_a_merge_is_in_place_and_its_page_and_catalog_say_so(scene: Scene) -> None:
+    job = jobs.run_now(scene.ask())
+    assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
+    scene.assert_merged()
+    item = TrashedJob.objects.get(job=job)
+    assert not item.can_be_restored
+    rows = dict(job_words.result_rows(job.result))
+    assert "Free when the trash is emptied" in rows
+    assert "each batch read back" in rows["Content proof"]
+    assert job.result["warnings"] == []
+
+
+def test_stopped_it_is_paused_reads_as_before_and_goes_on(scene: Scene, paused: Job) -> None:
+    assert worlds.content_of(scene.path("leaf")) == scene.leaf_sha256
+    assert paused.sentence.startswith("The merge was stopped after ")
+    assert "leaf" in job_words.what_now(paused)
+    assert DiskLock.objects.filter(job=paused).exists()
+    assert AuditEntry.objects.filter(job=paused, action="job-paused").exists()
+    job = resumed(paused)
+    assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
+    scene.assert_merged()
+
+
+def test_what_recovery_finished_meanwhile_is_a_success(scene: Scene, paused: Job) -> None:
+    """By the command line on any host, while the job waits to be resumed."""
+    rows = recover(str(scene.folder), worlds.roots_of(scene.folder))
+    assert [row["action"] for row in rows] == ["finished"]
+    job = resumed(paused)
+    assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
+    assert "recovery had finished it" in job.sentence
+    scene.assert_merged()
+
+
+def test_another_file_under_the_name_of_the_leaf_is_not_gone_on_with(
+    scene: Scene, paused: Job
+) -> None:
+    leaf = scene.path("leaf")
+    shutil.copy2(leaf, f"{leaf}.aside")
+    os.rename(f"{leaf}.aside", leaf)
+    before = worlds.snapshot(scene.folder)
+    job = resumed(paused)
+    assert job.status == Job.Status.PAUSED
+    assert "another file has its name now" in job.sentence
+    after = worlds.snapshot(scene.folder)
+    changed = {name for name in before if before[name] != after.get(name)}
+    assert all(name.endswith(".vdmerge") for name in changed)
+
+
+def test_a_disk_made_on_the_leaf_while_it_was_paused_follows_it(scene: Scene, paused: Job) -> None:
+    made = scene.path("new")
+    os.rename(scene.folder.parent / os.path.basename(made), made)
+    wanted = worlds.content_of(made)
+    job = resumed(paused)
+    assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
+    scene.assert_merged()
+    assert worlds.content_of(made) == wanted
+    assert sorted(job.result["relinked"]) == sorted([made, scene.path("below")])
+
+
+def test_without_room_it_is_paused_with_the_reason_and_goes_on_later(scene: Scene) -> None:
+    job = scene.ask()
+    faults.install(faults.parse("merge.data.write:2:enospc"))
+    try:
+        job = jobs.run_now(job)
+    finally:
+        faults.install(None)
+    assert job.status == Job.Status.PAUSED
+    assert "The merge stopped:" in job.sentence
+    assert "Resume it later" in job.sentence
+    assert worlds.content_of(scene.path("leaf")) == scene.leaf_sha256
+    assert resumed(job).status == Job.Status.SUCCEEDED
+    scene.assert_merged()
+
+
+def killed(job: Job, fault: str) -> None:
+    """A worker that died in the middle of the job's work; it is recovered afterwards."""
+    claimed = jobs.claim(job.pk)
+    assert claimed is not None
+    context = JobContext(claimed.job, claimed.token)
+    planned = merging.plan(job.disk, into_parent=True)
+    with_roots = context.roots()
+
+    def work() -> None:
+        merge.apply(planned, with_roots, job=context.name, token=context.token)
+
+    assert in_fork(with_fault(fault, work)) == -signal.SIGKILL
+    Job.objects.filter(pk=job.pk).update(lease_until=leases.from_now(-1), worker={})
+    reconciling.mark_lost()
+    reconciling.recover_lost()
+    job.refresh_from_db()
+
+
+@pytest.mark.parametrize("fault", ["merge.data.write:2:kill", "merge.end.write:1:kill"])
+def test_a_worker_that_died_is_followed_by_another_that_goes_on(scene: Scene, fault: str) -> None:
+    job = scene.ask()
+    killed(job, fault)
+    assert job.status == Job.Status.QUEUED
+    assert DiskLock.objects.filter(job=job).exists()
+    assert worlds.content_of(scene.path("below")) == scene.below_sha256 or "end" in fault
+    job = jobs.run_now(job)
+    assert (job.status, job.error, job.attempts) == (Job.Status.SUCCEEDED, None, 2)
+    scene.assert_merged()
+
+
+def test_what_had_only_begun_is_taken_back(scene: Scene) -> None:
+    job = scene.ask()
+    before = {stem: worlds.content_of(scene.path(stem)) for stem in ("middle", "leaf", "below")}
+    killed(job, "merge.begin.rename:4:kill")
+    assert job.status == Job.Status.QUEUED
+    assert not DiskLock.objects.filter(job=job).exists()
+    assert before == {stem: worlds.content_of(scene.path(stem)) for stem in before}
+    job = jobs.run_now(job)
+    assert (job.status, job.error["code"]) == (Job.Status.FAILED, "E_CHANGED")
+    assert jobs.needs_a_new_plan(job)
+    scan(scene.root)
+    assert jobs.run_now(scene.ask()).status == Job.Status.SUCCEEDED
+    scene.assert_merged()
+
+
+def test_what_somebody_stopped_on_the_command_line_does_not_go_on_by_itself(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupted one does: then nobody has said that it shall wait."""
+
+    class CtrlC(Progress):
+        asked = False
+
+        def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
+            if self.asked:
+                raise Cancelled
+
+    progress = CtrlC()
+    after_first_batch(monkeypatch, lambda: setattr(progress, "asked", True))
+    planned = merging.plan(scene.row("leaf"), into_parent=True)
+    with pytest.raises(Stopped):
+        merge.apply(planned, worlds.roots_of(scene.folder), progress=progress)
+    assert reconciling.recover_orphans() == []
+    record = merge_in_place.pending(worlds.roots_of(scene.folder), scene.path("middle"))
+    assert record is not None
+    journal.write(
+        worlds.roots_of(scene.folder), replace(record, record=record.record | {"file": None})
+    )
+    assert [row["action"] for row in reconciling.recover_orphans()] == ["finished"]
+    assert worlds.content_of(scene.path("middle")) == scene.leaf_sha256
+
+
+def test_asked_to_stop_before_its_worker_died_it_is_paused(scene: Scene) -> None:
+    job = scene.ask()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reconciling, "mark_lost", lambda: stopping.cancel(job, None))
+        patch.setattr(reconciling, "recover_lost", lambda: None)
+        killed(job, "merge.data.write:2:kill")
+    reconciling.mark_lost()
+    reconciling.recover_lost()
+    job.refresh_from_db()
+    assert job.status == Job.Status.PAUSED
+    assert "reads as ever" in job.sentence
+    assert resumed(job).status == Job.Status.SUCCEEDED
+    scene.assert_merged()
+
+
+def test_a_compaction_goes_on_with_the_disk_that_it_has_changed_itself(tmp_path: Path) -> None:
+    """As it left it when it was paused; but not with another file of that name."""
+    folder = tmp_path / "vms"
+    folder.mkdir()
+    block = 512 * 1024
+    built = VHD.dynamic(
+        folder, "zeros.vhd", size=8 * block, block_size=block,
+        content=[(0, bytes(block)), (1024, b"\1" * block), (2048, b"\2" * 512)],
+    )  # fmt: skip
+    scan(declare(folder, "C:\\VMs"))
+    wanted = worlds.content_of(built.path)
+    row = Disk.objects.get()
+
+    def asked() -> Job:
+        return compacting.request(row, user=None, idempotency_key=key())
+
+    job = asked()
+    context = jobs.claim(job.pk)
+    assert context is not None
+    Job.objects.filter(pk=job.pk).update(lease_until=leases.from_now(-1), worker={})
+    os.utime(built.path)  # what a step of the work does, too
+    reconciling.mark_lost()
+    reconciling.recover_lost()
+    job.refresh_from_db()
+    assert job.status == Job.Status.QUEUED
+    job = jobs.run_now(job)
+    assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
+    assert job.result["freed_bytes"] > 0
+    assert worlds.content_of(built.path) == wanted
+
+    scan(StorageRoot.objects.get())
+    job = asked()
+    assert jobs.claim(job.pk) is not None
+    Job.objects.filter(pk=job.pk).update(lease_until=leases.from_now(-1), worker={})
+    shutil.copy2(built.path, folder / "other.vhd")
+    os.rename(folder / "other.vhd", built.path)
+    reconciling.mark_lost()
+    reconciling.recover_lost()
+    job = jobs.run_now(job)
+    assert (job.status, job.error["code"]) == (Job.Status.FAILED, "E_CHANGED")

@@ -1,0 +1,450 @@
+"""When a job runs and how fast: what was chosen for it, else what its storage roots say."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime, time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from disks.models import AuditEntry, DiskLock, Job, StorageRoot
+from disks.operations.pacing import Pacer
+from disks.operations.progress import Cancelled, Stopped
+from disks.services import jobs, leases, reconciling, roots, stopping, timing
+from disks.services.errors import Refusal
+from disks.services.leases import Lease
+from disks.services.timing import MIB, Choice
+from disks.services.work import WORK, Work
+from disks.services.worker_progress import JobCancelled, JobProgress
+from disks.tests.factories import make_root
+
+pytestmark = pytest.mark.django_db
+
+
+def ask(*exclusive: str, **more: Any) -> Job:
+    values: dict[str, Any] = {
+        "kind": Job.Kind.MERGE,
+        "parameters": {},
+        "user": None,
+        "summary": "Merge a into b",
+        "idempotency_key": uuid.uuid4().hex,
+        "exclusive": list(exclusive),
+    }
+    return jobs.request(**(values | more))
+
+
+# --- how fast ----------------------------------------------------------------------------
+
+
+def test_the_slowest_root_that_a_job_touches_decides() -> None:
+    make_root("/srv/fast", limit_bytes_per_second=90 * MIB)
+    make_root("/srv/slow", limit_bytes_per_second=20 * MIB)
+    make_root("/srv/free")
+    assert timing.bytes_per_second(ask("/srv/free/a.vhd")) == 0
+    assert timing.bytes_per_second(ask("/srv/fast/a.vhd", "/srv/free/b.vhd")) == 90 * MIB
+    job = ask("/srv/fast/a.vhd", shared=["/srv/slow/base.vhd"])  # reading loads a storage, too
+    assert timing.bytes_per_second(job) == 20 * MIB
+
+
+@pytest.mark.parametrize("limit", [0, 70 * MIB])
+def test_what_is_chosen_for_a_job_counts_more_and_is_kept_when_it_is_tried_again(
+    limit: int,
+) -> None:
+    make_root("/srv/slow", limit_bytes_per_second=20 * MIB)
+    job = ask("/srv/slow/a.vhd")
+    timing.choose(job, Choice(limit_bytes_per_second=limit), user=None)
+    assert timing.bytes_per_second(job) == limit
+    entry = AuditEntry.objects.get(job=job, action="job-timed")
+    assert entry.sentence.endswith("at most 70 MB/s." if limit else "no limit of speed.")
+    timing.choose(job, Choice(limit_bytes_per_second=limit), user=None)  # the same form again
+    assert AuditEntry.objects.filter(action="job-timed").count() == 1
+    Job.objects.filter(pk=job.pk).update(status=Job.Status.FAILED)
+    assert timing.bytes_per_second(jobs.retry(job, None)) == limit
+
+
+def test_while_a_job_waits_for_its_limit_a_wish_to_stop_is_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = ask("/srv/a.vhd")
+    claimed = jobs.claim(job.pk)
+    assert claimed is not None
+    now = leases.clock()
+    monkeypatch.setattr("disks.services.worker_progress.clock", lambda: now)
+    slept = []
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        slept.append(seconds)
+        if sum(slept) > 3:
+            stopping.cancel(Job.objects.get(pk=job.pk), None)
+
+    progress = JobProgress(
+        Lease(job.pk, claimed.token, Job.Status.RUNNING, claimed.claimed_at),
+        pacer=Pacer(MIB, clock=lambda: now, sleep=sleep),
+    )
+    progress.step("copy", "Copying.")
+    progress.moved(3600 * MIB)
+    with pytest.raises(JobCancelled):
+        progress.report(1, 2)
+    assert sum(slept) < 3 + 2
+    progress.commit_ends()
+    progress._committing = True
+    progress.report(2, 2)  # what is being put in place never waits
+    assert sum(slept) < 3 + 2
+
+
+# --- how many at once --------------------------------------------------------------------
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    ids: list[int] = []
+    monkeypatch.setattr(jobs.Sender, "send", staticmethod(ids.append))
+    return ids
+
+
+def said(job: Job) -> str:
+    job.refresh_from_db()
+    return job.sentence
+
+
+def claimed(job: Job) -> bool:
+    return jobs.claim(job.pk) is not None
+
+
+def ended(job: Job, status: str = Job.Status.SUCCEEDED) -> None:
+    job.refresh_from_db()
+    assert jobs.end(job, job.token, Job.Status.RUNNING, status, "Done.")
+
+
+def test_a_root_lets_no_more_jobs_run_than_it_says_and_the_next_is_sent_when_one_ends(
+    sent: list[int], django_capture_on_commit_callbacks: Any
+) -> None:
+    root = make_root("/srv/vms", name="vms", jobs_at_once=2)
+    one, two, three, four = (ask(f"/srv/vms/{n}.vhd") for n in range(4))
+    assert [claimed(one), claimed(two), claimed(three), claimed(four)] == [True, True, False, False]
+    words = "Waits: 2 jobs already run on vms, which allows 2 at once."
+    assert (said(three), three.waits_for_root, said(four)) == (words, root, words)
+    with django_capture_on_commit_callbacks(execute=True):
+        ended(one)
+    assert sent == [three.pk]
+    assert not claimed(four)  # one that waits longer comes first
+    assert said(four).endswith("allows 2 at once, and others have waited longer.")
+    assert claimed(three)
+    three.refresh_from_db()
+    assert three.waits_for_root is None
+
+
+def test_jobs_elsewhere_and_jobs_that_move_nothing_are_not_counted() -> None:
+    make_root("/srv/vms", jobs_at_once=1)
+    make_root("/srv/other")
+    assert claimed(ask("/srv/vms/1.vhd"))
+    assert claimed(ask("/srv/other/1.vhd"))
+    assert claimed(ask("/srv/vms/2.vhd", kind=Job.Kind.CHECK))
+    assert claimed(ask("/srv/vms/3.vhd", kind=Job.Kind.UPDATE_PARENT))
+    assert not claimed(ask("/srv/other/2.vhd", shared=["/srv/vms/base.vhd"]))  # it reads there
+
+
+def test_a_paused_job_makes_room_and_waits_for_it_when_it_is_resumed(
+    sent: list[int], django_capture_on_commit_callbacks: Any
+) -> None:
+    make_root("/srv/vms", jobs_at_once=1)
+    in_place = {"parameters": {"in_place": True}}
+    first, second = ask("/srv/vms/1.vhd", **in_place), ask("/srv/vms/2.vhd")
+    assert (claimed(first), claimed(second)) == (True, False)
+    first.refresh_from_db()
+    with django_capture_on_commit_callbacks(execute=True):
+        jobs.put_off(first, first.token, Job.Status.RUNNING, jobs.PAUSED)
+    assert sent == [second.pk]
+    assert claimed(second)
+    stopping.resume(first, None)
+    assert not claimed(first)
+    assert said(first).startswith("Waits: 1 job already runs on ")
+
+
+def test_the_reconciler_sends_those_whose_turn_it_is_and_no_others(settings: Any) -> None:
+    settings.JOB_RESEND_SECONDS = 0
+    root = make_root("/srv/vms", jobs_at_once=1)
+    running, *waiting = (ask(f"/srv/vms/{n}.vhd") for n in range(4))
+    for job in (running, *waiting):
+        jobs.claim(job.pk)
+    resend = lambda: reconciling.resend(lambda job_id: True, lambda: 0)  # noqa: E731
+    assert resend() == []
+    StorageRoot.objects.filter(pk=root.pk).update(jobs_at_once=3)
+    assert resend() == [waiting[0].pk, waiting[1].pk]
+    StorageRoot.objects.filter(pk=root.pk).update(jobs_at_once=0)
+    assert resend() == [job.pk for job in waiting]
+
+
+# --- when --------------------------------------------------------------------------------
+
+IN_PLACE = {"parameters": {"in_place": True}}
+
+
+@dataclass
+class Wall:
+    """The clock on the wall, in UTC, which is the console's time zone in tests."""
+
+    now: datetime
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def says(self, text: str) -> None:
+        self.now = datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
+    clock = Wall(datetime(2026, 5, 4, 14, 0, tzinfo=UTC))
+    monkeypatch.setattr("django.utils.timezone.now", clock)
+    return clock
+
+
+def nightly(path: str = "/srv/vms", **fields: Any) -> StorageRoot:
+    return make_root(path, hours_begin=time(22), hours_end=time(6), **fields)
+
+
+def works(monkeypatch: pytest.MonkeyPatch, work: Any) -> None:
+    """What a merge does in these tests."""
+    monkeypatch.setattr(f"{__name__}._does", work)
+    monkeypatch.setitem(
+        WORK, Job.Kind.MERGE, Work(f"{__name__}.run_it", recover="", moves_data=True)
+    )
+
+
+_does: Any = None
+
+
+def run_it(parameters: dict[str, Any], progress: Any, context: Any) -> Any:
+    return _does(progress)
+
+
+def state(job: Job) -> tuple[str, str]:
+    job.refresh_from_db()
+    return job.status, job.sentence
+
+
+def test_a_job_waits_for_the_hours_of_its_roots(wall: Wall, settings: Any) -> None:
+    settings.JOB_RESEND_SECONDS = 0
+    nightly(name="vms")
+    job = ask("/srv/vms/a.vhd")
+    assert not claimed(job)
+    assert state(job) == (Job.Status.QUEUED, "Starts at 22:00 on 4 May (UTC).")
+    assert not DiskLock.objects.exists()
+    resend = lambda: reconciling.resend(lambda job_id: True, lambda: 0)  # noqa: E731
+    wall.says("2026-05-04 21:59:59")
+    assert resend() == []
+    wall.says("2026-05-04 22:00:01")
+    assert resend() == [job.pk]
+    assert claimed(job)
+    job.refresh_from_db()
+    assert job.resume_at is None
+
+
+@pytest.mark.parametrize("kind", [Job.Kind.SCAN, Job.Kind.CHECK, Job.Kind.UPDATE_PARENT])
+def test_what_moves_no_data_runs_at_any_time(wall: Wall, kind: str) -> None:
+    nightly()
+    assert claimed(ask("/srv/vms/a.vhd", kind=kind))
+
+
+def test_a_start_that_was_chosen_comes_before_and_within_the_hours(wall: Wall) -> None:
+    nightly("/srv/vms")
+    later = datetime(2026, 5, 6, 9, 0, tzinfo=UTC)
+    elsewhere, here = ask("/srv/x/a.vhd"), ask("/srv/vms/a.vhd")
+    outside = ask("/srv/vms/b.vhd")
+    for job, choice in (
+        (elsewhere, Choice(not_before=later)),
+        (here, Choice(not_before=later)),
+        (outside, Choice(not_before=later, outside_hours=True)),
+    ):
+        timing.choose(job, choice, user=None)
+        assert not claimed(job)
+    assert state(elsewhere)[1] == "Starts at 09:00 on 6 May (UTC)."
+    assert state(here)[1] == "Starts at 22:00 on 6 May (UTC)."
+    assert state(outside)[1] == "Starts at 09:00 on 6 May (UTC)."
+
+
+def test_a_job_on_two_roots_waits_until_the_hours_of_both_meet(wall: Wall) -> None:
+    nightly("/srv/vms", name="vms")
+    late = make_root("/srv/late", name="late", hours_begin=time(4), hours_end=time(8))
+    job = ask("/srv/vms/a.vhd", "/srv/late/b.vhd")
+    assert not claimed(job)
+    assert state(job)[1] == "Starts at 04:00 on 5 May (UTC)."
+    StorageRoot.objects.filter(pk=late.pk).update(hours_begin=time(10), hours_end=time(11))
+    assert not claimed(job)
+    assert "the hours of late and vms never meet" in state(job)[1]
+    assert timing.decides(job)
+    stopping.start_now(job, None)
+    assert claimed(job)
+
+
+def test_hours_that_are_changed_count_for_those_that_wait(
+    wall: Wall, settings: Any, tmp_path: Path
+) -> None:
+    settings.JOB_RESEND_SECONDS = 0
+    root = nightly(str(tmp_path))
+    job = ask(f"{tmp_path}/a.vhd")
+    assert not claimed(job)
+    wall.says("2026-05-04 14:00:01")
+    roots.change(root, says=roots.Declaration(hours="13:00-15:00"))
+    assert reconciling.resend(lambda job_id: True, lambda: 0) == [job.pk]
+    assert claimed(job)
+
+
+def test_start_now_does_not_wait_for_the_hours_and_is_audited(wall: Wall, sent: list[int]) -> None:
+    nightly()
+    job = ask("/srv/vms/a.vhd")
+    assert not claimed(job)
+    stopping.start_now(job, None)
+    assert claimed(job)
+    entry = AuditEntry.objects.get(job=job, action="job-start-now")
+    assert entry.after["outside_hours"] is True
+    with pytest.raises(Refusal, match="does not wait for the clock"):
+        stopping.start_now(job, None)
+
+
+def run_until(wall: Wall, monkeypatch: pytest.MonkeyPatch, job: Job, until: str) -> list[str]:
+    """The job works until the clock says so, and on for two more reports; what it did."""
+    did: list[str] = []
+
+    def work(progress: JobProgress) -> dict[str, Any]:
+        progress.step("move", "Moving.")
+        wall.says(until)
+        for number in range(2):
+            progress._stored_at = float("-inf")
+            progress.report(number, 2)
+            did.append("moved")
+        return {}
+
+    works(monkeypatch, work)
+    jobs.run(job.pk)
+    return did
+
+
+def test_work_in_place_pauses_when_the_hours_end_and_goes_on_in_the_next(
+    wall: Wall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nightly(name="vms")
+    wall.says("2026-05-04 22:30")
+    job = ask("/srv/vms/a.vhd", **IN_PLACE)
+    assert run_until(wall, monkeypatch, job, "2026-05-05 06:00:01") == []
+    sentence = "Paused: the hours of vms are over. It goes on at 22:00 on 5 May (UTC)."
+    assert state(job) == (Job.Status.PAUSED, sentence)
+    assert DiskLock.objects.filter(job=job).count() == 1
+    wall.says("2026-05-05 21:59")
+    assert reconciling.go_on_by_the_clock() == []
+    wall.says("2026-05-05 22:00")
+    assert reconciling.go_on_by_the_clock() == [job.pk]
+    assert state(job)[0] == Job.Status.QUEUED
+    assert run_until(wall, monkeypatch, job, "2026-05-05 23:00") == ["moved", "moved"]
+    assert state(job)[0] == Job.Status.SUCCEEDED
+    told = AuditEntry.objects.filter(job=job, action="job-paused").get()
+    assert sentence in told.sentence
+
+
+def test_one_that_was_stopped_between_two_batches_tells_both(
+    wall: Wall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nightly(name="vms")
+    wall.says("2026-05-05 05:59")
+    job = ask("/srv/vms/a.vhd", **IN_PLACE)
+
+    def work(progress: JobProgress) -> None:
+        wall.says("2026-05-05 06:00")
+        progress._stored_at = float("-inf")
+        try:
+            progress.report(1, 2)
+        except Cancelled as asked:
+            raise Stopped("Stopped after 1 of 2 bytes.") from asked
+
+    works(monkeypatch, work)
+    jobs.run(job.pk)
+    status, sentence = state(job)
+    assert (status, job.cancellable) == (Job.Status.PAUSED, False)
+    assert sentence.startswith("Paused: the hours of vms are over. It goes on at 22:00 on 5 May")
+    assert sentence.endswith(" Stopped after 1 of 2 bytes.")
+    assert job.resume_at == datetime(2026, 5, 5, 22, tzinfo=UTC)
+
+
+def test_who_pauses_it_keeps_it_from_going_on_by_itself(
+    wall: Wall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nightly()
+    wall.says("2026-05-04 22:30")
+    job = ask("/srv/vms/a.vhd", **IN_PLACE)
+    run_until(wall, monkeypatch, job, "2026-05-05 06:00:01")
+    stopping.pause(job, None)
+    wall.says("2026-05-06 22:30")
+    assert reconciling.go_on_by_the_clock() == []
+    assert state(job)[0] == Job.Status.PAUSED
+    stopping.resume(job, None)
+    assert claimed(job)
+
+
+def test_a_copy_that_has_begun_goes_on_after_the_hours(
+    wall: Wall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nightly()
+    wall.says("2026-05-04 22:30")
+    job = ask("/srv/vms/a.vhd")
+    assert run_until(wall, monkeypatch, job, "2026-05-05 06:00:01") == ["moved", "moved"]
+    assert state(job)[0] == Job.Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_by_the_time_that_was_chosen_it_stops(
+    wall: Wall, monkeypatch: pytest.MonkeyPatch, in_place: bool
+) -> None:
+    """In place it pauses, and does not go on by itself; a copy is cancelled."""
+    nightly()
+    wall.says("2026-05-04 22:30")
+    job = ask("/srv/vms/a.vhd", parameters={"in_place": in_place})
+    timing.choose(job, Choice(stop_by=datetime(2026, 5, 5, 4, 30, tzinfo=UTC)), user=None)
+    assert run_until(wall, monkeypatch, job, "2026-05-05 04:30:00") == []
+    status, sentence = state(job)
+    assert job.resume_at is None
+    if in_place:
+        words = "Paused at 04:30 on 5 May (UTC), as asked. It goes on when it is resumed."
+        assert (status, sentence) == (Job.Status.PAUSED, words)
+        stopping.resume(job, None)
+        assert run_until(wall, monkeypatch, job, "2026-05-05 05:00") == ["moved", "moved"]
+        assert state(job)[0] == Job.Status.SUCCEEDED
+    else:
+        assert status == Job.Status.CANCELLED
+        assert sentence.startswith("Stopped at 04:30 on 5 May (UTC), as asked. Cancelled.")
+        assert not DiskLock.objects.exists()
+
+
+def test_a_job_that_could_not_run_before_its_end_is_paused_and_says_so(wall: Wall) -> None:
+    job = ask("/srv/vms/a.vhd")
+    timing.choose(job, Choice(stop_by=datetime(2026, 5, 4, 15, tzinfo=UTC)), user=None)
+    wall.says("2026-05-04 15:00")
+    assert not claimed(job)
+    status, sentence = state(job)
+    assert status == Job.Status.PAUSED
+    assert sentence.startswith("Paused: it could not run before 15:00 on 4 May (UTC)")
+    stopping.resume(job, None)
+    assert claimed(job)
+
+
+def test_what_a_running_job_has_ahead_is_foreseen(wall: Wall) -> None:
+    nightly()
+    wall.says("2026-05-04 23:00")
+    copy, in_place = ask("/srv/vms/a.vhd"), ask("/srv/vms/b.vhd", **IN_PLACE)
+    assert (claimed(copy), claimed(in_place)) == (True, True)
+    for job in (copy, in_place):
+        job.refresh_from_db()
+    assert timing.foreseen(copy).endswith("A copy cannot be put off: it goes on until it is done.")
+    assert timing.foreseen(in_place).startswith("It pauses at 06:00 on 5 May (UTC) by itself")
+    Job.objects.filter(pk=copy.pk).update(stop_by=datetime(2026, 5, 5, 1, tzinfo=UTC))
+    assert timing.foreseen(fresh(copy)) == "It is cancelled at 01:00 on 5 May (UTC), as asked."
+
+
+def fresh(job: Job) -> Job:
+    job.refresh_from_db()
+    return job
