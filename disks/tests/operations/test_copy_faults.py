@@ -17,15 +17,13 @@ import pytest
 
 from disks.engine import faults
 from disks.engine.errors import ImageError
-from disks.operations import compact, convert, create, merge, trash
+from disks.operations import compact, convert, create, merge
 from disks.operations.paths import Roots
 from disks.operations.recover import recover
 from disks.tests.builders import MIB, VHDX, Family
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import (
     DIED,
-    DONE,
-    MOST_POINTS,
     SAMPLE,
     Work,
     faulty,
@@ -122,17 +120,6 @@ def _create_child(folder: Path, roots: Roots, family: Family) -> object:
     parent = _named(folder, family, "leaf")
     plan = create.plan(_named(folder, family, "new"), roots, parent=parent)
     return create.apply(plan, roots, job="7", token=1)
-
-
-def _merged(folder: Path, family: Family) -> None:
-    chain(folder, family=family, grandchild=True)
-    _into_parent(folder, roots_of(folder), family)
-
-
-def _restore(folder: Path, roots: Roots) -> object:
-    found = trash.list_trash(str(folder), roots)
-    # An interrupted restore may have brought everything back already.
-    return trash.restore(found[0].folder, roots, offline=True) if found else None
 
 
 CASES = {
@@ -296,27 +283,3 @@ def test_a_source_written_after_the_crash_makes_recovery_undo(place: Path, famil
         assert essence_of(leaf) == prepared.expected
         undone += 1
     assert undone >= 3
-
-
-def test_a_kill_at_every_point_of_a_restore_is_continued(place: Path, family: Family) -> None:
-    """bad-input F85, F87: restoring again goes on where it stopped."""
-    model = place / "model"
-    _merged(model, family)
-    below = content_of(model / family.file("below"))
-    run = place / "run"
-    for number in range(1, MOST_POINTS):
-        shutil.rmtree(run, ignore_errors=True)
-        _merged(run, family)  # not copied: the trash is known by its files' inodes
-
-        code = in_fork(with_fault(f"*:{number}:kill", lambda: _restore(run, roots_of(run))))
-        recover(str(run), roots_of(run))
-        _restore(run, roots_of(run))
-        assert worlds.strays(run) == []
-        assert not any(name.startswith(".vdtrash") for name in worlds.snapshot(run))
-        assert (run / family.file("leaf")).exists()
-        assert content_of(run / family.file("below")) == below
-        if code != DIED:
-            assert code == DONE
-            break
-    else:
-        pytest.fail("the restore never came to its end")
