@@ -44,6 +44,7 @@ def recover(folder: str, roots: Roots, *, assume_dead: bool = False) -> list[dic
                 rows.append({key: value for key, value in row.items() if key != "result"})
         rows += _sweep(current, roots, assume_dead=assume_dead)
         locks.sweep(roots, current)
+    _sweep_trash(folder, roots)
     return rows
 
 
@@ -138,6 +139,16 @@ def _sweep(folder: str, roots: Roots, *, assume_dead: bool) -> list[dict[str, An
             waiting = error.code in ("E_LOCKED", "E_IN_USE")
             rows.append(_row(disk, BUSY if waiting else ATTENTION, error.message, error.code))
     return rows
+
+
+def _sweep_trash(folder: str, roots: Roots) -> None:
+    """Only a root has a trash; what waits in it is nobody's to recover, but what is empty goes."""
+    from disks.operations import trash
+
+    with contextlib.suppress(ImageError):
+        root, _ = roots.locate(folder)
+        if root.path == os.path.normpath(folder) and not root.read_only:
+            trash.sweep(roots, root.path)
 
 
 def _owners(folder: str, stem: str) -> list[str]:

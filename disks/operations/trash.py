@@ -237,8 +237,7 @@ def prepare(roots: Roots, manifest: Manifest) -> None:
     Raises E_TRASH when a folder is not on the file system of what it shall take.
     """
     for folder in manifest.folders:
-        durable.make_folder(roots, os.path.dirname(folder), 0o700)
-        durable.make_folder(roots, folder, 0o700)
+        _make_folder(roots, manifest, folder)
     for entry in manifest.entries:
         there = roots.stat(os.path.dirname(entry.trash)).st_dev
         if there != roots.stat(os.path.dirname(entry.original)).st_dev:
@@ -248,9 +247,20 @@ def prepare(roots: Roots, manifest: Manifest) -> None:
                 "and disks are never copied there silently.",
                 file=entry.original,
             )
-    for folder in manifest.folders:
-        _write_text(roots, os.path.join(folder, README), _help(manifest))
     write(roots, manifest)
+
+
+def _make_folder(roots: Roots, manifest: Manifest, folder: str) -> None:
+    """The folder and its help at one go: a sweep() may take it away while it is empty."""
+    for tries_left in (2, 1, 0):
+        try:
+            durable.make_folder(roots, os.path.dirname(folder), 0o700)
+            durable.make_folder(roots, folder, 0o700)
+            _write_text(roots, os.path.join(folder, README), _help(manifest))
+            return
+        except ImageError as error:
+            if error.code != "E_NOT_FOUND" or not tries_left:
+                raise
 
 
 def write(roots: Roots, manifest: Manifest) -> None:
@@ -264,6 +274,22 @@ def discard(roots: Roots, manifest: Manifest) -> None:
     """Remove the folders of a job that never put anything away."""
     for folder in manifest.folders:
         _remove_folder(roots, folder)
+
+
+def sweep(roots: Roots, root: str) -> None:
+    """Take away what a dead restore or emptying left of a root's trash: locks, empty folders.
+
+    A job that is only about to fill one of these makes it once more.
+    """
+    base = os.path.join(root, TRASH_FOLDER)
+    if not _has_name(roots, base):
+        return
+    locks.sweep(roots, base)
+    for entry in roots.list(base):
+        folder = os.path.join(base, entry.name)
+        if entry.is_folder and not roots.list(folder):
+            durable.remove_empty_folder(roots, folder)
+    durable.remove_empty_folder(roots, base)
 
 
 # ---------------------------------------------------------------------- looking

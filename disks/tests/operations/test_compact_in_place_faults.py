@@ -30,9 +30,9 @@ from disks.tests.operations.crashing import (
     faulty,
     in_fork,
     mended_at_every_point,
-    power_cut,
     with_fault,
 )
+from disks.tests.operations.power import power_cut
 from disks.tests.operations.shrinking import SCENES, Scene
 from disks.tests.operations.worlds import content_of, errors_in, roots_of
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +17,34 @@ import pytest
 
 from disks.engine import faults
 from disks.engine.errors import ImageError
-from disks.operations import compact, convert, create, merge, trash
+from disks.operations import compact, convert, create, merge
 from disks.operations.paths import Roots
 from disks.operations.recover import recover
 from disks.tests.builders import MIB, VHDX, Family
 from disks.tests.operations import worlds
-from disks.tests.operations.worlds import BLOCK, KIB, chain, content_of, errors_in, noise, roots_of
-
-MOST_POINTS = 400
-
+from disks.tests.operations.crashing import (
+    DIED,
+    SAMPLE,
+    Work,
+    faulty,
+    in_fork,
+    mended_at_every_point,
+    with_fault,
+)
+from disks.tests.operations.power import cuts_of, points_of, survive_power_cuts
+from disks.tests.operations.worlds import (
+    BLOCK,
+    KIB,
+    chain,
+    content_of,
+    errors_in,
+    essence_of,
+    noise,
+    roots_of,
+)
 
 Build = Callable[[Path, Family], None]
-Work = Callable[[Path, Roots, Family], object]
+Do = Callable[[Path, Roots, Family], object]
 
 
 @dataclass(frozen=True)
@@ -37,7 +52,7 @@ class Case:
     """build makes the files, work does the job; result says which disk then has the content."""
 
     build: Build
-    work: Work
+    work: Do
     readable: tuple[str, ...]  # the disks that must read as the leaf did, in either state
     result: str
 
@@ -107,17 +122,6 @@ def _create_child(folder: Path, roots: Roots, family: Family) -> object:
     return create.apply(plan, roots, job="7", token=1)
 
 
-def _merged(folder: Path, family: Family) -> None:
-    chain(folder, family=family, grandchild=True)
-    _into_parent(folder, roots_of(folder), family)
-
-
-def _restore(folder: Path, roots: Roots) -> object:
-    found = trash.list_trash(str(folder), roots)
-    # An interrupted restore may have brought everything back already.
-    return trash.restore(found[0].folder, roots, offline=True) if found else None
-
-
 CASES = {
     "into the parent": Case(_chain, _into_parent, ("leaf", "middle"), "middle"),
     "into the base, child's name": Case(_two, _into_base_as_child, ("leaf",), "leaf"),
@@ -131,6 +135,12 @@ CASES = {
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fault points around fsync stay; waiting for the hardware proves nothing here."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+
+
 class Prepared:
     """A folder built once and copied for each run; inodes differ, contents do not."""
 
@@ -139,155 +149,119 @@ class Prepared:
         self.family = family
         self.model = place / "model"
         case.build(self.model, family)
-        self.expected = content_of(self.model / family.file("leaf"))
+        self.expected = essence_of(self.model / family.file("leaf"))
+        self.expected_raw = content_of(self.model / family.file("leaf"))
         self.below = None
         if (self.model / family.file("below")).exists():
-            self.below = content_of(self.model / family.file("below"))
+            self.below = essence_of(self.model / family.file("below"))
         self.before = worlds.snapshot(self.model)
-        self.place = place / "run"
+        self.folder = place / "run"
 
-    def fresh(self) -> Path:
-        shutil.rmtree(self.place, ignore_errors=True)
-        worlds.copy_tree(self.model, self.place)
-        return self.place
+    def fresh(self) -> Work:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        worlds.copy_tree(self.model, self.folder)
+        return self.work
 
-    def work(self, folder: Path) -> object:
-        return self.case.work(folder, roots_of(folder), self.family)
+    def work(self) -> object:
+        return self.case.work(self.folder, roots_of(self.folder), self.family)
+
+    def recover(self) -> list[dict[str, object]]:
+        return recover(str(self.folder), roots_of(self.folder))
+
+    def judge(self) -> str:
+        return "done" if self.check(finished=False) else "as before"
 
     def check(self, *, finished: bool) -> bool:
         """After recovery: all as before, or all done. Returns whether it is done."""
-        folder = self.place
+        folder = self.folder
         assert worlds.strays(folder) == []
         found = worlds.snapshot(folder)
         undo_records = {name for name in found if name.endswith(".vdundo")}
         done = {name: found[name] for name in found if name not in undo_records} != self.before
         assert done or not finished
         leaf = self.case.result if done else "leaf"
-        name = leaf if leaf.endswith(".raw") else self.family.file(leaf)
-        assert _read(folder / name) == self.expected
+        if leaf.endswith(".raw"):
+            data = (folder / leaf).read_bytes()
+            assert hashlib.sha256(data).hexdigest() == self.expected_raw
+        else:
+            assert essence_of(folder / self.family.file(leaf)) == self.expected
         for name in found:
             if name.endswith(f".{self.family.name}") and not name.startswith("."):
                 assert errors_in(folder / name) == []
         if self.below:
-            assert content_of(folder / self.family.file("below")) == self.below
+            assert essence_of(folder / self.family.file("below")) == self.below
         return done
 
 
-def _read(path: Path) -> str:
-    if path.suffix == ".raw":
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    return content_of(path)
+@pytest.fixture(params=list(CASES))
+def prepared(request: pytest.FixtureRequest, place: Path, family: Family) -> Prepared:
+    return Prepared(CASES[request.param], place, family)
 
 
-def _in_child(work: Callable[[], object]) -> int:
-    """Run work in a forked process; the way it ended, as waitpid says."""
-    child = os.fork()
-    if child == 0:
-        code = 3
-        try:
-            work()
-            code = 0
-        except ImageError:
-            code = 1
-        finally:
-            os._exit(code)
-    return os.waitpid(child, 0)[1]
-
-
-def points_of(prepared: Prepared) -> int:
-    """How many fault points one undisturbed run passes."""
-    seen: list[str] = []
-    folder = prepared.fresh()
-    faults.watch(lambda event: seen.append(event.point))
-    try:
-        prepared.work(folder)
-    finally:
-        faults.watch(None)
-    assert 5 < len(seen) < MOST_POINTS
-    return len(seen)
-
-
-@pytest.mark.parametrize("name", list(CASES))
-def test_a_kill_at_every_point_is_undone_or_finished(
-    place: Path, family: Family, name: str
-) -> None:
+def test_a_kill_at_every_point_is_undone_or_finished(prepared: Prepared) -> None:
     """bad-input F85, E79."""
-    prepared = Prepared(CASES[name], place, family)
-    outcomes = set()
-    for number in range(1, points_of(prepared) + 1):
-        folder = prepared.fresh()
-
-        def work(number: int = number, folder: Path = folder) -> None:
-            faults.install(faults.Fault("*", number, "kill"))
-            prepared.work(folder)
-
-        status = _in_child(work)
-        assert os.WIFSIGNALED(status)
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        rows = recover(str(folder), roots_of(folder))
-        assert all(row["action"] in ("finished", "undone", "swept") for row in rows), rows
-        outcomes.add(prepared.check(finished=False))
-        assert recover(str(folder), roots_of(folder)) == []
-    assert outcomes == {False, True}
+    states = mended_at_every_point(
+        prepared.fresh,
+        faulty("kill"),
+        expected=DIED,
+        recover=prepared.recover,
+        judge=prepared.judge,
+    )
+    assert states == {"as before", "done"}
 
 
 @pytest.mark.parametrize("kind", ["enospc", "eio"])
-@pytest.mark.parametrize("name", list(CASES))
-def test_an_error_at_every_point_leaves_the_old_or_the_new(
-    place: Path, family: Family, name: str, kind: str
-) -> None:
+def test_an_error_at_every_point_leaves_the_old_or_the_new(prepared: Prepared, kind: str) -> None:
     """bad-input F81, F82, F84: full storage, or failing storage, at each operation."""
-    prepared = Prepared(CASES[name], place, family)
-    for number in range(1, points_of(prepared) + 1):
-        folder = prepared.fresh()
+    for number in range(1, points_of(prepared) + 1, SAMPLE):
+        work = prepared.fresh()
         faults.install(faults.Fault("*", number, kind))
         failed = ""
         try:
-            prepared.work(folder)
+            work()
         except ImageError as error:
             failed = error.code
         finally:
             faults.install(None)
         assert failed in ("", "E_NOSPC", "E_IO"), failed
-        recover(str(folder), roots_of(folder))
+        prepared.recover()
         prepared.check(finished=not failed)
 
 
-@pytest.mark.parametrize("name", list(CASES))
-def test_short_writes_are_continued(place: Path, family: Family, name: str) -> None:
+def test_short_writes_are_continued(prepared: Prepared) -> None:
     """bad-input F84."""
-    prepared = Prepared(CASES[name], place, family)
-    for number in range(1, 12):
-        folder = prepared.fresh()
+    for number in range(1, 12, 2):
+        work = prepared.fresh()
         faults.install(faults.Fault("write", number, "short"))
         try:
-            prepared.work(folder)
+            work()
         finally:
             faults.install(None)
         assert prepared.check(finished=True)
+
+
+@pytest.mark.power_cuts
+def test_a_power_cut_leaves_the_old_files_or_the_finished_job(
+    request: pytest.FixtureRequest, prepared: Prepared, place: Path
+) -> None:
+    """bad-input F86, F87: also when the power fails again during recovery."""
+    survive_power_cuts(
+        prepared,
+        cuts=cuts_of(len(CASES), 12),
+        seed=request.node.name,
+        aside=place / "aside",
+    )
 
 
 @pytest.mark.parametrize("point", [1, 2, 3, 5, 8, 13, 21])
 def test_three_kills_during_recovery_do_no_harm(place: Path, family: Family, point: int) -> None:
     """bad-input F87."""
     prepared = Prepared(CASES["into the parent"], place, family)
-    folder = prepared.fresh()
     total = points_of(prepared)
-    folder = prepared.fresh()
-
-    def work() -> None:
-        faults.install(faults.Fault("*", total - 25, "kill"))
-        prepared.work(folder)
-
-    _in_child(work)
+    in_fork(with_fault(f"*:{total - 25}:kill", prepared.fresh()))
     for number in (point, point + 1, point + 2):
-
-        def again(number: int = number) -> None:
-            faults.install(faults.Fault("*", number, "kill"))
-            recover(str(folder), roots_of(folder))
-
-        _in_child(again)
-    recover(str(folder), roots_of(folder))
+        in_fork(with_fault(f"*:{number}:kill", prepared.recover))
+    prepared.recover()
     prepared.check(finished=False)
 
 
@@ -296,50 +270,16 @@ def test_a_source_written_after_the_crash_makes_recovery_undo(place: Path, famil
     prepared = Prepared(CASES["into the parent"], place, family)
     undone = 0
     for number in range(1, points_of(prepared) + 1):
-        folder = prepared.fresh()
-
-        def work(number: int = number, folder: Path = folder) -> None:
-            faults.install(faults.Fault("commit.fsync-folder", number, "kill"))
-            prepared.work(folder)
-
-        if os.WIFEXITED(_in_child(work)):
+        if in_fork(with_fault(f"commit.fsync-folder:{number}:kill", prepared.fresh())) != DIED:
             break
-        leaf = folder / family.file("leaf")
+        leaf = prepared.folder / family.file("leaf")
         data = leaf.read_bytes()
         os.utime(leaf, ns=(1, 1))
-        rows = recover(str(folder), roots_of(folder))
+        rows = prepared.recover()
         assert [row["action"] for row in rows if row["path"].endswith(family.file("middle"))] in (
             ["undone"], ["undone", "swept"],
         )  # fmt: skip
         assert leaf.read_bytes() == data
-        assert content_of(leaf) == prepared.expected
+        assert essence_of(leaf) == prepared.expected
         undone += 1
     assert undone >= 3
-
-
-def test_a_kill_at_every_point_of_a_restore_is_continued(place: Path, family: Family) -> None:
-    """bad-input F85, F87: restoring again goes on where it stopped."""
-    model = place / "model"
-    _merged(model, family)
-    below = content_of(model / family.file("below"))
-    run = place / "run"
-    for number in range(1, MOST_POINTS):
-        shutil.rmtree(run, ignore_errors=True)
-        _merged(run, family)  # not copied: the trash is known by its files' inodes
-
-        def work(number: int = number) -> None:
-            faults.install(faults.Fault("*", number, "kill"))
-            _restore(run, roots_of(run))
-
-        status = _in_child(work)
-        recover(str(run), roots_of(run))
-        _restore(run, roots_of(run))
-        assert worlds.strays(run) == []
-        assert not any(name.startswith(".vdtrash") for name in worlds.snapshot(run))
-        assert (run / family.file("leaf")).exists()
-        assert content_of(run / family.file("below")) == below
-        if os.WIFEXITED(status):
-            assert os.WEXITSTATUS(status) == 0
-            break
-    else:
-        pytest.fail("the restore never came to its end")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
 import resource
 import subprocess
 from collections.abc import Callable
@@ -24,18 +23,17 @@ from disks.tests.operations import worlds
 from disks.tests.operations.crashing import (
     DONE,
     REFUSED,
+    Work,
     failing_from,
     in_fork,
-    power_cut,
     with_fault,
 )
 from disks.tests.operations.enlarging import BLOCK, HUGE, KIB, LARGE, MANY, MORE, SCENES
+from disks.tests.operations.power import cuts_of, survive_power_cuts
 from disks.tests.operations.worlds import content_of, errors_in, roots_of
 
 DIED = -9
 MOST_POINTS = 200
-# `make prove` raises it; each cut is one run of the real code.
-CUTS = int(os.environ.get("VD_PROVE", "40"))
 
 # What is written where, in how many rewrites: each needs its own look.
 WORK = {
@@ -80,7 +78,22 @@ class Running:
         expand.apply(plan, self.roots, offline=True, progress=progress)
 
     def recover(self) -> list[dict[str, object]]:
-        return recover(str(self.path.parent), self.roots)
+        return recover(str(self.folder), self.roots)
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent
+
+    @property
+    def is_vhdx(self) -> bool:
+        return self.path.suffix == ".vhdx"
+
+    def fresh(self) -> Work:
+        self.reset()
+        return self.expand
+
+    def judge(self) -> str:
+        return self.assert_sound()
 
     def reset(self) -> None:
         for stray in self.path.parent.glob(".*"):
@@ -111,14 +124,14 @@ class Running:
         assert journal.pending(self.roots, [str(self.path)]) == []
         if size != len(self.model):
             return "larger"
-        if self.path.suffix == ".vhdx":  # of a VHD blocks may have made room by then
+        if self.is_vhdx:  # of a VHD blocks may have made room by then
             assert self.path.stat().st_size == len(self.original)  # none stays reserved
         return "old"
 
 
 @pytest.fixture(params=list(WORK))
-def running(request: pytest.FixtureRequest, tmp_path: Path) -> Running:
-    folder = tmp_path / "disks"
+def running(request: pytest.FixtureRequest, place: Path) -> Running:
+    folder = place / "disks"
     folder.mkdir()
     built = SCENES[request.param].make(folder)
     return Running(built.path, built.path.read_bytes(), bytes(built.model), WORK[request.param])
@@ -144,7 +157,7 @@ def test_killed_at_every_point_it_is_the_old_disk_or_the_larger_one(
         seen.add(running.assert_sound())
         assert running.recover() == []
     assert number > 10
-    assert seen == {"old", "larger"} or CUTS < 40  # few of them meet one alone
+    assert seen == {"old", "larger"}
     assert running.assert_sound() == "larger"
 
 
@@ -185,21 +198,18 @@ def test_short_writes_are_continued(running: Running) -> None:
 
 
 @pytest.mark.power_cuts
-def test_power_cuts_leave_the_old_disk_or_the_larger_one(running: Running, tmp_path: Path) -> None:
+def test_power_cuts_leave_the_old_disk_or_the_larger_one(
+    request: pytest.FixtureRequest, running: Running, place: Path
+) -> None:
     """bad-input F86: unsynced pages kept, lost or garbled, growth lost; also in recovery."""
-    chance = random.Random(20241122)
-    seen = set()
-    for _ in range(CUTS):
-        running.reset()
-        seed = chance.randrange(2**32)
-        number = chance.randrange(1, 50)
-        context = f"cut at {number}, seed {seed}"
-        if power_cut(number, running.expand, seed, tmp_path) == DIED and chance.random() < 0.5:
-            power_cut(chance.randrange(1, 16), running.recover, seed + 1, tmp_path)
-        rows = running.recover()
-        assert [row for row in rows if row["action"] in ("busy", "needs-attention")] == [], context
-        seen.add(running.assert_sound())
-    assert seen == {"old", "larger"} or CUTS < 40  # few of them meet one alone
+    of_this_format = [name for name in WORK if name.startswith("vhdx") == running.is_vhdx]
+    seen = survive_power_cuts(
+        running,
+        cuts=cuts_of(len(of_this_format), 40),
+        seed=request.node.name,
+        aside=place / "aside",
+    )
+    assert set(seen) == {"old", "larger"}
 
 
 @pytest.mark.parametrize("running", ["dynamic", "fixed"], indirect=True)

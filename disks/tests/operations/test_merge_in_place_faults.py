@@ -29,9 +29,9 @@ from disks.tests.operations.crashing import (
     faulty,
     in_fork,
     mended_at_every_point,
-    power_cut,
     with_fault,
 )
+from disks.tests.operations.power import power_cut
 
 # `make prove` raises it; each cut is one run of the real code.
 CUTS = int(os.environ.get("VD_PROVE", "40"))

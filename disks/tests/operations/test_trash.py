@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from disks.engine import faults
 from disks.engine.errors import ImageError
 from disks.operations import compact, create, merge, relink, trash
 from disks.operations.inspection import inspect
@@ -365,3 +366,24 @@ def test_a_trash_that_is_a_link_is_refused_at_once(tmp_path: Path) -> None:
     assert caught.value.code == "E_OUTSIDE_ROOTS"
     assert worlds.snapshot(world.folder) == before
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_trash_folder_that_is_swept_while_a_job_makes_it_is_made_once_more(
+    tmp_path: Path,
+) -> None:
+    """Recovery takes empty trash folders away, and cannot know whose they are."""
+    swept = []
+
+    def sweep(event: faults.Event) -> None:
+        if event.path.endswith(f"{trash.README}.vdtmp") and not swept:
+            swept.append(event.path)
+            trash.sweep(roots_of(tmp_path), str(tmp_path))
+            assert not (tmp_path / trash.TRASH_FOLDER).exists()
+
+    faults.watch(sweep)
+    try:
+        world = merged(tmp_path)
+    finally:
+        faults.watch(None)
+    assert swept
+    assert trash.restore_refusal(world.roots, only(world)) is None

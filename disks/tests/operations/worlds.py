@@ -8,7 +8,7 @@ import itertools
 import os
 import random
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,14 +18,17 @@ from disks.engine.chain import open_chain
 from disks.engine.check import check_image
 from disks.engine.files import ImageFile
 from disks.engine.findings import Level
+from disks.engine.images import Source
 from disks.engine.vhd.bat import BlockAllocationTable
 from disks.engine.vhd.dynamic_header import HEADER_BYTES, DynamicHeader
 from disks.operations.beneath import open_beneath
 from disks.operations.paths import Root, Roots
 from disks.tests.builders import MIB, SECTOR, VHD, Built, Family
+from disks.tests.operations.frozen import extents
 
 BLOCK = 16 * 1024
 KIB = 1024
+PAGE = 4096
 
 
 def noise(seed: int, sectors: int) -> bytes:
@@ -163,6 +166,32 @@ def content_of(path: str | os.PathLike[str], roots: Roots | None = None) -> str:
         return opened.sha256()
 
 
+def essence_of(path: str | os.PathLike[str], roots: Roots | None = None) -> str:
+    """As content_of, but quick where there is little but zeros, for what is asked often."""
+    text = os.fspath(path)
+    digest = hashlib.sha256()
+    with open_chain(text, roots or roots_of(Path(text).parent)) as opened:
+        digest.update(b"%d" % opened.sectors)
+        for extent in opened.extents(0, opened.sectors):
+            if extent.source is not Source.ZERO:
+                data = opened.read(extent.first_sector, extent.count_sectors)
+                for sector, piece in _pieces(extent.first_sector, data):
+                    digest.update(b"%d:" % sector)
+                    digest.update(piece)
+    return digest.hexdigest()
+
+
+def _pieces(first: int, data: bytes) -> Iterator[tuple[int, bytes]]:
+    """(sector, bytes) of each sector in data that is not all zeros."""
+    for at in range(0, len(data), PAGE):
+        page = data[at : at + PAGE]
+        if page.count(0) != len(page):
+            for begin in range(0, len(page), SECTOR):
+                piece = page[begin : begin + SECTOR]
+                if piece.count(0) != SECTOR:
+                    yield first + (at + begin) // SECTOR, piece
+
+
 def errors_in(path: str | os.PathLike[str]) -> list[str]:
     text = os.fspath(path)
     with roots_of(Path(text).parent).open(text) as file:
@@ -198,23 +227,40 @@ def close_to_us(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         monkeypatch.setattr(f"{module}.open_beneath", refusing)
 
 
-def snapshot(folder: Path) -> dict[str, str]:
-    """Every file below folder with the hash of its bytes; lock files left out."""
-    found = {}
+def names_in(folder: Path) -> Iterator[str]:
+    """Every file below folder; lock files left out."""
     for current, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name != ".vdlock"]
-        for name in names:
-            path = Path(current) / name
-            found[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+        below = "" if current == str(folder) else f"{os.path.relpath(current, folder)}/"
+        yield from (below + name for name in names)
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """names_in() with a hash of each one's size and bytes, in which zeros are as good as holes."""
+    return {name: _hash(os.path.join(folder, name)) for name in names_in(folder)}
+
+
+def _hash(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        digest.update(b"%d" % size)
+        for start, data in extents(file.fileno(), size):
+            # Holes begin and end at pages.
+            for at in range(0, len(data), PAGE):
+                page = data[at : at + PAGE]
+                if page.count(0) != len(page):
+                    digest.update(b"%d:" % (start + at))
+                    digest.update(page)
+    return digest.hexdigest()
 
 
 def strays(folder: Path) -> list[str]:
     """Files of ours that should be gone; undo records are meant to stay."""
     return [
         name
-        for name in snapshot(folder)
-        if Path(name).name.startswith(".vd") or Path(name).name.endswith((".vdtmp", ".vdjob"))
+        for name in names_in(folder)
+        if os.path.basename(name).startswith(".vd") or name.endswith((".vdtmp", ".vdjob"))
     ]
 
 
@@ -228,15 +274,8 @@ def copy_tree(source: Path, target: Path) -> None:
         with entry.open("rb") as old, (target / entry.name).open("wb") as new:
             size = os.fstat(old.fileno()).st_size
             os.truncate(new.fileno(), size)
-            at = 0
-            while at < size:
-                try:
-                    at = os.lseek(old.fileno(), at, os.SEEK_DATA)
-                except OSError:
-                    break
-                end = os.lseek(old.fileno(), at, os.SEEK_HOLE)
-                os.pwrite(new.fileno(), os.pread(old.fileno(), end - at, at), at)
-                at = end
+            for at, data in extents(old.fileno(), size):
+                os.pwrite(new.fileno(), data, at)
         shutil.copystat(entry, target / entry.name)
     shutil.copystat(source, target)
 

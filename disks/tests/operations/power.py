@@ -1,0 +1,351 @@
+"""Power cuts: a death at a fault point, after which what was not durable survives by chance.
+
+Every 4 KiB page and every name that was not yet made durable is kept, lost or garbled, as a
+seed decides. One run of the real code up to a point serves several seeds: what it left is put
+back as it was, inodes and all, and cut anew.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import pickle
+import random
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from disks.engine import faults
+from disks.engine.errors import ImageError
+from disks.tests.operations.crashing import DIED, DONE, FEWEST_POINTS, REFUSED, Work
+from disks.tests.operations.frozen import Frozen, forget_second_names
+
+PAGE = 4096
+MOST_CUTS_OF_A_RUN = 10
+
+Rows = list[dict[str, object]]
+
+
+@dataclass(frozen=True)
+class NameChange:
+    """What happened to a name, and the other one of it; kept: where the replaced file still is."""
+
+    kind: str
+    path: str
+    other: str = ""
+    kept: str | None = None
+
+    def take_back(self, keep: str) -> None:
+        """As if it had never happened, where the names are as it left them.
+
+        What is gone by that is in the folder keep.
+        """
+        path = self.path
+        if self.kind == "rename" and os.path.exists(self.other):
+            os.rename(self.other, path)
+            if self.kept is not None:
+                os.rename(self.kept, self.other)
+        elif self.kind == "unlink" and self.kept is not None and not os.path.exists(path):
+            os.rename(self.kept, path)
+        elif self.kind in ("create", "link", "mkdir") and os.path.exists(path):
+            os.rename(path, os.path.join(keep, f"never{len(os.listdir(keep))}"))
+
+
+@dataclass
+class Storage:
+    """What was changed since it was last made durable: enough to take any of it back.
+
+    keep     a folder for what loses its last name: it may come back as the very same file
+    pages    path -> page offset -> durable content (shorter at the end of the file)
+    sizes    path -> durable size
+    tails    as pages, of what was cut off: not written to, so it is there whole or is gone
+    names    changes of names, oldest first
+    """
+
+    keep: str
+    pages: dict[str, dict[int, bytes]] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    tails: dict[str, dict[int, bytes]] = field(default_factory=dict)
+    names: list[NameChange] = field(default_factory=list)
+
+    def event(self, event: faults.Event) -> None:
+        """Look at the storage just before the event happens."""
+        path = event.path
+        if event.operation == "write" and event.data is not None:
+            self.sizes.setdefault(path, os.path.getsize(path))
+            pages = self.pages.setdefault(path, {})
+            with open(path, "rb") as file:
+                first = event.offset // PAGE * PAGE
+                for offset in range(first, event.offset + len(event.data), PAGE):
+                    if offset not in pages:
+                        file.seek(offset)
+                        pages[offset] = file.read(PAGE)
+        elif event.operation == "truncate":
+            self.sizes.setdefault(path, os.path.getsize(path))
+            pages, tail = self.pages.setdefault(path, {}), self.tails.setdefault(path, {})
+            with open(path, "rb") as file:
+                for offset in range(event.offset // PAGE * PAGE, os.path.getsize(path), PAGE):
+                    if offset not in pages:
+                        file.seek(offset)
+                        (pages if offset < event.offset else tail)[offset] = file.read(PAGE)
+        elif event.operation == "allocate":
+            self.sizes.setdefault(path, os.path.getsize(path))
+        elif event.operation == "fsync":
+            for known in (self.pages, self.sizes, self.tails):
+                known.pop(path, None)
+        elif event.operation == "rename":
+            self.names.append(NameChange("rename", path, event.target, self._kept(event.target)))
+            for known in (self.pages, self.sizes, self.tails):
+                known.pop(event.target, None)
+                if path in known:
+                    known[event.target] = known.pop(path)
+        elif event.operation == "link":
+            self.names.append(NameChange("link", event.target, path))
+        elif event.operation == "unlink":
+            self.names.append(NameChange("unlink", path, "", self._kept(path)))
+        elif event.operation in ("create", "mkdir"):
+            self.names.append(NameChange(event.operation, path))
+        elif event.operation == "fsync-folder":
+            self.names = [one for one in self.names if os.path.dirname(one.path) != path]
+
+    def _kept(self, path: str) -> str | None:
+        """Another name, elsewhere, for a file that is about to lose this one."""
+        if not os.path.isfile(path):
+            return None
+        name = os.path.join(self.keep, f"lost{len(os.listdir(self.keep))}")
+        os.link(path, name)
+        return name
+
+    def cut(self, chance: random.Random) -> None:
+        """The power fails: what is not durable survives by chance."""
+        for path, pages in self.pages.items():
+            if not os.path.exists(path):
+                continue
+            size, now = self.sizes[path], os.path.getsize(path)
+            with open(path, "r+b") as file:
+                for offset, durable in pages.items():
+                    _garble(file, offset, durable, chance)
+                grown_back = now != size and chance.random() < 0.5
+                file.truncate(size if grown_back else now)
+                if grown_back:
+                    for offset, durable in self.tails.get(path, {}).items():
+                        file.seek(offset)
+                        file.write(durable)
+        # Names are lost from the last one backwards: file systems keep their order.
+        for change in reversed(self.names):
+            if chance.random() < 0.5:
+                break
+            change.take_back(self.keep)
+
+
+def run_until(number: int, work: Work, keep: Path) -> tuple[int, Storage | None]:
+    """Run work in a fork that dies at its number-th fault point.
+
+    keep: an empty folder on the same file system that work never looks into
+
+    Returns how the fork ended, and, if it died, what was not yet durable then.
+    """
+    read_end, write_end = os.pipe()
+    storage = Storage(str(keep))
+    count = 0
+
+    def see(event: faults.Event) -> None:
+        nonlocal count
+        count += 1
+        if count == number:
+            with os.fdopen(write_end, "wb") as out:
+                pickle.dump(storage, out)
+            os.kill(os.getpid(), signal.SIGKILL)
+        storage.event(event)
+
+    # The pipe is drained while the child runs, so that it never waits for room.
+    pid = os.fork()
+    if pid == 0:
+        code = 99
+        try:
+            gc.disable()  # it would only copy every page of the parent
+            os.close(read_end)
+            faults.watch(see)
+            work()
+            code = DONE
+        except ImageError:
+            code = REFUSED
+        finally:
+            os._exit(code)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as source:
+        data = source.read()
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status), pickle.loads(data) if data else None
+
+
+def power_cut(number: int, work: Work, seed: int, near: Path) -> int:
+    """Run work until its number-th fault point, cut the power there; the fork's exit code.
+
+    near: a folder on the same file system that work never looks into.
+    """
+    with tempfile.TemporaryDirectory(dir=near) as keep:
+        code, storage = run_until(number, work, Path(keep))
+        if storage is not None:
+            storage.cut(random.Random(seed))
+    return code
+
+
+class Scene(Protocol):
+    """What an operation is tried on, always in the same folder."""
+
+    @property
+    def folder(self) -> Path:
+        """Where everything happens."""
+
+    def fresh(self) -> Work:
+        """Build the folder anew; the work that is to be done in it."""
+
+    def recover(self) -> Rows:
+        """What an administrator does after the power is back."""
+
+    def judge(self) -> str:
+        """Assert that the state is a good one, and name it."""
+
+
+def points_of(scene: Scene) -> int:
+    """How many fault points one undisturbed run passes."""
+    count = 0
+
+    def see(_: faults.Event) -> None:
+        nonlocal count
+        count += 1
+
+    work = scene.fresh()
+    faults.watch(see)
+    try:
+        work()
+    finally:
+        faults.watch(None)
+    assert count > FEWEST_POINTS
+    return count
+
+
+def survive_power_cuts(
+    scene: Scene,
+    *,
+    cuts: int,
+    seed: str,
+    aside: Path,
+    last_point_of_recovery: int = 24,
+    left_to_a_person: Callable[[Rows], bool] = lambda rows: False,
+) -> Counter[str]:
+    """Cut the power under the scene's work this often; recovery mends it by itself each time.
+
+    Half of the time the power fails again during recovery.
+
+    seed              where chance begins; VD_PROVE_SEED is added to it
+    aside             a folder on the same file system, for our own files
+    left_to_a_person  whether these rows are a state that recovery rightly leaves alone, in
+                      which case it has asserted all that must be true of it
+
+    Returns how often each of the judge's states was met. A run of the work up to a point
+    serves several cuts when there are many more of them than points.
+    """
+    seed += os.environ.get("VD_PROVE_SEED", "")
+    chance, seen = random.Random(seed), Counter[str]()
+    aside.mkdir(exist_ok=True)
+    began = time.monotonic()
+    points = points_of(scene)
+    each = max(2, min(MOST_CUTS_OF_A_RUN, cuts // points))
+    gc.collect()
+    gc.freeze()  # a fork then copies less
+    while seen.total() < cuts:
+        number = chance.randrange(1, points + 1)
+        with tempfile.TemporaryDirectory(dir=aside) as own:
+            keep, spare = Path(own, "keep"), Path(own, "spare")
+            keep.mkdir()
+            spare.mkdir()
+            code, storage = run_until(number, scene.fresh(), keep)
+            assert code == DIED, f"it did not die at point {number} of {points}"
+            assert storage is not None
+            frozen = Frozen((scene.folder, keep), spare)
+            for _ in range(min(each, cuts - seen.total())):
+                one = chance.randrange(2**32)
+                again = chance.randrange(1, last_point_of_recovery) if one % 2 else 0
+                try:
+                    storage.cut(random.Random(one))
+                    forget_second_names(keep)
+                    if again:
+                        _, left = run_until(again, scene.recover, spare)
+                        if left is not None:
+                            left.cut(random.Random(one + 1))
+                        forget_second_names(spare)
+                    with frozen.kept():
+                        seen[_mended(scene, left_to_a_person)] += 1
+                except BaseException as error:
+                    error.add_note(f"cut at {number} of {points} with {one}, again at {again}")
+                    raise
+                if not frozen.thaw():
+                    break
+    gc.unfreeze()
+    _log(seed, points, seen, time.monotonic() - began)
+    return seen
+
+
+def _mended(scene: Scene, left_to_a_person: Callable[[Rows], bool]) -> str:
+    rows = scene.recover()
+    if left_to_a_person(rows):
+        return "left to a person"
+    assert [row for row in rows if row["action"] in ("busy", "needs-attention")] == []
+    state = scene.judge()
+    assert scene.recover() == []
+    return state
+
+
+def cuts_of(cases: int, sample: int) -> int:
+    """The cuts for each of an operation's cases of one format.
+
+    VD_PROVE says how many an operation and a format get together; without it: sample for each.
+    """
+    wanted = os.environ.get("VD_PROVE")
+    return math.ceil(int(wanted) / cases) if wanted else sample
+
+
+def _log(seed: str, points: int, seen: Counter[str], seconds: float) -> None:
+    """A line for whoever waits for the long proof: `VD_PROVE_LOG` names the file."""
+    if path := os.environ.get("VD_PROVE_LOG"):
+        test = os.environ.get("PYTEST_CURRENT_TEST", "").removesuffix(" (call)")
+        row = {
+            "test": test,
+            "cuts": seen.total(),
+            "states": dict(seen),
+            "points": points,
+            "seed": seed,
+            "seconds": round(seconds, 1),
+        }
+        with open(path, "a") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _garble(file: object, offset: int, durable: bytes, chance: random.Random) -> None:
+    fate = chance.choice(["kept", "lost", "garbage", "torn"])
+    file.seek(offset)  # type: ignore[attr-defined]
+    now = file.read(PAGE)  # type: ignore[attr-defined]
+    if fate == "kept":
+        return
+    if fate == "lost":
+        # Past the durable end of the file a lost page reads as zeros.
+        data = durable + bytes(max(0, len(now) - len(durable)))
+    elif fate == "garbage":
+        data = chance.randbytes(len(now))
+    else:
+        lost = durable + bytes(max(0, len(now) - len(durable)))
+        data = b"".join(
+            (now if chance.random() < 0.5 else lost)[at : at + 512]
+            for at in range(0, len(now), 512)
+        )
+    file.seek(offset)  # type: ignore[attr-defined]
+    file.write(data)  # type: ignore[attr-defined]
