@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import tarfile
-from collections.abc import Generator
+import tempfile
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,18 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 def family(request: pytest.FixtureRequest) -> Family:
     """A format's builders: a test that asks for it runs once for every format."""
     return request.param
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: thousands of fsyncs would only cost time."""
+    try:
+        made = Path(tempfile.mkdtemp(prefix="vdadmin-faults-", dir="/dev/shm"))
+    except OSError:
+        yield tmp_path
+        return
+    yield made
+    shutil.rmtree(made)
 
 
 def corpus_archive() -> Path | None:

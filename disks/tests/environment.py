@@ -7,6 +7,7 @@ settings before any conftest.py is there. Tests never touch the developer's own 
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -39,3 +40,10 @@ def pytest_configure(config: Any) -> None:
         "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
     }
     os.makedirs(settings.STATIC_ROOT, exist_ok=True)  # WhiteNoise warns about a missing folder
+
+
+def pytest_collection_finish() -> None:
+    """All modules and tests are there to stay: no collection need look at them, and a forked
+    child, of which there are tens of thousands, copies none of their pages for it."""
+    gc.collect()
+    gc.freeze()

@@ -14,7 +14,7 @@ from dataclasses import replace
 from disks.engine import faults
 from disks.engine.formats import open_image
 from disks.engine.images import HeaderRewrite, Image
-from disks.operations import durable, journal, rewriting, trash
+from disks.operations import durable, fingerprints, journal, rewriting, steps, trash
 from disks.operations.merge_in_place import batches, old_pages
 from disks.operations.merge_in_place.work import MERGING, Work, pointers, write
 from disks.operations.paths import Roots
@@ -33,6 +33,7 @@ def begin(roots: Roots, work: Work, progress: Progress) -> Work:
         write(roots, work)
         trash.prepare(roots, work.manifest)
         old_pages.create(roots, work.pages_path)
+        _require_as_planned(roots, work)
         fresh = str(uuid.uuid4())
         rewrite(roots, work, work.base, rewriting.IDENTITY, lambda i: i.plan_identity(fresh))
         _grow(roots, work)
@@ -50,6 +51,8 @@ def take_back(roots: Roots, work: Work) -> None:
         for path in (work.base, work.above):
             settle(roots, path)
         if _identity_of(roots, work.base) != work.old_identity:
+            if not _is_ours(roots, work, work.base):
+                raise rewriting.attention(work.base, "another file has its name now")
             rewrite(
                 roots,
                 work,
@@ -59,7 +62,8 @@ def take_back(roots: Roots, work: Work) -> None:
             )
         with roots.open(work.above) as file:
             is_as_before = open_image(file).recorded_link() == work.old_link
-        if not is_as_before:
+        # A stranger's link is none of ours, whatever it says.
+        if not is_as_before and _is_ours(roots, work, work.above):
             rewrite(
                 roots,
                 work,
@@ -69,6 +73,18 @@ def take_back(roots: Roots, work: Work) -> None:
             )
         trash.discard(roots, work.manifest)
         remove_records(roots, work)
+
+
+def _require_as_planned(roots: Roots, work: Work) -> None:
+    """E_CHANGED, before any disk is written, if one of them is not the planned file any more."""
+    for entry in work.manifest.entries:
+        fingerprints.require_same_file(roots, entry.original, entry.file)
+    if not _is_ours(roots, work, work.base):
+        raise fingerprints.changed(work.base, "was replaced by another file")
+
+
+def _is_ours(roots: Roots, work: Work, path: str) -> bool:
+    return steps.inode(roots, path) == work.inodes[[*work.levels, work.base].index(path)]
 
 
 def remove_records(roots: Roots, work: Work) -> None:

@@ -6,6 +6,7 @@ the storage holds then. What a power cut leaves of it is in `power.py`.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ def in_fork(work: Callable[[], object]) -> int:
     if pid == 0:
         code = 99
         try:
+            gc.disable()  # it would only copy every page of the parent
             work()
             code = DONE
         except ImageError:

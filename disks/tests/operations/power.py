@@ -260,8 +260,6 @@ def survive_power_cuts(
     began = time.monotonic()
     points = points_of(scene)
     each = max(2, min(MOST_CUTS_OF_A_RUN, cuts // points))
-    gc.collect()
-    gc.freeze()  # a fork then copies less
     while seen.total() < cuts:
         number = chance.randrange(1, points + 1)
         with tempfile.TemporaryDirectory(dir=aside) as own:
@@ -290,7 +288,6 @@ def survive_power_cuts(
                     raise
                 if not frozen.thaw():
                     break
-    gc.unfreeze()
     _log(seed, points, seen, time.monotonic() - began)
     return seen
 

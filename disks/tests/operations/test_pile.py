@@ -428,16 +428,17 @@ def test_progress_counts_all_piles_as_one(tmp_path: Path, format: str) -> None:
 @every_format
 @pytest.mark.parametrize("keep_name", ["parent", "child"])
 def test_killed_anywhere_recovered_and_begun_again_it_comes_to_the_same_end(
-    tmp_path: Path, format: str, keep_name: str
+    place: Path, format: str, keep_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGKILL at every seventh change of the storage, through the merges of both piles."""
-    model = tree(tmp_path / "model", format)
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    model = tree(place / "model", format)
     upper, lower = ("e", "b") if keep_name == "child" else ("c", "vm")
     killed = 0
     for number in range(1, 2000, 7):
-        folder = tmp_path / "run"
+        folder = place / "run"
         shutil.rmtree(folder, ignore_errors=True)
-        worlds.copy_tree(tmp_path / "model", folder)
+        worlds.copy_tree(place / "model", folder)
         roots = roots_of(folder)
         steps = planned(folder, roots, keep_name=keep_name).steps()
 
