@@ -20,14 +20,17 @@ from disks.operations.merge_in_place.work import MERGING, Work, pointers, write
 from disks.operations.paths import Roots
 
 
-def begin(roots: Roots, work: Work) -> Work:
-    """Carry the step out; the work that goes on is returned. An error leaves it to take_back()."""
+def begin(roots: Roots, work: Work, journal_pages: int) -> Work:
+    """Carry the step out; the work that goes on is returned. An error leaves it to take_back().
+
+    journal_pages: how many old pages of one batch there is room for.
+    """
     with faults.stage("merge.begin"):
         for pointer in pointers(work):
             journal.write(roots, pointer)
         write(roots, work)
         trash.prepare(roots, work.manifest)
-        old_pages.create(roots, work.pages_path)
+        old_pages.create(roots, work.pages_path, journal_pages)
         fresh = str(uuid.uuid4())
         rewrite(roots, work, work.base, rewriting.IDENTITY, lambda i: i.plan_identity(fresh))
         _grow(roots, work)
