@@ -19,6 +19,9 @@ COPY vdadmin vdadmin
 COPY disks disks
 COPY templates templates
 COPY static static
+# No process writes into the image; without this each would compile what it imports anew, which
+# is half of the time that a `disk` command takes to start.
+RUN python -m compileall -q -j 0 manage.py vdadmin disks
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 OPENBLAS_NUM_THREADS=1 \
     VDADMIN_STATE_DIR=/state VDADMIN_STATIC_ROOT=/srv/static
 # Collected at build time: every web server of one image then serves the same files.

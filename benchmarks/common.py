@@ -57,10 +57,15 @@ def workspace(folder: str | None) -> Iterator[str]:
 
 def run(command: Sequence[str], *, then_sync: str = "", parse: bool = False) -> Run:
     """Run a process to its end; then_sync: a file that must be durable within the time."""
+    # As it is installed: what Python compiled once it does not compile again at every start.
+    environment = {**os.environ}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     started = time.monotonic()
     with (
         tempfile.TemporaryFile() as output,
-        subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE) as process,
+        subprocess.Popen(
+            command, stdout=output, stderr=subprocess.PIPE, env=environment
+        ) as process,
     ):
         assert process.stderr is not None
         problems = process.stderr.read()

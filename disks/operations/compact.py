@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from disks.operations import compact_in_place, compact_rewrite
+from disks.operations import compact_in_place
 from disks.operations.compact_in_place import InPlacePlan
 from disks.operations.compact_plan import CompactPlan
-from disks.operations.compact_rewrite import RewritePlan
 from disks.operations.family import ChildrenOf
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
@@ -32,8 +31,15 @@ def plan(
 
     What stands in the way is in the plan's `refused`, not raised.
     """
-    way = compact_in_place if in_place else compact_rewrite
-    return way.plan(path, roots, time_budget_seconds=time_budget_seconds, progress=progress)
+    if not in_place:
+        from disks.operations import compact_rewrite  # only who rewrites waits for it to load
+
+        return compact_rewrite.plan(
+            path, roots, time_budget_seconds=time_budget_seconds, progress=progress
+        )
+    return compact_in_place.plan(
+        path, roots, time_budget_seconds=time_budget_seconds, progress=progress
+    )
 
 
 def apply(
@@ -57,7 +63,9 @@ def apply(
             progress=progress,
             children_of=children_of,
         )
-    assert isinstance(plan, RewritePlan)  # noqa: S101 - there is no third way
+    from disks.operations import compact_rewrite
+
+    assert isinstance(plan, compact_rewrite.RewritePlan)  # noqa: S101 - there is no third way
     return compact_rewrite.apply(
         plan,
         roots,

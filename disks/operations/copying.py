@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import os
 import re
-import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -60,7 +59,7 @@ def recover(sidecar: Sidecar, roots: Roots) -> dict[str, Any]:
 
 def job_name(job: str) -> str:
     """The job's name in locks and sidecars; a fresh one for the command line, which has none."""
-    return job or f"cli-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+    return job or f"cli-{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(3).hex()}"
 
 
 def job_word(job: str) -> str:

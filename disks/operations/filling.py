@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.images import Fill
-from disks.engine.units import MIB
+from disks.engine.units import KIB, MIB
 from disks.operations.progress import Progress
 
-_PIECE_BYTES = 1 * MIB
+_PIECE_BYTES = 512 * KIB
 _RESERVED_AT_ONCE_BYTES = 64 * MIB
 
 
@@ -38,34 +39,54 @@ def fill(file: ImageFile, room: Fill, grown_from: int, progress: Progress) -> No
     written_until = end
     if room.byte == 0 and room.copy_of is None:
         written_until = max(room.offset, min(end, grown_from))
+    buffer = bytearray([room.byte]) * min(_PIECE_BYTES, room.length)
+    view = memoryview(buffer)
     for at in range(room.offset, written_until, _PIECE_BYTES):
-        length = min(_PIECE_BYTES, written_until - at)
-        file.write_at(at, _content(file, room, at, length))
-        progress.moved(length if room.copy_of is None else 2 * length)  # a copy is read again
-        progress.report(at + length - room.offset, room.length)
+        piece = view[: min(_PIECE_BYTES, written_until - at)]
+        if room.copy_of is not None:
+            file.read_into(room.copy_of + at - room.offset, piece)
+        file.write_at(at, piece)
+        times = 1 if room.copy_of is None else 2  # a copy is read again
+        progress.moved(times * len(piece))
+        progress.report(at + len(piece) - room.offset, room.length)
+    if room.copy_of is not None:  # the storage begins with it while more is copied
+        _advise(file, room, os.POSIX_FADV_DONTNEED)
     if written_until < end:
         reserve(file, written_until, end, progress)
 
 
-def require_filled(file: ImageFile, room: Fill) -> None:
-    """Read a copy again from the storage. E_VERIFY if it is not what it was copied from."""
-    if room.copy_of is None:
-        return
+def require_filled(file: ImageFile, rooms: Sequence[Fill]) -> None:
+    """Read copies again from the storage. E_VERIFY if one is not what it was copied from.
+
+    All of them are asked for before the first is waited for.
+    """
+    copies = [room for room in rooms if room.copy_of is not None]
+    for advice in (os.POSIX_FADV_DONTNEED, os.POSIX_FADV_WILLNEED):
+        for room in copies:
+            _advise(file, room, advice)
+    found, wanted = bytearray(_PIECE_BYTES), bytearray(_PIECE_BYTES)
+    for room in copies:
+        assert room.copy_of is not None  # noqa: S101 - of these
+        for at in range(0, room.length, _PIECE_BYTES):
+            length = min(_PIECE_BYTES, room.length - at)
+            if length != len(found):
+                found, wanted = bytearray(length), bytearray(length)
+            file.read_into(room.offset + at, memoryview(found))
+            file.read_into(room.copy_of + at, memoryview(wanted))
+            if found != wanted:
+                raise _otherwise(file, room.offset + at)
+
+
+def _otherwise(file: ImageFile, offset: int) -> ImageError:
+    return ImageError(
+        "E_VERIFY",
+        f"What was copied inside of {file.path} reads otherwise at byte {offset:,}. The change "
+        "was taken back. The storage may be failing.",
+        file=file.path,
+        offset=offset,
+    )
+
+
+def _advise(file: ImageFile, room: Fill, advice: int) -> None:
     with contextlib.suppress(OSError):  # advice only; some file systems know none
-        os.posix_fadvise(file.fd, room.offset, room.length, os.POSIX_FADV_DONTNEED)
-    for at in range(room.offset, room.offset + room.length, _PIECE_BYTES):
-        length = min(_PIECE_BYTES, room.offset + room.length - at)
-        if file.read_at(at, length) != _content(file, room, at, length):
-            raise ImageError(
-                "E_VERIFY",
-                f"What was copied inside of {file.path} reads otherwise at byte {at:,}. The "
-                "change was taken back. The storage may be failing.",
-                file=file.path,
-                offset=at,
-            )
-
-
-def _content(file: ImageFile, room: Fill, at: int, length: int) -> bytes:
-    if room.copy_of is None:
-        return bytes([room.byte]) * length
-    return file.read_at(room.copy_of + at - room.offset, length)
+        os.posix_fadvise(file.fd, room.offset, room.length, advice)

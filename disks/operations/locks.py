@@ -20,7 +20,6 @@ import hashlib
 import json
 import os
 import re
-import socket
 import struct
 import time
 from collections.abc import Iterator, Sequence
@@ -128,7 +127,7 @@ def sweep(roots: Roots, folder: str) -> None:
 
 def _holder(job: str, token: int, installation: str) -> bytes:
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    host = socket.gethostname()
+    host = os.uname().nodename
     known = {"job": job, "token": token, "installation": installation}
     return json.dumps({"host": host, "pid": os.getpid(), "since": now, **known}).encode()
 

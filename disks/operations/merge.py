@@ -69,7 +69,8 @@ class MergePlan(CopyPlan):
     siblings       other children of merged disks: they would be ruined, so it is refused
     unread         files and folders that could not be read, and why: they may be siblings,
                    so somebody has to declare that they are not
-    room_bytes     in place: what base grows by at most, and the journal
+    measured       in place: what is moved, and the room that it takes
+    earlier        a plan whose figures hold where all files are as they were
     by_copy_bytes  in place: what the other way would need until the trash is emptied
     grandchildren  children of the leaf, and whether their parent path must be rewritten
     """
@@ -80,7 +81,8 @@ class MergePlan(CopyPlan):
     unread: dict[str, ImageError] = field(default_factory=dict)
     grandchildren: list[str] = field(default_factory=list)
     relink: list[str] = field(default_factory=list)
-    room_bytes: int = 0
+    measured: merge_into.Measured | None = None
+    earlier: MergePlan | None = None
     by_copy_bytes: int = 0
     managers: list[dict[str, str]] = field(default_factory=list)
     windows_will_look_at: list[str] = field(default_factory=list)
@@ -104,7 +106,9 @@ class MergePlan(CopyPlan):
 
     @property
     def needed_bytes(self) -> int:
-        return self.room_bytes if self.request.in_place else super().needed_bytes
+        if not self.request.in_place:
+            return super().needed_bytes
+        return self.measured.room_bytes if self.measured else 0
 
     @property
     def _undone_until(self) -> str:
@@ -234,7 +238,7 @@ def apply(
     job = copying.job_name(job)
     with locks.hold(roots, plan.exclusive, plan.shared, job=job, token=token):
         journal.require_settled(roots, [*plan.exclusive, *plan.shared])
-        fresh = MergePlan(request=request, output=plan.output)
+        fresh = MergePlan(request=request, output=plan.output, earlier=plan)
         progress.step("check", "Looking at the chain and for other children once more")
         with open_chain(request.leaf, roots) as chain:
             _fill(fresh, chain, roots, concerned.Known(children_of), progress)
@@ -304,8 +308,9 @@ def _refusals(
     result.new = _new_image(request, merged, link.parent if link else None)
     result.format_name = merged[-1].format_name
     format = by_name(result.format_name)
-    result.amount = count_levels(merged, copying.unit_bytes(result.new), progress)
-    result.predicted_size_bytes = format.predicted_size_bytes(result.new, result.amount.blocks)
+    if not request.in_place:
+        result.amount = count_levels(merged, copying.unit_bytes(result.new), progress)
+        result.predicted_size_bytes = format.predicted_size_bytes(result.new, result.amount.blocks)
     result.commands = new_copy.commands(roots, request.leaf, result.output)
     if request.into_parent:
         for path in (*(level.path for level in result.levels), *result.relink):

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from disks.engine.chain import Chain
 from disks.engine.errors import ImageError
 from disks.engine.holding import Wanted
+from disks.engine.images import DiskType
 from disks.engine.units import sectors
 from disks.operations import copying, merge_in_place, rewriting, rules, trash
-from disks.operations.counting import count_levels
-from disks.operations.merge_in_place import JOURNAL_BYTES, Work
+from disks.operations.merge_in_place import Work
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
-from disks.operations.streaming import ChainContent
+from disks.operations.streaming import Amount, ChainContent, Counting, Run
 
 if TYPE_CHECKING:
     from disks.operations.merge import MergePlan
@@ -31,12 +32,14 @@ def damage(chain: Chain, last: int) -> Iterator[ImageError]:
 
 def measure(plan: MergePlan, chain: Chain, last: int) -> None:
     """Fill the figures in: what moves, and the room for it."""
-    base = chain.images[last]
-    growth = base.growth_bytes(_wanted(chain, last))
-    plan.amount = count_levels(chain.images[:last], rules.block_bytes_of(base))
+    earlier = plan.earlier
+    if earlier is not None and earlier.measured and earlier.fingerprints == plan.fingerprints:
+        plan.measured = earlier.measured  # of the same files, unwritten since
+    else:
+        plan.measured = _measured(chain, last)
+    plan.amount = plan.measured.amount
     plan.by_copy_bytes = plan.predicted_size_bytes
-    plan.room_bytes = growth + JOURNAL_BYTES
-    plan.predicted_size_bytes = base.file.size_bytes + growth
+    plan.predicted_size_bytes = chain.images[last].file.size_bytes + plan.measured.growth_bytes
 
 
 def refusals(plan: MergePlan, chain: Chain, last: int, roots: Roots) -> Iterator[ImageError]:
@@ -61,9 +64,41 @@ def refusals(plan: MergePlan, chain: Chain, last: int, roots: Roots) -> Iterator
         )
 
 
-def _wanted(chain: Chain, last: int) -> Iterator[Wanted]:
-    content = ChainContent(chain.levels(0, last - 1))
-    for run in content.runs(0, sectors(content.virtual_size_bytes)):
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a merge moves, the room that takes in base, and the old pages that it keeps at once."""
+
+    amount: Amount
+    growth_bytes: int
+    journal_pages: int
+
+    @property
+    def journal_bytes(self) -> int:
+        return merge_in_place.journal_bytes(self.journal_pages)
+
+    @property
+    def room_bytes(self) -> int:
+        return self.growth_bytes + self.journal_bytes
+
+
+def _measured(chain: Chain, last: int) -> Measured:
+    base = chain.images[last]
+    view = ChainContent(chain.levels(0, last - 1))
+    size = view.virtual_size_bytes
+    counting = Counting(rules.block_bytes_of(base), size)
+    wanted = _wanted(view.runs(0, sectors(size)), counting)
+    growth = base.growth_bytes(wanted)
+    for _ in wanted:  # a fixed disk does not look at it
+        pass
+    block_bytes = 0 if base.disk_type is DiskType.FIXED else base.block_size_bytes
+    blocks = counting.amount.blocks
+    pages = merge_in_place.journal_pages(counting.runs, blocks, block_bytes)
+    return Measured(counting.amount, growth, pages)
+
+
+def _wanted(runs: Iterator[Run], counting: Counting) -> Iterator[Wanted]:
+    for run in runs:
+        counting.add(run.first_sector, run.count_sectors, zeros=run.file is None)
         yield Wanted(run.first_sector, run.count_sectors, run.file is None)
 
 
@@ -129,4 +164,11 @@ def start(
             "space_back_when_trash_emptied_bytes": plan.space_back_bytes,
         },
     )
-    return merge_in_place.start(roots, work, progress)
+    assert plan.measured is not None  # noqa: S101 - a plan without refusal was measured
+    return merge_in_place.start(
+        roots,
+        work,
+        progress,
+        journal_pages=plan.measured.journal_pages,
+        total_bytes=plan.amount.held_bytes,
+    )

@@ -20,7 +20,6 @@ from disks.operations.fingerprints import Fingerprint
 from disks.operations.forest import Forest, Member, Run
 from disks.operations.inspection import moment_of
 from disks.operations.merge import MergePlan
-from disks.operations.merge_in_place import JOURNAL_BYTES
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 from disks.operations.survey import Survey, survey
@@ -301,8 +300,8 @@ def shortage(piles: Iterable[Pile], roots: Roots) -> ImageError | None:
 
 def _room_bytes(merges: Sequence[MergePlan]) -> int:
     """What merges one after the other need on a file system; a journal is over with its merge."""
-    journals = sum(merge.request.in_place for merge in merges)
-    return sum(merge.needed_bytes for merge in merges) - JOURNAL_BYTES * max(0, journals - 1)
+    journals = [merge.measured.journal_bytes for merge in merges if merge.measured]
+    return sum(merge.needed_bytes for merge in merges) - sum(journals) + max(journals, default=0)
 
 
 def _unsettled(run: Run, roots: Roots) -> ImageError | None:

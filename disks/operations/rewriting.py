@@ -248,9 +248,7 @@ def write_steps(
             else:
                 file.write_at(piece.offset, piece.data)
         file.sync()
-        for piece in step:
-            if isinstance(piece, Fill):
-                filling.require_filled(file, piece)
+        filling.require_filled(file, [piece for piece in step if isinstance(piece, Fill)])
 
 
 def _visible(planned: HeaderRewrite) -> list[tuple[int, int]]:

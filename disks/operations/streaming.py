@@ -199,6 +199,37 @@ Verdict = Callable[[int, memoryview, list[tuple[int, int]]], bool]
 """keep(first_sector, data, held): decides about one block of a differencing output."""
 
 
+class Counting:
+    """Adds up the amount of runs that go by, ascending."""
+
+    def __init__(self, block_bytes: int, virtual_size_bytes: int) -> None:
+        self._block_sectors = _block_sectors(block_bytes)
+        self._total = sectors(virtual_size_bytes)
+        self._blocks = self._held = 0
+        self._last = -1  # the block counted last
+        self.runs = 0
+
+    @property
+    def amount(self) -> Amount:
+        return Amount(self._blocks, self._held * SECTOR_BYTES)
+
+    def add(self, first_sector: int, count_sectors: int, *, zeros: bool) -> None:
+        """zeros: they are held without being stored."""
+        self.runs += 1
+        self._held += count_sectors
+        block_sectors = self._block_sectors
+        end = first_sector + count_sectors
+        first, final = first_sector // block_sectors, (end - 1) // block_sectors
+        if zeros:
+            whole = whole_blocks(first_sector, end, block_sectors, self._total)
+            touched = {first, final} - whole
+            self._blocks += len(touched - {self._last})
+            self._last = max(touched, default=self._last)
+        else:
+            self._blocks += final - first + (first != self._last)
+            self._last = final
+
+
 def count(view: View, block_bytes: int, progress: Progress | None = None) -> Amount:
     """How many blocks of block_bytes the view touches: an upper bound for the output.
 
@@ -207,24 +238,12 @@ def count(view: View, block_bytes: int, progress: Progress | None = None) -> Amo
     Reads metadata only. Block sizes above 2 MiB are counted as the copy writes them.
     """
     told = progress or Progress()
-    block_sectors = _block_sectors(block_bytes)
-    blocks = held = 0
-    last = -1  # the block counted last
-    total = sectors(view.virtual_size_bytes)
+    counting = Counting(block_bytes, view.virtual_size_bytes)
     for run in _all_runs(
         view, lambda first: told.report(first * SECTOR_BYTES, view.virtual_size_bytes)
     ):
-        held += run.count_sectors
-        end = run.first_sector + run.count_sectors
-        first, final = run.first_sector // block_sectors, (end - 1) // block_sectors
-        if run.file is None:
-            touched = {first, final} - whole_blocks(run.first_sector, end, block_sectors, total)
-            blocks += len(touched - {last})
-        else:
-            blocks += final - first + (first != last)
-            touched = {final}
-        last = max(touched, default=last)
-    return Amount(blocks, held * SECTOR_BYTES)
+        counting.add(run.first_sector, run.count_sectors, zeros=run.file is None)
+    return counting.amount
 
 
 def stream(

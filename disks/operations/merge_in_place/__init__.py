@@ -15,19 +15,21 @@ from dataclasses import replace
 from typing import Any
 
 from disks.engine.errors import ImageError
+from disks.engine.units import SECTOR_BYTES
 from disks.operations import journal, steps
 from disks.operations.journal import Sidecar
-from disks.operations.merge_in_place import batches, ending, newcomers, step_zero
-from disks.operations.merge_in_place.old_pages import FILE_BYTES as JOURNAL_BYTES
+from disks.operations.merge_in_place import batches, ending, newcomers, old_pages, step_zero
 from disks.operations.merge_in_place.work import BEGUN, ENDING, MERGING, Work, write
+from disks.operations.pages import PAGE_BYTES
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 
 __all__ = [
-    "JOURNAL_BYTES",
     "Work",
     "has_begun_to_move",
     "how_to_go_on",
+    "journal_bytes",
+    "journal_pages",
     "pending",
     "recover",
     "resume",
@@ -36,20 +38,42 @@ __all__ = [
 ]
 
 
-def start(roots: Roots, work: Work, progress: Progress) -> dict[str, Any]:
+_BLOCK_BYTES_PER_PAGE = PAGE_BYTES * 8 * SECTOR_BYTES  # of its sector bitmap
+
+
+def journal_pages(places: int, blocks: int, block_bytes: int) -> int:
+    """How many old pages one batch of a merge keeps at most.
+
+    places       runs of sectors that are moved, at most: each shares two pages with its neighbours
+    blocks       of base that they lie in
+    block_bytes  of base; 0: fixed
+    """
+    each = block_bytes // _BLOCK_BYTES_PER_PAGE + 3  # a block's bitmap, and its entry
+    most = 2 * (places + blocks) + each * (blocks + 1) + old_pages.SPARE_PAGES
+    return min(old_pages.MOST_PAGES, most)
+
+
+def journal_bytes(pages: int) -> int:
+    """The room that the journal of a merge takes."""
+    return old_pages.file_bytes(pages)
+
+
+def start(
+    roots: Roots, work: Work, progress: Progress, *, journal_pages: int, total_bytes: int
+) -> dict[str, Any]:
     """Carry a fresh merge out; the caller holds the locks. Returns its result.
 
     Until the first batch every error, and Cancelled, leaves all disks as they were. From then on
     it raises Stopped instead, with every file consistent, and resume() goes on.
     """
     try:
-        work = step_zero.begin(roots, work, progress)
+        work = step_zero.begin(roots, work, journal_pages, progress)
     except BaseException:
         # Killed here, recovery does the same. An error of this must not hide the first.
         with contextlib.suppress(ImageError):
             step_zero.take_back(roots, work)
         raise
-    return _carry_on(roots, work, progress)
+    return _carry_on(roots, work, progress, total_bytes)
 
 
 def resume(roots: Roots, sidecar: Sidecar, progress: Progress) -> dict[str, Any]:
@@ -95,13 +119,14 @@ def _carry_on(
     roots: Roots,
     work: Work,
     progress: Progress,
+    total_bytes: int | None = None,
     before_end: Callable[[Roots, Work, Progress], Work] = lambda roots, work, progress: work,
 ) -> dict[str, Any]:
     started = time.monotonic()
     if work.state == MERGING:
         for path in (work.base, work.above):
             step_zero.settle(roots, path)
-        work = batches.run(roots, batches.prepare(roots, work), progress)
+        work = batches.run(roots, batches.prepare(roots, work), progress, total_bytes)
     seconds = round(time.monotonic() - started, 3)
     result = ending.finish(roots, before_end(roots, work, progress), progress)
     return result | {"seconds": seconds, "copy_seconds": seconds, "proof_seconds": 0.0}

@@ -12,18 +12,18 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-
-import xxhash
+from typing import NoReturn
 
 from disks.engine import faults
 from disks.engine.chain import ChainView
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.formats import open_image
-from disks.engine.holding import HoldPlan, Limits, Place, Wanted
-from disks.engine.images import Image
-from disks.engine.units import KIB, MIB, SECTOR_BYTES, sectors
+from disks.engine.holding import HoldPlan, Limits, Wanted
+from disks.engine.images import Image, Write
+from disks.engine.units import MIB, SECTOR_BYTES, sectors
 from disks.operations.merge_in_place import old_pages
+from disks.operations.merge_in_place.moving import Proof, move
 from disks.operations.merge_in_place.old_pages import Slot
 from disks.operations.merge_in_place.work import ENDING, Work, write
 from disks.operations.paths import Roots
@@ -32,38 +32,33 @@ from disks.operations.rewriting import attention
 from disks.operations.streaming import ChainContent, Run
 from disks.operations.windows import shown
 
-LIMITS = Limits(data_bytes=64 * MIB, pages=old_pages.MOST_PAGES - 96)
-_BUFFER_BYTES = 512 * KIB
-_ZEROS = bytes(_BUFFER_BYTES)
+BATCH_BYTES = 64 * MIB
+"""Most that one batch moves: what a kill can cost, and what one flush has to wait for."""
 
 
-def run(roots: Roots, work: Work, progress: Progress) -> Work:
-    """Move everything, from where the work stands. Raises Stopped between two batches.
+def run(roots: Roots, work: Work, progress: Progress, total_bytes: int | None) -> Work:
+    """Move everything, from where the work stands. Raises Stopped.
 
-    What goes wrong in a batch takes that batch back and is a stop, too: the merge can go on
-    when the reason is gone. E_NEEDS_ATTENTION where files are not as we left them.
+    total_bytes: what all levels hold together; None: it is counted.
+
+    What goes wrong in a batch, and a wish to stop, takes that batch back and is a stop: the
+    merge can go on when the reason is gone. E_NEEDS_ATTENTION where files are not as we left them.
     """
-    with Levels(roots, work) as levels, roots.open(work.base, writable=True) as file:
-        total = sum(run.count_sectors for run in levels.runs(0)) * SECTOR_BYTES
-        ahead = sum(run.count_sectors for run in levels.runs(work.position)) * SECTOR_BYTES
+    with (
+        Levels(roots, work) as levels,
+        roots.open(work.base, writable=True) as file,
+        roots.open(work.pages_path, writable=True) as journal_file,
+    ):
+        total = levels.held_bytes(0) if total_bytes is None else total_bytes
+        ahead = levels.held_bytes(work.position) if work.position else total
         progress.step("merge", f"Moving {ahead:,} bytes into {os.path.basename(work.base)}")
-        done = total - ahead
-        with roots.open(work.pages_path, writable=True) as journal_file:
-            while True:
-                _ask(roots, work, levels, progress, done, total)
-                limits = replace(LIMITS, data_bytes=progress.at_once_bytes(LIMITS.data_bytes))
-                batch = _Batch(work, levels, file, journal_file, limits)
-                try:
-                    until = batch.carry_out()
-                    progress.commit_ends()
-                except (ImageError, OSError) as error:
-                    _give_up(roots, work, levels, file, error)
-                done += batch.moved_bytes
-                progress.moved(2 * batch.moved_bytes)  # each is read back
-                if until is None:
-                    break
-                work = replace(work, position=until, batch=work.batch + 1)
-    result = work.result | {"bytes_written": done}
+        moving = _Moving(roots, work, levels, file, journal_file, progress, total - ahead, total)
+        try:
+            moving.carry_out()
+        finally:
+            moving.settle()
+        work = moving.work
+    result = work.result | {"bytes_written": moving.done_bytes}
     work = work.at(ENDING, result=result, file=None)
     write(roots, work)
     return work
@@ -171,6 +166,10 @@ class Levels:
         count = sectors(self.view.virtual_size_bytes) - first_sector
         return self._content.runs(first_sector, count) if count > 0 else iter(())
 
+    def held_bytes(self, first_sector: int) -> int:
+        """What is held from a sector on."""
+        return sum(run.count_sectors for run in self.runs(first_sector)) * SECTOR_BYTES
+
     def __enter__(self) -> Levels:
         return self
 
@@ -186,100 +185,120 @@ def _require_links(work: Work, images: Sequence[Image]) -> None:
 
 
 @dataclass
-class _Batch:
-    """One batch from plan to end."""
+class _Moving:
+    """Batch after batch, each read back while the next one is copied.
 
+    work        its position is behind the last batch that was read back
+    done_bytes  what is moved, by batches that are complete
+    proof       of the last of these, which ends at behind
+    """
+
+    roots: Roots
     work: Work
     levels: Levels
     file: ImageFile
     journal_file: ImageFile
-    limits: Limits
-    moved_bytes: int = 0
+    progress: Progress
+    done_bytes: int
+    total_bytes: int
+    proof: Proof | None = None
+    behind: int | None = None
 
-    def carry_out(self) -> int | None:
-        """Returns the sector that the next batch begins at; None: there is none."""
+    def carry_out(self) -> None:
+        """Everything that is left. Raises Stopped."""
+        first: int | None = self.work.position
+        while first is not None:
+            try:
+                self.progress.report(self.done_bytes, self.total_bytes)
+                first = self._batch(first)
+            except (Cancelled, Stopped) as asked:
+                done = f"{self.done_bytes:,} of {self.total_bytes:,} bytes"
+                self._stop(f"was stopped after {done}.", asked)
+            except (ImageError, OSError) as error:
+                why = error.message if isinstance(error, ImageError) else f"{error.strerror}."
+                self._stop(f"stopped: {why}", error)
+
+    def settle(self) -> None:
+        """The files may be closed after it."""
+        with contextlib.suppress(ImageError, OSError):
+            self._proven()
+
+    def _batch(self, first: int) -> int | None:
+        """One batch from plan to end; the sector that the next one begins at, None without one."""
         runs: list[Run] = []
         image = open_image(self.file)
-        holding = image.plan_hold(self._wanted(runs), self.limits)
-        if not holding.places and not holding.beside and not holding.steps:
-            return holding.until_sector
+        pages = old_pages.pages_in(self.journal_file) - old_pages.SPARE_PAGES
+        limits = Limits(self.progress.at_once_bytes(BATCH_BYTES), pages)
+        holding = image.plan_hold(self._wanted(first, runs), limits)
+        if holding.places or holding.beside or holding.steps:
+            digest = self._write(holding, runs)
+            self._proven()
+            self.proof = Proof(self.file, holding.places, digest)
+            self.behind = holding.until_sector
+            self.done_bytes += sum(place.count_sectors for place in holding.places) * SECTOR_BYTES
+            self.work = replace(self.work, batch=self.work.batch + 1)
+        if holding.until_sector is None:
+            self._proven()
+        return holding.until_sector
+
+    def _write(self, holding: HoldPlan, runs: Sequence[Run]) -> str:
+        """Old pages, room, data, metadata, each durable before the next; the data's digest."""
+        file = self.file
         with faults.stage("merge.journal"):
             slot = Slot(
                 self.work.batch + 1,
                 self.work.position,
-                self.file.size_bytes,
-                old_pages.collect(self.file, _changed(holding)),
+                file.size_bytes,
+                old_pages.collect(file, _changed(holding)),
             )
             old_pages.write(self.journal_file, slot, key(self.work))
-        if holding.size_after_bytes > self.file.size_bytes:
+        if holding.size_after_bytes > file.size_bytes:
             with faults.stage("merge.room"):
-                self.file.allocate(holding.size_after_bytes, from_bytes=self.file.size_bytes)
+                file.allocate(holding.size_after_bytes, from_bytes=file.size_bytes)
                 self._write_all(holding.room)
-                self.file.sync()
+                file.sync()
         with faults.stage("merge.data"):
-            digest = self._move(holding.places, runs)
+            digest = move(file, holding.places, runs, self._told)
             self._write_all(holding.beside)
-            self.file.sync()
-            self._compare(holding.places, digest)
+            file.sync()
         with faults.stage("merge.table"):
+            self.progress.commit_starts()
             for step in holding.steps:
                 self._write_all(step)
-                self.file.sync()
-        return holding.until_sector
+                file.sync()
+        self.progress.commit_ends()
+        return digest
 
-    def _wanted(self, runs: list[Run]) -> Iterator[Wanted]:
-        for run in self.levels.runs(self.work.position):
+    def _wanted(self, first: int, runs: list[Run]) -> Iterator[Wanted]:
+        for run in self.levels.runs(first):
             runs.append(run)
             yield Wanted(run.first_sector, run.count_sectors, run.file is None)
 
-    def _write_all(self, writes: Sequence[object]) -> None:
-        for write_ in writes:
-            self.file.write_at(write_.offset, write_.data)  # type: ignore[attr-defined]
+    def _write_all(self, writes: Sequence[Write]) -> None:
+        for one in writes:
+            self.file.write_at(one.offset, one.data)
 
-    def _move(self, places: Sequence[Place], runs: Sequence[Run]) -> str:
-        """Copy what the places shall hold; the digest of it, in the order of the file."""
-        buffer = memoryview(bytearray(_BUFFER_BYTES))
-        digest = xxhash.xxh3_128()
-        at = 0
-        for first, count, offset, zeros in places:
-            length = count * SECTOR_BYTES
-            while runs[at].first_sector + runs[at].count_sectors <= first:
-                at += 1
-            run = runs[at]
-            source = run.file_offset + (first - run.first_sector) * SECTOR_BYTES
-            for start in range(0, length, _BUFFER_BYTES):
-                piece = buffer[: min(_BUFFER_BYTES, length - start)]
-                if zeros or run.file is None:
-                    piece[:] = _ZEROS[: len(piece)]
-                else:
-                    run.file.read_into(source + start, piece)
-                digest.update(piece)
-                self.file.write_at(offset + start, piece)
-            self.moved_bytes += length
-        return digest.hexdigest()
+    def _told(self, piece_bytes: int, moved_bytes: int) -> None:
+        self.progress.moved(2 * piece_bytes)  # each is read back
+        self.progress.report(self.done_bytes + moved_bytes, self.total_bytes)
 
-    def _compare(self, places: Sequence[Place], wanted: str) -> None:
-        """Read what was written again, from the storage. E_VERIFY if it is something else."""
-        with contextlib.suppress(OSError):  # advice only; some file systems know none
-            os.posix_fadvise(self.file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            for place in places:
-                length = place.count_sectors * SECTOR_BYTES
-                os.posix_fadvise(self.file.fd, place.file_offset, length, os.POSIX_FADV_WILLNEED)
-        buffer = memoryview(bytearray(_BUFFER_BYTES))
-        digest = xxhash.xxh3_128()
-        for _, count, offset, _ in places:
-            length = count * SECTOR_BYTES
-            for start in range(0, length, _BUFFER_BYTES):
-                piece = buffer[: min(_BUFFER_BYTES, length - start)]
-                self.file.read_into(offset + start, piece)
-                digest.update(piece)
-        if digest.hexdigest() != wanted:
-            raise ImageError(
-                "E_VERIFY",
-                f"What was written into {shown(self.file.path)} reads otherwise. The storage may "
-                "be failing.",
-                file=self.file.path,
+    def _proven(self) -> None:
+        """Wait until the last batch is read back: what lies before its end is moved for good."""
+        proof, self.proof = self.proof, None
+        if proof is not None:
+            proof.wait()
+            if self.behind is not None:
+                self.work = replace(self.work, position=self.behind)
+
+    def _stop(self, why: str, error: Exception) -> NoReturn:
+        """Take back the batch at hand, if that can be done, and stop here."""
+        with contextlib.suppress(ImageError, OSError), faults.stage("merge.rollback"):
+            self.settle()
+            slot = old_pages.newest(
+                self.roots, self.work.pages_path, key(self.work), self.work.batch
             )
+            stopped(self.roots, _mend(self.work, self.file, slot))
+        raise Stopped(f"The merge {why} {how_to_go_on(self.work)}") from error
 
 
 def _changed(holding: HoldPlan) -> Iterator[tuple[int, int, bool]]:
@@ -290,20 +309,6 @@ def _changed(holding: HoldPlan) -> Iterator[tuple[int, int, bool]]:
     for writes in (holding.room, holding.beside, *steps):
         for one in writes:
             yield one.offset, len(one.data), False
-
-
-def _ask(
-    roots: Roots, work: Work, levels: Levels, progress: Progress, done: int, total: int
-) -> None:
-    """Between two batches: how far it is, and whether to stop here. Else the next one begins."""
-    try:
-        progress.report(done, total)
-        progress.commit_starts()
-    except (Cancelled, Stopped) as asked:
-        stopped(roots, work)
-        raise Stopped(
-            f"The merge was stopped after {done:,} of {total:,} bytes. {how_to_go_on(work)}"
-        ) from asked
 
 
 def stopped(roots: Roots, work: Work) -> None:
@@ -320,14 +325,3 @@ def how_to_go_on(work: Work) -> str:
         f"Jobs page). Until then {shown(work.leaf)} reads as ever and may be used; do not open "
         f"{shown(work.base)} by itself."
     )
-
-
-def _give_up(
-    roots: Roots, work: Work, levels: Levels, file: ImageFile, error: ImageError | OSError
-) -> None:
-    """A batch failed: take it back if that can be done, and stop here."""
-    why = error.message if isinstance(error, ImageError) else f"{error.strerror}."
-    with contextlib.suppress(ImageError, OSError), faults.stage("merge.rollback"):
-        slot = old_pages.newest(roots, work.pages_path, key(work), work.batch)
-        stopped(roots, _mend(work, file, slot))
-    raise Stopped(f"The merge stopped: {why} {how_to_go_on(work)}") from error

@@ -14,14 +14,16 @@ from dataclasses import dataclass
 
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
-from disks.engine.units import MIB
+from disks.engine.units import round_up
 from disks.operations import durable
 from disks.operations.pages import PAGE_BYTES
 from disks.operations.paths import Roots
 
 MOST_PAGES = 4096
-SLOT_BYTES = 17 * MIB
-FILE_BYTES = 2 * SLOT_BYTES
+"""More are never kept for one batch, however large the merge is."""
+
+SPARE_PAGES = 96
+"""What the last block of a batch may touch beyond the limit that ends it."""
 
 _HEAD = struct.Struct("<8sIIQQQQ")  # magic, CRC of all behind it, pages, batch, position, size, job
 _MAGIC = b"vdpages1"
@@ -48,11 +50,24 @@ class Slot:
     pages: tuple[OldPage, ...]
 
 
-def create(roots: Roots, path: str) -> None:
-    """A new file for both slots, its room reserved: a full volume is met before anything moves."""
+def file_bytes(pages: int) -> int:
+    """Size of a file whose slots hold that many pages each."""
+    return 2 * round_up(_HEAD.size + pages * (_ROW.size + PAGE_BYTES), PAGE_BYTES)
+
+
+def pages_in(file: ImageFile) -> int:
+    """How many pages a slot of this file holds."""
+    return (_slot_bytes(file) - _HEAD.size) // (_ROW.size + PAGE_BYTES)
+
+
+def create(roots: Roots, path: str, pages: int) -> None:
+    """A new file for two slots of that many pages each.
+
+    Its room is reserved: a full volume is met before anything moves.
+    """
     durable.unlink(roots, path, missing_ok=True)
     with durable.create(roots, path) as file:
-        file.allocate(FILE_BYTES)
+        file.allocate(file_bytes(pages))
         file.sync()
     durable.sync_folder_of(roots, path)
 
@@ -70,10 +85,15 @@ def write(file: ImageFile, slot: Slot, key: int) -> None:
         _HEAD.pack(_MAGIC, crc, len(slot.pages), slot.batch, slot.position, slot.size_bytes, key)
         + body
     )
-    if len(data) > SLOT_BYTES:
+    slot_bytes = _slot_bytes(file)
+    if len(data) > slot_bytes:
         raise ValueError(f"{len(slot.pages)} pages do not fit into a slot")
-    file.write_at(slot.batch % 2 * SLOT_BYTES, data)
+    file.write_at(slot.batch % 2 * slot_bytes, data)
     file.sync()
+
+
+def _slot_bytes(file: ImageFile) -> int:
+    return file.size_bytes // 2
 
 
 def newest(roots: Roots, path: str, key: int, after: int) -> Slot | None:
@@ -85,19 +105,20 @@ def newest(roots: Roots, path: str, key: int, after: int) -> Slot | None:
             return None
         raise
     with file:
-        found = [_read(file, at, key) for at in (0, SLOT_BYTES)]
+        found = [_read(file, at, key) for at in (0, _slot_bytes(file))]
     slots = [slot for slot in found if slot is not None and slot.batch > after]
     return max(slots, key=lambda slot: slot.batch, default=None)
 
 
 def _read(file: ImageFile, at: int, key: int) -> Slot | None:
-    length = min(SLOT_BYTES, file.size_bytes - at)
+    length = min(_slot_bytes(file), file.size_bytes - at)
     if length < _HEAD.size:
         return None
-    data = file.read_at(at, length)
-    magic, crc, count, batch, position, size, owner = _HEAD.unpack_from(data)
+    magic, crc, count, batch, position, size, owner = _HEAD.unpack(file.read_at(at, _HEAD.size))
     if magic != _MAGIC or owner != key or count > MOST_PAGES * 2:
         return None
+    length = min(length, _HEAD.size + count * (_ROW.size + PAGE_BYTES))
+    data = file.read_at(at, length)
     pages = []
     end = _HEAD.size
     for _ in range(count):

@@ -21,10 +21,11 @@ from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 
 
-def begin(roots: Roots, work: Work, progress: Progress) -> Work:
+def begin(roots: Roots, work: Work, journal_pages: int, progress: Progress) -> Work:
     """Carry the step out; the work that goes on is returned.
 
-    An error, and Cancelled out of progress, leave it to take_back().
+    journal_pages: how many old pages of one batch there is room for. An error, and Cancelled
+    out of progress, leave it to take_back().
     """
     progress.report(0, 0)  # the last moment at which every file is as it was
     with faults.stage("merge.begin"):
@@ -32,7 +33,7 @@ def begin(roots: Roots, work: Work, progress: Progress) -> Work:
             journal.write(roots, pointer)
         write(roots, work)
         trash.prepare(roots, work.manifest)
-        old_pages.create(roots, work.pages_path)
+        old_pages.create(roots, work.pages_path, journal_pages)
         _require_as_planned(roots, work)
         fresh = str(uuid.uuid4())
         rewrite(roots, work, work.base, rewriting.IDENTITY, lambda i: i.plan_identity(fresh))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from disks.operations import merge, trash
+from disks.operations.progress import Progress
 from disks.tests.builders import FAMILIES, VHD, Family, seven_zip_sha256
 from disks.tests.operations import worlds
 from disks.tests.operations.kinds import needs_7z
@@ -67,6 +68,33 @@ def test_another_program_reads_the_merged_disk(tmp_path: Path, family: Family) -
     plan = merge.plan(str(world.leaf.path), world.roots, base=base, into_parent=True, in_place=True)
     merge.apply(plan, world.roots, offline=True)
     assert seven_zip_sha256(world.base.path) == world.leaf.sha256
+
+
+class SizeOf(Progress):
+    """The largest that a file was when progress was told."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size_bytes = 0
+
+    def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
+        if self.path.exists():
+            self.size_bytes = max(self.size_bytes, self.path.stat().st_size)
+
+
+@both
+def test_the_dry_run_says_how_much_room_the_journal_takes(tmp_path: Path, family: Family) -> None:
+    """As much as the merge can need: that of a small one is small."""
+    world = worlds.chain(tmp_path, family=family)
+    plan = merge.plan(str(world.leaf.path), world.roots, into_parent=True, in_place=True)
+    assert plan.measured is not None
+    journal = SizeOf(tmp_path / f".{family.file('middle')}.vdpages")
+    grown = os.stat(world.middle.path).st_size
+    merge.apply(plan, world.roots, offline=True, progress=journal)
+    grown = os.stat(world.middle.path).st_size - grown
+    assert 0 < journal.size_bytes < 3 * 1024 * 1024
+    room = plan.as_dict()["free_space_needed_bytes"]
+    assert room == plan.measured.growth_bytes + journal.size_bytes >= grown + journal.size_bytes
 
 
 def test_a_leaf_larger_than_its_parent_makes_it_grow(tmp_path: Path) -> None:

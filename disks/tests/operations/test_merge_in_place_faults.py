@@ -8,14 +8,15 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from disks.engine.errors import ImageError
+from disks.engine.files import ImageFile
 from disks.engine.formats import open_image
-from disks.engine.holding import Limits
 from disks.operations import journal, merge
-from disks.operations.merge_in_place import batches, old_pages
+from disks.operations.merge_in_place import batches, moving
 from disks.operations.progress import Cancelled, Progress, Stopped
 from disks.operations.recover import recover
 from disks.tests.builders import VHD, VHDX, BuiltVhdx, Family
@@ -41,9 +42,7 @@ CUTS = int(os.environ.get("VD_PROVE", "40"))
 def small_and_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several batches of a small disk; the fault points stay, the hardware is not waited for."""
     monkeypatch.setattr(os, "fsync", lambda fd: None)
-    monkeypatch.setattr(batches, "LIMITS", Limits(data_bytes=6 * 1024, pages=200))
-    monkeypatch.setattr(old_pages, "SLOT_BYTES", 1024 * 1024)
-    monkeypatch.setattr(old_pages, "FILE_BYTES", 2 * 1024 * 1024)
+    monkeypatch.setattr(batches, "BATCH_BYTES", 6 * 1024)
 
 
 @dataclass
@@ -240,6 +239,74 @@ def test_stopped_between_any_two_batches_it_reads_as_before_and_goes_on(
         break
     assert scene.judge() == "merged"
     assert stops >= 2
+
+
+class StopsCommitting(Progress):
+    """Asks to stop when the n-th batch is about to show."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+
+    def commit_starts(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Cancelled
+
+
+@pytest.mark.parametrize("kind", [StopsAfter, StopsCommitting])
+def test_stopped_inside_of_a_batch_it_takes_that_back_and_goes_on(
+    scene_of: Callable[[], Scene],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[StopsAfter | StopsCommitting],
+) -> None:
+    """Within the copying, and at the last moment before the table leads to what was copied."""
+    monkeypatch.setattr(batches, "BATCH_BYTES", 24 * 1024)
+    monkeypatch.setattr(moving, "REPORT_BYTES", 512)
+    taken_back = 0
+    for number in range(1, 60, 1 if kind is StopsCommitting else 13):
+        scene = scene_of()
+        base = Path(scene.path(scene.base or "middle"))
+        try:
+            scene.merge(kind(number))
+        except Cancelled:
+            continue
+        except Stopped:
+            taken_back += 1
+            assert worlds.content_of(scene.path("leaf")) == scene.leaf_sha256
+            assert worlds.errors_in(str(base)) == []
+            assert [row["action"] for row in scene.recover()] == ["finished"]
+        assert scene.judge() == "merged"
+        if kind is StopsCommitting:
+            break
+    assert taken_back
+
+
+def test_what_reads_otherwise_than_it_was_written_is_written_again(
+    scene_of: Callable[[], Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noticed while the next batch is written, or at the end: nothing behind it counts as moved."""
+    moved: list[ImageFile] = []
+    move = batches.move
+
+    def failing(file: ImageFile, places: Any, runs: Any, told: Any) -> str:
+        digest = move(file, places, runs, told)
+        moved.append(file)
+        if len(moved) == broken[0]:
+            file.write_at(places[-1].file_offset, b"\xbd" * 512)
+        return digest
+
+    monkeypatch.setattr(batches, "move", failing)
+    broken = [0]
+    scene_of().merge()
+    for broken[0] in sorted({1, 2, len(moved)}):
+        moved.clear()
+        scene = scene_of()
+        with pytest.raises(Stopped) as stopped:
+            scene.merge()
+        assert "reads otherwise" in stopped.value.sentence
+        assert worlds.content_of(scene.path("leaf")) == scene.leaf_sha256
+        assert [row["action"] for row in scene.recover()] == ["finished"]
+        assert scene.judge() == "merged"
 
 
 def test_base_written_by_somebody_else_meanwhile_is_left_alone(
