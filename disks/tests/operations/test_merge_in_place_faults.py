@@ -40,9 +40,9 @@ CUTS = int(os.environ.get("VD_PROVE", "40"))
 
 @pytest.fixture(autouse=True)
 def small_and_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several batches of a small disk; the fault points stay, the hardware is not waited for."""
+    """Three batches of a small disk; the fault points stay, the hardware is not waited for."""
     monkeypatch.setattr(os, "fsync", lambda fd: None)
-    monkeypatch.setattr(batches, "BATCH_BYTES", 6 * 1024)
+    monkeypatch.setattr(batches, "BATCH_BYTES", 12 * 1024)
 
 
 @dataclass
