@@ -7,7 +7,7 @@ merge    children as in the chain of `merge_to_new.py`, one clustered, one scatt
 compact  a dynamic disk, a tenth of it zeros; `qemu-img convert` writes a new one.
 
 Alternating rounds on fresh copies, whole processes with a warm page cache, results compared
-by content hash. Prints medians and ratios.
+by content hash. Prints medians and ratios; the processor time says more where others work, too.
 
     python benchmarks/in_place.py --gib 1 --rounds 5
 """
@@ -32,7 +32,10 @@ def main() -> None:
     parser.add_argument("--folder", help="where to build (default: the temporary folder)")
     args = parser.parse_args()
     blocks = max(20, int(args.gib * 512))
-    print(f"{'':28}{'ours s':>9}{'peer s':>9}{'ratio':>8}{'inside s':>10}{'MiB':>6}")
+    print(
+        f"{'':28}{'ours s':>9}{'peer s':>9}{'ratio':>8}{'inside s':>10}{'MiB':>6}"
+        f"{'processor s':>13}{'peer':>7}"
+    )
     with common.workspace(args.folder) as folder:
         base, *children = common.build_chain(folder, blocks, args.format)
         for name in ("clustered", "scattered"):
@@ -51,7 +54,14 @@ def told(name: str, pairs: Pairs) -> None:
     inside = common.median([one.document["seconds"] for one, _ in pairs])
     memory = max(one.rss_mib for one, _ in pairs)
     ratio = ours / theirs if theirs else 0
-    print(f"{name:28}{ours:9.2f}{theirs:9.2f}{ratio:8.2f}{inside:10.2f}{memory:6.0f}")
+    busy, peer_busy = (
+        common.median([one.cpu_seconds for one in each]) for each in zip(*pairs, strict=True)
+    )
+    print(
+        f"{name:28}{ours:9.2f}{theirs:9.2f}{ratio:8.2f}{inside:10.2f}{memory:6.0f}"
+        f"{busy:13.2f}{peer_busy:7.2f}",
+        flush=True,
+    )
 
 
 def _child_of(folder: str, base: str, children: list[str], name: str) -> str:

@@ -40,9 +40,9 @@ CUTS = int(os.environ.get("VD_PROVE", "40"))
 
 @pytest.fixture(autouse=True)
 def small_and_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several batches of a small disk; the fault points stay, the hardware is not waited for."""
+    """Three batches of a small disk; the fault points stay, the hardware is not waited for."""
     monkeypatch.setattr(os, "fsync", lambda fd: None)
-    monkeypatch.setattr(batches, "BATCH_BYTES", 6 * 1024)
+    monkeypatch.setattr(batches, "BATCH_BYTES", 12 * 1024)
 
 
 @dataclass
@@ -263,7 +263,7 @@ def test_stopped_inside_of_a_batch_it_takes_that_back_and_goes_on(
     monkeypatch.setattr(batches, "BATCH_BYTES", 24 * 1024)
     monkeypatch.setattr(moving, "REPORT_BYTES", 512)
     taken_back = 0
-    for number in range(1, 60, 1 if kind is StopsCommitting else 13):
+    for number in range(1, 60, 1 if kind is StopsCommitting else 5):
         scene = scene_of()
         base = Path(scene.path(scene.base or "middle"))
         try:
@@ -357,13 +357,13 @@ def _scene_stopped_in_the_middle(scene_of: Callable[[], Scene]) -> Scene:
 
 def test_asked_to_stop_when_only_names_are_left_it_ends(scene_of: Callable[[], Scene]) -> None:
     class Asked(Progress):
-        moved = False
+        has_moved = False
 
         def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
-            self.moved = self.moved or 0 < done_bytes == total_bytes
+            self.has_moved = self.has_moved or 0 < done_bytes == total_bytes
 
         def commit_starts(self) -> None:
-            if self.moved:
+            if self.has_moved:
                 raise Cancelled
 
     scene = scene_of()
