@@ -59,7 +59,6 @@ class MergeForm(forms.Form):
             "into": into,
             "base": str(usual.pk),
             "keep_name": "parent",
-            "way": IN_PLACE,
             "disk_type": "dynamic",
             "root": str(leaf.root_id),
             "folder": folder,
@@ -68,6 +67,7 @@ class MergeForm(forms.Form):
         given = {key: data.get(key) for key in values if data.get(key) not in (None, "")}
         if data.get("was") not in (None, "", into):
             given.pop("base", None)  # the lowest level belonged to the other target
+        given["way"] = COPY if data.get("way") == COPY else IN_PLACE
         if "folder" in data:
             given["folder"] = data.get("folder", "")
         return values | given

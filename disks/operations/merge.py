@@ -317,8 +317,11 @@ def _refusals(
     except ImageError as error:
         yield error
     if request.in_place:
-        yield from merge_into.refusals(result, chain, last, roots)
+        yield from merge_into.damage(chain, last)
+        merge_into.measure(result, chain, last)
     short = new_copy.shortage(result, roots)
+    if request.in_place:
+        yield from merge_into.refusals(result, chain, last, roots)
     if short is not None:
         yield short
 

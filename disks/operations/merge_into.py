@@ -21,15 +21,30 @@ if TYPE_CHECKING:
     from disks.operations.merge import MergePlan
 
 
+def damage(chain: Chain, last: int) -> Iterator[ImageError]:
+    """Why the structure of base allows no merge, if it does not."""
+    disks = [(chain.paths[last], chain.images[last])]
+    damaged = rules.structure_refusal(disks, so="nothing is merged into it")
+    if damaged is not None:
+        yield damaged
+
+
+def measure(plan: MergePlan, chain: Chain, last: int) -> None:
+    """Fill the figures in: what moves, and the room for it."""
+    base = chain.images[last]
+    growth = base.growth_bytes(_wanted(chain, last))
+    plan.amount = count_levels(chain.images[:last], rules.block_bytes_of(base))
+    plan.by_copy_bytes = plan.predicted_size_bytes
+    plan.room_bytes = growth + JOURNAL_BYTES
+    plan.predicted_size_bytes = base.file.size_bytes + growth
+
+
 def refusals(plan: MergePlan, chain: Chain, last: int, roots: Roots) -> Iterator[ImageError]:
-    """What stands in the way, one after the other; fills the figures in meanwhile."""
+    """What else stands in the way, one after the other."""
     base, above = chain.images[last], chain.images[last - 1]
     path = chain.paths[last]
     for image in (base, above):
         rewriting.require_one_name(image.file)
-    damaged = rules.structure_refusal([(path, base)], so="nothing is merged into it")
-    if damaged is not None:
-        yield damaged
     size = chain.virtual_size_bytes
     if size > base.virtual_size_bytes:
         larger = _larger_ancestor(chain, last)
@@ -44,11 +59,6 @@ def refusals(plan: MergePlan, chain: Chain, last: int, roots: Roots) -> Iterator
             "and in place nothing is copied. Keep the parent's name, or merge by copy.",
             file=path,
         )
-    growth = base.growth_bytes(_wanted(chain, last))
-    plan.amount = count_levels(chain.images[:last], rules.block_bytes_of(base))
-    plan.by_copy_bytes = plan.predicted_size_bytes
-    plan.room_bytes = growth + JOURNAL_BYTES
-    plan.predicted_size_bytes = base.file.size_bytes + growth
 
 
 def _wanted(chain: Chain, last: int) -> Iterator[Wanted]:

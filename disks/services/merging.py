@@ -125,7 +125,8 @@ def _summary(planned: MergePlan) -> str:
     if planned.request.into_parent:
         above = names[:-1]
         what = above[0] if len(above) == 1 else f"{len(above)} disks"
-        return f"Merge {what} into {names[-1]}"
+        way = " in place" if planned.request.in_place else ""
+        return f"Merge {what}{way} into {names[-1]}"
     what = names[0] if len(names) == 1 else f"{len(names)} disks from {names[0]}"
     return f"Merge {what} to {target}"
 
@@ -208,9 +209,11 @@ def _told(result: dict[str, Any]) -> dict[str, Any]:
 def note(job: Job, merged: dict[str, Any]) -> None:
     """The catalog after one merge into a parent, from the operation's document; repeatable."""
     levels, output = merged["levels"], merged["output"]
+    # In place, the merged disk reads as its children know it; by copy it may be taken back.
+    as_known = [output] if merged.get("in_place") else []
     inspection.refresh_paths(
         [*levels, output],
-        rewritten=merged["relinked"],
+        rewritten=[*merged["relinked"], *as_known],
         put_away=[path for path in levels if path != output],
         job=job,
     )

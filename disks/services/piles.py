@@ -379,6 +379,7 @@ def request(
         root=root,
         disk=first,
         summary=f"Merge {len(steps):,} checkpoint piles of {count:,} disks"
+        + (" in place" if in_place else "")
         + (f" in {readable(folder)}" if folder else ""),
         exclusive=sorted(exclusive),
         shared=sorted({path for one in merges for path in one.shared} - exclusive),

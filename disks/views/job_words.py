@@ -101,8 +101,8 @@ _IF_STOPPED: dict[str, str] = {
 }
 
 _MERGE_PAUSED = (
-    "It is half merged and whole: {leaf} reads as ever, and a machine may use it until the merge "
-    "is resumed. Do not open {base} by itself, and delete neither. Other jobs of this console wait."
+    "{leaf} and {base} belong together until it is resumed: a machine may use {leaf}. Do not open "
+    "{base} by itself, and delete neither. Other jobs on these disks wait."
 )
 _MERGE_HURT = (
     "Recovery failed several times. {leaf} still needs {base} and what has moved there: delete "
@@ -227,7 +227,7 @@ _RESULT: tuple[tuple[str, str, str], ...] = (
 _LISTS: tuple[tuple[str, str, str], ...] = (
     ("commands", "To run on the virtual machine's host", "command"),
     ("warnings", "Worth knowing", "text"),
-    ("levels", "Disks it read", "path"),
+    ("levels", "Disks it read or merged", "path"),
     ("relinked", "Disks whose parent path was rewritten", "path"),
     ("restored", "Back at their places", "path"),
     ("offline", "Storage roots that were offline", "path"),
@@ -243,6 +243,8 @@ def result_rows(result: Any) -> list[tuple[str, str]]:
     for key, words, kind in _RESULT:
         if rows and key == "failed":
             continue
+        if result.get("in_place") and key in ("copy_seconds", "proof_seconds"):
+            continue  # there, moving and reading back are one
         value = result.get(key)
         if value is None or isinstance(value, dict | list | bool):
             continue

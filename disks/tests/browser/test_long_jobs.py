@@ -140,3 +140,29 @@ def test_a_killed_worker_loses_nothing_and_the_job_says_how_it_ended(
     steps.until(lambda: console.pid("worker") != killed)
     os.kill(console.pid("worker"), 0)
     assert f"worker was ended by {signal.SIGKILL.name}; it starts again" in console.text()
+
+
+def test_a_merge_in_place_is_stopped_and_resumed(
+    ready: Page, big_chain: Path, console: Console, content: str
+) -> None:
+    """The last of this file: afterwards the chain is shorter."""
+    steps.open_disk(ready, "leaf.vhd")
+    ready.get_by_role("link", name="Merge", exact=True).click()
+    expect(ready.get_by_role("link", name="In place")).to_have_attribute("aria-current", "true")
+    ready.get_by_role("link", name="By copy").click()
+    expect(ready.locator("main")).to_contain_text("To the trash")
+    ready.get_by_role("link", name="In place").click()
+    with console.slowed():
+        ready.get_by_role("button", name="Merge leaf.vhd into middle.vhd").click()
+        expect(ready).to_have_url(re.compile(r"/jobs/\d+$"))
+        wait_until_copying(ready)
+        ready.get_by_role("button", name="Stop").click()
+        expect(ready.locator("#job-progress .job-state .badge").first).to_contain_text(
+            "Paused", timeout=20_000
+        )
+    expect(ready.locator("main")).to_contain_text("Do not open middle.vhd by itself")
+    ready.get_by_role("button", name="Resume").click()
+    steps.wait_for_job(ready)
+    expect(ready.locator("main")).to_contain_text("each batch read back, and the same")
+    assert steps.content_hash(console, big_chain / "middle.vhd") == content
+    assert not (big_chain / "leaf.vhd").exists()

@@ -203,7 +203,9 @@ def test_a_merge_is_chosen_foreseen_followed_and_restored(page: Page, folder: Pa
     page.get_by_role("radio", name="chain-base.vhd").check()
     page.get_by_role("radio", name="this disk's name").check()
     page.get_by_role("button", name="Show what will happen").click()
+    page.get_by_role("link", name="By copy").click()  # in place it could not be restored
     facts = page.locator("main")
+    expect(facts).to_contain_text("can be undone until then")
     expect(facts).to_contain_text("Bytes to move")
     expect(facts).to_contain_text("the name of this disk")
     page.get_by_role("button", name="Merge 2 disks into chain-base.vhd").click()

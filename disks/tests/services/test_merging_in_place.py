@@ -134,6 +134,21 @@ def test_a_merge_is_in_place_and_its_page_and_catalog_say_so(scene: Scene) -> No
     assert job.result["warnings"] == []
 
 
+def test_with_the_leafs_name_the_parents_row_goes_and_the_leafs_is_the_merged_disk(
+    scene: Scene,
+) -> None:
+    inode = os.stat(scene.path("middle")).st_ino
+    job = jobs.run_now(scene.ask(keep_name="child"))
+    assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
+    assert os.stat(scene.path("leaf")).st_ino == inode
+    assert worlds.content_of(scene.path("leaf")) == scene.leaf_sha256
+    assert worlds.content_of(scene.path("below")) == scene.below_sha256
+    leaf, below = scene.row("leaf"), scene.row("below")
+    assert (leaf.health in READABLE, leaf.chain_position) == (True, 2)
+    assert (below.health in READABLE, below.chain_position) == (True, 3)
+    assert scene.row("middle").health_code == "N_PUT_AWAY"
+
+
 def test_stopped_it_is_paused_reads_as_before_and_goes_on(scene: Scene, paused: Job) -> None:
     assert worlds.content_of(scene.path("leaf")) == scene.leaf_sha256
     assert paused.sentence.startswith("The merge was stopped after ")

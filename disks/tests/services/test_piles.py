@@ -173,7 +173,7 @@ def test_several_piles_are_one_job_that_tells_of_each(scene: tuple[StorageRoot, 
     job = piles.request(root, "srv", user=None, idempotency_key=key(), declared_offline=True)
     assert (job.kind, job.summary) == (
         Job.Kind.PILE,
-        "Merge 2 checkpoint piles of 8 disks in srv",
+        "Merge 2 checkpoint piles of 8 disks in place in srv",
     )
     job = done(job)
     assert content(made.path("vm")) == made.disks["d"].sha256
