@@ -8,6 +8,7 @@ them may run: each change of state is conditional, so one of them wins.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -28,6 +29,7 @@ from disks.models import AuditEntry, Disk, DiskLock, Job, JobLogLine, StorageRoo
 from disks.operations import copying, journal, merge_in_place, recover
 from disks.services import audit, jobs, leases, processes, stopping, timing
 from disks.services import roots as root_services
+from disks.services.errors import Refusal
 from disks.services.leases import Lease, LeaseLost
 from disks.services.stored_json import readable, restored
 from disks.services.work import WORK, JobContext, Recovery, function
@@ -295,8 +297,9 @@ def go_on_by_the_clock() -> list[int]:
     """Jobs that were paused half-way until now are queued again; their ids."""
     gone_on = []
     for job in timing.due():
-        stopping.resume(job, None)
-        gone_on.append(job.pk)
+        with contextlib.suppress(Refusal):  # somebody was faster
+            stopping.resume(job, None)
+            gone_on.append(job.pk)
     return gone_on
 
 

@@ -312,11 +312,15 @@ def waiting_for(root: StorageRoot) -> Any:
 
 def may_go_now() -> list[int]:
     """Ids of jobs that have waited for a root which has room for them by now."""
-    waiting = StorageRoot.objects.filter(
-        pk__in=Job.objects.filter(status=Job.Status.QUEUED, waits_for_root__isnull=False)
-        .order_by()
-        .values("waits_for_root")
+    waiting = list(
+        StorageRoot.objects.filter(
+            pk__in=Job.objects.filter(status=Job.Status.QUEUED, waits_for_root__isnull=False)
+            .order_by()
+            .values("waits_for_root")
+        )
     )
+    if not waiting:
+        return []
     running = _roots_of_running()
     found: list[int] = []
     for root in waiting:

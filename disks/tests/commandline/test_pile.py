@@ -33,7 +33,7 @@ DISK_KEYS = {
 DONE_KEYS = {
     "folder", "merges", "sentence", "file_size_before_bytes", "file_size_after_bytes",
     "bytes_written", "space_back_when_trash_emptied_bytes", "seconds", "copy_seconds",
-    "proof_seconds", "commands", "warnings", "relinked", "to_repair",
+    "proof_seconds", "commands", "warnings", "relinked", "to_repair", "in_place",
 }  # fmt: skip
 
 

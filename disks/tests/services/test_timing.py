@@ -10,16 +10,27 @@ from typing import Any
 
 import pytest
 
-from disks.models import AuditEntry, DiskLock, Job, StorageRoot
+from disks.models import AuditEntry, Disk, DiskLock, Job, StorageRoot
 from disks.operations.pacing import Pacer
 from disks.operations.progress import Cancelled, Stopped
-from disks.services import jobs, leases, reconciling, roots, stopping, timing
+from disks.services import (
+    compacting,
+    jobs,
+    leases,
+    reconciling,
+    roots,
+    scanning,
+    stopping,
+    timing,
+)
 from disks.services.errors import Refusal
 from disks.services.leases import Lease
 from disks.services.timing import MIB, Choice
 from disks.services.work import WORK, Work
 from disks.services.worker_progress import JobCancelled, JobProgress
+from disks.tests.builders import build_dynamic
 from disks.tests.factories import make_root
+from disks.tests.operations.worlds import content_of
 
 pytestmark = pytest.mark.django_db
 
@@ -448,3 +459,37 @@ def test_what_a_running_job_has_ahead_is_foreseen(wall: Wall) -> None:
 def fresh(job: Job) -> Job:
     job.refresh_from_db()
     return job
+
+
+def test_a_real_compaction_is_done_in_two_nights(
+    wall: Wall, monkeypatch: pytest.MonkeyPatch, settings: Any, tmp_path: Path
+) -> None:
+    settings.JOB_PROGRESS_SECONDS = 0
+    monkeypatch.setattr("disks.engine.compaction.ROUND_BYTES", 1)
+    content = [(n * 4096, bytes([n]) * 2 * MIB) for n in range(6)]  # those of number 0 are zeros
+    content += [(n * 4096, bytes(2 * MIB)) for n in (1, 2)]
+    built = build_dynamic(tmp_path, "disk.vhd", size=12 * MIB, content=content)
+    wanted, before = content_of(built.path), built.path.stat().st_size
+    root = nightly(str(tmp_path))
+    scanning.scan(root)
+    wall.says("2026-05-04 22:30")
+    job = compacting.request(Disk.objects.get(), user=None, idempotency_key="k")
+    moved = JobProgress.moved
+
+    def slowly(self: JobProgress, count_bytes: int) -> None:
+        moved(self, count_bytes)
+        if self._step == "move":
+            wall.says("2026-05-05 06:00")
+
+    monkeypatch.setattr(JobProgress, "moved", slowly)
+    jobs.run(job.pk)
+    assert state(job)[0] == Job.Status.PAUSED
+    assert job.resume_at == datetime(2026, 5, 5, 22, tzinfo=UTC)
+    assert content_of(built.path) == wanted
+    wall.says("2026-05-05 22:00")
+    monkeypatch.setattr(JobProgress, "moved", moved)
+    assert reconciling.go_on_by_the_clock() == [job.pk]
+    jobs.run(job.pk)
+    assert state(job)[0] == Job.Status.SUCCEEDED, job.error
+    assert content_of(built.path) == wanted
+    assert built.path.stat().st_size <= before - 3 * 2 * MIB
