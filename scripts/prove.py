@@ -1,4 +1,4 @@
-"""The long proof, by hand: power cuts in full numbers, then every fuzzing target for a while.
+"""The long proof, by hand: every fault, power cuts in full numbers, every fuzzing target.
 
 Prints a table as it stands in docs/proof.md. VD_PROVE sets the power cuts of each operation
 and format (10,000), divided over its cases, VD_PROVE_SEED other ones of the same number,
@@ -21,28 +21,36 @@ from xml.etree import ElementTree
 TOP = Path(__file__).resolve().parents[1]
 TARGETS = ("vhd", "vhdx", "any-file", "sidecar", "manifest", "windows-path")
 
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-n", str(max(2, os.cpu_count() or 2))]
+
 
 def main() -> None:
     cuts = int(os.environ.get("VD_PROVE", "10000"))
     seconds = int(os.environ.get("VD_FUZZ_SECONDS", "600"))
     os.chdir(TOP)
-    good = power_cuts(cuts)
+    good = faults()
+    good = power_cuts(cuts) and good
     if seconds:
         good = fuzzing(seconds) and good
     sys.exit(0 if good else 1)
 
 
+def faults() -> bool:
+    """Every kind of fault at every point, of which `make test` takes a sample."""
+    folder = Path("disks/tests/operations")
+    modules = [*sorted(folder.glob("test_*_faults.py")), folder / "test_mending.py"]
+    command = [*PYTEST, "-m", "not power_cuts", *map(str, modules), *sys.argv[1:]]
+    return subprocess.run(command, env={**os.environ, "VD_PROVE": "1"}, check=False).returncode == 0
+
+
 def power_cuts(cuts: int) -> bool:
     """Run every test that cuts the power; together those of an operation cut it this often."""
-    workers = str(max(2, os.cpu_count() or 2))
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         log = Path(os.environ.get("VD_PROVE_LOG") or Path(folder, "log"))
-        command = [sys.executable, "-m", "pytest", "-q", "-n", workers, "-m", "power_cuts"]
         environment = {**os.environ, "VD_PROVE": str(cuts), "VD_PROVE_LOG": str(log)}
-        done = subprocess.run(
-            [*command, f"--junitxml={report}", *sys.argv[1:]], env=environment, check=False
-        )
+        command = [*PYTEST, "-m", "power_cuts", f"--junitxml={report}", *sys.argv[1:]]
+        done = subprocess.run(command, env=environment, check=False)
         cases = list(ElementTree.parse(report).iter("testcase"))  # noqa: S314 - our own
         counted = _counted(log)
     print("\n| power cut under | cuts | wrong | minutes |\n|---|---|---|---|")

@@ -14,8 +14,9 @@ from typing import Any
 
 from disks.engine.holding import Limits
 from disks.models import Job
+from disks.operations import copy_chain, locks, paths, relink
 from disks.operations import create as create_operation
-from disks.operations import locks, paths, relink
+from disks.operations import delete as delete_operation
 from disks.operations import merge as merge_operation
 from disks.operations.merge_in_place import batches
 from disks.operations.progress import Cancelled, Progress
@@ -36,6 +37,8 @@ def register() -> None:
         "merge",
         "update",
         "undo",
+        "copy",
+        "delete",
     ):  # the real operations, with their own recovery
         WORK[f"rehearsal-{kind}"] = Work(f"{here}.{kind}")
     WORK[Job.Kind.MERGE] = replace(WORK[Job.Kind.MERGE], run=f"{here}.slow_merge")
@@ -134,6 +137,21 @@ def undo(parameters: dict[str, Any], progress: Progress, context: JobContext) ->
     child = os.path.join(parameters["folder"], "child.vhd")
     return relink.undo(
         child, roots, offline=True, job=context.name, token=context.token, progress=progress
+    )
+
+
+def copy(parameters: dict[str, Any], progress: Progress, context: JobContext) -> Any:
+    roots = context.roots()
+    child = os.path.join(parameters["folder"], "child.vhd")
+    plan = copy_chain.plan(child, os.path.join(parameters["folder"], "far"), roots, whole=True)
+    return copy_chain.apply(plan, roots, job=context.name, token=context.token, progress=progress)
+
+
+def delete(parameters: dict[str, Any], progress: Progress, context: JobContext) -> Any:
+    roots = context.roots()
+    plan = delete_operation.plan(os.path.join(parameters["folder"], "child.vhd"), roots)
+    return delete_operation.apply(
+        plan, roots, offline=True, job=context.name, token=context.token, progress=progress
     )
 
 

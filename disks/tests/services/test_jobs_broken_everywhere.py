@@ -77,6 +77,11 @@ def build_updated(folder: Path) -> None:
     relink.apply(plan, roots, offline=True, job="an earlier one", token=1)
 
 
+def build_pair_and_place(folder: Path) -> None:
+    build_pair(folder)
+    (folder / "far").mkdir()
+
+
 def created(folder: Path) -> bool:
     if not (folder / "new.vhd").exists():
         return False
@@ -103,6 +108,19 @@ def updated(folder: Path) -> bool:
     return True
 
 
+def chain_reads(folder: Path, *names: str) -> bool:
+    """The child has its content through its link, and there are these files and no others."""
+    found = {path for path in contents(folder) if path.endswith(".vhd")}
+    if found != set(names):
+        return False
+    child = next(name for name in names if name.endswith("child.vhd"))
+    roots = paths.Roots([paths.Root(str(folder))])
+    with open_chain(str(folder / child), roots) as chain:
+        for first, data in (*BASE[1:], *CHILD):
+            assert chain.read(first, len(data) // 512) == data
+    return True
+
+
 SCENES = {
     "create": Scene("rehearsal-create", lambda folder: None, created, ("new.vhd",)),
     "merge": Scene("rehearsal-merge", build_pair, merged, ("child.vhd", "base.vhd"), every=3),
@@ -114,6 +132,24 @@ SCENES = {
         ("child.vhd",),
         ("moved/base.vhd",),
         every=2,
+    ),
+    "copy": Scene(
+        "rehearsal-copy",
+        build_pair_and_place,
+        lambda folder: chain_reads(
+            folder, "base.vhd", "child.vhd", "far/base.vhd", "far/child.vhd"
+        ),
+        ("far/base.vhd", "far/child.vhd"),
+        ("base.vhd", "child.vhd"),
+        every=7,
+    ),
+    "delete": Scene(
+        "rehearsal-delete",
+        build_pair,
+        lambda folder: not (folder / "child.vhd").exists(),
+        ("child.vhd",),
+        ("base.vhd",),
+        every=7,
     ),
 }
 
