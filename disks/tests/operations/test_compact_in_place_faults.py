@@ -32,12 +32,10 @@ from disks.tests.operations.crashing import (
     mended_at_every_point,
     with_fault,
 )
-from disks.tests.operations.power import power_cut
+from disks.tests.operations.power import cuts_of, power_cut, survive_power_cuts
 from disks.tests.operations.shrinking import SCENES, Scene
 from disks.tests.operations.worlds import content_of, errors_in, roots_of
 
-# `make prove` raises it; each cut is one run of the real code.
-CUTS = int(os.environ.get("VD_PROVE", "25"))
 NAMES = [
     "dynamic",
     "dynamic, all zeros",
@@ -63,6 +61,18 @@ class Running:
     built: Built
     model: Path  # the folder as it was made
     folder: Path  # where everything happens
+    goes_on_every: int = 0  # of so many judgements one compacts to the end
+    judged: int = 0
+
+    @property
+    def cases(self) -> int:
+        """How many of the layouts are of this format."""
+        is_vhdx = self.scene.format_name == "vhdx"
+        return sum(name.startswith("vhdx") == is_vhdx for name in NAMES)
+
+    def fresh(self) -> Work:
+        self.reset()
+        return self.compact
 
     def reset(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -81,6 +91,13 @@ class Running:
 
     def judge(self) -> str:
         """Content and structure are right; says how far it came."""
+        state = self._state()
+        self.judged += 1
+        if self.goes_on_every and self.judged % self.goes_on_every == 0:
+            self.require_goes_on()
+        return state
+
+    def _state(self) -> str:
         assert content_of(self.path) == self.built.sha256
         assert errors_in(self.path) == []
         assert worlds.strays(self.folder) == []
@@ -93,7 +110,7 @@ class Running:
     def require_goes_on(self) -> None:
         """What was left is a disk like others: compacting it comes to the end."""
         self.compact()
-        assert self.judge() == "done"
+        assert self._state() == "done"
 
 
 @pytest.fixture(params=NAMES)
@@ -156,33 +173,18 @@ def test_short_writes_are_continued(running: Running) -> None:
 
 
 @pytest.mark.power_cuts
-def test_power_cuts_leave_the_same_disk(running: Running, place: Path) -> None:
+def test_power_cuts_leave_the_same_disk(
+    request: pytest.FixtureRequest, running: Running, place: Path
+) -> None:
     """bad-input F86, F87: unsynced pages kept, lost or garbled; also in recovery."""
-    chance = random.Random(20261125)
-    aside = place / "aside"
-    aside.mkdir()
-    points = 0
-
-    def count() -> None:
-        nonlocal points
-        for points in range(1, 1000):
-            running.reset()
-            if in_fork(with_fault(f"*:{points}:eio", running.compact)) == DONE:
-                return
-
-    count()
-    for _ in range(CUTS):
-        running.reset()
-        seed = chance.randrange(2**32)
-        number = chance.randrange(1, points + 1)
-        said = f"cut at {number} of {points}, seed {seed}"
-        if power_cut(number, running.compact, seed, aside) == DIED and chance.random() < 0.5:
-            power_cut(chance.randrange(1, 16), running.recover, seed + 1, aside)
-        rows = running.recover()
-        assert [row for row in rows if row["action"] in ("busy", "needs-attention")] == [], said
-        running.judge()
-        if chance.random() < 0.2:
-            running.require_goes_on()
+    running.goes_on_every = 5
+    survive_power_cuts(
+        running,
+        cuts=cuts_of(running.cases, 25),
+        seed=request.node.name,
+        aside=place / "aside",
+        last_point_of_recovery=16,
+    )
 
 
 @pytest.mark.power_cuts
@@ -201,7 +203,7 @@ def test_a_power_cut_where_the_end_is_cut_off_garbles_nothing(
     finally:
         faults.watch(None)
     cut_off = points.index("compact.header.truncate") + 1
-    for seed in range(max(12, CUTS // 2)):
+    for seed in range(max(12, cuts_of(30 * running.cases, 12))):
         for number in (cut_off, cut_off + 1, cut_off + 2):
             running.reset()
             assert power_cut(number, running.compact, seed, aside) == DIED

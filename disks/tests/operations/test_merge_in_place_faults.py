@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from disks.tests.operations.crashing import (
     mended_at_every_point,
     with_fault,
 )
-from disks.tests.operations.power import power_cut
+from disks.tests.operations.power import cuts_of, survive_power_cuts
 
 # `make prove` raises it; each cut is one run of the real code.
 CUTS = int(os.environ.get("VD_PROVE", "40"))
@@ -184,24 +183,43 @@ def test_short_writes_change_nothing(scene_of: Callable[[], Scene]) -> None:
         assert scene.judge() == "merged"
 
 
+@dataclass
+class Repeated:
+    """The scene as one that is made anew for every run."""
+
+    scene_of: Callable[[], Scene]
+    scene: Scene
+
+    @property
+    def folder(self) -> Path:
+        return self.scene.folder
+
+    def fresh(self) -> Work:
+        self.scene = self.scene_of()
+        return self.scene.merge_or_stop
+
+    def recover(self) -> list[dict[str, object]]:
+        return self.scene.recover()
+
+    def judge(self) -> str:
+        return self.scene.judge()
+
+
 @pytest.mark.slow
 @pytest.mark.power_cuts
-def test_power_cuts_lose_nothing(scene_of: Callable[[], Scene], place: Path) -> None:
+def test_power_cuts_lose_nothing(
+    request: pytest.FixtureRequest, scene_of: Callable[[], Scene], place: Path
+) -> None:
     """Unsynced pages kept, lost, torn or garbage, names lost; then cut again in recovery."""
-    chance = random.Random(5)
-    aside = place / "aside"
-    aside.mkdir()
-    for cut in range(CUTS):
-        scene = scene_of()
-        number = chance.randrange(1, 150)
-        if power_cut(number, scene.merge_or_stop, cut, aside) == DONE:
-            assert scene.judge() == "merged"
-            continue
-        if cut % 2:
-            power_cut(chance.randrange(1, 60), scene.recover, 1000 + cut, aside)
-        rows = scene.recover()
-        assert [row for row in rows if row["action"] in ("busy", "needs-attention")] == [], cut
-        scene.judge()
+    scene = scene_of()
+    of_this_format = [shape for shape in _SHAPES.values() if shape[0] is scene.family]
+    survive_power_cuts(
+        Repeated(scene_of, scene),
+        cuts=cuts_of(len(of_this_format), 40),
+        seed=request.node.name,
+        aside=place / "aside",
+        last_point_of_recovery=60,
+    )
 
 
 class StopsAfter(Progress):
