@@ -33,9 +33,6 @@ from disks.tests.operations.crashing import (
 )
 from disks.tests.operations.power import cuts_of, survive_power_cuts
 
-# `make prove` raises it; each cut is one run of the real code.
-CUTS = int(os.environ.get("VD_PROVE", "40"))
-
 
 @pytest.fixture(autouse=True)
 def small_and_fast(monkeypatch: pytest.MonkeyPatch) -> None:
