@@ -130,6 +130,11 @@ class Job(models.Model):
         return self.status == self.Status.PAUSED
 
     @property
+    def was_begun(self) -> bool:
+        """Whether a worker has ever had it; attempts are counted anew when it is resumed."""
+        return self.started_at is not None
+
+    @property
     def is_held(self) -> bool:
         """Paused with its worker: a copy, which keeps its unfinished file while it waits."""
         return self.status == self.Status.RUNNING and self.held_at is not None

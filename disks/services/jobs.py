@@ -50,6 +50,9 @@ PAUSED = "Paused. It goes on where it stopped when it is resumed."
 HELD_SHUT_DOWN = "Paused. Its worker was shut down meanwhile: it begins anew when it is resumed."
 SHUT_DOWN = "Its worker was shut down. The next one does it."
 STORING_TRIES = 10
+# Of a job that waits for no other one, no root and no moment. A moment that is left behind
+# would have the reconciler wake a job that somebody, or the end of its time, has paused.
+NOTHING_AWAITED: dict[str, Any] = {"waits_for": None, "waits_for_root": None, "resume_at": None}
 
 
 class Sender:
@@ -201,34 +204,31 @@ def claim(job_id: int) -> Claim | None:
             _queued(job).update(sentence="Waiting for a worker of a newer version.")
             return None
         if missed := timing.missed(job, timezone.now()):
-            _queued(job).update(status=Job.Status.PAUSED, waits_for=None, sentence=missed)
+            _queued(job).update(status=Job.Status.PAUSED, sentence=missed, **NOTHING_AWAITED)
             audit_state(job, Job.Status.QUEUED, Job.Status.PAUSED, missed, user=None)
             return None
         early = timing.waits_for_the_clock(job, timezone.now())
         if early is not None:
-            _queued(job).update(waits_for=None, waits_for_root=None, **early)
+            _queued(job).update(**(NOTHING_AWAITED | early))
             return None
         wanted = leases.wanted_locks(job)
         blocking = leases.holder(wanted, job) or _earlier_waiting(wanted, job)
         if blocking is not None:
-            _queued(job).update(
-                waits_for=blocking, waits_for_root=None, sentence=_waits_for(blocking)
-            )
+            awaited = NOTHING_AWAITED | {"waits_for": blocking}
+            _queued(job).update(sentence=_waits_for(blocking), **awaited)
             return None
         full = timing.full_root(job)
         if full is not None:
             root, running = full
             sentence = timing.waits_for_room(root, running)
-            _queued(job).update(waits_for=None, waits_for_root=root, sentence=sentence)
+            _queued(job).update(sentence=sentence, **(NOTHING_AWAITED | {"waits_for_root": root}))
             return None
         token = job.token + 1
         claimed = _queued(job).update(
             status=Job.Status.RUNNING,
             token=token,
             attempts=F("attempts") + 1,
-            waits_for=None,
-            waits_for_root=None,
-            resume_at=None,
+            **NOTHING_AWAITED,
             worker=processes.this_process(),
             started_at=Now(),
             heartbeat_at=Now(),
@@ -342,13 +342,13 @@ def _work(claimed: Claim, lease: Lease) -> Callable[[], object]:
             return partial(put_off, job, token, seen, HELD_SHUT_DOWN)
         if progress.is_shut_down:
             return partial(put_back, job, token, seen)
-        by = progress.ended_by
+        by, cancelled = progress.ended_by, work.after_cancel(parameters)
         if progress.is_pausing:
             return partial(put_off, job, token, seen, PAUSED, by=by)
         if by is not None:
-            told = f"Stopped at {timing.moment(by.at)}, as asked. {work.cancelled}"
+            told = f"Stopped at {timing.moment(by.at)}, as asked. {cancelled}"
             return partial(end, job, token, seen, Job.Status.CANCELLED, told)
-        return partial(end, job, token, seen, Job.Status.CANCELLED, work.cancelled)
+        return partial(end, job, token, seen, Job.Status.CANCELLED, cancelled)
     except LeaseLost as error:
         logger.warning("%s", error)
         return partial(lose, job, token, seen, "The worker was away too long and lost its lease.")

@@ -244,7 +244,7 @@ def _conclude(job: Job, token: int, recovery: Recovery) -> None:
     elif job.error is not None:
         _end(job, token, Job.Status.FAILED, str(job.error.get("message", "")), job.error)
     elif job.cancel_requested_at is not None:
-        _end(job, token, Job.Status.CANCELLED, work.cancelled, None)
+        _end(job, token, Job.Status.CANCELLED, work.after_cancel(restored(job.parameters)), None)
     elif job.pause_requested_at is not None and goes_on:
         jobs.put_off(job, token, Job.Status.RECOVERING, jobs.PAUSED, cancellable=not stopped)
     elif goes_on and job.attempts < settings.JOB_ATTEMPTS:
@@ -298,7 +298,7 @@ def go_on_by_the_clock() -> list[int]:
     gone_on = []
     for job in timing.due():
         with contextlib.suppress(Refusal):  # somebody was faster
-            stopping.resume(job, None)
+            stopping.go_on(job)
             gone_on.append(job.pk)
     return gone_on
 

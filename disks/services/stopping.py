@@ -57,11 +57,11 @@ def _cancel_once(job: Job, user: User, address: str) -> bool:
 
 def _end_idle(job: Job, user: User, address: str) -> bool:
     """A job that no worker has ends at once."""
-    if job.status == Job.Status.QUEUED and job.attempts == 0:
+    if not job.was_begun:
         sentence = "Cancelled before it started. Every file is as it was."
         told = "cancelled before it started."
     else:
-        sentence = told = WORK[job.kind].cancelled if job.kind in WORK else "Cancelled."
+        sentence = told = _cancelled(job)
     with transaction.atomic():
         changed = _unmoved(job).update(
             status=Job.Status.CANCELLED,
@@ -77,6 +77,12 @@ def _end_idle(job: Job, user: User, address: str) -> bool:
             )
             jobs.release(job)
     return bool(changed)
+
+
+def _cancelled(job: Job) -> str:
+    return (
+        WORK[job.kind].after_cancel(restored(job.parameters)) if job.kind in WORK else "Cancelled."
+    )
 
 
 def pause(job: Job, user: User, address: str = "") -> Job:
@@ -107,15 +113,13 @@ def _pause_once(job: Job, user: User, address: str) -> bool:
 
 
 def _pause_waiting(job: Job, user: User, address: str) -> bool:
-    sentence = jobs.PAUSED if job.attempts else "Paused before it started."
+    sentence = jobs.PAUSED if job.was_begun else "Paused before it started."
     with transaction.atomic():
         changed = _unmoved(job).update(
             status=Job.Status.PAUSED,
             sentence=sentence,
-            waits_for=None,
-            waits_for_root=None,
             pause_requested_at=None,
-            resume_at=None,
+            **jobs.NOTHING_AWAITED,
         )
         if changed:
             jobs.audit_state(
@@ -186,14 +190,18 @@ def _resume_once(job: Job, user: User, address: str) -> bool:
             f"Job {job.pk} cannot be resumed: it is “{job.get_status_display()}”.",
         )
     with transaction.atomic():
-        changed = _unmoved(job).update(
-            status=Job.Status.QUEUED,
-            sentence=jobs.WAITING,
-            attempts=0,
-            recoveries=0,
-            sent_at=None,
-            resume_at=None,
-            stop_by=job.stop_by if job.stop_by and job.stop_by > timezone.now() else None,
+        changed = (
+            _unmoved(job)
+            .filter(resume_at=job.resume_at)
+            .update(
+                status=Job.Status.QUEUED,
+                sentence=jobs.WAITING,
+                attempts=0,
+                recoveries=0,
+                sent_at=None,
+                resume_at=None,
+                stop_by=job.stop_by if job.stop_by and job.stop_by > timezone.now() else None,
+            )
         )
         if changed:
             jobs.audit_state(
@@ -201,6 +209,20 @@ def _resume_once(job: Job, user: User, address: str) -> bool:
             )
             jobs.hand_over(job.pk)
     return bool(changed)
+
+
+def go_on(job: Job) -> Job:
+    """A paused job whose moment has come waits for a worker again.
+
+    Raises Refusal E_NOT_PAUSED where somebody has had it keep paused, or go on, meanwhile.
+    """
+    return _in_one_update(job, lambda: _go_on_once(job))
+
+
+def _go_on_once(job: Job) -> bool:
+    if not job.is_paused or job.resume_at is None or job.resume_at > timezone.now():
+        raise Refusal("E_NOT_PAUSED", f"Job {job.pk} does not wait for the clock any more.")
+    return _resume_once(job, None, "")
 
 
 def start_now(job: Job, user: User, address: str = "") -> Job:

@@ -176,11 +176,12 @@ def put_off_by_the_clock(job: Job, end: End) -> dict[str, Any]:
         return {"sentence": sentence, "resume_at": None, "stop_by": None}
     names = " and ".join(root.name for root in _roots_with_hours(job))
     when = starts_at(job, max(timezone.now(), end.at))
+    return _paused_until(when, f"the hours of {names} are over")
+
+
+def _paused_until(when: datetime | None, why: str) -> dict[str, Any]:
     goes_on = "when it is resumed" if when is None else f"at {moment(when)}"
-    return {
-        "sentence": f"Paused: the hours of {names} are over. It goes on {goes_on}.",
-        "resume_at": when,
-    }
+    return {"sentence": f"Paused: {why}. It goes on {goes_on}.", "resume_at": when}
 
 
 def foreseen(job: Job) -> str:
@@ -232,7 +233,9 @@ def hours_changed(root: StorageRoot) -> None:
     paused = Job.objects.filter(status=Job.Status.PAUSED, resume_at__isnull=False)
     for job in paused:
         if root in declarations.roots_of(paths_of(job)):
-            paused.filter(pk=job.pk).update(resume_at=starts_at(job, timezone.now()))
+            when = starts_at(job, timezone.now())
+            why = f"the hours of {root.name} have been changed"
+            paused.filter(pk=job.pk).update(**_paused_until(when, why))
 
 
 def _roots_with_hours(job: Job) -> list[StorageRoot]:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from disks.operations import paths
 
 
+AS_IT_WAS = "Cancelled. Every file is as it was."
+
+
 @dataclass(frozen=True)
 class Work:
     """How one kind of job is done. All names are dotted paths of functions.
@@ -32,7 +35,8 @@ class Work:
               Brings the catalog up to date after success, also after a recovery that
               finished the work. Must be repeatable.
     moves_data  It copies or moves what disks hold, so storage roots may limit how many run.
-    cancelled, lost  What is said of the files after a stop, or when the worker died.
+    cancelled, cancelled_in_place, lost
+              What is said of the files after a stop, or when the worker died.
     requeue_when_lost  The work may simply be done again, after recover(): it changes nothing
               (scan, check), or what it has done already it recognises (a repair plan).
               Work in place is of that kind, too, whatever stands here: see goes_on().
@@ -43,8 +47,14 @@ class Work:
     recover: str = "disks.services.sidecars.recover_by_sidecars"
     requeue_when_lost: bool = False
     moves_data: bool = False
-    cancelled: str = "Cancelled. Every file is as it was."
+    cancelled: str = AS_IT_WAS
+    cancelled_in_place: str = ""
     lost: str = "The worker stopped before the work was complete; nothing was changed. Try again."
+
+    def after_cancel(self, parameters: dict[str, Any]) -> str:
+        """What is said of the files once it was cancelled."""
+        in_place = works_in_place(parameters) and self.cancelled_in_place
+        return in_place or self.cancelled
 
     def goes_on(self, parameters: dict[str, Any]) -> bool:
         """May it end half-way and be started again, to go on? So it can be paused."""
@@ -145,8 +155,8 @@ WORK: dict[str, Work] = {
         "disks.services.compacting.finished_compact",
         "disks.services.compacting.recover_compact",
         moves_data=True,
-        cancelled="Cancelled. The disk reads as before. What was given back until then stays so: "
-        "compact it again, and it goes on with the rest.",
+        cancelled_in_place="Cancelled. The disk reads as before. What was given back until then "
+        "stays so: compact it again, and it goes on with the rest.",
         lost="The worker stopped; the disk reads as before. Try again.",
     ),
     Job.Kind.CONVERT: Work(

@@ -159,7 +159,7 @@ def meanwhile(job: Job) -> str:
 
 def if_cancelled(job: Job) -> str:
     """What a cancelled job leaves behind."""
-    if job.status == Job.Status.QUEUED and job.cancellable:
+    if not job.was_begun:
         return "It has not started: cancelling changes nothing."
     if works_in_place(job.parameters) and job.kind in _IF_STOPPED:
         return _IF_STOPPED[job.kind]
@@ -179,6 +179,8 @@ def _merged_names(job: Job) -> dict[str, str]:
 
 
 def what_now(job: Job) -> str:
+    if job.is_paused and not job.was_begun:
+        return ""  # it has no disks locked
     if works_in_place(job.parameters):
         told = _IN_PLACE_NOW.get((job.kind, job.status), "")
         if told and not (job.is_paused and job.cancellable):  # then nothing has moved yet

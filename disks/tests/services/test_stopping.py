@@ -12,6 +12,7 @@ from disks.operations.progress import Cancelled, Stopped
 from disks.services import jobs, leases, reconciling, stopping
 from disks.services.errors import Refusal
 from disks.services.work import WORK, JobContext, Recovery, Work
+from disks.views import job_words
 
 pytestmark = pytest.mark.django_db
 
@@ -193,6 +194,29 @@ def test_a_paused_job_that_only_reads_can_be_cancelled():
     job = stopping.cancel(paused(), None)
     assert job.status == Job.Status.CANCELLED
     assert not DiskLock.objects.exists()
+
+
+def test_what_had_begun_is_not_cancelled_as_if_it_had_not():
+    """Resuming counts attempts anew; the work that was done before stays done."""
+    job = stopping.resume(paused(), None)
+    assert job_words.if_cancelled(job) != "It has not started: cancelling changes nothing."
+    assert stopping.pause(job, None).sentence == jobs.PAUSED
+    job = stopping.cancel(stopping.resume(job, None), None)
+    assert job.sentence == WORK[READING].cancelled
+
+
+def test_what_was_paused_before_it_started_has_no_disks_locked_and_is_as_it_was():
+    job = stopping.pause(ask(IN_PLACE), None)
+    assert not DiskLock.objects.exists()
+    assert job_words.what_now(job) == ""
+    assert stopping.cancel(job, None).sentence.startswith("Cancelled before it started.")
+
+
+@pytest.mark.parametrize(("in_place", "stays"), [(True, True), (False, False)])
+def test_only_compacting_in_place_leaves_something_given_back(in_place, stays):
+    told = WORK[Job.Kind.COMPACT].after_cancel({"in_place": in_place})
+    assert ("given back" in told) is stays
+    assert ("Every file is as it was" in told) is not stays
 
 
 def test_stopping_work_in_place_pauses_it_even_between_commits():

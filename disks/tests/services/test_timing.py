@@ -443,6 +443,57 @@ def test_a_job_that_could_not_run_before_its_end_is_paused_and_says_so(wall: Wal
     assert claimed(job)
 
 
+def test_one_that_missed_its_night_is_not_woken_by_the_moment_it_waited_for(wall: Wall) -> None:
+    nightly()
+    job = ask("/srv/vms/a.vhd")
+    timing.choose(job, Choice(stop_by=datetime(2026, 5, 5, 6, tzinfo=UTC)), user=None)
+    assert not claimed(job)
+    assert state(job)[1].startswith("Starts at 22:00 on 4 May")
+    wall.says("2026-05-05 07:00")  # no worker was free all night
+    assert not claimed(job)
+    assert reconciling.go_on_by_the_clock() == []
+    assert state(job)[0] == Job.Status.PAUSED
+    assert not timing.decides(job)
+
+
+def test_once_another_job_is_in_its_way_it_does_not_wait_for_the_clock_any_more(
+    wall: Wall,
+) -> None:
+    nightly()
+    first, second = ask("/srv/vms/a.vhd"), ask("/srv/vms/a.vhd")
+    assert (claimed(first), claimed(second)) == (False, False)
+    wall.says("2026-05-04 22:00")
+    assert (claimed(first), claimed(second)) == (True, False)
+    assert not timing.decides(fresh(second))
+
+
+def test_what_somebody_keeps_paused_is_not_woken_by_a_reconciler_that_saw_it_before(
+    wall: Wall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nightly()
+    wall.says("2026-05-04 22:30")
+    job = ask("/srv/vms/a.vhd", **IN_PLACE)
+    run_until(wall, monkeypatch, job, "2026-05-05 06:00:01")
+    wall.says("2026-05-05 22:00")
+    seen = timing.due()
+    stopping.pause(job, None)
+    monkeypatch.setattr(timing, "due", lambda: seen)
+    assert reconciling.go_on_by_the_clock() == []
+    assert state(job)[0] == Job.Status.PAUSED
+
+
+def test_a_paused_job_tells_the_hours_as_they_were_changed(
+    wall: Wall, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    root = nightly(str(tmp_path), name="vms")
+    wall.says("2026-05-04 22:30")
+    job = ask(f"{tmp_path}/a.vhd", **IN_PLACE)
+    run_until(wall, monkeypatch, job, "2026-05-05 06:00:01")
+    roots.change(root, says=roots.Declaration(name="vms", hours="20:00-05:00"))
+    assert state(job)[1].endswith("It goes on at 20:00 on 5 May (UTC).")
+    assert job.resume_at == datetime(2026, 5, 5, 20, tzinfo=UTC)
+
+
 def test_what_a_running_job_has_ahead_is_foreseen(wall: Wall) -> None:
     nightly()
     wall.says("2026-05-04 23:00")

@@ -16,6 +16,7 @@ from disks.views.jobs import pace
 
 pytestmark = pytest.mark.django_db
 GIB = 1024**3
+NOW = timezone.now()
 
 
 def text(answer) -> str:
@@ -159,7 +160,7 @@ def test_cancel_stops_a_waiting_job_and_is_audited(operator):
 
 
 def test_pause_and_resume_are_buttons_of_who_may_operate(viewer, operator):
-    job = make_job(kind=Job.Kind.CHECK)
+    job = make_job(kind=Job.Kind.CHECK, started_at=timezone.now())
     page, pause = reverse("job", args=[job.pk]), reverse("job-pause", args=[job.pk])
     assert pause not in text(viewer.get(page))
     assert pause in text(operator.get(page))
@@ -406,7 +407,13 @@ def test_badge_in_the_navigation_counts_what_is_active(viewer):
 def test_a_merge_in_place_says_what_is_safe_meanwhile(operator, status, told):
     levels = ["/srv/leaf.vhd", "/srv/middle.vhd", "/srv/base.vhd"]
     parameters = {"in_place": True, "levels": levels}
-    job = make_job(Job.Kind.MERGE, status=status, parameters=parameters, cancellable=False)
+    job = make_job(
+        Job.Kind.MERGE,
+        status=status,
+        parameters=parameters,
+        cancellable=False,
+        started_at=timezone.now(),
+    )
     assert told in text(operator.get(reverse("job", args=[job.pk])))
 
 
@@ -416,7 +423,34 @@ def test_a_merge_in_place_is_stopped_and_one_by_copy_cancelled(operator):
         (True, "Stop", "After that the job is paused"),
         (False, "Cancel", "Cancelling leaves every file as it was."),
     ):
-        job = make_job(Job.Kind.MERGE, status=Job.Status.RUNNING, parameters={"in_place": in_place})
+        job = make_job(
+            Job.Kind.MERGE,
+            status=Job.Status.RUNNING,
+            parameters={"in_place": in_place},
+            started_at=timezone.now(),
+        )
         page = text(operator.get(reverse("job", args=[job.pk])))
         assert f"</svg>{word}</button>" in page
         assert leaves in page
+
+
+@pytest.mark.parametrize(
+    ("columns", "word"),
+    [
+        ({"pause_requested_at": NOW, "held_at": NOW}, "Held"),
+        ({"pause_requested_at": NOW}, "Pausing"),
+        ({"cancel_requested_at": NOW}, "Stopping"),
+    ],
+)
+def test_the_list_tells_what_was_asked_of_a_running_job(viewer, columns, word):
+    make_job(Job.Kind.MERGE, status=Job.Status.RUNNING, started_at=NOW)
+    assert f"</svg>{word}</span>" not in text(viewer.get(reverse("jobs")))
+    Job.objects.update(**columns)
+    assert f"</svg>{word}</span>" in text(viewer.get(reverse("jobs")))
+
+
+def test_a_job_that_was_paused_before_it_started_goes_on_nowhere(operator):
+    page = text(operator.get(reverse("job", args=[make_job(status=Job.Status.PAUSED).pk])))
+    assert "It waits for a worker again." in page
+    assert "where it stopped" not in page
+    assert "stay locked" not in page
