@@ -49,8 +49,9 @@ def journal_pages(places: int, blocks: int, block_bytes: int) -> int:
     block_bytes  of base; 0: fixed
     """
     each = block_bytes // _BLOCK_BYTES_PER_PAGE + 3  # a block's bitmap, and its entry
+    blocks = max(blocks, 1)  # of an empty leaf, too: it may be written while the merge is stopped
     most = 2 * (places + blocks) + each * (blocks + 1) + old_pages.SPARE_PAGES
-    return min(old_pages.MOST_PAGES, most)
+    return min(old_pages.MOST_PAGES, max(old_pages.LEAST_PAGES, most))
 
 
 def journal_bytes(pages: int) -> int:
@@ -126,7 +127,8 @@ def _carry_on(
     if work.state == MERGING:
         for path in (work.base, work.above):
             step_zero.settle(roots, path)
-        work = batches.run(roots, batches.prepare(roots, work), progress, total_bytes)
+        work = step_zero.follow_size(roots, batches.prepare(roots, work))
+        work = batches.run(roots, work, progress, total_bytes)
     seconds = round(time.monotonic() - started, 3)
     result = ending.finish(roots, before_end(roots, work, progress), progress)
     return result | {"seconds": seconds, "copy_seconds": seconds, "proof_seconds": 0.0}
