@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from disks.engine import faults
-from disks.engine.holding import Limits
 from disks.models import AuditEntry, Disk, DiskLock, Job, StorageRoot, TrashedJob
 from disks.operations import journal, merge, merge_in_place
 from disks.operations.merge_in_place import batches, old_pages
@@ -37,7 +36,7 @@ READABLE = (Disk.Health.HEALTHY, Disk.Health.NOTICE)  # blocks of a test's size 
 def small(monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
     """Several batches of a small disk, and a worker that asks after each."""
     settings.JOB_PROGRESS_SECONDS = 0
-    monkeypatch.setattr(batches, "LIMITS", Limits(data_bytes=6 * 1024, pages=200))
+    monkeypatch.setattr(batches, "BATCH_BYTES", 6 * 1024)
     monkeypatch.setattr(old_pages, "SLOT_BYTES", MIB)
     monkeypatch.setattr(old_pages, "FILE_BYTES", 2 * MIB)
 
