@@ -71,7 +71,7 @@ class MergePlan(CopyPlan):
                    so somebody has to declare that they are not
     measured       in place: what is moved, and the room that it takes
     earlier        a plan whose figures hold where all files are as they were
-    by_copy_bytes  in place: what the other way would need until the trash is emptied
+    by_copy_bytes  in place: most that the other way would need until the trash is emptied
     grandchildren  children of the leaf, and whether their parent path must be rewritten
     """
 

@@ -38,8 +38,8 @@ def measure(plan: MergePlan, chain: Chain, last: int) -> None:
     else:
         plan.measured = _measured(chain, last)
     plan.amount = plan.measured.amount
-    plan.by_copy_bytes = plan.predicted_size_bytes
     plan.predicted_size_bytes = chain.images[last].file.size_bytes + plan.measured.growth_bytes
+    plan.by_copy_bytes = plan.predicted_size_bytes  # at most: a copy has the same blocks
 
 
 def refusals(plan: MergePlan, chain: Chain, last: int, roots: Roots) -> Iterator[ImageError]:
