@@ -12,7 +12,6 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from disks.engine.holding import Limits
 from disks.models import Job
 from disks.operations import create as create_operation
 from disks.operations import locks, paths, relink
@@ -115,7 +114,7 @@ class _Slow(Progress):
 
 def slow_merge(parameters: dict[str, Any], progress: Progress, context: JobContext) -> Any:
     """What the console does, in many small batches, each after a while."""
-    batches.LIMITS = Limits(data_bytes=6 * 1024, pages=200)
+    batches.BATCH_BYTES = 6 * 1024
     return merging.run_merge(parameters, _Slow(progress), context)
 
 

@@ -15,12 +15,12 @@ import pytest
 from disks.engine import faults
 from disks.models import AuditEntry, Disk, DiskLock, Job, StorageRoot, TrashedJob
 from disks.operations import journal, merge, merge_in_place
-from disks.operations.merge_in_place import batches, old_pages
+from disks.operations.merge_in_place import batches
 from disks.operations.progress import Cancelled, Progress, Stopped
 from disks.operations.recover import recover
 from disks.services import compacting, jobs, leases, merging, reconciling, stopping
 from disks.services.work import JobContext
-from disks.tests.builders import FAMILIES, MIB, VHD, Family
+from disks.tests.builders import FAMILIES, VHD, Family
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import in_fork, with_fault
 from disks.tests.services.catalog import declare, key, scan
@@ -37,8 +37,6 @@ def small(monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
     """Several batches of a small disk, and a worker that asks after each."""
     settings.JOB_PROGRESS_SECONDS = 0
     monkeypatch.setattr(batches, "BATCH_BYTES", 6 * 1024)
-    monkeypatch.setattr(old_pages, "SLOT_BYTES", MIB)
-    monkeypatch.setattr(old_pages, "FILE_BYTES", 2 * MIB)
 
 
 @dataclass
@@ -93,17 +91,17 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Scene:
 
 def after_first_batch(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
     """Have something happen once, when the first batch is complete."""
-    carry_out = batches._Batch.carry_out
+    batch = batches._Moving._batch
     calls: list[int] = []
 
-    def counted(batch: batches._Batch) -> int | None:
-        until = carry_out(batch)
+    def counted(moving: batches._Moving, first: int) -> int | None:
+        until = batch(moving, first)
         calls.append(1)
         if len(calls) == 1:
             do()
         return until
 
-    monkeypatch.setattr(batches._Batch, "carry_out", counted)
+    monkeypatch.setattr(batches._Moving, "_batch", counted)
 
 
 @pytest.fixture
