@@ -123,7 +123,7 @@ class TerminalProgress(Progress):
         if self._asked:
             raise Cancelled
         if self._stop_by is not None and time.time() >= self._stop_by:
-            self._stop_by = None
+            self._stop_by, self._asked = None, True  # whatever comes after it stops, too
             self.log("It is time to stop.")
             raise Cancelled
 

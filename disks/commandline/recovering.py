@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from disks.commandline.console import Console
-from disks.commandline.options import build_roots
+from disks.commandline.options import add_limit, add_stop_by, build_roots
 from disks.operations.recover import recover
 
 
@@ -24,6 +24,8 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
         action="store_true",
         help="where the storage has no locks: I declare that no other host works here",
     )
+    add_limit(parser)
+    add_stop_by(parser)
     parser.set_defaults(run=run)
 
 
@@ -32,7 +34,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if not os.path.isdir(folder):
         args.usage_error(f"argument DIR: {args.folder} is no directory")
     roots = build_roots(args, folders=[folder])
-    rows = recover(folder, roots, assume_dead=args.assume_dead)
+    rows = recover(folder, roots, assume_dead=args.assume_dead, progress=console.progress())
     text = "\n".join(f"{row['path']}: {row['sentence']}" for row in rows)
     console.result({"recovered": rows}, text or f"{folder}: nothing was left unfinished.")
     return 1 if any(row["action"] == "needs-attention" for row in rows) else 0

@@ -413,11 +413,12 @@ class Image(Protocol):
         """
         ...
 
-    def plan_expand(self, new_size_bytes: int) -> Expansion:
+    def plan_expand(self, new_size_bytes: int, *, keeps_identity: bool = False) -> Expansion:
         """The writes that give the disk a larger virtual size, a multiple of its sectors.
 
         Content stays, and identity where the format lets it; the grown area reads zeros (or
         the parent's bytes, where that is larger: the caller sees to it that it is not).
+        keeps_identity: in every format, for a disk that nobody but the caller knows by it.
         Raises the write refusal, E_TOO_LARGE past what the format holds, E_BLOCK_SIZE where
         its blocks are too small.
         """

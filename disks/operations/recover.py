@@ -16,7 +16,7 @@ from disks.engine.errors import ImageError
 from disks.operations import durable, journal, locks, rewriting
 from disks.operations.journal import JOB, MERGE, UNDO, Sidecar
 from disks.operations.paths import Roots
-from disks.operations.progress import Stopped
+from disks.operations.progress import Progress, Stopped
 
 FINISHED = "finished"
 UNDONE = "undone"
@@ -27,10 +27,13 @@ ATTENTION = "needs-attention"
 _TEMPORARY = re.compile(r"\.(.+\..+)\.vdtmp", re.DOTALL)
 
 
-def recover(folder: str, roots: Roots, *, assume_dead: bool = False) -> list[dict[str, Any]]:
+def recover(
+    folder: str, roots: Roots, *, assume_dead: bool = False, progress: Progress | None = None
+) -> list[dict[str, Any]]:
     """Everything unfinished in folder and below; one row per disk that was looked after.
 
     assume_dead  where the storage has no locks: somebody declares that no other host works
+    progress     of merges in place, which may take hours and can be stopped once more
     Rows: path of the disk, action (`finished`, `undone`, `swept`, `busy`,
     `needs-attention`), code (null, or that of the error), sentence.
     """
@@ -40,7 +43,7 @@ def recover(folder: str, roots: Roots, *, assume_dead: bool = False) -> list[dic
             if isinstance(sidecar, ImageError):
                 rows.append(_row(path, ATTENTION, sidecar.message, sidecar.code))
             elif sidecar.unfinished:
-                row = _recover_one(sidecar, roots, assume_dead=assume_dead)
+                row = _recover_one(sidecar, roots, assume_dead=assume_dead, progress=progress)
                 rows.append({key: value for key, value in row.items() if key != "result"})
         rows += _sweep(current, roots, assume_dead=assume_dead)
         locks.sweep(roots, current)
@@ -61,7 +64,9 @@ def recover_disk(path: str, roots: Roots, *, assume_dead: bool = False) -> list[
     return rows
 
 
-def _recover_one(sidecar: Sidecar, roots: Roots, *, assume_dead: bool) -> dict[str, Any]:
+def _recover_one(
+    sidecar: Sidecar, roots: Roots, *, assume_dead: bool, progress: Progress | None = None
+) -> dict[str, Any]:
     disk = sidecar.disk
     try:
         with _held(roots, [disk, *sidecar.neighbours], sidecar, assume_dead=assume_dead):
@@ -69,7 +74,7 @@ def _recover_one(sidecar: Sidecar, roots: Roots, *, assume_dead: bool) -> dict[s
             current = journal.of(roots, disk, sidecar.kind)
             if current is None or not current.unfinished:
                 return _row(disk, FINISHED, "Its own job has finished it meanwhile.", None)
-            return _act(current, roots)
+            return _act(current, roots, progress)
     except Stopped as stopped:
         why = stopped.__cause__
         code = why.code if isinstance(why, ImageError) else "E_STOPPED"
@@ -79,15 +84,17 @@ def _recover_one(sidecar: Sidecar, roots: Roots, *, assume_dead: bool) -> dict[s
         return _row(disk, BUSY if waiting else ATTENTION, error.message, error.code)
 
 
-def _act(sidecar: Sidecar, roots: Roots) -> dict[str, Any]:
+def _act(sidecar: Sidecar, roots: Roots, progress: Progress | None) -> dict[str, Any]:
     if sidecar.kind == UNDO:
         action, sentence = rewriting.recover(roots, sidecar, token=sidecar.token + 1)
         return _row(sidecar.disk, action, sentence, None)
     if sidecar.kind in (JOB, MERGE):
         from disks.operations import copying, merge_in_place
 
-        module = copying if sidecar.kind == JOB else merge_in_place
-        told = module.recover(sidecar, roots)
+        if sidecar.kind == JOB:
+            told = copying.recover(sidecar, roots)
+        else:
+            told = merge_in_place.recover(sidecar, roots, progress)
         row = _row(sidecar.disk, str(told["action"]), str(told["sentence"]), None)
         return row | ({"result": told["result"]} if told.get("result") else {})
     raise rewriting.attention(

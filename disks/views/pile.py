@@ -231,7 +231,7 @@ def _context(place: Place, sent: Any = None) -> dict[str, Any]:
 
 def _ways(place: Place, found: list[Pile]) -> list[ways.Way]:
     merges = [one.merge for one in found]
-    copies_bytes = sum(one.by_copy_bytes or one.predicted_size_bytes for one in merges)
+    copies_bytes = sum(one.predicted_size_bytes for one in merges)
     query = place.query | {"keep_name": place.keep_name}
     needs = needs_to_merge(copies_bytes)
     return ways.both(reverse("pile"), query, in_place=place.in_place, needs=needs)

@@ -375,8 +375,8 @@ class VhdImage:
         """See `Image`: the footer from its copy, or the copy from the footer."""
         return repair.plan_repair(self)
 
-    def plan_expand(self, new_size_bytes: int) -> Expansion:
-        """See `Image`."""
+    def plan_expand(self, new_size_bytes: int, *, keeps_identity: bool = False) -> Expansion:
+        """See `Image`. A larger VHD is the same disk in any case."""
         from disks.engine.vhd import expand  # inspecting does not need it
 
         return expand.plan_expand(self, new_size_bytes)

@@ -44,7 +44,9 @@ class _Room(NamedTuple):
     end: int
 
 
-def plan_expand(image: VhdxImage, new_size_bytes: int) -> Expansion:
+def plan_expand(
+    image: VhdxImage, new_size_bytes: int, *, keeps_identity: bool = False
+) -> Expansion:
     """See `Image`. new_size_bytes: more than the disk has, a multiple of its logical sectors.
 
     Raises the write refusal, `E_TOO_LARGE`, `E_BLOCK_SIZE`, `E_VHDX_LOG`.
@@ -68,8 +70,8 @@ def plan_expand(image: VhdxImage, new_size_bytes: int) -> Expansion:
     pages = [_size_page(image, new_size_bytes), *bitmap_pages]
     if room.table is not None:
         pages += _region_pages(image, room.table)
-    identity = new_guid()
-    rows = _rows(image, new_size_bytes, room)
+    identity = None if keeps_identity else new_guid()
+    rows = _rows(image, new_size_bytes, room, keeps_identity=keeps_identity)
     rewrite = plan_logged(
         image,
         pages,
@@ -217,7 +219,9 @@ def _region_pages(image: VhdxImage, table: regions.Region) -> list[tuple[int, by
     ]
 
 
-def _rows(image: VhdxImage, size_bytes: int, room: _Room) -> list[FieldChange]:
+def _rows(
+    image: VhdxImage, size_bytes: int, room: _Room, *, keeps_identity: bool
+) -> list[FieldChange]:
     rows = [
         FieldChange(
             "virtual_disk_size",
@@ -226,14 +230,17 @@ def _rows(image: VhdxImage, size_bytes: int, room: _Room) -> list[FieldChange]:
             image.metadata.value_offset(metadata.VIRTUAL_DISK_SIZE),
             8,
         ),
-        FieldChange(
-            "data_write_guid",
-            guid_text(image.headers.header.data_write_guid),
-            "a new one",
-            image.headers.other.offset + 32,
-            16,
-        ),
     ]
+    if not keeps_identity:
+        rows.append(
+            FieldChange(
+                "data_write_guid",
+                guid_text(image.headers.header.data_write_guid),
+                "a new one",
+                image.headers.other.offset + 32,
+                16,
+            )
+        )
     old = image.table.bat
     if room.table is not None:
         rows.append(

@@ -208,11 +208,11 @@ class VhdxImage:
 
         replay.replay(self.stored_file)
 
-    def plan_expand(self, new_size_bytes: int) -> Expansion:
+    def plan_expand(self, new_size_bytes: int, *, keeps_identity: bool = False) -> Expansion:
         """See `Image`."""
         from disks.engine.vhdx import expand
 
-        return expand.plan_expand(self, new_size_bytes)
+        return expand.plan_expand(self, new_size_bytes, keeps_identity=keeps_identity)
 
     def plan_compaction(self, absent: Collection[int], zeros: Collection[int] = ()) -> Compaction:
         """See `Image`."""

@@ -22,7 +22,7 @@ from disks.operations.merge_in_place import batches, ending, newcomers, old_page
 from disks.operations.merge_in_place.work import BEGUN, ENDING, MERGING, Work, write
 from disks.operations.pages import PAGE_BYTES
 from disks.operations.paths import Roots
-from disks.operations.progress import Progress
+from disks.operations.progress import Progress, Stopped
 
 __all__ = [
     "Work",
@@ -49,8 +49,9 @@ def journal_pages(places: int, blocks: int, block_bytes: int) -> int:
     block_bytes  of base; 0: fixed
     """
     each = block_bytes // _BLOCK_BYTES_PER_PAGE + 3  # a block's bitmap, and its entry
+    blocks = max(blocks, 1)  # of an empty leaf, too: it may be written while the merge is stopped
     most = 2 * (places + blocks) + each * (blocks + 1) + old_pages.SPARE_PAGES
-    return min(old_pages.MOST_PAGES, most)
+    return min(old_pages.MOST_PAGES, max(old_pages.LEAST_PAGES, most))
 
 
 def journal_bytes(pages: int) -> int:
@@ -73,7 +74,11 @@ def start(
         with contextlib.suppress(ImageError):
             step_zero.take_back(roots, work)
         raise
-    return _carry_on(roots, work, progress, total_bytes)
+    try:
+        return _carry_on(roots, work, progress, total_bytes)
+    except ImageError as error:
+        how = batches.how_to_resume(work)
+        raise Stopped(f"The merge cannot go on now. {error.message} {how}") from error
 
 
 def resume(roots: Roots, sidecar: Sidecar, progress: Progress) -> dict[str, Any]:
@@ -84,16 +89,20 @@ def resume(roots: Roots, sidecar: Sidecar, progress: Progress) -> dict[str, Any]
     return _go_on(roots, _taken_over(roots, Work.from_sidecar(sidecar)), progress)
 
 
-def recover(sidecar: Sidecar, roots: Roots) -> dict[str, Any]:
-    """Finish, or take back what only began. {path, action, sentence, result}"""
+def recover(sidecar: Sidecar, roots: Roots, progress: Progress | None = None) -> dict[str, Any]:
+    """Finish, or take back what only began. {path, action, sentence, result}
+
+    Finishing may take hours: it raises Stopped like resume().
+    """
+    progress = progress or Progress()
     if sidecar.state == steps.ELSEWHERE:
-        return steps.follow(sidecar, roots, recover)
+        return steps.follow(sidecar, roots, lambda there, roots: recover(there, roots, progress))
     work = _taken_over(roots, Work.from_sidecar(sidecar))
     if work.state == BEGUN:
         step_zero.take_back(roots, work)
         sentence = "The merge had moved nothing yet; every disk is as it was."
         return {"path": work.base, "action": "undone", "sentence": sentence}
-    result = _go_on(roots, work, Progress())
+    result = _go_on(roots, work, progress)
     ending_words = steps.and_to_repair(result)
     return {
         "path": work.surviving,
@@ -126,7 +135,8 @@ def _carry_on(
     if work.state == MERGING:
         for path in (work.base, work.above):
             step_zero.settle(roots, path)
-        work = batches.run(roots, batches.prepare(roots, work), progress, total_bytes)
+        work = step_zero.follow_size(roots, batches.prepare(roots, work))
+        work = batches.run(roots, work, progress, total_bytes)
     seconds = round(time.monotonic() - started, 3)
     result = ending.finish(roots, before_end(roots, work, progress), progress)
     return result | {"seconds": seconds, "copy_seconds": seconds, "proof_seconds": 0.0}

@@ -321,7 +321,11 @@ def stopped(roots: Roots, work: Work) -> None:
 
 def how_to_go_on(work: Work) -> str:
     return (
-        f"Resume it later (“manage.py disk recover {shown(os.path.dirname(work.base))}”, or the "
-        f"Jobs page). Until then {shown(work.leaf)} reads as ever and may be used; do not open "
-        f"{shown(work.base)} by itself."
+        f"{how_to_resume(work)} Until then {shown(work.leaf)} reads as ever and may be used; do "
+        f"not open {shown(work.base)} by itself."
     )
+
+
+def how_to_resume(work: Work) -> str:
+    folder = shown(os.path.dirname(work.base))
+    return f"Resume it later (“manage.py disk recover {folder}”, or the Jobs page)."

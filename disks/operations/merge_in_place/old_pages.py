@@ -22,6 +22,9 @@ from disks.operations.paths import Roots
 MOST_PAGES = 4096
 """More are never kept for one batch, however large the merge is."""
 
+LEAST_PAGES = 256
+"""Kept even for a small merge: a leaf that is used while that is stopped may hold more after."""
+
 SPARE_PAGES = 96
 """What the last block of a batch may touch beyond the limit that ends it."""
 

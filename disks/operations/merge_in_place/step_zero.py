@@ -12,13 +12,16 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from disks.engine import faults
+from disks.engine.chain import Chain, open_chain
+from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
-from disks.engine.images import HeaderRewrite, Image
+from disks.engine.images import Expansion, HeaderRewrite, Image
 from disks.operations import durable, fingerprints, journal, rewriting, steps, trash
 from disks.operations.merge_in_place import batches, old_pages
 from disks.operations.merge_in_place.work import MERGING, Work, pointers, write
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
+from disks.operations.windows import shown
 
 
 def begin(roots: Roots, work: Work, journal_pages: int, progress: Progress) -> Work:
@@ -118,20 +121,59 @@ def rewrite(
     rewriting.rewrite(roots, path, change, expected=expected, job=work.job, token=work.token)
 
 
-def _grow(roots: Roots, work: Work) -> None:
+def follow_size(roots: Roots, work: Work) -> Work:
+    """Base grows with a leaf that was made larger while the merge was stopped; it is consistent.
+
+    Its identity stays, for nobody but the disk above knows it. E_PARENT_SIZE with nothing
+    written where a larger ancestor would show. Killed here, the next attempt does the rest.
+    """
+    with roots.open(work.leaf) as file:
+        size = open_image(file).virtual_size_bytes
+    if size <= work.size_bytes:
+        return work
+    with open_chain(work.base, roots) as chain:
+        _require_small_ancestors(chain, size)
+    work = replace(work, size_bytes=size, result=work.result | {"virtual_size_bytes": size})
+    with faults.stage("merge.prepare"):
+        _grow(roots, work, keeps_identity=True)
+        write(roots, work)
+    return work
+
+
+def _require_small_ancestors(chain: Chain, size_bytes: int) -> None:
+    base = chain.images[0].virtual_size_bytes
+    for path, ancestor in zip(chain.paths[1:], chain.images[1:], strict=True):
+        if base < size_bytes and ancestor.virtual_size_bytes > base:
+            raise ImageError(
+                "E_PARENT_SIZE",
+                f"The leaf was made larger while the merge was stopped, but {shown(path)} is "
+                f"larger than {shown(chain.paths[0])}: what that holds behind its end would become "
+                f"visible, instead of zeros. Make the leaf as small as it was, {base:,} bytes at "
+                "most, then go on with the merge.",
+                file=chain.paths[0],
+                field="current_size",
+                value=ancestor.virtual_size_bytes,
+            )
+
+
+def _grow(roots: Roots, work: Work, *, keeps_identity: bool = False) -> None:
     """Where the leaf is larger, base becomes as large; the grown area reads as zeros."""
+
+    def planned(image: Image) -> Expansion:
+        return image.plan_expand(work.size_bytes, keeps_identity=keeps_identity)
+
     while True:
         with roots.open(work.base) as file:
             image = open_image(file)
             if image.virtual_size_bytes >= work.size_bytes:
                 return
-            makes_room = image.plan_expand(work.size_bytes).makes_room
+            makes_room = planned(image).makes_room
         rewrite(
             roots,
             work,
             work.base,
             rewriting.MAKE_ROOM if makes_room else rewriting.EXPAND,
-            lambda image: image.plan_expand(work.size_bytes).rewrite,
+            lambda image: planned(image).rewrite,
         )
 
 

@@ -33,7 +33,9 @@ def test_a_limited_conversion_takes_its_time_for_copy_and_proof(
     assert content_of(tmp_path / "new.vhd") == content_of(source)
 
 
-@pytest.mark.parametrize("verb", ["merge", "pile", "compact", "convert", "expand", "copy", "move"])
+@pytest.mark.parametrize(
+    "verb", ["merge", "pile", "compact", "convert", "expand", "copy", "move", "recover"]
+)
 def test_every_verb_that_moves_data_takes_a_limit(
     verb: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,6 +105,10 @@ def test_a_merge_stops_by_then_and_recover_goes_on(
     assert "It is time to stop." in done.err
     assert "error: E_STOPPED: The merge was stopped after " in done.err
     assert "Resume it later" in done.err
+    assert content_of(child.path) == wanted
+    done = disk("recover", tmp_path, "--stop-by", "06:00")
+    assert done.code == 1, "the next night is not long enough, either"
+    assert "The merge was stopped after " in done.out
     assert content_of(child.path) == wanted
     monkeypatch.undo()
     assert disk("recover", tmp_path).code == 0

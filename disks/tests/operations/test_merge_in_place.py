@@ -97,6 +97,16 @@ def test_the_dry_run_says_how_much_room_the_journal_takes(tmp_path: Path, family
     assert room == plan.measured.growth_bytes + journal.size_bytes >= grown + journal.size_bytes
 
 
+@both
+def test_the_dry_run_says_what_a_copy_would_need(tmp_path: Path, family: Family) -> None:
+    world = worlds.chain(tmp_path, family=family)
+    here, copied = (
+        merge.plan(str(world.leaf.path), world.roots, into_parent=True, in_place=in_place)
+        for in_place in (True, False)
+    )
+    assert here.as_dict()["by_copy_bytes"] >= copied.as_dict()["free_space_needed_bytes"] > 0
+
+
 def test_a_leaf_larger_than_its_parent_makes_it_grow(tmp_path: Path) -> None:
     world = worlds.chain(tmp_path, leaf_size=250 * 1024)
     plan = merge.plan(str(world.leaf.path), world.roots, base=str(world.base.path),

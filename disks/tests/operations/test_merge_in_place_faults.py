@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from disks.engine import faults
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.formats import open_image
@@ -322,6 +323,27 @@ def test_what_reads_otherwise_than_it_was_written_is_written_again(
         assert worlds.content_of(scene.path("leaf")) == scene.leaf_sha256
         assert [row["action"] for row in scene.recover()] == ["finished"]
         assert scene.judge() == "merged"
+
+
+@pytest.mark.parametrize("stage", ["merge.prepare", "merge.end"])
+def test_an_error_before_or_after_the_moving_says_how_to_go_on(tmp_path: Path, stage: str) -> None:
+    world = worlds.chain(tmp_path)
+    plan = merge.plan(str(world.leaf.path), world.roots, into_parent=True, in_place=True)
+
+    def refuse(event: faults.Event) -> None:
+        if event.point.startswith(stage):
+            raise OSError(28, os.strerror(28), event.path)
+
+    faults.watch(refuse)
+    try:
+        with pytest.raises(Stopped) as stopped:
+            merge.apply(plan, world.roots, offline=True)
+    finally:
+        faults.watch(None)
+    assert "the storage is full" in stopped.value.sentence
+    assert f"disk recover {tmp_path}" in stopped.value.sentence
+    assert [row["action"] for row in recover(str(tmp_path), world.roots)] == ["finished"]
+    assert worlds.content_of(world.middle.path) == world.leaf.sha256
 
 
 def test_base_written_by_somebody_else_meanwhile_is_left_alone(
