@@ -148,6 +148,13 @@ def holder(wanted: Iterable[tuple[str, str]], job: Job) -> Job | None:
     return None
 
 
+def at_work_on(path: str) -> Job | None:
+    """The job that has the disk at this host path for itself; it runs, or is paused."""
+    locks = DiskLock.objects.filter(path=path, mode=DiskLock.Mode.EXCLUSIVE)
+    lock = locks.select_related("job").first()
+    return lock.job if lock is not None else None
+
+
 def take_locks(wanted: Iterable[tuple[str, str]], job: Job, token: int) -> None:
     """Make the rows; the caller has asked holder() in the same transaction.
 

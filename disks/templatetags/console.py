@@ -20,6 +20,7 @@ from django.utils import timezone
 from django.utils.html import escape, format_html
 from django.utils.safestring import SafeString, mark_safe
 
+from disks.services import leases
 from disks.templatetags import field_words as fields
 
 register = template.Library()
@@ -376,6 +377,12 @@ setting_changed.connect(_forget_drawn)
 def health(disk: Any) -> str:
     """The health badge of a disk (or of a health word)."""
     return badge("health", getattr(disk, "health", disk))
+
+
+@register.simple_tag
+def at_work_on(disk: Any) -> Any:
+    """The job that has a disk for itself, or None."""
+    return leases.at_work_on(disk.path)
 
 
 @register.simple_tag

@@ -11,7 +11,7 @@ from dataclasses import replace
 from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
 from disks.operations import concerned, family, journal, steps
-from disks.operations.merge_in_place.batches import how_to_go_on
+from disks.operations.merge_in_place.batches import how_to_go_on, stopped
 from disks.operations.merge_in_place.work import Work, pointers, write
 from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Progress, Stopped
@@ -20,26 +20,29 @@ from disks.operations.progress import Cancelled, Progress, Stopped
 def take_along(roots: Roots, work: Work, progress: Progress) -> Work:
     """The work with all children of the leaf that need a new parent path; durable.
 
-    Raises Stopped, caused by the ImageError that says why, while one of them cannot get it.
+    Raises Stopped, caused by the ImageError that says why, while one of them cannot get it: the
+    merge then waits for somebody to resume it.
     """
     if work.surviving == work.leaf or steps.inode(roots, work.leaf) != work.inodes[0]:
         return work  # it keeps the name that they look for; or the names have changed already
     try:
         found = _children(roots, work, progress)
-        new = [path for path in found if path not in work.relink]
+        new = [path for path in found.of(work.leaf) if path not in work.relink]
         for path in new:
             with roots.open(path) as file:
                 concerned.require_relinkable(
                     file, path, work.surviving, roots, instead="delete that disk"
                 )
     except ImageError as error:
-        raise _stop(work, f"It cannot end yet: {error.message}") from error
+        raise _stop(roots, work, f"It cannot end yet: {error.message}") from error
     except Cancelled as asked:
-        raise _stop(work, "It was stopped before the names changed.") from asked
-    if not new:
+        raise _stop(roots, work, "It was stopped before the names changed.") from asked
+    unread = found.unread_warnings()
+    if not new and not unread:
         return work
     relink = (*work.relink, *new)
-    result = work.result | {"relinked": list(relink)}
+    warnings = [*work.result.get("warnings", []), *unread]
+    result = work.result | {"relinked": list(relink), "warnings": warnings}
     work = replace(work, relink=relink, result=result)
     for pointer in pointers(work):
         journal.write(roots, pointer)
@@ -47,11 +50,12 @@ def take_along(roots: Roots, work: Work, progress: Progress) -> Work:
     return work
 
 
-def _children(roots: Roots, work: Work, progress: Progress) -> list[str]:
+def _children(roots: Roots, work: Work, progress: Progress) -> family.Family:
     with roots.open(work.leaf) as file:
         identity = open_image(file).identity
-    return family.look(roots, {work.leaf: identity}, progress=progress).of(work.leaf)
+    return family.look(roots, {work.leaf: identity}, progress=progress)
 
 
-def _stop(work: Work, why: str) -> Stopped:
+def _stop(roots: Roots, work: Work, why: str) -> Stopped:
+    stopped(roots, work)
     return Stopped(f"Everything is moved by the merge. {why} {how_to_go_on(work)}")

@@ -427,6 +427,15 @@ def _stop_and_resume(
     raise AssertionError("it was never stopped")
 
 
+def test_without_its_old_pages_it_does_not_go_on(tmp_path: Path) -> None:
+    """Somebody tidied up: what was half written is known by them alone."""
+    world = worlds.chain(tmp_path)
+    (row,) = _stop_and_resume(world, lambda: next(tmp_path.glob(".*.vdpages")).unlink())
+    assert (row["action"], row["code"]) == ("needs-attention", "E_NEEDS_ATTENTION")
+    assert ".middle.vhd.vdpages is gone" in str(row["sentence"])
+    assert worlds.content_of(world.leaf.path) == world.leaf.sha256
+
+
 def test_a_log_that_waits_in_the_leaf_is_replayed_before_it_goes_on(tmp_path: Path) -> None:
     """Whoever used the leaf while the merge was stopped died, and left its log."""
     world = worlds.chain(tmp_path, family=VHDX)

@@ -12,7 +12,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from disks.models import Disk, ParentLink
+from disks.models import Disk, DiskLock, Job, ParentLink
 from disks.services import scanning
 from disks.tests import builders
 from disks.tests.factories import (
@@ -54,6 +54,32 @@ def test_every_disk_has_its_page(viewer: Client, health: str, tab: str) -> None:
     """A missing, unreadable or damaged file still has all its tabs; nothing ends in a 500."""
     disk = make_disk(health=health, sentence="The verdict stands here.", format="", disk_type="")
     assert "The verdict stands here." in page_of(viewer, disk, tab)
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"status": "running"}, "A job works on this disk"),
+        ({"status": "paused"}, "Resume it there."),
+        ({"status": "paused", "cancellable": False}, "data has moved in place"),
+        ({"status": "needs-attention"}, "A job that needs attention has this disk"),
+    ],
+)
+def test_a_disk_that_a_job_has_for_itself_says_so_and_leads_to_it(
+    viewer: Client, operator: Client, columns: dict[str, Any], words: str
+) -> None:
+    disk = make_disk("base.vhd")
+    make_link(disk, make_disk("old.vhd"))
+    job = make_job(kind=Job.Kind.MERGE, summary="Merge <b>", **columns)
+    assert words not in page_of(viewer, disk)
+    DiskLock.objects.create(
+        path=disk.path, mode="exclusive", job=job, token=1, lease_until=timezone.now()
+    )
+    page = page_of(viewer, disk)
+    assert words in re.sub(r"\s+", " ", page)
+    assert f'<a href="/jobs/{job.pk}">' in page
+    assert "<b>" not in page
+    assert words in operator.get(f"/disks/{disk.pk}/delete").content.decode()
 
 
 def test_the_button_beside_the_verdict_mends_it(operator: Client) -> None:
