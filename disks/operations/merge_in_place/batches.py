@@ -76,13 +76,13 @@ def prepare(roots: Roots, work: Work) -> Work:
         if work.file is not None and slot is None and not _same(file, work):
             raise attention(work.base, "somebody has written to it since the merge was stopped")
         with faults.stage("merge.prepare"):
-            work = _mend(work, file, slot)
+            work = _mend(roots, work, file, slot)
     for path, inode in zip(work.levels, work.inodes, strict=False):
         _replay(roots, path, inode)
     now = seen(roots, work.levels)
     # A machine that ran meanwhile may have written anywhere: what is held never becomes less.
     position = work.position if now == work.seen else 0
-    work = replace(work, position=position, seen=now, file=None)
+    work = replace(work, position=position, seen=now, file=None, garbled=())
     with faults.stage("merge.prepare"):
         write(roots, work)
     return work
@@ -104,13 +104,19 @@ def key(work: Work) -> int:
     return zlib.crc32(f"{work.job} {work.inodes} {work.old_identity}".encode())
 
 
-def _mend(work: Work, file: ImageFile, slot: Slot | None) -> Work:
+def _mend(roots: Roots, work: Work, file: ImageFile, slot: Slot | None) -> Work:
     image: Image
     if slot is not None:
-        if any(old_pages.is_foreign(file, page) for page in slot.pages):
+        foreign = {page.offset for page in slot.pages if old_pages.is_foreign(file, page)}
+        if foreign - set(work.garbled):
             raise attention(work.base, "somebody else has written to it since")
         if file.size_bytes < slot.size_bytes:
             raise attention(work.base, "it is shorter than it was")
+        # Remembered first: should this be cut off, too, half of such a page is as it was before.
+        garbled = {page.offset for page in slot.pages if old_pages.is_garbled(file, page)}
+        if garbled - set(work.garbled):
+            work = replace(work, garbled=tuple(sorted(garbled | set(work.garbled))))
+            write(roots, work)
         old_pages.put_back(file, slot)
         file.sync()
     # A VHDX says in its log whether the batch is there; the old pages are none of its metadata.
@@ -300,7 +306,7 @@ class _Moving:
             slot = old_pages.newest(
                 self.roots, self.work.pages_path, key(self.work), self.work.batch
             )
-            stopped(self.roots, _mend(self.work, self.file, slot))
+            stopped(self.roots, _mend(self.roots, self.work, self.file, slot))
         raise Stopped(f"The merge {why} {how_to_go_on(self.work)}") from error
 
 
@@ -319,7 +325,7 @@ def stopped(roots: Roots, work: Work) -> None:
     with roots.open(work.base) as file:
         now = file.identity()
     with faults.stage("merge.stop"):
-        write(roots, replace(work, file=now))
+        write(roots, replace(work, file=now, garbled=()))
 
 
 def how_to_go_on(work: Work) -> str:

@@ -170,18 +170,28 @@ def is_foreign(file: ImageFile, page: OldPage) -> bool:
 
     A page that a crash garbled looks otherwise where we were writing, too.
     """
+    if file.size_bytes < page.offset + len(page.old):
+        return True
+    ours, others = _changed_sectors(file, page)
+    return bool(others) and not ours
+
+
+def is_garbled(file: ImageFile, page: OldPage) -> bool:
+    """Whether more than our sectors is another than before. Half put back, it looks foreign."""
+    return bool(_changed_sectors(file, page)[1])
+
+
+def _changed_sectors(file: ImageFile, page: OldPage) -> tuple[list[int], list[int]]:
+    """Sectors of the page that read otherwise than before: ours, others'."""
     length = max(0, min(len(page.old), file.size_bytes - page.offset))
     now = file.read_at(page.offset, length)
-    if length < len(page.old):
-        return True
-    theirs = False
-    for number in range(-(-length // 512)):
-        at = number * 512
-        if now[at : at + 512] != page.old[at : at + 512]:
-            if page.ours >> number & 1:
-                return False
-            theirs = True
-    return theirs
+    changed = [
+        number
+        for number in range(-(-len(page.old) // 512))
+        if now[number * 512 : (number + 1) * 512] != page.old[number * 512 : (number + 1) * 512]
+    ]
+    ours = [number for number in changed if page.ours >> number & 1]
+    return ours, [number for number in changed if number not in ours]
 
 
 def put_back(file: ImageFile, slot: Slot) -> None:

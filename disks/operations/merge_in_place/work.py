@@ -29,6 +29,7 @@ class Work:
     position       sectors before it are moved; batch: the last one that is known complete
     seen           inode, size and modification time of the levels when they were last begun with
     file           base after the last batch of a merge that was stopped
+    garbled        offsets in base of pages that a crash garbled and that are being put back
     """
 
     base: str
@@ -49,6 +50,7 @@ class Work:
     identity: str = ""
     seen: tuple[tuple[int, ...], ...] = ()
     file: FileIdentity | None = None
+    garbled: tuple[int, ...] = ()
     result: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -101,6 +103,7 @@ class Work:
                 "identity": self.identity,
                 "seen": [list(row) for row in self.seen],
                 "file": self.file.as_dict() if self.file else None,
+                "garbled": list(self.garbled),
                 "result": self.result,
             },
             help=_help(self),
@@ -134,6 +137,7 @@ class Work:
                 identity=str(record["identity"]),
                 seen=tuple(tuple(int(part) for part in row) for row in record["seen"]),
                 file=FileIdentity.from_dict(record["file"]) if record["file"] else None,
+                garbled=tuple(int(offset) for offset in record.get("garbled", ())),
                 result=dict(record["result"]),
             )
             if (

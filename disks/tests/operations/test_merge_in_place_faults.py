@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +17,8 @@ from disks.engine import faults
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.formats import open_image
-from disks.operations import journal, merge
-from disks.operations.merge_in_place import batches, moving
+from disks.operations import journal, merge, merge_in_place
+from disks.operations.merge_in_place import batches, moving, old_pages
 from disks.operations.progress import Cancelled, Progress, Stopped
 from disks.operations.recover import recover
 from disks.tests.builders import VHD, VHDX, BuiltVhdx, Family
@@ -218,6 +220,38 @@ def test_power_cuts_lose_nothing(
         aside=place / "aside",
         last_point_of_recovery=60,
     )
+
+
+def test_a_garbled_page_that_is_half_put_back_is_no_strangers(
+    scene_of: Callable[[], Scene],
+) -> None:
+    """The power fails in a batch, and again while recovery writes the old pages."""
+    scene = scene_of()
+    base = Path(scene.path(scene.base or "middle"))
+    assert in_fork(with_fault("merge.table.write:1:kill", scene.merge_or_stop)) == DIED
+    pending = merge_in_place.pending(scene.roots, str(base))
+    assert pending is not None
+    work = merge_in_place.Work.from_sidecar(pending)
+    slot = old_pages.newest(scene.roots, work.pages_path, batches.key(work), work.batch)
+    assert slot is not None
+    page = next(page for page in slot.pages if len(page.old) == 4096 and page.ours.bit_count() < 8)
+    garbage = random.Random(1).randbytes(4096)
+
+    def dies_before_the_pages_are_back() -> None:
+        batches.old_pages.put_back = lambda file, slot: os.kill(os.getpid(), signal.SIGKILL)
+        scene.recover()
+
+    with open(base, "r+b") as file:
+        file.seek(page.offset)
+        file.write(garbage)
+    assert in_fork(dies_before_the_pages_are_back) == DIED
+    with open(base, "r+b") as file:
+        for number in range(8):
+            if page.ours >> number & 1:
+                file.seek(page.offset + number * 512)
+                file.write(page.old[number * 512 : (number + 1) * 512])
+    assert [row["action"] for row in scene.recover()] == ["finished"]
+    assert scene.judge() == "merged"
 
 
 class StopsAfter(Progress):
