@@ -18,7 +18,6 @@ import pytest
 from disks.engine.errors import ImageError
 from disks.operations import durable, merge
 from disks.operations.probing import probe
-from disks.operations.recover import recover
 from disks.tests.builders import Family
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import DIED, DONE, in_fork, with_fault
@@ -76,13 +75,12 @@ def test_a_kill_at_every_point_is_mended_on_shares_that_can_do_less(
     prepared = Prepared(CASES[name], place, family)
     outcomes = set()
     for number in range(1, points_of(prepared) + 2):
-        folder = prepared.fresh()
-        code = in_fork(with_fault(f"*:{number}:kill", lambda: prepared.work(folder)))  # noqa: B023
+        code = in_fork(with_fault(f"*:{number}:kill", prepared.fresh()))
         assert code in (DIED, DONE)
-        rows = recover(str(folder), roots_of(folder))
+        rows = prepared.recover()
         assert all(row["action"] in ("finished", "undone", "swept") for row in rows), rows
         outcomes.add(prepared.check(finished=code == DONE))
-        assert recover(str(folder), roots_of(folder)) == []
+        assert prepared.recover() == []
     assert outcomes == {False, True}
 
 
