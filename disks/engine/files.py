@@ -137,8 +137,8 @@ class ImageFile:
         Source: posix_fadvise(2), "may attempt to write back dirty pages in the region".
         """
         self._passes_once = True
-        self._hint(0, os.POSIX_FADV_DONTNEED)
-        self._hint(0, os.POSIX_FADV_SEQUENTIAL)
+        self.hint(0, 0, os.POSIX_FADV_DONTNEED)
+        self.hint(0, 0, os.POSIX_FADV_SEQUENTIAL)
 
     def _passed(self, offset: int, length: int) -> None:
         if not self._passes_once:
@@ -147,11 +147,12 @@ class ImageFile:
         if self._passed_bytes >= _PASS_BYTES:
             self._passed_bytes = 0
             # Not further: what lies there was perhaps read ahead already, and is needed.
-            self._hint(offset + length, os.POSIX_FADV_DONTNEED)
+            self.hint(0, offset + length, os.POSIX_FADV_DONTNEED)
 
-    def _hint(self, end: int, advice: int) -> None:
+    def hint(self, offset: int, length: int, advice: int) -> None:
+        """Tell the kernel what becomes of a range (length 0: to the end); advice only."""
         with contextlib.suppress(OSError):  # some file systems know none
-            os.posix_fadvise(self.fd, 0, end, advice)
+            os.posix_fadvise(self.fd, offset, length, advice)
 
     def sync(self) -> None:
         """fsync. A failure ends the attempt: it is never retried (crash-safety R3)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Sequence
 
@@ -50,7 +49,7 @@ def fill(file: ImageFile, room: Fill, grown_from: int, progress: Progress) -> No
         progress.moved(times * len(piece))
         progress.report(at + len(piece) - room.offset, room.length)
     if room.copy_of is not None:  # the storage begins with it while more is copied
-        _advise(file, room, os.POSIX_FADV_DONTNEED)
+        file.hint(room.offset, room.length, os.POSIX_FADV_DONTNEED)
     if written_until < end:
         reserve(file, written_until, end, progress)
 
@@ -63,7 +62,7 @@ def require_filled(file: ImageFile, rooms: Sequence[Fill]) -> None:
     copies = [room for room in rooms if room.copy_of is not None]
     for advice in (os.POSIX_FADV_DONTNEED, os.POSIX_FADV_WILLNEED):
         for room in copies:
-            _advise(file, room, advice)
+            file.hint(room.offset, room.length, advice)
     found, wanted = bytearray(_PIECE_BYTES), bytearray(_PIECE_BYTES)
     for room in copies:
         assert room.copy_of is not None  # noqa: S101 - of these
@@ -85,8 +84,3 @@ def _otherwise(file: ImageFile, offset: int) -> ImageError:
         file=file.path,
         offset=offset,
     )
-
-
-def _advise(file: ImageFile, room: Fill, advice: int) -> None:
-    with contextlib.suppress(OSError):  # advice only; some file systems know none
-        os.posix_fadvise(file.fd, room.offset, room.length, advice)

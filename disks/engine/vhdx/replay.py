@@ -7,7 +7,6 @@ and a new one would cut off every child.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
@@ -139,8 +138,7 @@ def replay(file: ImageFile) -> None:
     for offset, data in _pieces(replayed):
         file.write_at(offset, data)
     file.sync()
-    with contextlib.suppress(OSError):  # advice only; some file systems know none
-        os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    file.hint(0, 0, os.POSIX_FADV_DONTNEED)  # what is compared comes from the storage
     for offset, data in _pieces(replayed):
         if file.read_at(offset, len(data)) != data:
             raise ImageError(

@@ -7,7 +7,6 @@ place counts as moved when it was read back, and only then does a resumed merge 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -61,7 +60,7 @@ def move(
             end += len(piece)
             unreported += len(piece)
             if end - begun >= _HINT_BYTES:
-                _advise(file, begun, end, os.POSIX_FADV_DONTNEED)
+                file.hint(begun, end - begun, os.POSIX_FADV_DONTNEED)
                 begun = end
             if unreported >= REPORT_BYTES:
                 done += unreported
@@ -98,9 +97,9 @@ class Proof:
     def _compare(self) -> None:
         file = self._file
         for start, end in _pieces(self._places):
-            _advise(file, start, end, os.POSIX_FADV_DONTNEED)
+            file.hint(start, end - start, os.POSIX_FADV_DONTNEED)
         for _, count, offset, _ in self._places:
-            _advise(file, offset, offset + count * SECTOR_BYTES, os.POSIX_FADV_WILLNEED)
+            file.hint(offset, count * SECTOR_BYTES, os.POSIX_FADV_WILLNEED)
         buffer = memoryview(bytearray(_BUFFER_BYTES))
         digest = xxhash.xxh3_128()
         for _, count, offset, _ in self._places:
@@ -130,8 +129,3 @@ def _pieces(places: Sequence[Place]) -> Iterator[tuple[int, int]]:
         begun, end = offset, offset + count * SECTOR_BYTES
     if begun >= 0:
         yield begun, end
-
-
-def _advise(file: ImageFile, start: int, end: int, advice: int) -> None:
-    with contextlib.suppress(OSError):  # advice only; some file systems know none
-        os.posix_fadvise(file.fd, start, end - start, advice)
