@@ -265,17 +265,17 @@ def _require_size(image: Image, new_size_bytes: int) -> None:
 
 def _require_small_ancestors(chain: Chain) -> None:
     """E_PARENT_SIZE: the grown area would show what a larger ancestor holds there."""
-    leaf = chain.images[0]
-    for path, ancestor in zip(chain.paths[1:], chain.images[1:], strict=True):
-        if ancestor.virtual_size_bytes > leaf.virtual_size_bytes:
-            raise ImageError(
-                "E_PARENT_SIZE",
-                f"{path} has {ancestor.virtual_size_bytes:,} bytes, more than this disk. What it "
-                "holds behind this disk's end would become visible, instead of zeros.",
-                file=leaf.file.path,
-                field="current_size",
-                value=ancestor.virtual_size_bytes,
-            )
+    larger = rules.larger_ancestor(chain.paths, chain.images)
+    if larger is not None:
+        path, ancestor = larger
+        raise ImageError(
+            "E_PARENT_SIZE",
+            f"{path} has {ancestor.virtual_size_bytes:,} bytes, more than this disk. What it "
+            "holds behind this disk's end would become visible, instead of zeros.",
+            file=chain.images[0].file.path,
+            field="current_size",
+            value=ancestor.virtual_size_bytes,
+        )
 
 
 def _require_no_children(result: ExpandPlan) -> None:

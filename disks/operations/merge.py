@@ -71,7 +71,6 @@ class MergePlan(CopyPlan):
                    so somebody has to declare that they are not
     measured       in place: what is moved, and the room that it takes
     earlier        a plan whose figures hold where all files are as they were
-    by_copy_bytes  in place: what the other way would need, at most, until the trash is emptied
     grandchildren  children of the leaf, and whether their parent path must be rewritten
     """
 
@@ -83,7 +82,6 @@ class MergePlan(CopyPlan):
     relink: list[str] = field(default_factory=list)
     measured: merge_into.Measured | None = None
     earlier: MergePlan | None = None
-    by_copy_bytes: int = 0
     managers: list[dict[str, str]] = field(default_factory=list)
     windows_will_look_at: list[str] = field(default_factory=list)
 
@@ -130,7 +128,8 @@ class MergePlan(CopyPlan):
     def as_dict(self) -> dict[str, Any]:
         in_place = self.request.in_place
         written = {"bytes_written": self.amount.held_bytes} if in_place else {}
-        written |= {"by_copy_bytes": self.by_copy_bytes} if in_place else {}
+        # At most what the other way would need until the trash is emptied: a copy has no gaps.
+        written |= {"by_copy_bytes": self.predicted_size_bytes} if in_place else {}
         return (
             super().as_dict()
             | written

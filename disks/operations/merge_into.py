@@ -39,7 +39,6 @@ def measure(plan: MergePlan, chain: Chain, last: int) -> None:
         plan.measured = _measured(chain, last)
     plan.amount = plan.measured.amount
     plan.predicted_size_bytes = chain.images[last].file.size_bytes + plan.measured.growth_bytes
-    plan.by_copy_bytes = plan.predicted_size_bytes  # at most: a copy has no gaps
 
 
 def refusals(plan: MergePlan, chain: Chain, last: int, roots: Roots) -> Iterator[ImageError]:
@@ -104,18 +103,18 @@ def _wanted(runs: Iterator[Run], counting: Counting) -> Iterator[Wanted]:
 
 def _larger_ancestor(chain: Chain, last: int) -> ImageError | None:
     """E_PARENT_SIZE: the area that base grows by would show what an ancestor has there."""
-    base = chain.images[last]
-    for path, ancestor in zip(chain.paths[last + 1 :], chain.images[last + 1 :], strict=True):
-        if ancestor.virtual_size_bytes > base.virtual_size_bytes:
-            return ImageError(
-                "E_PARENT_SIZE",
-                f"{chain.paths[last]} would have to grow, but {path} is larger: what that holds "
-                "behind its end would become visible, instead of zeros. Merge by copy instead.",
-                file=chain.paths[last],
-                field="current_size",
-                value=ancestor.virtual_size_bytes,
-            )
-    return None
+    larger = rules.larger_ancestor(chain.paths[last:], chain.images[last:])
+    if larger is None:
+        return None
+    path, ancestor = larger
+    return ImageError(
+        "E_PARENT_SIZE",
+        f"{chain.paths[last]} would have to grow, but {path} is larger: what that holds "
+        "behind its end would become visible, instead of zeros. Merge by copy instead.",
+        file=chain.paths[last],
+        field="current_size",
+        value=ancestor.virtual_size_bytes,
+    )
 
 
 def start(

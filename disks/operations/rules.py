@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from disks.engine.check import check_image
 from disks.engine.errors import ImageError
@@ -79,6 +79,17 @@ def size_refusal(images: Iterable[tuple[str, Image]]) -> ImageError | None:
                 field="current_size",
                 value=child.virtual_size_bytes,
             )
+    return None
+
+
+def larger_ancestor(paths: Sequence[str], images: Sequence[Image]) -> tuple[str, Image] | None:
+    """The first ancestor that is larger than the first of these disks, which is leaf first.
+
+    A disk that has one cannot grow: what the ancestor holds behind its end would become visible.
+    """
+    for path, ancestor in zip(paths[1:], images[1:], strict=True):
+        if ancestor.virtual_size_bytes > images[0].virtual_size_bytes:
+            return path, ancestor
     return None
 
 

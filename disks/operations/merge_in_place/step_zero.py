@@ -16,7 +16,7 @@ from disks.engine.chain import Chain, open_chain
 from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
 from disks.engine.images import Expansion, HeaderRewrite, Image
-from disks.operations import durable, fingerprints, journal, rewriting, steps, trash
+from disks.operations import durable, fingerprints, journal, rewriting, rules, steps, trash
 from disks.operations.merge_in_place import batches, old_pages
 from disks.operations.merge_in_place.work import MERGING, Work, pointers, write
 from disks.operations.paths import Roots
@@ -142,18 +142,19 @@ def follow_size(roots: Roots, work: Work) -> Work:
 
 def _require_small_ancestors(chain: Chain, size_bytes: int) -> None:
     base = chain.images[0].virtual_size_bytes
-    for path, ancestor in zip(chain.paths[1:], chain.images[1:], strict=True):
-        if base < size_bytes and ancestor.virtual_size_bytes > base:
-            raise ImageError(
-                "E_PARENT_SIZE",
-                f"The leaf was made larger while the merge was stopped, but {shown(path)} is "
-                f"larger than {shown(chain.paths[0])}: what that holds behind its end would become "
-                f"visible, instead of zeros. Make the leaf as small as it was, {base:,} bytes at "
-                "most, then go on with the merge.",
-                file=chain.paths[0],
-                field="current_size",
-                value=ancestor.virtual_size_bytes,
-            )
+    larger = rules.larger_ancestor(chain.paths, chain.images)
+    if base < size_bytes and larger is not None:
+        path, ancestor = larger
+        raise ImageError(
+            "E_PARENT_SIZE",
+            f"The leaf was made larger while the merge was stopped, but {shown(path)} is "
+            f"larger than {shown(chain.paths[0])}: what that holds behind its end would become "
+            f"visible, instead of zeros. Make the leaf as small as it was, {base:,} bytes at "
+            "most, then go on with the merge.",
+            file=chain.paths[0],
+            field="current_size",
+            value=ancestor.virtual_size_bytes,
+        )
 
 
 def _grow(roots: Roots, work: Work, *, keeps_identity: bool = False) -> None:
