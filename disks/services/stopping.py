@@ -68,8 +68,8 @@ def _end_idle(job: Job, user: User, address: str) -> bool:
             sentence=sentence,
             cancel_requested_at=Now(),
             finished_at=Now(),
-            waits_for=None,
             cancellable=False,
+            **jobs.NOTHING_AWAITED,
         )
         if changed:
             jobs.audit_state(
