@@ -15,7 +15,7 @@ from typing import Any
 
 from disks.engine import faults
 from disks.engine.errors import ImageError
-from disks.engine.units import KIB, MIB
+from disks.engine.units import KIB, MIB, round_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,8 @@ _WRITE_BYTES = 512 * KIB
 """Most that one write takes: what was just read is still in the processor's cache. Writes of
 2 MiB get memory in pieces of 2 MiB, which a virtual machine may have to fetch from its host:
 measured to be ten times slower (ext4, Linux 6.18)."""
+
+_PAGE_BYTES = 4 * KIB  # of the kernel's memory of a file
 
 _PASS_BYTES = 8 * MIB
 """How much of a file that is passed once goes by between two hints to the storage."""
@@ -153,6 +155,12 @@ class ImageFile:
         """Tell the kernel what becomes of a range (length 0: to the end); advice only."""
         with contextlib.suppress(OSError):  # some file systems know none
             os.posix_fadvise(self.fd, offset, length, advice)
+
+    def forget(self, offset: int, length: int) -> None:
+        """Pages that the range touches are read from the storage next time, once durable."""
+        start = offset - offset % _PAGE_BYTES  # a page of which only a part is given is kept
+        end = round_up(offset + length, _PAGE_BYTES)
+        self.hint(start, end - start, os.POSIX_FADV_DONTNEED)
 
     def sync(self) -> None:
         """fsync. A failure ends the attempt: it is never retried (crash-safety R3)."""

@@ -245,8 +245,8 @@ def result_rows(result: Any) -> list[tuple[str, str]]:
     for key, words, kind in _RESULT:
         if rows and key == "failed":
             continue
-        if result.get("in_place") and key in ("copy_seconds", "proof_seconds"):
-            continue  # there, moving and reading back are one
+        if key == "copy_seconds" and not result.get("proof_seconds"):
+            continue  # it is all of the time
         value = result.get(key)
         if value is None or isinstance(value, dict | list | bool):
             continue

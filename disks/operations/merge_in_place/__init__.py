@@ -139,7 +139,9 @@ def _carry_on(
         work = batches.run(roots, work, progress, total_bytes)
     seconds = round(time.monotonic() - started, 3)
     result = ending.finish(roots, before_end(roots, work, progress), progress)
-    return result | {"seconds": seconds, "copy_seconds": seconds, "proof_seconds": 0.0}
+    proof_seconds = min(seconds, result.get("proof_seconds", 0.0))
+    times = {"seconds": seconds, "copy_seconds": round(seconds - proof_seconds, 3)}
+    return result | times | {"proof_seconds": proof_seconds}
 
 
 def pending(roots: Roots, base: str) -> Sidecar | None:

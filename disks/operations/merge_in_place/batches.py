@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from disks.engine import faults
 from disks.engine.chain import ChainView
+from disks.engine.direct import Direct
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.formats import open_image
@@ -23,7 +25,7 @@ from disks.engine.holding import HoldPlan, Limits, Wanted
 from disks.engine.images import Image, Write
 from disks.engine.units import MIB, SECTOR_BYTES, sectors
 from disks.operations.merge_in_place import old_pages
-from disks.operations.merge_in_place.moving import Proof, move
+from disks.operations.merge_in_place.moving import PIECE_BYTES, move, prove
 from disks.operations.merge_in_place.old_pages import Slot
 from disks.operations.merge_in_place.work import ENDING, Work, write
 from disks.operations.paths import Roots
@@ -47,18 +49,19 @@ def run(roots: Roots, work: Work, progress: Progress, total_bytes: int | None) -
     with (
         Levels(roots, work) as levels,
         roots.open(work.base, writable=True) as file,
+        Direct(file, PIECE_BYTES) as direct,
         roots.open(work.pages_path, writable=True) as journal_file,
     ):
         total = levels.held_bytes(0) if total_bytes is None else total_bytes
         ahead = levels.held_bytes(work.position) if work.position else total
         progress.step("merge", f"Moving {ahead:,} bytes into {os.path.basename(work.base)}")
-        moving = _Moving(roots, work, levels, file, journal_file, progress, total - ahead, total)
-        try:
-            moving.carry_out()
-        finally:
-            moving.settle()
+        moving = _Moving(
+            roots, work, levels, file, direct, journal_file, progress, total - ahead, total
+        )
+        moving.carry_out()
         work = moving.work
-    result = work.result | {"bytes_written": moving.done_bytes}
+    seconds = round(moving.proof_seconds, 3)
+    result = work.result | {"bytes_written": moving.done_bytes, "proof_seconds": seconds}
     work = work.at(ENDING, result=result, file=None)
     write(roots, work)
     return work
@@ -195,23 +198,22 @@ def _require_links(work: Work, images: Sequence[Image]) -> None:
 
 @dataclass
 class _Moving:
-    """Batch after batch, each read back while the next one is copied.
+    """Batch after batch.
 
-    work        its position is behind the last batch that was read back
-    done_bytes  what is moved, by batches that are complete
-    proof       of the last of these, which ends at behind
+    work        its position is behind the last batch that is complete
+    done_bytes  what is moved, by these
     """
 
     roots: Roots
     work: Work
     levels: Levels
     file: ImageFile
+    direct: Direct
     journal_file: ImageFile
     progress: Progress
     done_bytes: int
     total_bytes: int
-    proof: Proof | None = None
-    behind: int | None = None
+    proof_seconds: float = 0.0
 
     def carry_out(self) -> None:
         """Everything that is left. Raises Stopped."""
@@ -227,11 +229,6 @@ class _Moving:
                 why = error.message if isinstance(error, ImageError) else f"{error.strerror}."
                 self._stop(f"stopped: {why}", error)
 
-    def settle(self) -> None:
-        """The files may be closed after it."""
-        with contextlib.suppress(ImageError, OSError):
-            self._proven()
-
     def _batch(self, first: int) -> int | None:
         """One batch from plan to end; the sector that the next one begins at, None without one."""
         runs: list[Run] = []
@@ -239,19 +236,22 @@ class _Moving:
         pages = old_pages.pages_in(self.journal_file) - old_pages.SPARE_PAGES
         limits = Limits(self.progress.at_once_bytes(BATCH_BYTES), pages)
         holding = image.plan_hold(self._wanted(first, runs), limits)
+        until = holding.until_sector
         if holding.places or holding.beside or holding.steps:
-            digest = self._write(holding, runs)
-            self._proven()
-            self.proof = Proof(self.file, holding.places, digest)
-            self.behind = holding.until_sector
+            self._write(holding, runs)
             self.done_bytes += sum(place.count_sectors for place in holding.places) * SECTOR_BYTES
-            self.work = replace(self.work, batch=self.work.batch + 1)
-        if holding.until_sector is None:
-            self._proven()
-        return holding.until_sector
+            self.work = replace(
+                self.work,
+                batch=self.work.batch + 1,
+                position=self.work.position if until is None else until,
+            )
+        return until
 
-    def _write(self, holding: HoldPlan, runs: Sequence[Run]) -> str:
-        """Old pages, room, data, metadata, each durable before the next; the data's digest."""
+    def _write(self, holding: HoldPlan, runs: Sequence[Run]) -> None:
+        """Old pages, room, data, metadata, each durable before the next.
+
+        The data is read back before anything of base refers to it.
+        """
         file = self.file
         with faults.stage("merge.journal"):
             slot = Slot(
@@ -267,16 +267,19 @@ class _Moving:
                 self._write_all(holding.room)
                 file.sync()
         with faults.stage("merge.data"):
-            digest = move(file, holding.places, runs, self._told)
+            told = self._teller()
+            digest = move(file, self.direct, holding.places, runs, told)
             self._write_all(holding.beside)
             file.sync()
+            began = time.monotonic()
+            prove(file, self.direct, holding.places, digest, told)
+            self.proof_seconds += time.monotonic() - began
         with faults.stage("merge.table"):
             self.progress.commit_starts()
             for step in holding.steps:
                 self._write_all(step)
                 file.sync()
         self.progress.commit_ends()
-        return digest
 
     def _wanted(self, first: int, runs: list[Run]) -> Iterator[Wanted]:
         for run in self.levels.runs(first):
@@ -287,22 +290,21 @@ class _Moving:
         for one in writes:
             self.file.write_at(one.offset, one.data)
 
-    def _told(self, piece_bytes: int, moved_bytes: int) -> None:
-        self.progress.moved(2 * piece_bytes)  # each is read back
-        self.progress.report(self.done_bytes + moved_bytes, self.total_bytes)
+    def _teller(self) -> Callable[[int], None]:
+        """Of a batch: each byte is copied and read back, so two of them are one that is done."""
+        handled_bytes = 0
 
-    def _proven(self) -> None:
-        """Wait until the last batch is read back: what lies before its end is moved for good."""
-        proof, self.proof = self.proof, None
-        if proof is not None:
-            proof.wait()
-            if self.behind is not None:
-                self.work = replace(self.work, position=self.behind)
+        def told(count_bytes: int) -> None:
+            nonlocal handled_bytes
+            handled_bytes += count_bytes
+            self.progress.moved(count_bytes)
+            self.progress.report(self.done_bytes + handled_bytes // 2, self.total_bytes)
+
+        return told
 
     def _stop(self, why: str, error: Exception) -> NoReturn:
         """Take back the batch at hand, if that can be done, and stop here."""
         with contextlib.suppress(ImageError, OSError), faults.stage("merge.rollback"):
-            self.settle()
             slot = old_pages.newest(
                 self.roots, self.work.pages_path, key(self.work), self.work.batch
             )

@@ -39,9 +39,11 @@ from disks.tests.operations.power import cuts_of, survive_power_cuts
 
 @pytest.fixture(autouse=True)
 def small_and_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three batches of a small disk; the fault points stay, the hardware is not waited for."""
+    """Three batches of a small disk, past the memory and through it; the hardware is not waited
+    for, but the fault points stay."""
     monkeypatch.setattr(os, "fsync", lambda fd: None)
     monkeypatch.setattr(batches, "BATCH_BYTES", 12 * 1024)
+    monkeypatch.setattr(moving, "LARGE_BYTES", 4096)
 
 
 @dataclass
@@ -334,12 +336,12 @@ def test_stopped_inside_of_a_batch_it_takes_that_back_and_goes_on(
 def test_what_reads_otherwise_than_it_was_written_is_written_again(
     scene_of: Callable[[], Scene], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Noticed while the next batch is written, or at the end: nothing behind it counts as moved."""
+    """Noticed before anything of base refers to it."""
     moved: list[ImageFile] = []
     move = batches.move
 
-    def failing(file: ImageFile, places: Any, runs: Any, told: Any) -> str:
-        digest = move(file, places, runs, told)
+    def failing(file: ImageFile, direct: Any, places: Any, runs: Any, told: Any) -> str:
+        digest = move(file, direct, places, runs, told)
         moved.append(file)
         if len(moved) == broken[0]:
             file.write_at(places[-1].file_offset, b"\xbd" * 512)
