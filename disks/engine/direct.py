@@ -79,7 +79,7 @@ class Direct:
         end = offset + length
         first = min(end, round_up(offset, PAGE_BYTES))
         last = max(first, end - end % PAGE_BYTES)
-        if self._past is None or first == last or not self._tried(past, first, last):
+        if first == last or not self._tried(past, first, last):
             usual(offset, end)
             return False
         if offset < first:
@@ -89,8 +89,9 @@ class Direct:
         return True
 
     def _tried(self, past: Callable[[ImageFile, int, int], None], first: int, last: int) -> bool:
-        """Some storage lets a file be opened so, and then refuses the first piece."""
-        assert self._past is not None
+        """Whether it went this way: some storage refuses it only with the first piece."""
+        if self._past is None:
+            return False
         try:
             past(self._past, first, last)
         except ImageError as error:

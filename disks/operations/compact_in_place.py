@@ -175,7 +175,7 @@ def apply(
             judged = judge(chain, thorough=False, progress=progress)
             compaction = image.plan_compaction(judged.absent, judged.zeros)
         work = _Work(fresh, roots, job, token, keep_mtime, progress)
-        work.carry_out(compaction)
+        proof_seconds = round(work.carry_out(compaction), 3)
         size_after = roots.stat(plan.path).st_size
     seconds = round(time.monotonic() - started, 3)
     return {
@@ -190,8 +190,8 @@ def apply(
         "blocks_moved": compaction.moves,
         "bytes_written": compaction.bytes_moved,
         "seconds": seconds,
-        "copy_seconds": seconds,
-        "proof_seconds": 0.0,  # each copy is read back before the table names it
+        "copy_seconds": round(seconds - proof_seconds, 3),
+        "proof_seconds": proof_seconds,
         "content_sha256": None,
         "warnings": fresh.warnings,
     }
@@ -270,7 +270,8 @@ class _Work:
     keep_mtime: bool
     progress: Progress
 
-    def carry_out(self, compaction: Compaction) -> None:
+    def carry_out(self, compaction: Compaction) -> float:
+        """Returns for how many seconds copies were read back, before the table named them."""
         expected = self.plan.fingerprints[self.plan.path].file
         self.progress.step("move", f"Moving {compaction.moves:,} blocks down")
         moving = _Moving(self.progress, compaction)
@@ -280,6 +281,7 @@ class _Work:
         moving.between()
         self._end(expected)
         self._require_sound()
+        return moving.proof_seconds
 
     def _round(self, one: Round, expected: FileIdentity, progress: Progress) -> FileIdentity:
         with self.roots.open(self.plan.path) as file:
@@ -373,6 +375,7 @@ class _Moving(Progress):
         self._progress = progress
         self._total = compaction.bytes_moved
         self._done = 0
+        self.proof_seconds = 0.0
 
     def between(self) -> None:
         """All is whole: a wish to stop is heard here."""
@@ -386,6 +389,9 @@ class _Moving(Progress):
 
     def moved(self, count_bytes: int) -> None:
         self._progress.moved(count_bytes)
+
+    def proved(self, seconds: float) -> None:
+        self.proof_seconds += seconds
 
     def commit_starts(self) -> None:
         self._progress.commit_starts()

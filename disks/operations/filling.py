@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
+import xxhash
+
+from disks.engine.direct import Direct
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.images import Fill
-from disks.engine.units import KIB, MIB
+from disks.engine.units import MIB
 from disks.operations.progress import Progress
 
-_PIECE_BYTES = 512 * KIB
+_PIECE_BYTES = 2 * MIB
 _RESERVED_AT_ONCE_BYTES = 64 * MIB
 
 
@@ -29,51 +31,54 @@ def reserve(file: ImageFile, start: int, end: int, progress: Progress) -> None:
         progress.report(done - start, end - start, words)
 
 
-def fill(file: ImageFile, room: Fill, grown_from: int, progress: Progress) -> None:
-    """Write what the room shall hold; not durable yet.
+def fill(file: ImageFile, rooms: Sequence[Fill], grown_from: int, progress: Progress) -> None:
+    """Write what the rooms shall hold; not durable yet.
 
     grown_from: where the file ended before it grew. Behind that nothing but zeros can be.
     """
+    if not rooms:
+        return
+    with Direct(file, _PIECE_BYTES) as direct:
+        for room in rooms:
+            _fill(file, direct, room, grown_from, progress)
+
+
+def _fill(file: ImageFile, direct: Direct, room: Fill, grown_from: int, progress: Progress) -> None:
     end = room.offset + room.length
     written_until = end
     if room.byte == 0 and room.copy_of is None:
         written_until = max(room.offset, min(end, grown_from))
-    buffer = bytearray([room.byte]) * min(_PIECE_BYTES, room.length)
-    view = memoryview(buffer)
     for at in range(room.offset, written_until, _PIECE_BYTES):
-        piece = view[: min(_PIECE_BYTES, written_until - at)]
-        if room.copy_of is not None:
+        piece = direct.buffer(at, min(_PIECE_BYTES, written_until - at))
+        if room.copy_of is None:
+            piece[:] = bytes([room.byte]) * len(piece)
+        else:
             file.read_into(room.copy_of + at - room.offset, piece)
-        file.write_at(at, piece)
+        direct.write(at, piece)
         times = 1 if room.copy_of is None else 2  # a copy is read again
         progress.moved(times * len(piece))
         progress.report(at + len(piece) - room.offset, room.length)
-    if room.copy_of is not None:  # the storage begins with it while more is copied
-        file.hint(room.offset, room.length, os.POSIX_FADV_DONTNEED)
     if written_until < end:
         reserve(file, written_until, end, progress)
 
 
 def require_filled(file: ImageFile, rooms: Sequence[Fill]) -> None:
-    """Read copies again from the storage. E_VERIFY if one is not what it was copied from.
+    """Read copies, which are durable, again from the storage.
 
-    All of them are asked for before the first is waited for.
+    E_VERIFY if one is not what it was copied from.
     """
-    copies = [room for room in rooms if room.copy_of is not None]
-    for advice in (os.POSIX_FADV_DONTNEED, os.POSIX_FADV_WILLNEED):
-        for room in copies:
-            file.hint(room.offset, room.length, advice)
-    found, wanted = bytearray(_PIECE_BYTES), bytearray(_PIECE_BYTES)
-    for room in copies:
-        assert room.copy_of is not None  # noqa: S101 - of these
-        for at in range(0, room.length, _PIECE_BYTES):
-            length = min(_PIECE_BYTES, room.length - at)
-            if length != len(found):
-                found, wanted = bytearray(length), bytearray(length)
-            file.read_into(room.offset + at, memoryview(found))
-            file.read_into(room.copy_of + at, memoryview(wanted))
-            if found != wanted:
-                raise _otherwise(file, room.offset + at)
+    copies = [(room, room.copy_of) for room in rooms if room.copy_of is not None]
+    if not copies:
+        return
+    wanted = memoryview(bytearray(_PIECE_BYTES))
+    with Direct(file, _PIECE_BYTES) as direct:
+        for room, source in copies:
+            for at in range(0, room.length, _PIECE_BYTES):
+                expected = wanted[: min(_PIECE_BYTES, room.length - at)]
+                file.read_into(source + at, expected)
+                found = direct.read(room.offset + at, len(expected))
+                if xxhash.xxh3_128_digest(found) != xxhash.xxh3_128_digest(expected):
+                    raise _otherwise(file, room.offset + at)
 
 
 def _otherwise(file: ImageFile, offset: int) -> ImageError:

@@ -42,6 +42,9 @@ class Progress:
         its next report().
         """
 
+    def proved(self, seconds: float) -> None:
+        """So long it took to read back what was written, where that is no step of its own."""
+
     def at_once_bytes(self, most_bytes: int) -> int:
         """How many bytes work in batches moves before its next report(): most_bytes or fewer."""
         return most_bytes

@@ -242,13 +242,15 @@ def write_steps(
     for number, step in enumerate(steps):
         if number == commits_at:
             progress.commit_starts()
+        rooms = [piece for piece in step if isinstance(piece, Fill)]
+        filling.fill(file, rooms, grown_from, progress)
         for piece in step:
-            if isinstance(piece, Fill):
-                filling.fill(file, piece, grown_from, progress)
-            else:
+            if isinstance(piece, Write):
                 file.write_at(piece.offset, piece.data)
         file.sync()
-        filling.require_filled(file, [piece for piece in step if isinstance(piece, Fill)])
+        began = time.monotonic()
+        filling.require_filled(file, rooms)
+        progress.proved(time.monotonic() - began)
 
 
 def _visible(planned: HeaderRewrite) -> list[tuple[int, int]]:
