@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -51,7 +53,10 @@ _WRITE_BYTES = 512 * KIB
 2 MiB get memory in pieces of 2 MiB, which a virtual machine may have to fetch from its host:
 measured to be ten times slower (ext4, Linux 6.18)."""
 
-_PAGE_BYTES = 4 * KIB  # of the kernel's memory of a file
+LARGE_BYTES = 256 * KIB
+"""The smallest piece that goes past the memory: of small ones the kernel makes larger ones."""
+
+_PAGE_BYTES = 4 * KIB  # at least what any storage wants pieces past the memory to be multiples of
 
 _PASS_BYTES = 8 * MIB
 """How much of a file that is passed once goes by between two hints to the storage."""
@@ -68,6 +73,8 @@ class ImageFile:
         self.size_bytes = self.status_at_opening.st_size
         self._passes_once = False
         self._passed_bytes = 0  # since the last hint
+        self._passes_memory_by = False
+        self._past_fd = -1
 
     def stat(self) -> os.stat_result:
         return os.fstat(self.fd)
@@ -93,10 +100,20 @@ class ImageFile:
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill buffer from offset; errors as in read_at."""
+        if self._passes_memory_by and len(buffer) >= LARGE_BYTES:
+            self._past_memory(offset, buffer, self._read, self._read_afresh)
+        else:
+            self.read_remembered(offset, buffer)
+
+    def read_remembered(self, offset: int, buffer: memoryview) -> None:
+        """As read_into(), but out of the kernel's memory what lies there."""
+        self._read(self.fd, offset, buffer)
+
+    def _read(self, fd: int, offset: int, buffer: memoryview) -> None:
         done = 0
         while done < len(buffer):
             try:
-                count = os.preadv(self.fd, [buffer[done:]], offset + done)
+                count = os.preadv(fd, [buffer[done:]], offset + done)
             except OSError as error:
                 raise self._failed(error, offset + done, "read") from error
             if count == 0:
@@ -117,16 +134,81 @@ class ImageFile:
     def write_at(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """All of data, short writes looped. E_NOSPC, E_IO, E_READ_ONLY, E_TOO_LARGE…"""
         view = memoryview(data)
+        if self._passes_memory_by and len(view) >= LARGE_BYTES:
+            self._past_memory(offset, view, self._write, self._write_soon)
+        else:
+            self._write(self.fd, offset, view)
+        self.size_bytes = max(self.size_bytes, offset + len(view))
+
+    def _write(self, fd: int, offset: int, view: memoryview) -> None:
         done = 0
         while done < len(view):
             try:
                 rest = view[done : done + _WRITE_BYTES]
-                count = faults.writing(self.fd, self.path, offset + done, rest)
-                done += os.pwrite(self.fd, rest[:count], offset + done)
+                count = faults.writing(fd, self.path, offset + done, rest)
+                done += os.pwrite(fd, rest[:count], offset + done)
             except OSError as error:
                 raise self._failed(error, offset + done, "write") from error
-        self.size_bytes = max(self.size_bytes, offset + done)
         self._passed(offset, done)
+
+    def pass_memory_by(self) -> None:
+        """From now on large pieces go past the kernel's memory of the file (O_DIRECT).
+
+        What is written so is with the storage when the call returns, errors included, though
+        durable only after sync(). What is read so comes from the storage and nowhere else:
+        forget() is advice, which is not followed for pages that are kept in larger units.
+        Neither asks for memory, nor pushes out of it what others need.
+
+        Only whole pages go this way; the ends of a piece share theirs with other things. Give
+        pieces that lie in memory as they do in the file, as in_pages() cuts them. Where the
+        storage does not allow it, they go the usual way, and the storage begins with each.
+
+        Source: open(2), "O_DIRECT".
+        """
+        self._passes_memory_by = True
+        flags = (os.O_RDWR if self.writable else os.O_RDONLY) | os.O_DIRECT | os.O_CLOEXEC
+        with contextlib.suppress(OSError):
+            # This file, whatever its name means by now.
+            self._past_fd = os.open(f"/proc/self/fd/{self.fd}", flags)
+
+    def _past_memory(
+        self,
+        offset: int,
+        view: memoryview,
+        move: Callable[[int, int, memoryview], None],
+        usual: Callable[[int, memoryview], None],
+    ) -> None:
+        """Whole pages one way, the rest the other."""
+        end = offset + len(view)
+        first, last = round_up(offset, _PAGE_BYTES), end - end % _PAGE_BYTES
+        if self._past_fd >= 0 and first < last:
+            try:
+                move(self._past_fd, first, view[first - offset : last - offset])
+            except ImageError as error:
+                cause = error.__cause__
+                if not isinstance(cause, OSError) or cause.errno != errno.EINVAL:
+                    raise
+                self._close_past()  # some storage refuses it only with the first piece
+        if self._past_fd < 0 or first >= last:
+            usual(offset, view)
+            return
+        if offset < first:
+            usual(offset, view[: first - offset])
+        if last < end:
+            usual(last, view[last - offset :])
+
+    def _read_afresh(self, offset: int, buffer: memoryview) -> None:
+        self.forget(offset, len(buffer))
+        self.read_remembered(offset, buffer)
+
+    def _write_soon(self, offset: int, view: memoryview) -> None:
+        self._write(self.fd, offset, view)
+        self.hint(offset, len(view), os.POSIX_FADV_DONTNEED)
+
+    def _close_past(self) -> None:
+        if self._past_fd >= 0:
+            os.close(self._past_fd)
+            self._past_fd = -1
 
     def pass_once(self) -> None:
         """From now on the file is read or written once, from its beginning to its end.
@@ -191,6 +273,7 @@ class ImageFile:
         self.size_bytes = max(self.size_bytes, size_bytes)
 
     def close(self) -> None:
+        self._close_past()
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -217,6 +300,17 @@ class ImageFile:
 
     def _failed(self, error: OSError, offset: int | None, verb: str) -> ImageError:
         return storage_error(error, self.path, offset=offset, verb=verb)
+
+
+def page_buffer(most_bytes: int) -> memoryview:
+    """Memory for one piece of a file, see in_pages()."""
+    return memoryview(mmap.mmap(-1, most_bytes + _PAGE_BYTES))
+
+
+def in_pages(buffer: memoryview, offset: int, length: int) -> memoryview:
+    """The part of a page_buffer() for the piece at this offset: pages of it are pages there."""
+    start = offset % _PAGE_BYTES
+    return buffer[start : start + length]
 
 
 class GlancedFile(ImageFile):

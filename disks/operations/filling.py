@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import xxhash
 
-from disks.engine.direct import Direct
 from disks.engine.errors import ImageError
-from disks.engine.files import ImageFile
+from disks.engine.files import ImageFile, in_pages, page_buffer
 from disks.engine.images import Fill
 from disks.engine.units import MIB
 from disks.operations.progress import Progress
@@ -36,25 +35,25 @@ def fill(file: ImageFile, rooms: Sequence[Fill], grown_from: int, progress: Prog
 
     grown_from: where the file ended before it grew. Behind that nothing but zeros can be.
     """
-    if not rooms:
-        return
-    with Direct(file, _PIECE_BYTES) as direct:
-        for room in rooms:
-            _fill(file, direct, room, grown_from, progress)
+    if rooms:
+        file.pass_memory_by()
+    for room in rooms:
+        _fill(file, room, grown_from, progress)
 
 
-def _fill(file: ImageFile, direct: Direct, room: Fill, grown_from: int, progress: Progress) -> None:
+def _fill(file: ImageFile, room: Fill, grown_from: int, progress: Progress) -> None:
     end = room.offset + room.length
     written_until = end
     if room.byte == 0 and room.copy_of is None:
         written_until = max(room.offset, min(end, grown_from))
+    buffer = page_buffer(_PIECE_BYTES)
     for at in range(room.offset, written_until, _PIECE_BYTES):
-        piece = direct.buffer(at, min(_PIECE_BYTES, written_until - at))
+        piece = in_pages(buffer, at, min(_PIECE_BYTES, written_until - at))
         if room.copy_of is None:
             piece[:] = bytes([room.byte]) * len(piece)
         else:
-            file.read_into(room.copy_of + at - room.offset, piece)
-        direct.write(at, piece)
+            file.read_remembered(room.copy_of + at - room.offset, piece)
+        file.write_at(at, piece)
         times = 1 if room.copy_of is None else 2  # a copy is read again
         progress.moved(times * len(piece))
         progress.report(at + len(piece) - room.offset, room.length)
@@ -67,18 +66,17 @@ def require_filled(file: ImageFile, rooms: Sequence[Fill]) -> None:
 
     E_VERIFY if one is not what it was copied from.
     """
-    copies = [(room, room.copy_of) for room in rooms if room.copy_of is not None]
-    if not copies:
-        return
-    wanted = memoryview(bytearray(_PIECE_BYTES))
-    with Direct(file, _PIECE_BYTES) as direct:
-        for room, source in copies:
-            for at in range(0, room.length, _PIECE_BYTES):
-                expected = wanted[: min(_PIECE_BYTES, room.length - at)]
-                file.read_into(source + at, expected)
-                found = direct.read(room.offset + at, len(expected))
-                if xxhash.xxh3_128_digest(found) != xxhash.xxh3_128_digest(expected):
-                    raise _otherwise(file, room.offset + at)
+    buffer = page_buffer(_PIECE_BYTES)
+    for room in rooms:
+        if room.copy_of is None:
+            continue
+        for at in range(0, room.length, _PIECE_BYTES):
+            piece = in_pages(buffer, room.offset + at, min(_PIECE_BYTES, room.length - at))
+            file.read_into(room.offset + at, piece)
+            found = xxhash.xxh3_128_digest(piece)
+            file.read_remembered(room.copy_of + at, piece)
+            if found != xxhash.xxh3_128_digest(piece):
+                raise _otherwise(file, room.offset + at)
 
 
 def _otherwise(file: ImageFile, offset: int) -> ImageError:

@@ -17,7 +17,6 @@ from typing import NoReturn
 
 from disks.engine import faults
 from disks.engine.chain import ChainView
-from disks.engine.direct import Direct
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.formats import open_image
@@ -25,7 +24,7 @@ from disks.engine.holding import HoldPlan, Limits, Wanted
 from disks.engine.images import Image, Write
 from disks.engine.units import MIB, SECTOR_BYTES, sectors
 from disks.operations.merge_in_place import old_pages
-from disks.operations.merge_in_place.moving import PIECE_BYTES, move, prove
+from disks.operations.merge_in_place.moving import move, prove
 from disks.operations.merge_in_place.old_pages import Slot
 from disks.operations.merge_in_place.work import ENDING, Work, write
 from disks.operations.paths import Roots
@@ -49,15 +48,13 @@ def run(roots: Roots, work: Work, progress: Progress, total_bytes: int | None) -
     with (
         Levels(roots, work) as levels,
         roots.open(work.base, writable=True) as file,
-        Direct(file, PIECE_BYTES) as direct,
         roots.open(work.pages_path, writable=True) as journal_file,
     ):
+        file.pass_memory_by()
         total = levels.held_bytes(0) if total_bytes is None else total_bytes
         ahead = levels.held_bytes(work.position) if work.position else total
         progress.step("merge", f"Moving {ahead:,} bytes into {os.path.basename(work.base)}")
-        moving = _Moving(
-            roots, work, levels, file, direct, journal_file, progress, total - ahead, total
-        )
+        moving = _Moving(roots, work, levels, file, journal_file, progress, total - ahead, total)
         moving.carry_out()
         work = moving.work
     seconds = round(moving.proof_seconds, 3)
@@ -208,7 +205,6 @@ class _Moving:
     work: Work
     levels: Levels
     file: ImageFile
-    direct: Direct
     journal_file: ImageFile
     progress: Progress
     done_bytes: int
@@ -268,11 +264,11 @@ class _Moving:
                 file.sync()
         with faults.stage("merge.data"):
             told = self._teller()
-            digest = move(file, self.direct, holding.places, runs, told)
+            digest = move(file, holding.places, runs, told)
             self._write_all(holding.beside)
             file.sync()
             began = time.monotonic()
-            prove(file, self.direct, holding.places, digest, told)
+            prove(file, holding.places, digest, told)
             self.proof_seconds += time.monotonic() - began
         with faults.stage("merge.table"):
             self.progress.commit_starts()

@@ -1,8 +1,8 @@
 """The bytes of a batch: copied to their places, and read back from the storage.
 
-Large places go past the kernel's memory of the file, so that nothing has to wait for memory
-and the proof cannot be answered out of it. For small ones, thousands in a scattered batch, the
-storage would have to be asked one by one: they are written and read together by the kernel.
+The caller has let the file pass the memory by: nothing has to wait for memory, and the proof of
+a large place cannot be answered out of it. Small ones, thousands in a scattered batch, are
+forgotten and asked for together, for one by one they would take long.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import xxhash
 
-from disks.engine.direct import Direct
 from disks.engine.errors import ImageError
-from disks.engine.files import ImageFile
+from disks.engine.files import LARGE_BYTES, ImageFile, in_pages, page_buffer
 from disks.engine.holding import Place
 from disks.engine.units import KIB, MIB, SECTOR_BYTES
 from disks.operations.streaming import Run
@@ -22,9 +21,6 @@ from disks.operations.windows import shown
 
 PIECE_BYTES = 2 * MIB
 """Most that is copied, or read back, in one go."""
-
-LARGE_BYTES = 256 * KIB
-"""The smallest place that goes past the memory."""
 
 REPORT_BYTES = 4 * MIB
 """What is copied, or read back, between two reports."""
@@ -35,13 +31,12 @@ Told = Callable[[int], None]
 """Told of bytes that were copied, or read back, since the last call; it may raise."""
 
 
-def move(
-    file: ImageFile, direct: Direct, places: Sequence[Place], runs: Sequence[Run], told: Told
-) -> str:
+def move(file: ImageFile, places: Sequence[Place], runs: Sequence[Run], told: Told) -> str:
     """Copy what the places shall hold; the digest of it. Not durable yet.
 
-    direct: of file. runs: what is held, covering the places.
+    runs: what is held, covering the places
     """
+    buffer = page_buffer(PIECE_BYTES)
     digest = xxhash.xxh3_128()
     meter = _Meter(told)
     at = 0
@@ -51,45 +46,36 @@ def move(
         run = runs[at]
         shift = run.file_offset + (place.first_sector - run.first_sector) * SECTOR_BYTES
         shift -= place.file_offset
-        large = _is_large(place)
         for offset, length in _pieces(place):
-            piece = direct.buffer(offset, length)
+            piece = in_pages(buffer, offset, length)
             if place.zeros or run.file is None:
                 piece[:] = bytes(length)
             else:
                 run.file.read_into(offset + shift, piece)
             digest.update(piece)
-            if large:
-                direct.write(offset, piece)
-            else:
-                file.write_at(offset, piece)
+            file.write_at(offset, piece)
             meter.add(length)
     meter.tell()
     return str(digest.hexdigest())
 
 
-def prove(
-    file: ImageFile, direct: Direct, places: Sequence[Place], digest: str, told: Told
-) -> None:
+def prove(file: ImageFile, places: Sequence[Place], digest: str, told: Told) -> None:
     """Read the places, which are durable, back from the storage.
 
     E_VERIFY if something else is read than was written, E_IO if it cannot be read.
     """
-    small = [place for place in places if not _is_large(place)]
+    small = [place for place in places if place.count_sectors * SECTOR_BYTES < LARGE_BYTES]
     for start, end in _ranges(small):
         file.forget(start, end - start)
     for place in small:
         file.hint(place.file_offset, place.count_sectors * SECTOR_BYTES, os.POSIX_FADV_WILLNEED)
+    buffer = page_buffer(PIECE_BYTES)
     again = xxhash.xxh3_128()
     meter = _Meter(told)
     for place in places:
-        large = _is_large(place)
         for offset, length in _pieces(place):
-            if large:
-                piece = direct.read(offset, length)
-            else:
-                piece = direct.buffer(offset, length)
-                file.read_into(offset, piece)
+            piece = in_pages(buffer, offset, length)
+            file.read_into(offset, piece)
             again.update(piece)
             meter.add(length)
     meter.tell()
@@ -117,10 +103,6 @@ class _Meter:
     def tell(self) -> None:
         count_bytes, self._bytes = self._bytes, 0
         self._told(count_bytes)
-
-
-def _is_large(place: Place) -> bool:
-    return place.count_sectors * SECTOR_BYTES >= LARGE_BYTES
 
 
 def _pieces(place: Place) -> Iterator[tuple[int, int]]:

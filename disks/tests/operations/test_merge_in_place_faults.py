@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from disks.engine import faults
+from disks.engine import faults, files
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.formats import open_image
@@ -43,6 +43,7 @@ def small_and_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     for, but the fault points stay."""
     monkeypatch.setattr(os, "fsync", lambda fd: None)
     monkeypatch.setattr(batches, "BATCH_BYTES", 12 * 1024)
+    monkeypatch.setattr(files, "LARGE_BYTES", 4096)
     monkeypatch.setattr(moving, "LARGE_BYTES", 4096)
 
 
@@ -340,8 +341,8 @@ def test_what_reads_otherwise_than_it_was_written_is_written_again(
     moved: list[ImageFile] = []
     move = batches.move
 
-    def failing(file: ImageFile, direct: Any, places: Any, runs: Any, told: Any) -> str:
-        digest = move(file, direct, places, runs, told)
+    def failing(file: ImageFile, places: Any, runs: Any, told: Any) -> str:
+        digest = move(file, places, runs, told)
         moved.append(file)
         if len(moved) == broken[0]:
             file.write_at(places[-1].file_offset, b"\xbd" * 512)
