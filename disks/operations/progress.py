@@ -21,6 +21,10 @@ class Stopped(Exception):
         self.sentence = sentence
 
 
+class Lost(Exception):
+    """Raised out of any call when the work is somebody else's by now: nothing more is written."""
+
+
 class Progress:
     """Does nothing; the command line and the job runner have their own.
 

@@ -14,15 +14,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from disks.engine.errors import ImageError
 from disks.engine.units import SECTOR_BYTES
-from disks.operations import journal, steps
+from disks.operations import journal, steps, unforeseen
 from disks.operations.journal import Sidecar
 from disks.operations.merge_in_place import batches, ending, newcomers, old_pages, step_zero
 from disks.operations.merge_in_place.work import BEGUN, ENDING, MERGING, Work, write
 from disks.operations.pages import PAGE_BYTES
 from disks.operations.paths import Roots
-from disks.operations.progress import Progress, Stopped
+from disks.operations.progress import Cancelled, Lost, Progress, Stopped
 
 __all__ = [
     "Work",
@@ -71,14 +70,17 @@ def start(
         work = step_zero.begin(roots, work, journal_pages, progress)
     except BaseException:
         # Killed here, recovery does the same. An error of this must not hide the first.
-        with contextlib.suppress(ImageError):
+        with contextlib.suppress(Exception):
             step_zero.take_back(roots, work)
         raise
     try:
         return _carry_on(roots, work, progress, total_bytes)
-    except ImageError as error:
+    except (Cancelled, Stopped, Lost):
+        raise
+    except Exception as error:
         how = batches.how_to_resume(work)
-        raise Stopped(f"The merge cannot go on now. {error.message} {how}") from error
+        why = unforeseen.typed(error, work.base)
+        raise Stopped(f"The merge cannot go on now. {why.message} {how}") from why
 
 
 def resume(roots: Roots, sidecar: Sidecar, progress: Progress) -> dict[str, Any]:

@@ -16,18 +16,18 @@ from typing import NoReturn
 
 from disks.engine import faults
 from disks.engine.chain import ChainView
-from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.formats import open_image
 from disks.engine.holding import HoldPlan, Limits, Wanted
 from disks.engine.images import Image, Write
 from disks.engine.units import MIB, SECTOR_BYTES, sectors
+from disks.operations import unforeseen
 from disks.operations.merge_in_place import old_pages
 from disks.operations.merge_in_place.moving import Proof, move
 from disks.operations.merge_in_place.old_pages import Slot
 from disks.operations.merge_in_place.work import ENDING, Work, write
 from disks.operations.paths import Roots
-from disks.operations.progress import Cancelled, Progress, Stopped
+from disks.operations.progress import Cancelled, Lost, Progress, Stopped
 from disks.operations.rewriting import attention
 from disks.operations.streaming import ChainContent, Run
 from disks.operations.windows import shown
@@ -223,13 +223,15 @@ class _Moving:
             except (Cancelled, Stopped) as asked:
                 done = f"{self.done_bytes:,} of {self.total_bytes:,} bytes"
                 self._stop(f"was stopped after {done}.", asked)
-            except (ImageError, OSError) as error:
-                why = error.message if isinstance(error, ImageError) else f"{error.strerror}."
-                self._stop(f"stopped: {why}", error)
+            except Lost:
+                raise
+            except Exception as error:
+                why = unforeseen.typed(error, self.file.path)
+                self._stop(f"stopped: {why.message}", why)
 
     def settle(self) -> None:
         """The files may be closed after it."""
-        with contextlib.suppress(ImageError, OSError):
+        with contextlib.suppress(Exception):
             self._proven()
 
     def _batch(self, first: int) -> int | None:
@@ -301,7 +303,7 @@ class _Moving:
 
     def _stop(self, why: str, error: Exception) -> NoReturn:
         """Take back the batch at hand, if that can be done, and stop here."""
-        with contextlib.suppress(ImageError, OSError), faults.stage("merge.rollback"):
+        with contextlib.suppress(Exception), faults.stage("merge.rollback"):
             self.settle()
             slot = old_pages.newest(
                 self.roots, self.work.pages_path, key(self.work), self.work.batch

@@ -359,6 +359,50 @@ def test_what_reads_otherwise_than_it_was_written_is_written_again(
         assert scene.judge() == "merged"
 
 
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (batches, "move"),  # before anything leads to what is written
+        (batches, "Proof"),  # when the batch is there, but does not count yet
+        (old_pages, "write"),
+        (merge_in_place.ending, "finish"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+@pytest.mark.parametrize("rolls_back", [True, False], ids=["", "not-even-taken-back"])
+def test_an_error_that_nobody_foresaw_is_a_stop_that_can_be_gone_on_from(
+    scene_of: Callable[[], Scene],
+    monkeypatch: pytest.MonkeyPatch,
+    module: Any,
+    name: str,
+    rolls_back: bool,
+) -> None:
+    scene = scene_of()
+    works = getattr(module, name)
+    calls: list[int] = []
+
+    def fails_in_the_second_batch(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2 or module not in (batches, old_pages):
+            raise RuntimeError("can't start new thread")
+        return works(*args)
+
+    def fails(*_: Any) -> None:
+        raise IndexError("list index out of range")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, fails_in_the_second_batch)
+        if not rolls_back:
+            patch.setattr(old_pages, "put_back", fails)
+        with pytest.raises(Stopped) as stopped:
+            scene.merge()
+    assert "can't start new thread" in stopped.value.sentence
+    assert "Resume it later" in stopped.value.sentence
+    assert worlds.content_of(scene.path("leaf")) == scene.leaf_sha256
+    assert [row["action"] for row in scene.recover()] == ["finished"]
+    assert scene.judge() == "merged"
+
+
 @pytest.mark.parametrize("stage", ["merge.prepare", "merge.end"])
 def test_an_error_before_or_after_the_moving_says_how_to_go_on(tmp_path: Path, stage: str) -> None:
     world = worlds.chain(tmp_path)
