@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from disks.operations.progress import Cancelled, Lost, Progress, Stopped
 
 __all__ = [
     "Work",
+    "errors_stop_it",
     "has_begun_to_move",
     "how_to_go_on",
     "journal_bytes",
@@ -73,13 +74,23 @@ def start(
         with contextlib.suppress(Exception):
             step_zero.take_back(roots, work)
         raise
-    try:
+    with errors_stop_it(work.base):
         return _carry_on(roots, work, progress, total_bytes)
+
+
+@contextlib.contextmanager
+def errors_stop_it(base: str) -> Iterator[None]:
+    """Whatever goes wrong in here is a stop, for a merge into base that has begun to move.
+
+    Its reason is the cause of the Stopped that is raised.
+    """
+    try:
+        yield
     except (Cancelled, Stopped, Lost):
         raise
     except Exception as error:
-        how = batches.how_to_resume(work)
-        why = unforeseen.typed(error, work.base)
+        why = unforeseen.typed(error, base)
+        how = batches.how_to_resume(base)
         raise Stopped(f"The merge cannot go on now. {why.message} {how}") from why
 
 

@@ -332,11 +332,11 @@ def stopped(roots: Roots, work: Work) -> None:
 
 def how_to_go_on(work: Work) -> str:
     return (
-        f"{how_to_resume(work)} Until then {shown(work.leaf)} reads as ever and may be used; do "
-        f"not open {shown(work.base)} by itself."
+        f"{how_to_resume(work.base)} Until then {shown(work.leaf)} reads as ever and may be "
+        f"used; do not open {shown(work.base)} by itself."
     )
 
 
-def how_to_resume(work: Work) -> str:
-    folder = shown(os.path.dirname(work.base))
+def how_to_resume(base: str) -> str:
+    folder = shown(os.path.dirname(base))
     return f"Resume it later (“manage.py disk recover {folder}”, or the Jobs page)."

@@ -14,7 +14,7 @@ import pytest
 
 from disks.engine import faults
 from disks.models import AuditEntry, Disk, DiskLock, Job, StorageRoot, TrashedJob
-from disks.operations import journal, merge, merge_in_place
+from disks.operations import journal, locks, merge, merge_in_place
 from disks.operations.merge_in_place import batches
 from disks.operations.progress import Cancelled, Progress, Stopped
 from disks.operations.recover import recover
@@ -164,6 +164,22 @@ def test_what_recovery_finished_meanwhile_is_a_success(scene: Scene, paused: Job
     job = resumed(paused)
     assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
     assert "recovery had finished it" in job.sentence
+    scene.assert_merged()
+
+
+def test_in_use_when_it_is_resumed_it_stays_paused_and_says_how_it_goes_on(
+    scene: Scene, paused: Job
+) -> None:
+    """By a machine that runs on the leaf; another process would not know that it is ours."""
+    scope = worlds.roots_of(scene.folder)
+    with locks.hold(scope, [scene.path("leaf")], job="a machine"):
+        held = locks._mine.set({})
+        job = resumed(paused)
+        locks._mine.reset(held)
+    assert job.status == Job.Status.PAUSED
+    assert job.sentence.startswith("The merge cannot go on now. ")
+    assert "Resume it later" in job.sentence
+    assert resumed(job).status == Job.Status.SUCCEEDED
     scene.assert_merged()
 
 
