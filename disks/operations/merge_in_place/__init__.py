@@ -112,8 +112,8 @@ def recover(sidecar: Sidecar, roots: Roots, progress: Progress | None = None) ->
         return steps.follow(sidecar, roots, lambda there, roots: recover(there, roots, progress))
     work = _taken_over(roots, Work.from_sidecar(sidecar))
     if work.state == BEGUN:
-        step_zero.take_back(roots, work)
-        sentence = "The merge had moved nothing yet; every disk is as it was."
+        told = step_zero.take_back(roots, work)
+        sentence = f"The merge had moved nothing yet; every disk is as it was.{told}"
         return {"path": work.base, "action": "undone", "sentence": sentence}
     result = _go_on(roots, work, progress)
     ending_words = steps.and_to_repair(result)
