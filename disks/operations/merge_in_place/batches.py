@@ -32,6 +32,8 @@ from disks.operations.rewriting import attention
 from disks.operations.streaming import ChainContent, Run
 from disks.operations.windows import shown
 
+_AT_FIRST = "before its first batch was complete"
+
 BATCH_BYTES = 64 * MIB
 """Most that one batch moves: what a kill can cost, and what one flush has to wait for."""
 
@@ -221,8 +223,8 @@ class _Moving:
                 self.progress.report(self.done_bytes, self.total_bytes)
                 first = self._batch(first)
             except (Cancelled, Stopped) as asked:
-                done = f"{self.done_bytes:,} of {self.total_bytes:,} bytes"
-                self._stop(f"was stopped after {done}.", asked)
+                done = f"after {self.done_bytes:,} of {self.total_bytes:,} bytes"
+                self._stop(f"was stopped {done if self.done_bytes else _AT_FIRST}.", asked)
             except Lost:
                 raise
             except Exception as error:

@@ -20,7 +20,7 @@ from disks.operations import durable, fingerprints, journal, rewriting, rules, s
 from disks.operations.merge_in_place import batches, old_pages
 from disks.operations.merge_in_place.work import MERGING, Work, pointers, write
 from disks.operations.paths import Roots
-from disks.operations.progress import Progress
+from disks.operations.progress import Cancelled, Progress
 from disks.operations.windows import shown
 
 
@@ -44,9 +44,19 @@ def begin(roots: Roots, work: Work, journal_pages: int, progress: Progress) -> W
         _grow(roots, work)
         _tell(roots, work)
         seen = batches.seen(roots, work.levels)
+        _ask_for_the_last_time(progress)
         work = replace(work, state=MERGING, seen=seen)
         write(roots, work)
     return work
+
+
+def _ask_for_the_last_time(progress: Progress) -> None:
+    """Cancelled if it shall stop for good: from here on it could only be paused."""
+    try:
+        progress.report(0, 0)
+    except Cancelled as asked:
+        if not asked.goes_on_later:
+            raise
 
 
 def take_back(roots: Roots, work: Work) -> str:

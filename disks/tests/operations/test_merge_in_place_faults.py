@@ -291,6 +291,41 @@ def test_stopped_between_any_two_batches_it_reads_as_before_and_goes_on(
     assert stops >= 2
 
 
+class StopsWhenBegun(Progress):
+    """Asks to stop as soon as the merge has written anything."""
+
+    def __init__(self, record: str, *, goes_on_later: bool) -> None:
+        self.record = record
+        self.goes_on_later = goes_on_later
+
+    def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
+        if os.path.exists(self.record):
+            raise Cancelled(goes_on_later=self.goes_on_later)
+
+
+def test_stopped_for_good_before_anything_moved_it_is_taken_back(
+    scene_of: Callable[[], Scene],
+) -> None:
+    scene = scene_of()
+    record = journal.sidecar_path(scene.path(scene.base or "middle"), journal.MERGE)
+    with pytest.raises(Cancelled):
+        scene.merge(StopsWhenBegun(record, goes_on_later=False))
+    assert scene.judge() == "old"
+    assert scene.recover() == []
+
+
+def test_paused_before_anything_moved_it_keeps_what_it_has_begun(
+    scene_of: Callable[[], Scene],
+) -> None:
+    scene = scene_of()
+    record = journal.sidecar_path(scene.path(scene.base or "middle"), journal.MERGE)
+    with pytest.raises(Stopped) as stopped:
+        scene.merge(StopsWhenBegun(record, goes_on_later=True))
+    assert "was stopped before its first batch was complete. Resume it" in stopped.value.sentence
+    assert [row["action"] for row in scene.recover()] == ["finished"]
+    assert scene.judge() == "merged"
+
+
 class StopsCommitting(Progress):
     """Asks to stop when the n-th batch is about to show."""
 
@@ -463,7 +498,7 @@ def _scene_stopped_in_the_middle(scene_of: Callable[[], Scene]) -> Scene:
         except Cancelled:
             continue
         except Stopped as stopped:
-            if "after 0 of" not in stopped.sentence:
+            if "before its first batch" not in stopped.sentence:
                 return scene
             continue
         raise AssertionError("it was never stopped")

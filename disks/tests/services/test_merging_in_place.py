@@ -15,7 +15,7 @@ import pytest
 from disks.engine import faults
 from disks.models import AuditEntry, Disk, DiskLock, Job, StorageRoot, TrashedJob
 from disks.operations import journal, locks, merge, merge_in_place
-from disks.operations.merge_in_place import batches
+from disks.operations.merge_in_place import batches, step_zero
 from disks.operations.progress import Cancelled, Progress, Stopped
 from disks.operations.recover import recover
 from disks.services import compacting, jobs, leases, merging, reconciling, stopping
@@ -153,6 +153,42 @@ def test_stopped_it_is_paused_reads_as_before_and_goes_on(scene: Scene, paused: 
     assert DiskLock.objects.filter(job=paused).exists()
     assert AuditEntry.objects.filter(job=paused, action="job-paused").exists()
     job = resumed(paused)
+    assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
+    scene.assert_merged()
+
+
+def when_it_has_begun(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
+    """Have something happen when its identities are changed, and nothing was moved yet."""
+    tell = step_zero._tell
+
+    def told(*args: Any) -> None:
+        tell(*args)
+        do()
+
+    monkeypatch.setattr(step_zero, "_tell", told)
+
+
+def test_cancelled_before_anything_moved_it_is_cancelled(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = scene.ask()
+    when_it_has_begun(monkeypatch, lambda: stopping.cancel(Job.objects.get(pk=job.pk), None))
+    job = jobs.run_now(job)
+    assert (job.status, job.error) == (Job.Status.CANCELLED, None)
+    assert worlds.content_of(scene.path("leaf")) == scene.leaf_sha256
+    assert not list(scene.folder.glob(".*.vdmerge"))
+    assert not DiskLock.objects.exists()
+
+
+def test_paused_before_anything_moved_it_goes_on(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = scene.ask()
+    when_it_has_begun(monkeypatch, lambda: stopping.pause(Job.objects.get(pk=job.pk), None))
+    job = jobs.run_now(job)
+    assert job.status == Job.Status.PAUSED
+    assert "before its first batch was complete" in job.sentence
+    job = resumed(job)
     assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
     scene.assert_merged()
 
