@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
+from disks.engine.errors import ImageError
 from disks.engine.images import DiskType
 from disks.models import Disk, Job
 from disks.operations import concerned, fingerprints, merge, merge_again, steps
@@ -154,7 +156,8 @@ def run_merge(
             children_of=declarations.catalog_children,
             scan=False,
         )
-        declarations.require_as_shown(planned, parameters["fingerprint"])
+        with lost_before_it_moved(context):
+            declarations.require_as_shown(planned, parameters["fingerprint"])
         result = merge.apply(
             planned,
             scope,
@@ -170,6 +173,27 @@ def run_merge(
         "put_away": [path for path in planned.trash if path != planned.output],
         "read": list(planned.shared),
     }
+
+
+@contextlib.contextmanager
+def lost_before_it_moved(context: JobContext) -> Iterator[None]:
+    """E_CHANGED says so where it is the job itself that has changed the files of its plan.
+
+    Its worker stopped while it changed identities, and recovery has put them back: that is
+    another time in the files, too.
+    """
+    try:
+        yield
+    except ImageError as error:
+        if error.code != "E_CHANGED" or context.job.attempts < 2:
+            raise
+        raise ImageError(
+            "E_CHANGED",
+            "Its worker stopped before anything was moved. What was begun is taken back, and every "
+            "disk reads as it did; but the plan does not fit to the files any more. Open the form "
+            "of this disk again, and start the merge anew.",
+            file=error.file,
+        ) from error
 
 
 def _in_place(parameters: dict[str, Any]) -> bool:

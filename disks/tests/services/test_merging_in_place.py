@@ -299,6 +299,9 @@ def test_what_had_only_begun_is_taken_back(scene: Scene) -> None:
     assert before == {stem: worlds.content_of(scene.path(stem)) for stem in before}
     job = jobs.run_now(job)
     assert (job.status, job.error["code"]) == (Job.Status.FAILED, "E_CHANGED")
+    assert job.sentence.startswith("Its worker stopped before anything was moved. ")
+    assert "every disk reads as it did" in job.sentence
+    assert "start the merge anew" in job.sentence
     assert jobs.needs_a_new_plan(job)
     scan(scene.root)
     assert jobs.run_now(scene.ask()).status == Job.Status.SUCCEEDED
