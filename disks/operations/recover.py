@@ -46,7 +46,7 @@ def recover(
         except (Cancelled, Lost):
             raise
         except Exception as error:
-            rows.append(_failed(current, error))
+            rows.append(failed(current, error))
     _sweep_trash(folder, roots)
     return rows
 
@@ -83,7 +83,7 @@ def _recover_one(
 ) -> dict[str, Any]:
     disk = sidecar.disk
     try:
-        with _held(roots, [disk, *sidecar.neighbours], sidecar, assume_dead=assume_dead):
+        with held(sidecar, roots, assume_dead=assume_dead):
             # Under the lock: its owner may have finished while we waited for our turn.
             current = journal.of(roots, disk, sidecar.kind)
             if current is None or not current.unfinished:
@@ -96,10 +96,10 @@ def _recover_one(
     except (Cancelled, Lost):
         raise
     except Exception as error:  # the other disks do not wait for what is wrong with this one
-        return _failed(disk, error)
+        return failed(disk, error)
 
 
-def _failed(disk: str, error: Exception) -> dict[str, Any]:
+def failed(disk: str, error: Exception) -> dict[str, Any]:
     """The row of a disk that is left with its record, to be tried again."""
     why = unforeseen.typed(error, disk)
     waiting = why.code in ("E_LOCKED", "E_IN_USE")
@@ -125,8 +125,16 @@ def _act(sidecar: Sidecar, roots: Roots, progress: Progress | None) -> dict[str,
 
 
 @contextlib.contextmanager
+def held(sidecar: Sidecar, roots: Roots, *, assume_dead: bool = False) -> Iterator[None]:
+    """The locks of everything a sidecar names: whoever wrote it is gone. E_LOCKED, E_IN_USE."""
+    disks = [sidecar.disk, *sidecar.neighbours]
+    with _held(roots, disks, sidecar, assume_dead=assume_dead):
+        yield
+
+
+@contextlib.contextmanager
 def _held(roots: Roots, disks: list[str], sidecar: Sidecar, *, assume_dead: bool) -> Iterator[None]:
-    """The locks of everything a sidecar names; only assume_dead goes on where there are none."""
+    """The locks of some disks; only assume_dead goes on where there are none."""
     known = [disk for disk in dict.fromkeys(disks) if _locatable(roots, disk)]
     with contextlib.ExitStack() as stack:
         try:
@@ -164,7 +172,7 @@ def _sweep(folder: str, roots: Roots, *, assume_dead: bool) -> Iterator[dict[str
                 durable.unlink(roots, path, missing_ok=True)
             yield _row(disk, SWEPT, f"The unfinished file {entry.name} was removed.", None)
         except Exception as error:
-            yield _failed(disk, error)
+            yield failed(disk, error)
 
 
 def _sweep_trash(folder: str, roots: Roots) -> None:

@@ -34,6 +34,7 @@ __all__ = [
     "recover",
     "resume",
     "start",
+    "to_go_on_with",
     "was_stopped",
 ]
 
@@ -166,14 +167,26 @@ def has_begun_to_move(sidecar: Sidecar) -> bool:
     return sidecar.kind == journal.MERGE and sidecar.state in (MERGING, ENDING)
 
 
-def was_stopped(roots: Roots, sidecar: Sidecar) -> bool:
-    """Whether it belongs to a merge that somebody stopped, or that said why it cannot go on.
+def to_go_on_with(roots: Roots, sidecar: Sidecar) -> Sidecar | None:
+    """The record of the merge that has moved data and that a record is part of, if it is of one.
 
-    That goes on when somebody says so; one that was interrupted does by itself.
+    sidecar: that record itself, one that points to it, or one of a header that the merge changes
     """
-    if sidecar.kind == journal.MERGE and sidecar.state == steps.ELSEWHERE:
-        found = pending(roots, steps.primary_of(sidecar))
-        return found is not None and found.job == sidecar.job and was_stopped(roots, found)
+    for found in journal.pending(roots, [sidecar.disk]):
+        if found.kind != journal.MERGE or found.job != sidecar.job:
+            continue
+        is_pointer = found.state == steps.ELSEWHERE
+        there = pending(roots, steps.primary_of(found)) if is_pointer else found
+        if there is not None and there.job == sidecar.job and has_begun_to_move(there):
+            return there
+    return None
+
+
+def was_stopped(sidecar: Sidecar) -> bool:
+    """Whether somebody stopped this merge, or it said why it cannot go on.
+
+    It goes on when somebody says so; one that was interrupted does by itself.
+    """
     return has_begun_to_move(sidecar) and bool(sidecar.record.get("file"))
 
 
