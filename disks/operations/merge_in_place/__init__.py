@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from disks.engine.units import SECTOR_BYTES
+from disks.engine import faults
 from disks.operations import journal, steps, unforeseen
 from disks.operations.journal import Sidecar
-from disks.operations.merge_in_place import batches, ending, newcomers, old_pages, step_zero
+from disks.operations.merge_in_place import batches, ending, journal_room, newcomers, step_zero
+from disks.operations.merge_in_place.journal_room import journal_bytes, journal_pages
 from disks.operations.merge_in_place.work import BEGUN, ENDING, MERGING, Work, write
-from disks.operations.pages import PAGE_BYTES
 from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Lost, Progress, Stopped
 
@@ -39,27 +39,6 @@ __all__ = [
 ]
 
 
-_BLOCK_BYTES_PER_PAGE = PAGE_BYTES * 8 * SECTOR_BYTES  # of its sector bitmap
-
-
-def journal_pages(places: int, blocks: int, block_bytes: int) -> int:
-    """How many old pages one batch of a merge keeps at most.
-
-    places       runs of sectors that are moved, at most: each shares two pages with its neighbours
-    blocks       of base that they lie in
-    block_bytes  of base; 0: fixed
-    """
-    each = block_bytes // _BLOCK_BYTES_PER_PAGE + 3  # a block's bitmap, and its entry
-    blocks = max(blocks, 1)  # of an empty leaf, too: it may be written while the merge is stopped
-    most = 2 * (places + blocks) + each * (blocks + 1) + old_pages.SPARE_PAGES
-    return min(old_pages.MOST_PAGES, max(old_pages.LEAST_PAGES, most))
-
-
-def journal_bytes(pages: int) -> int:
-    """The room that the journal of a merge takes."""
-    return old_pages.file_bytes(pages)
-
-
 def start(
     roots: Roots, work: Work, progress: Progress, *, journal_pages: int, total_bytes: int
 ) -> dict[str, Any]:
@@ -76,7 +55,7 @@ def start(
             step_zero.take_back(roots, work)
         raise
     with errors_stop_it(work.base):
-        return _carry_on(roots, work, progress, total_bytes)
+        return _carry_on(roots, work, progress, total_bytes=total_bytes)
 
 
 @contextlib.contextmanager
@@ -135,21 +114,24 @@ def _taken_over(roots: Roots, work: Work) -> Work:
 
 def _go_on(roots: Roots, work: Work, progress: Progress) -> dict[str, Any]:
     """After an interruption: others may have used the leaf, and made disks on it."""
-    return _carry_on(roots, work, progress, before_end=newcomers.take_along)
+    return _carry_on(roots, work, progress, journal_room.follow, newcomers.take_along)
 
 
 def _carry_on(
     roots: Roots,
     work: Work,
     progress: Progress,
-    total_bytes: int | None = None,
+    before_moving: Callable[[Roots, Work], None] = lambda roots, work: None,
     before_end: Callable[[Roots, Work, Progress], Work] = lambda roots, work, progress: work,
+    total_bytes: int | None = None,
 ) -> dict[str, Any]:
     started = time.monotonic()
     if work.state == MERGING:
         for path in (work.base, work.above):
             step_zero.settle(roots, path)
         work = step_zero.follow_size(roots, batches.prepare(roots, work))
+        with faults.stage("merge.prepare"):
+            before_moving(roots, work)
         work = batches.run(roots, work, progress, total_bytes)
     seconds = round(time.monotonic() - started, 3)
     result = ending.finish(roots, before_end(roots, work, progress), progress)

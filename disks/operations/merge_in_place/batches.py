@@ -71,9 +71,10 @@ def prepare(roots: Roots, work: Work) -> Work:
     with roots.open(work.base, writable=True) as file:
         if file.stat().st_ino != work.inodes[-1]:
             raise attention(work.base, "another file has its name now")
-        if not roots.exists(work.pages_path):
+        if not old_pages.is_there(roots, work.pages_path):
             gone = os.path.basename(work.pages_path)
-            raise attention(work.base, f"{gone} is gone, which knows what was half written")
+            why = f"{gone} is gone or cut short, which knows what was half written"
+            raise attention(work.base, why)
         slot = old_pages.newest(roots, work.pages_path, key(work), work.batch)
         if work.file is not None and slot is None and not _same(file, work):
             raise attention(work.base, "somebody has written to it since the merge was stopped")

@@ -540,10 +540,16 @@ def _stop_and_resume(
     raise AssertionError("it was never stopped")
 
 
-def test_without_its_old_pages_it_does_not_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("only_emptied", [False, True])
+def test_without_its_old_pages_it_does_not_go_on(tmp_path: Path, only_emptied: bool) -> None:
     """Somebody tidied up: what was half written is known by them alone."""
     world = worlds.chain(tmp_path)
-    (row,) = _stop_and_resume(world, lambda: next(tmp_path.glob(".*.vdpages")).unlink())
+
+    def tidied_up() -> None:
+        pages = next(tmp_path.glob(".*.vdpages"))
+        pages.write_bytes(b"") if only_emptied else pages.unlink()
+
+    (row,) = _stop_and_resume(world, tidied_up)
     assert (row["action"], row["code"]) == ("needs-attention", "E_NEEDS_ATTENTION")
     assert ".middle.vhd.vdpages is gone" in str(row["sentence"])
     assert worlds.content_of(world.leaf.path) == world.leaf.sha256
