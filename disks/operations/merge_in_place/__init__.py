@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -47,6 +48,8 @@ def start(
     Until the first batch every error, and Cancelled, leaves all disks as they were. From then on
     it raises Stopped instead, with every file consistent, and resume() goes on.
     """
+    # In the record before it is in a disk: so what is ours is known in whichever file it is found.
+    work = replace(work, identity=str(uuid.uuid4()))
     try:
         work = step_zero.begin(roots, work, journal_pages, progress)
     except BaseException:

@@ -7,7 +7,6 @@ and says what was before, makes one change of them: all of it, or taken back.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -31,8 +30,6 @@ def begin(roots: Roots, work: Work, journal_pages: int, progress: Progress) -> W
     out of progress, leave it to take_back().
     """
     progress.report(0, 0)  # the last moment at which every file is as it was
-    # In the record before it is in a disk: so what is ours is known in whichever file it is found.
-    work = replace(work, identity=str(uuid.uuid4()))
     with faults.stage("merge.begin"):
         for pointer in pointers(work):
             journal.write(roots, pointer)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
 from disks.operations import journal, merge
+from disks.operations.progress import Cancelled, Progress
 from disks.operations.recover import recover
 from disks.tests.builders import FAMILIES, Family
 from disks.tests.operations import worlds
@@ -90,6 +92,34 @@ def swapped(path: Path, stranger: Path) -> Path:
     path.rename(aside)
     shutil.copyfile(stranger, path)
     return aside
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "fault", ["identity.sidecar.create:2:eio", "merge.begin.rename:4:enospc", ""]
+)
+def test_an_error_or_a_wish_to_stop_gives_every_disk_its_identities_back(
+    tmp_path: Path, family: Family, fault: str
+) -> None:
+    world = worlds.chain(tmp_path, family=family)
+    scene = Scene(tmp_path, family, world.leaf.sha256)
+    before = scene.identity("middle"), scene.expected()
+    assert before[0] == before[1]
+    record = Path(journal.sidecar_path(str(scene.path("middle")), journal.MERGE))
+    plan = merge.plan(str(world.leaf.path), world.roots, into_parent=True, in_place=True)
+
+    class Asked(Progress):
+        def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
+            if not fault and record.exists():
+                raise Cancelled
+
+    def work() -> None:
+        merge.apply(plan, world.roots, offline=True, job="7", progress=Asked())
+
+    with pytest.raises((ImageError, Cancelled)):
+        (with_fault(fault, work) if fault else work)()
+    assert (scene.identity("middle"), scene.expected()) == before
+    scene.assert_settled()
 
 
 def copied(path: Path) -> None:
