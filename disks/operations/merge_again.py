@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
 from disks.operations import copying, locks, merge_in_place, trash
 from disks.operations.paths import Roots
-from disks.operations.progress import Progress, Stopped
+from disks.operations.progress import Progress
 
 
 def go_on(
@@ -25,7 +24,7 @@ def go_on(
     resumed, with the reason.
     """
     job = copying.job_name(job)
-    try:
+    with merge_in_place.errors_stop_it(base):
         found = merge_in_place.pending(roots, base)
         if found is None or found.job != job or not merge_in_place.has_begun_to_move(found):
             return None
@@ -35,8 +34,6 @@ def go_on(
             if found is None:
                 return None  # somebody's recovery was quicker
             return merge_in_place.resume(roots, found, progress or Progress())
-    except ImageError as error:
-        raise Stopped(f"The merge cannot go on now. {error.message}") from error
 
 
 def finished(

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from disks.engine.chain import Chain
 from disks.engine.errors import ImageError
 from disks.engine.holding import Wanted
-from disks.engine.images import DiskType
 from disks.engine.units import sectors
 from disks.operations import copying, merge_in_place, rewriting, rules, trash
 from disks.operations.merge_in_place import Work
@@ -89,9 +88,7 @@ def _measured(chain: Chain, last: int) -> Measured:
     growth = base.growth_bytes(wanted)
     for _ in wanted:  # a fixed disk does not look at it
         pass
-    block_bytes = 0 if base.disk_type is DiskType.FIXED else base.block_size_bytes
-    blocks = counting.amount.blocks
-    pages = merge_in_place.journal_pages(counting.runs, blocks, block_bytes)
+    pages = merge_in_place.journal_pages(counting.runs, counting.amount.blocks, base)
     return Measured(counting.amount, growth, pages)
 
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 
 class Cancelled(Exception):
-    """Raised out of `report` when somebody asked to stop; the operation cleans up and re-raises."""
+    """Raised out of `report` when somebody asked to stop; the operation cleans up and re-raises.
+
+    goes_on_later: it was only asked to pause, so that work that can be gone on with should rather
+    keep what it has begun than take that back.
+    """
+
+    def __init__(self, *, goes_on_later: bool = False) -> None:
+        super().__init__()
+        self.goes_on_later = goes_on_later
 
 
 class Stopped(Exception):
@@ -19,6 +27,10 @@ class Stopped(Exception):
     def __init__(self, sentence: str) -> None:
         super().__init__(sentence)
         self.sentence = sentence
+
+
+class Lost(Exception):
+    """Raised out of any call when the work is somebody else's by now: nothing more is written."""
 
 
 class Progress:

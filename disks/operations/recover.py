@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from disks.engine.errors import ImageError
-from disks.operations import durable, journal, locks, rewriting
+from disks.operations import durable, journal, locks, rewriting, unforeseen
 from disks.operations.journal import JOB, MERGE, UNDO, Sidecar
 from disks.operations.paths import Roots
-from disks.operations.progress import Progress, Stopped
+from disks.operations.progress import Cancelled, Lost, Progress, Stopped
 
 FINISHED = "finished"
 UNDONE = "undone"
@@ -35,20 +35,34 @@ def recover(
     assume_dead  where the storage has no locks: somebody declares that no other host works
     progress     of merges in place, which may take hours and can be stopped once more
     Rows: path of the disk, action (`finished`, `undone`, `swept`, `busy`,
-    `needs-attention`), code (null, or that of the error), sentence.
+    `needs-attention`), code (null, or that of the error), sentence. Whatever goes wrong with
+    one of them is its row, and the others are looked after all the same.
     """
     rows: list[dict[str, Any]] = []
     for current in _folders(folder, roots):
-        for path, sidecar in list(journal.sidecars_in(roots, current)):
-            if isinstance(sidecar, ImageError):
-                rows.append(_row(path, ATTENTION, sidecar.message, sidecar.code))
-            elif sidecar.unfinished:
-                row = _recover_one(sidecar, roots, assume_dead=assume_dead, progress=progress)
-                rows.append({key: value for key, value in row.items() if key != "result"})
-        rows += _sweep(current, roots, assume_dead=assume_dead)
-        locks.sweep(roots, current)
+        try:
+            for row in _recover_folder(current, roots, assume_dead=assume_dead, progress=progress):
+                rows.append(row)
+        except (Cancelled, Lost):
+            raise
+        except Exception as error:
+            rows.append(failed(current, error))
     _sweep_trash(folder, roots)
     return rows
+
+
+def _recover_folder(
+    folder: str, roots: Roots, *, assume_dead: bool, progress: Progress | None
+) -> Iterator[dict[str, Any]]:
+    """The rows of one folder, without those below."""
+    for path, sidecar in list(journal.sidecars_in(roots, folder)):
+        if isinstance(sidecar, ImageError):
+            yield _row(path, ATTENTION, sidecar.message, sidecar.code)
+        elif sidecar.unfinished:
+            row = _recover_one(sidecar, roots, assume_dead=assume_dead, progress=progress)
+            yield {key: value for key, value in row.items() if key != "result"}
+    yield from _sweep(folder, roots, assume_dead=assume_dead)
+    locks.sweep(roots, folder)
 
 
 def recover_disk(path: str, roots: Roots, *, assume_dead: bool = False) -> list[dict[str, Any]]:
@@ -69,7 +83,7 @@ def _recover_one(
 ) -> dict[str, Any]:
     disk = sidecar.disk
     try:
-        with _held(roots, [disk, *sidecar.neighbours], sidecar, assume_dead=assume_dead):
+        with held(sidecar, roots, assume_dead=assume_dead):
             # Under the lock: its owner may have finished while we waited for our turn.
             current = journal.of(roots, disk, sidecar.kind)
             if current is None or not current.unfinished:
@@ -79,9 +93,17 @@ def _recover_one(
         why = stopped.__cause__
         code = why.code if isinstance(why, ImageError) else "E_STOPPED"
         return _row(disk, ATTENTION, stopped.sentence, code)
-    except ImageError as error:
-        waiting = error.code in ("E_LOCKED", "E_IN_USE")
-        return _row(disk, BUSY if waiting else ATTENTION, error.message, error.code)
+    except (Cancelled, Lost):
+        raise
+    except Exception as error:  # the other disks do not wait for what is wrong with this one
+        return failed(disk, error)
+
+
+def failed(disk: str, error: Exception) -> dict[str, Any]:
+    """The row of a disk that is left with its record, to be tried again."""
+    why = unforeseen.typed(error, disk)
+    waiting = why.code in ("E_LOCKED", "E_IN_USE")
+    return _row(disk, BUSY if waiting else ATTENTION, why.message, why.code)
 
 
 def _act(sidecar: Sidecar, roots: Roots, progress: Progress | None) -> dict[str, Any]:
@@ -103,8 +125,16 @@ def _act(sidecar: Sidecar, roots: Roots, progress: Progress | None) -> dict[str,
 
 
 @contextlib.contextmanager
+def held(sidecar: Sidecar, roots: Roots, *, assume_dead: bool = False) -> Iterator[None]:
+    """The locks of everything a sidecar names: whoever wrote it is gone. E_LOCKED, E_IN_USE."""
+    disks = [sidecar.disk, *sidecar.neighbours]
+    with _held(roots, disks, sidecar, assume_dead=assume_dead):
+        yield
+
+
+@contextlib.contextmanager
 def _held(roots: Roots, disks: list[str], sidecar: Sidecar, *, assume_dead: bool) -> Iterator[None]:
-    """The locks of everything a sidecar names; only assume_dead goes on where there are none."""
+    """The locks of some disks; only assume_dead goes on where there are none."""
     known = [disk for disk in dict.fromkeys(disks) if _locatable(roots, disk)]
     with contextlib.ExitStack() as stack:
         try:
@@ -124,9 +154,8 @@ def _locatable(roots: Roots, path: str) -> bool:
     return True
 
 
-def _sweep(folder: str, roots: Roots, *, assume_dead: bool) -> list[dict[str, Any]]:
+def _sweep(folder: str, roots: Roots, *, assume_dead: bool) -> Iterator[dict[str, Any]]:
     """Take away temporary files whose owner is dead and whose disk has no open sidecar."""
-    rows = []
     for entry in roots.list(folder):
         if not entry.is_file or not entry.name.endswith(".vdtmp"):
             continue
@@ -141,21 +170,21 @@ def _sweep(folder: str, roots: Roots, *, assume_dead: bool) -> list[dict[str, An
                 continue
             with _held(roots, owners, Sidecar(UNDO, disk, ""), assume_dead=assume_dead):
                 durable.unlink(roots, path, missing_ok=True)
-            rows.append(_row(disk, SWEPT, f"The unfinished file {entry.name} was removed.", None))
-        except ImageError as error:
-            waiting = error.code in ("E_LOCKED", "E_IN_USE")
-            rows.append(_row(disk, BUSY if waiting else ATTENTION, error.message, error.code))
-    return rows
+            yield _row(disk, SWEPT, f"The unfinished file {entry.name} was removed.", None)
+        except Exception as error:
+            yield failed(disk, error)
 
 
 def _sweep_trash(folder: str, roots: Roots) -> None:
     """Only a root has a trash; what waits in it is nobody's to recover, but what is empty goes."""
     from disks.operations import trash
 
-    with contextlib.suppress(ImageError):
+    try:
         root, _ = roots.locate(folder)
         if root.path == os.path.normpath(folder) and not root.read_only:
             trash.sweep(roots, root.path)
+    except Exception as error:
+        unforeseen.typed(error, folder)  # for the log: no disk waits for it
 
 
 def _owners(folder: str, stem: str) -> list[str]:

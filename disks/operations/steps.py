@@ -106,10 +106,15 @@ def point(roots: Roots, child: str, parent: str, *, job: str, token: int) -> Ima
         plan = relink.plan(child, parent, roots, job=job)
         relink.apply(plan, roots, offline=True, job=job, token=token)
     except ImageError as error:
-        if error.code in _STORAGE_FAILED:
+        if is_of_the_storage(error):
             raise
         return error
     return None
+
+
+def is_of_the_storage(error: ImageError) -> bool:
+    """Whether it tells nothing of the disk itself: it may be otherwise the next time."""
+    return error.code in _STORAGE_FAILED
 
 
 def point_each(

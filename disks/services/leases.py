@@ -20,6 +20,7 @@ from django.db.models import DateTimeField, ExpressionWrapper
 from django.db.models.functions import Now
 
 from disks.models import DiskLock, Job
+from disks.operations.progress import Lost
 from disks.services.stored_json import restored
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 _CLAIMS = 0x7664_6A6F_6273  # PostgreSQL advisory lock: one claim at a time
 
 
-class LeaseLost(Exception):
+class LeaseLost(Lost):
     """This worker no longer owns its job: nothing more may be written, not even the row."""
 
 

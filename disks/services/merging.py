@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
+from django.db import transaction
+
+from disks.engine.errors import ImageError
+from disks.engine.files import FileIdentity
 from disks.engine.images import DiskType
 from disks.models import Disk, Job
 from disks.operations import concerned, fingerprints, merge, merge_again, steps
 from disks.operations.fingerprints import Fingerprint
+from disks.operations.journal import Sidecar
 from disks.operations.merge import MergePlan
+from disks.operations.merge_in_place import Work
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 from disks.services import chains, declarations, inspection, jobs, roots, trash
 from disks.services.stored_json import readable, restored
-from disks.services.work import JobContext
+from disks.services.work import BEGUN_AS, JobContext
 
 
 def plan(
@@ -119,16 +126,74 @@ def request(
     )
 
 
+def go_on_with(begun: Sidecar) -> Job:
+    """The job that goes on with a merge in place which no job of ours has begun; the same one
+    however often it is asked for. The caller hands it over.
+
+    It is the usual one, under the name that the merge has in the files. Data has moved, so it
+    can be paused and not cancelled. Raises E_SIDECAR.
+    """
+    work = Work.from_sidecar(begun)
+    levels = [*work.levels, work.base]
+    seen = {entry.original: entry.file for entry in work.manifest.entries}
+    seen[work.base] = _as_planned(work)
+    with transaction.atomic():
+        job = jobs.request(
+            kind=Job.Kind.MERGE,
+            parameters={
+                "into_parent": True,
+                "to": None,
+                "base": work.base,
+                "keep_name": merge.PARENT if work.surviving == work.base else merge.CHILD,
+                "in_place": True,
+                "disk_type": None,
+                "leaf": work.leaf,
+                "levels": levels,
+                "output": work.surviving,
+                "fingerprint": [
+                    (path, Fingerprint(file, "").as_dict()) for path, file in seen.items()
+                ],
+                "unrelated": [],
+                BEGUN_AS: begun.job,
+            },
+            user=None,
+            disk=_catalogued(work.leaf),
+            root=roots.locate(work.base)[0],
+            summary=_into_parent([os.path.basename(path) for path in levels], in_place=True),
+            exclusive=[*levels, *work.relink],
+            shared=[work.base_parent] if work.base_parent else [],
+            # A token is raised by every attempt: a job that ended is no reason for none.
+            idempotency_key=f"{begun.job} {work.token} {work.base}",
+        )
+        Job.objects.filter(pk=job.pk, started_at=None).update(cancellable=False)
+    return job
+
+
+def _as_planned(work: Work) -> FileIdentity:
+    """What the record of a merge tells of base as it was; a new plan never fits to that."""
+    before = int(work.result.get("file_size_before_bytes", 0)) - work.manifest.size_bytes
+    return FileIdentity(0, work.inodes[-1], before, 0, 0)
+
+
+def _catalogued(path: str) -> Disk | None:
+    root, relative = roots.locate(path)
+    return Disk.objects.filter(root=root, relative_path=relative, missing_since=None).first()
+
+
 def _summary(planned: MergePlan) -> str:
-    names = [readable(os.path.basename(level.path)) for level in planned.levels]
-    target = readable(os.path.basename(planned.output))
+    names = [os.path.basename(level.path) for level in planned.levels]
     if planned.request.into_parent:
-        above = names[:-1]
-        what = above[0] if len(above) == 1 else f"{len(above)} disks"
-        way = " in place" if planned.request.in_place else ""
-        return f"Merge {what}{way} into {names[-1]}"
+        return _into_parent(names, in_place=planned.request.in_place)
+    names = [readable(name) for name in names]
+    target = readable(os.path.basename(planned.output))
     what = names[0] if len(names) == 1 else f"{len(names)} disks from {names[0]}"
     return f"Merge {what} to {target}"
+
+
+def _into_parent(names: Sequence[str], *, in_place: bool) -> str:
+    *above, base = map(readable, names)
+    what = above[0] if len(above) == 1 else f"{len(above)} disks"
+    return f"Merge {what}{' in place' if in_place else ''} into {base}"
 
 
 def run_merge(
@@ -154,7 +219,8 @@ def run_merge(
             children_of=declarations.catalog_children,
             scan=False,
         )
-        declarations.require_as_shown(planned, parameters["fingerprint"])
+        with lost_before_it_moved(context):
+            declarations.require_as_shown(planned, parameters["fingerprint"])
         result = merge.apply(
             planned,
             scope,
@@ -170,6 +236,27 @@ def run_merge(
         "put_away": [path for path in planned.trash if path != planned.output],
         "read": list(planned.shared),
     }
+
+
+@contextlib.contextmanager
+def lost_before_it_moved(context: JobContext) -> Iterator[None]:
+    """E_CHANGED says so where it is the job itself that has changed the files of its plan.
+
+    Its worker stopped while it changed identities, and recovery has put them back: that is
+    another time in the files, too.
+    """
+    try:
+        yield
+    except ImageError as error:
+        if error.code != "E_CHANGED" or context.job.attempts < 2:
+            raise
+        raise ImageError(
+            "E_CHANGED",
+            "Its worker stopped before anything was moved. What was begun is taken back, and every "
+            "disk reads as it did; but the plan does not fit to the files any more. Open the form "
+            "of this disk again, and start the merge anew.",
+            file=error.file,
+        ) from error
 
 
 def _in_place(parameters: dict[str, Any]) -> bool:

@@ -401,7 +401,11 @@ def run_pile(parameters: dict[str, Any], progress: Progress, context: JobContext
         except DatabaseError as error:
             progress.log(f"The catalog could not be brought up to date yet: {error}")
 
-    with closing(context.roots()) as scope, declarations.unread_remembered():
+    with (
+        closing(context.roots()) as scope,
+        declarations.unread_remembered(),
+        merging.lost_before_it_moved(context),
+    ):
         rows = pile.apply(
             steps,
             scope,

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -25,10 +23,8 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from disks.engine.errors import ImageError
-from disks.models import AuditEntry, Disk, DiskLock, Job, JobLogLine, StorageRoot
-from disks.operations import copying, journal, merge_in_place, recover
-from disks.services import audit, jobs, leases, processes, stopping, timing
-from disks.services import roots as root_services
+from disks.models import DiskLock, Job, JobLogLine
+from disks.services import jobs, leases, orphans, processes, stopping, timing
 from disks.services.errors import Refusal
 from disks.services.leases import Lease, LeaseLost
 from disks.services.stored_json import readable, restored
@@ -72,7 +68,7 @@ class Reconciler:
         ]
         if time.monotonic() - self.orphans_looked_for_at > settings.RECONCILER_ORPHANS_SECONDS:
             self.orphans_looked_for_at = time.monotonic()
-            parts.append(recover_orphans)
+            parts.append(orphans.recover_orphans)
         for part in parts:
             try:
                 part()
@@ -337,7 +333,7 @@ def resend(send: Callable[[int], bool], queue_depth: Callable[[], int | None]) -
     return sent
 
 
-# --- locks and sidecars that belong to nobody --------------------------------------------
+# --- locks that belong to nobody -----------------------------------------------------------
 
 
 def sweep_locks() -> int:
@@ -347,51 +343,3 @@ def sweep_locks() -> int:
     if count:
         logger.warning("%s disk locks belonged to no running job", count)
     return count
-
-
-def recover_orphans() -> list[dict[str, Any]]:
-    """Unfinished sidecars of no job of ours: of a command line that died, of another database.
-
-    bad-input E91. What `disk recover` would do is done, holding the locks on the storage, and
-    audited; but what somebody stopped goes on when somebody says so. Looked for beside the
-    catalogued disks of roots that may be written.
-    """
-    numbers = Job.objects.filter(status__in=Job.OPEN).values_list("pk", flat=True)
-    ours = {name for pk in numbers for name in (str(pk), copying.job_word(str(pk)))}
-    done: list[dict[str, Any]] = []
-    with closing(root_services.operation_roots()) as roots:
-        for folder in _catalogued_folders():
-            try:
-                for _, sidecar in list(journal.sidecars_in(roots, folder)):
-                    if isinstance(sidecar, ImageError) or not sidecar.unfinished:
-                        continue
-                    if sidecar.job not in ours and not merge_in_place.was_stopped(roots, sidecar):
-                        done += recover.recover_disk(sidecar.disk, roots)
-            except ImageError as error:
-                logger.warning("sidecars in %r: %s", folder, error)
-    for row in done:
-        if row["action"] != recover.BUSY:
-            _audit_orphan(row)
-    return done
-
-
-def _audit_orphan(row: dict[str, Any]) -> None:
-    """Once: what needs attention is found again every time."""
-    last = AuditEntry.objects.filter(path=row["path"], action="orphan-recovery").first()
-    if last is None or last.sentence != readable(row["sentence"]):
-        audit.record(
-            user=None,
-            action="orphan-recovery",
-            sentence=row["sentence"],
-            path=row["path"],
-            after={"action": row["action"], "code": row["code"]},
-        )
-
-
-def _catalogued_folders() -> list[str]:
-    rows = (
-        Disk.objects.filter(root__read_only=False, missing_since=None)
-        .exclude(root__state__in=[StorageRoot.State.OFFLINE, StorageRoot.State.CHANGED])
-        .values_list("root__path", "relative_path")
-    )
-    return sorted({os.path.dirname(os.path.join(*row)) for row in rows.iterator()})

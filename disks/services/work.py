@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from django.utils.module_loading import import_string
 
 from disks.models import Job
+from disks.services.stored_json import restored
 
 if TYPE_CHECKING:
     from disks.operations import paths
 
 
+BEGUN_AS = "begun_as"  # parameter: how the files call the job that began it
 AS_IT_WAS = "Cancelled. Every file is as it was."
 
 
@@ -75,8 +77,11 @@ class JobContext:
 
     @property
     def name(self) -> str:
-        """The job's name in sidecars, temporary names and the trash."""
-        return str(self.job.pk)
+        """The job's name in sidecars, temporary names and the trash.
+
+        Of one that goes on with what somebody else began, the name that this has there.
+        """
+        return str(restored(self.job.parameters.get(BEGUN_AS)) or self.job.pk)
 
     def roots(self) -> paths.Roots:
         """The storage roots as they are now."""

@@ -125,7 +125,7 @@ class JobProgress(Progress):
             return
         self.is_shut_down = leaving and not asked
         if asked or leaving:
-            raise JobCancelled
+            raise JobCancelled(goes_on_later=self.is_pausing or self.is_shut_down)
 
     def _wait_while_held(self) -> None:
         """Until somebody resumes or cancels it; the lease, locks and files are kept meanwhile."""

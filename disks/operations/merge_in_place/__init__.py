@@ -10,22 +10,23 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from disks.engine.errors import ImageError
-from disks.engine.units import SECTOR_BYTES
-from disks.operations import journal, steps
+from disks.engine import faults
+from disks.operations import journal, steps, unforeseen
 from disks.operations.journal import Sidecar
-from disks.operations.merge_in_place import batches, ending, newcomers, old_pages, step_zero
+from disks.operations.merge_in_place import batches, ending, journal_room, newcomers, step_zero
+from disks.operations.merge_in_place.journal_room import journal_bytes, journal_pages
 from disks.operations.merge_in_place.work import BEGUN, ENDING, MERGING, Work, write
-from disks.operations.pages import PAGE_BYTES
 from disks.operations.paths import Roots
-from disks.operations.progress import Progress, Stopped
+from disks.operations.progress import Cancelled, Lost, Progress, Stopped
 
 __all__ = [
     "Work",
+    "errors_stop_it",
     "has_begun_to_move",
     "how_to_go_on",
     "journal_bytes",
@@ -34,29 +35,9 @@ __all__ = [
     "recover",
     "resume",
     "start",
+    "to_go_on_with",
     "was_stopped",
 ]
-
-
-_BLOCK_BYTES_PER_PAGE = PAGE_BYTES * 8 * SECTOR_BYTES  # of its sector bitmap
-
-
-def journal_pages(places: int, blocks: int, block_bytes: int) -> int:
-    """How many old pages one batch of a merge keeps at most.
-
-    places       runs of sectors that are moved, at most: each shares two pages with its neighbours
-    blocks       of base that they lie in
-    block_bytes  of base; 0: fixed
-    """
-    each = block_bytes // _BLOCK_BYTES_PER_PAGE + 3  # a block's bitmap, and its entry
-    blocks = max(blocks, 1)  # of an empty leaf, too: it may be written while the merge is stopped
-    most = 2 * (places + blocks) + each * (blocks + 1) + old_pages.SPARE_PAGES
-    return min(old_pages.MOST_PAGES, max(old_pages.LEAST_PAGES, most))
-
-
-def journal_bytes(pages: int) -> int:
-    """The room that the journal of a merge takes."""
-    return old_pages.file_bytes(pages)
 
 
 def start(
@@ -67,18 +48,33 @@ def start(
     Until the first batch every error, and Cancelled, leaves all disks as they were. From then on
     it raises Stopped instead, with every file consistent, and resume() goes on.
     """
+    # In the record before it is in a disk: so what is ours is known in whichever file it is found.
+    work = replace(work, identity=str(uuid.uuid4()))
     try:
         work = step_zero.begin(roots, work, journal_pages, progress)
     except BaseException:
         # Killed here, recovery does the same. An error of this must not hide the first.
-        with contextlib.suppress(ImageError):
+        with contextlib.suppress(Exception):
             step_zero.take_back(roots, work)
         raise
+    with errors_stop_it(work.base):
+        return _carry_on(roots, work, progress, total_bytes=total_bytes)
+
+
+@contextlib.contextmanager
+def errors_stop_it(base: str) -> Iterator[None]:
+    """Whatever goes wrong in here is a stop, for a merge into base that has begun to move.
+
+    Its reason is the cause of the Stopped that is raised.
+    """
     try:
-        return _carry_on(roots, work, progress, total_bytes)
-    except ImageError as error:
-        how = batches.how_to_resume(work)
-        raise Stopped(f"The merge cannot go on now. {error.message} {how}") from error
+        yield
+    except (Cancelled, Stopped, Lost):
+        raise
+    except Exception as error:
+        why = unforeseen.typed(error, base)
+        how = batches.how_to_resume(base)
+        raise Stopped(f"The merge cannot go on now. {why.message} {how}") from why
 
 
 def resume(roots: Roots, sidecar: Sidecar, progress: Progress) -> dict[str, Any]:
@@ -99,8 +95,8 @@ def recover(sidecar: Sidecar, roots: Roots, progress: Progress | None = None) ->
         return steps.follow(sidecar, roots, lambda there, roots: recover(there, roots, progress))
     work = _taken_over(roots, Work.from_sidecar(sidecar))
     if work.state == BEGUN:
-        step_zero.take_back(roots, work)
-        sentence = "The merge had moved nothing yet; every disk is as it was."
+        told = step_zero.take_back(roots, work)
+        sentence = f"The merge had moved nothing yet; every disk is as it was.{told}"
         return {"path": work.base, "action": "undone", "sentence": sentence}
     result = _go_on(roots, work, progress)
     ending_words = steps.and_to_repair(result)
@@ -121,21 +117,24 @@ def _taken_over(roots: Roots, work: Work) -> Work:
 
 def _go_on(roots: Roots, work: Work, progress: Progress) -> dict[str, Any]:
     """After an interruption: others may have used the leaf, and made disks on it."""
-    return _carry_on(roots, work, progress, before_end=newcomers.take_along)
+    return _carry_on(roots, work, progress, journal_room.follow, newcomers.take_along)
 
 
 def _carry_on(
     roots: Roots,
     work: Work,
     progress: Progress,
-    total_bytes: int | None = None,
+    before_moving: Callable[[Roots, Work], None] = lambda roots, work: None,
     before_end: Callable[[Roots, Work, Progress], Work] = lambda roots, work, progress: work,
+    total_bytes: int | None = None,
 ) -> dict[str, Any]:
     started = time.monotonic()
     if work.state == MERGING:
         for path in (work.base, work.above):
             step_zero.settle(roots, path)
         work = step_zero.follow_size(roots, batches.prepare(roots, work))
+        with faults.stage("merge.prepare"):
+            before_moving(roots, work)
         work = batches.run(roots, work, progress, total_bytes)
     seconds = round(time.monotonic() - started, 3)
     result = ending.finish(roots, before_end(roots, work, progress), progress)
@@ -155,14 +154,26 @@ def has_begun_to_move(sidecar: Sidecar) -> bool:
     return sidecar.kind == journal.MERGE and sidecar.state in (MERGING, ENDING)
 
 
-def was_stopped(roots: Roots, sidecar: Sidecar) -> bool:
-    """Whether it belongs to a merge that somebody stopped, or that said why it cannot go on.
+def to_go_on_with(roots: Roots, sidecar: Sidecar) -> Sidecar | None:
+    """The record of the merge that has moved data and that a record is part of, if it is of one.
 
-    That goes on when somebody says so; one that was interrupted does by itself.
+    sidecar: that record itself, one that points to it, or one of a header that the merge changes
     """
-    if sidecar.kind == journal.MERGE and sidecar.state == steps.ELSEWHERE:
-        found = pending(roots, steps.primary_of(sidecar))
-        return found is not None and found.job == sidecar.job and was_stopped(roots, found)
+    for found in journal.pending(roots, [sidecar.disk]):
+        if found.kind != journal.MERGE or found.job != sidecar.job:
+            continue
+        is_pointer = found.state == steps.ELSEWHERE
+        there = pending(roots, steps.primary_of(found)) if is_pointer else found
+        if there is not None and there.job == sidecar.job and has_begun_to_move(there):
+            return there
+    return None
+
+
+def was_stopped(sidecar: Sidecar) -> bool:
+    """Whether somebody stopped this merge, or it said why it cannot go on.
+
+    It goes on when somebody says so; one that was interrupted does by itself.
+    """
     return has_begun_to_move(sidecar) and bool(sidecar.record.get("file"))
 
 

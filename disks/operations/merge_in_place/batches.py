@@ -17,21 +17,23 @@ from typing import NoReturn
 
 from disks.engine import faults
 from disks.engine.chain import ChainView
-from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.formats import open_image
 from disks.engine.holding import HoldPlan, Limits, Wanted
 from disks.engine.images import Image, Write
 from disks.engine.units import MIB, SECTOR_BYTES, sectors
+from disks.operations import unforeseen
 from disks.operations.merge_in_place import old_pages
 from disks.operations.merge_in_place.moving import move, prove
 from disks.operations.merge_in_place.old_pages import Slot
 from disks.operations.merge_in_place.work import ENDING, Work, write
 from disks.operations.paths import Roots
-from disks.operations.progress import Cancelled, Progress, Stopped
+from disks.operations.progress import Cancelled, Lost, Progress, Stopped
 from disks.operations.rewriting import attention
 from disks.operations.streaming import ChainContent, Run
 from disks.operations.windows import shown
+
+_AT_FIRST = "before its first batch was complete"
 
 BATCH_BYTES = 64 * MIB
 """Most that one batch moves: what a kill can cost, and what one flush has to wait for."""
@@ -69,9 +71,10 @@ def prepare(roots: Roots, work: Work) -> Work:
     with roots.open(work.base, writable=True) as file:
         if file.stat().st_ino != work.inodes[-1]:
             raise attention(work.base, "another file has its name now")
-        if not roots.exists(work.pages_path):
+        if not old_pages.is_there(roots, work.pages_path):
             gone = os.path.basename(work.pages_path)
-            raise attention(work.base, f"{gone} is gone, which knows what was half written")
+            why = f"{gone} is gone or cut short, which knows what was half written"
+            raise attention(work.base, why)
         slot = old_pages.newest(roots, work.pages_path, key(work), work.batch)
         if work.file is not None and slot is None and not _same(file, work):
             raise attention(work.base, "somebody has written to it since the merge was stopped")
@@ -219,11 +222,13 @@ class _Moving:
                 self.progress.report(self.done_bytes, self.total_bytes)
                 first = self._batch(first)
             except (Cancelled, Stopped) as asked:
-                done = f"{self.done_bytes:,} of {self.total_bytes:,} bytes"
-                self._stop(f"was stopped after {done}.", asked)
-            except (ImageError, OSError) as error:
-                why = error.message if isinstance(error, ImageError) else f"{error.strerror}."
-                self._stop(f"stopped: {why}", error)
+                done = f"after {self.done_bytes:,} of {self.total_bytes:,} bytes"
+                self._stop(f"was stopped {done if self.done_bytes else _AT_FIRST}.", asked)
+            except Lost:
+                raise
+            except Exception as error:
+                why = unforeseen.typed(error, self.file.path)
+                self._stop(f"stopped: {why.message}", why)
 
     def _batch(self, first: int) -> int | None:
         """One batch from plan to end; the sector that the next one begins at, None without one."""
@@ -300,7 +305,7 @@ class _Moving:
 
     def _stop(self, why: str, error: Exception) -> NoReturn:
         """Take back the batch at hand, if that can be done, and stop here."""
-        with contextlib.suppress(ImageError, OSError), faults.stage("merge.rollback"):
+        with contextlib.suppress(Exception), faults.stage("merge.rollback"):
             slot = old_pages.newest(
                 self.roots, self.work.pages_path, key(self.work), self.work.batch
             )
@@ -328,11 +333,11 @@ def stopped(roots: Roots, work: Work) -> None:
 
 def how_to_go_on(work: Work) -> str:
     return (
-        f"{how_to_resume(work)} Until then {shown(work.leaf)} reads as ever and may be used; do "
-        f"not open {shown(work.base)} by itself."
+        f"{how_to_resume(work.base)} Until then {shown(work.leaf)} reads as ever and may be "
+        f"used; do not open {shown(work.base)} by itself."
     )
 
 
-def how_to_resume(work: Work) -> str:
-    folder = shown(os.path.dirname(work.base))
+def how_to_resume(base: str) -> str:
+    folder = shown(os.path.dirname(base))
     return f"Resume it later (“manage.py disk recover {folder}”, or the Jobs page)."

@@ -75,6 +75,11 @@ def create(roots: Roots, path: str, pages: int) -> None:
     durable.sync_folder_of(roots, path)
 
 
+def is_there(roots: Roots, path: str) -> bool:
+    """Whether the file is there, and as long as the shortest one."""
+    return roots.exists(path) and roots.stat(path).st_size >= file_bytes(LEAST_PAGES)
+
+
 def write(file: ImageFile, slot: Slot, key: int) -> None:
     """Durable when this returns. key: tells the slots of this merge from others'."""
     body = b"".join(

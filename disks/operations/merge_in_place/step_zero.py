@@ -7,7 +7,6 @@ and says what was before, makes one change of them: all of it, or taken back.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -20,7 +19,7 @@ from disks.operations import durable, fingerprints, journal, rewriting, rules, s
 from disks.operations.merge_in_place import batches, old_pages
 from disks.operations.merge_in_place.work import MERGING, Work, pointers, write
 from disks.operations.paths import Roots
-from disks.operations.progress import Progress
+from disks.operations.progress import Cancelled, Progress
 from disks.operations.windows import shown
 
 
@@ -38,36 +37,40 @@ def begin(roots: Roots, work: Work, journal_pages: int, progress: Progress) -> W
         trash.prepare(roots, work.manifest)
         old_pages.create(roots, work.pages_path, journal_pages)
         _require_as_planned(roots, work)
-        fresh = str(uuid.uuid4())
-        rewrite(roots, work, work.base, rewriting.IDENTITY, lambda i: i.plan_identity(fresh))
+        _change_identity(roots, work, work.identity)
         _grow(roots, work)
-        identity = _identity_of(roots, work.base)
-        _tell(roots, work, identity)
+        _tell(roots, work)
         seen = batches.seen(roots, work.levels)
-        work = replace(work, state=MERGING, identity=identity, seen=seen)
+        _ask_for_the_last_time(progress)
+        work = replace(work, state=MERGING, seen=seen)
         write(roots, work)
     return work
 
 
-def take_back(roots: Roots, work: Work) -> None:
-    """Everything as it was before begin(), except that a base that has grown stays so."""
+def _ask_for_the_last_time(progress: Progress) -> None:
+    """Cancelled if it shall stop for good: from here on it could only be paused."""
+    try:
+        progress.report(0, 0)
+    except Cancelled as asked:
+        if not asked.goes_on_later:
+            raise
+
+
+def take_back(roots: Roots, work: Work) -> str:
+    """Everything as it was before begin(), except that a base that has grown stays so.
+
+    What we have written is known by the new identity, which nobody else can know; a file that
+    has nothing of it is left as it is, whatever its name. Returns what there is to say of such.
+    """
     with faults.stage("merge.undo"):
         for path in (work.base, work.above):
             settle(roots, path)
-        if _identity_of(roots, work.base) != work.old_identity:
-            if not _is_ours(roots, work, work.base):
-                raise rewriting.attention(work.base, "another file has its name now")
-            rewrite(
-                roots,
-                work,
-                work.base,
-                rewriting.IDENTITY,
-                lambda image: image.plan_identity(work.old_identity),
-            )
-        with roots.open(work.above) as file:
-            is_as_before = open_image(file).recorded_link() == work.old_link
-        # A stranger's link is none of ours, whatever it says.
-        if not is_as_before and _is_ours(roots, work, work.above):
+        told = ""
+        if _identity_of(roots, work, work.base) == work.identity:
+            _change_identity(roots, work, work.old_identity)
+        elif not _is_ours(roots, work, work.base):
+            told += _told_of(roots, work, work.base)
+        if _parent_identity_of(roots, work, work.above) == work.identity:
             rewrite(
                 roots,
                 work,
@@ -75,8 +78,21 @@ def take_back(roots: Roots, work: Work) -> None:
                 rewriting.IDENTITY,
                 lambda image: image.plan_recorded_link(work.old_link),
             )
+        elif not _is_ours(roots, work, work.above):
+            told += _told_of(roots, work, work.above)
         trash.discard(roots, work.manifest)
         remove_records(roots, work)
+    return told
+
+
+def _told_of(roots: Roots, work: Work, stranger: str) -> str:
+    """What is said of a name that is not that of the file which the merge began with any more."""
+    found = "another file" if roots.exists(stranger) else "no file"
+    return (
+        f" But {found} is called {shown(stranger)} now; that is left so. Should the one come back "
+        f"with which the merge began, it may know the parent as {work.identity} instead of "
+        f"{work.old_identity}: update the parent path of {shown(work.above)} then."
+    )
 
 
 def _require_as_planned(roots: Roots, work: Work) -> None:
@@ -124,8 +140,8 @@ def rewrite(
 def follow_size(roots: Roots, work: Work) -> Work:
     """Base grows with a leaf that was made larger while the merge was stopped; it is consistent.
 
-    Its identity stays, for nobody but the disk above knows it. E_PARENT_SIZE with nothing
-    written where a larger ancestor would show. Killed here, the next attempt does the rest.
+    E_PARENT_SIZE with nothing written where a larger ancestor would show. Killed here, the next
+    attempt does the rest.
     """
     with roots.open(work.leaf) as file:
         size = open_image(file).virtual_size_bytes
@@ -135,7 +151,7 @@ def follow_size(roots: Roots, work: Work) -> Work:
         _require_small_ancestors(chain, size)
     work = replace(work, size_bytes=size, result=work.result | {"virtual_size_bytes": size})
     with faults.stage("merge.prepare"):
-        _grow(roots, work, keeps_identity=True)
+        _grow(roots, work)
         write(roots, work)
     return work
 
@@ -157,11 +173,14 @@ def _require_small_ancestors(chain: Chain, size_bytes: int) -> None:
         )
 
 
-def _grow(roots: Roots, work: Work, *, keeps_identity: bool = False) -> None:
-    """Where the leaf is larger, base becomes as large; the grown area reads as zeros."""
+def _grow(roots: Roots, work: Work) -> None:
+    """Where the leaf is larger, base becomes as large; the grown area reads as zeros.
+
+    Its identity stays the one that it got for the merge: nobody but the disk above knows it.
+    """
 
     def planned(image: Image) -> Expansion:
-        return image.plan_expand(work.size_bytes, keeps_identity=keeps_identity)
+        return image.plan_expand(work.size_bytes, keeps_identity=True)
 
     while True:
         with roots.open(work.base) as file:
@@ -178,14 +197,14 @@ def _grow(roots: Roots, work: Work, *, keeps_identity: bool = False) -> None:
         )
 
 
-def _tell(roots: Roots, work: Work, identity: str) -> None:
+def _tell(roots: Roots, work: Work) -> None:
     rewrite(
         roots,
         work,
         work.above,
         rewriting.IDENTITY,
-        lambda image: image.plan_parent_identity(identity),
-        lambda image: _require_told(image, identity),
+        lambda image: image.plan_parent_identity(work.identity),
+        lambda image: _require_told(image, work.identity),
     )
 
 
@@ -194,6 +213,30 @@ def _require_told(image: Image, identity: str) -> None:
         raise rewriting.unverified(image.file.path, "it expects another parent")
 
 
-def _identity_of(roots: Roots, path: str) -> str:
-    with roots.open(path) as file:
-        return open_image(file).identity
+def _change_identity(roots: Roots, work: Work, identity: str) -> None:
+    rewrite(
+        roots,
+        work,
+        work.base,
+        rewriting.IDENTITY,
+        lambda image: image.plan_identity(identity),
+    )
+
+
+def _identity_of(roots: Roots, work: Work, path: str) -> str | None:
+    return _seen(roots, work, path, lambda image: image.identity)
+
+
+def _parent_identity_of(roots: Roots, work: Work, path: str) -> str | None:
+    return _seen(roots, work, path, lambda image: image.parent.identity if image.parent else None)
+
+
+def _seen(roots: Roots, work: Work, path: str, look: Callable[[Image], str | None]) -> str | None:
+    """What the disk of a name says; None if that is no disk, which ours is."""
+    try:
+        with roots.open(path) as file:
+            return look(open_image(file))
+    except ImageError as error:
+        if steps.is_of_the_storage(error) or _is_ours(roots, work, path):
+            raise
+        return None

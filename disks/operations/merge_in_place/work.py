@@ -26,6 +26,7 @@ class Work:
     relink         children of the leaf that need a new parent path
     inodes         of the levels, then of base
     old_identity   of base before; old_link: of the level above it, as stored
+    identity       that base gets for the time of the merge, and the level above it is told
     position       sectors before it are moved; batch: the last one that is known complete
     seen           inode, size and modification time of the levels when they were last begun with
     file           base after the last batch of a merge that was stopped

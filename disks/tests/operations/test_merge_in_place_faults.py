@@ -294,6 +294,41 @@ def test_stopped_between_any_two_batches_it_reads_as_before_and_goes_on(
     assert stops >= 2
 
 
+class StopsWhenBegun(Progress):
+    """Asks to stop as soon as the merge has written anything."""
+
+    def __init__(self, record: str, *, goes_on_later: bool) -> None:
+        self.record = record
+        self.goes_on_later = goes_on_later
+
+    def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
+        if os.path.exists(self.record):
+            raise Cancelled(goes_on_later=self.goes_on_later)
+
+
+def test_stopped_for_good_before_anything_moved_it_is_taken_back(
+    scene_of: Callable[[], Scene],
+) -> None:
+    scene = scene_of()
+    record = journal.sidecar_path(scene.path(scene.base or "middle"), journal.MERGE)
+    with pytest.raises(Cancelled):
+        scene.merge(StopsWhenBegun(record, goes_on_later=False))
+    assert scene.judge() == "old"
+    assert scene.recover() == []
+
+
+def test_paused_before_anything_moved_it_keeps_what_it_has_begun(
+    scene_of: Callable[[], Scene],
+) -> None:
+    scene = scene_of()
+    record = journal.sidecar_path(scene.path(scene.base or "middle"), journal.MERGE)
+    with pytest.raises(Stopped) as stopped:
+        scene.merge(StopsWhenBegun(record, goes_on_later=True))
+    assert "was stopped before its first batch was complete. Resume it" in stopped.value.sentence
+    assert [row["action"] for row in scene.recover()] == ["finished"]
+    assert scene.judge() == "merged"
+
+
 class StopsCommitting(Progress):
     """Asks to stop when the n-th batch is about to show."""
 
@@ -362,6 +397,50 @@ def test_what_reads_otherwise_than_it_was_written_is_written_again(
         assert scene.judge() == "merged"
 
 
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (batches, "move"),  # before anything leads to what is written
+        (batches, "Proof"),  # when the batch is there, but does not count yet
+        (old_pages, "write"),
+        (merge_in_place.ending, "finish"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+@pytest.mark.parametrize("rolls_back", [True, False], ids=["", "not-even-taken-back"])
+def test_an_error_that_nobody_foresaw_is_a_stop_that_can_be_gone_on_from(
+    scene_of: Callable[[], Scene],
+    monkeypatch: pytest.MonkeyPatch,
+    module: Any,
+    name: str,
+    rolls_back: bool,
+) -> None:
+    scene = scene_of()
+    works = getattr(module, name)
+    calls: list[int] = []
+
+    def fails_in_the_second_batch(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2 or module not in (batches, old_pages):
+            raise RuntimeError("can't start new thread")
+        return works(*args)
+
+    def fails(*_: Any) -> None:
+        raise IndexError("list index out of range")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, fails_in_the_second_batch)
+        if not rolls_back:
+            patch.setattr(old_pages, "put_back", fails)
+        with pytest.raises(Stopped) as stopped:
+            scene.merge()
+    assert "can't start new thread" in stopped.value.sentence
+    assert "Resume it later" in stopped.value.sentence
+    assert worlds.content_of(scene.path("leaf")) == scene.leaf_sha256
+    assert [row["action"] for row in scene.recover()] == ["finished"]
+    assert scene.judge() == "merged"
+
+
 @pytest.mark.parametrize("stage", ["merge.prepare", "merge.end"])
 def test_an_error_before_or_after_the_moving_says_how_to_go_on(tmp_path: Path, stage: str) -> None:
     world = worlds.chain(tmp_path)
@@ -422,7 +501,7 @@ def _scene_stopped_in_the_middle(scene_of: Callable[[], Scene]) -> Scene:
         except Cancelled:
             continue
         except Stopped as stopped:
-            if "after 0 of" not in stopped.sentence:
+            if "before its first batch" not in stopped.sentence:
                 return scene
             continue
         raise AssertionError("it was never stopped")
@@ -464,10 +543,16 @@ def _stop_and_resume(
     raise AssertionError("it was never stopped")
 
 
-def test_without_its_old_pages_it_does_not_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("only_emptied", [False, True])
+def test_without_its_old_pages_it_does_not_go_on(tmp_path: Path, only_emptied: bool) -> None:
     """Somebody tidied up: what was half written is known by them alone."""
     world = worlds.chain(tmp_path)
-    (row,) = _stop_and_resume(world, lambda: next(tmp_path.glob(".*.vdpages")).unlink())
+
+    def tidied_up() -> None:
+        pages = next(tmp_path.glob(".*.vdpages"))
+        pages.write_bytes(b"") if only_emptied else pages.unlink()
+
+    (row,) = _stop_and_resume(world, tidied_up)
     assert (row["action"], row["code"]) == ("needs-attention", "E_NEEDS_ATTENTION")
     assert ".middle.vhd.vdpages is gone" in str(row["sentence"])
     assert worlds.content_of(world.leaf.path) == world.leaf.sha256

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,21 @@ from disks.engine.formats import open_image
 from disks.engine.holding import Limits, Wanted
 from disks.engine.units import SECTOR_BYTES
 from disks.operations import merge, rewriting
+from disks.operations.merge_in_place import batches, old_pages
 from disks.operations.pages import changed_writes
 from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Progress, Stopped
 from disks.operations.recover import recover
 from disks.tests.builders import FAMILIES, VHD, VHDX, Family
 from disks.tests.operations import worlds
-from disks.tests.operations.crashing import DIED, SAMPLE, Work, faulty, mended_at_every_point
+from disks.tests.operations.crashing import (
+    DIED,
+    SAMPLE,
+    Work,
+    faulty,
+    mended_at_every_point,
+    with_fault,
+)
 
 both = pytest.mark.parametrize("family", FAMILIES, ids=[one.name for one in FAMILIES])
 
@@ -53,11 +62,12 @@ def enlarge(leaf: Path, roots: Roots, by_bytes: int) -> int:
     return size
 
 
-def write_at_sector(leaf: Path, roots: Roots, sector: int) -> None:
-    """As a machine does that uses the leaf: 8 sectors."""
+def write_at_sector(leaf: Path, roots: Roots, *numbers: int) -> None:
+    """As a machine does that uses the leaf: 8 sectors each."""
     with roots.open(str(leaf), writable=True) as file:
-        wanted = iter([Wanted(sector, 8, zeros=False)])
-        held = open_image(file).plan_hold(wanted, Limits(1024 * 1024, 1000))
+        wanted = iter([Wanted(sector, 8, zeros=False) for sector in numbers])
+        held = open_image(file).plan_hold(wanted, Limits(4 * 1024 * 1024, 10_000))
+        assert held.until_sector is None
         file.allocate(held.size_after_bytes, from_bytes=file.size_bytes)
         for place in held.places:
             file.write_at(place.file_offset, b"Z" * (place.count_sectors * SECTOR_BYTES))
@@ -154,3 +164,94 @@ def test_an_empty_leaf_that_was_written_meanwhile_is_merged(tmp_path: Path) -> N
     wanted = worlds.content_of(leaf.path)
     assert [row["action"] for row in recover(str(tmp_path), roots)] == ["finished"]
     assert worlds.content_of(base.path) == wanted
+
+
+@dataclass
+class Written:
+    """An empty leaf whose merge was stopped, and that was written in many places then."""
+
+    family: Family
+    folder: Path
+
+    def __post_init__(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+        options = {"content": [(0, worlds.noise(1, 10))]}
+        base = self.family.dynamic(self.folder, self.family.file("base"), **options)
+        leaf = self.family.differencing(self.folder, self.family.file("leaf"), base)
+        stopped(leaf.path, base.path, self.roots)
+        write_at_sector(leaf.path, self.roots, *range(3, 6000, 16))
+        self.leaf_sha256 = worlds.content_of(leaf.path)
+
+    @property
+    def roots(self) -> Roots:
+        return worlds.roots_of(self.folder)
+
+    def recover(self) -> list[dict[str, object]]:
+        return recover(str(self.folder), self.roots)
+
+    def judge(self) -> str:
+        base = self.folder / self.family.file("base")
+        assert worlds.content_of(base) == self.leaf_sha256
+        assert worlds.errors_in(base) == []
+        assert worlds.strays(self.folder) == []
+        assert not list(self.folder.glob(".*.vdpages*"))
+        return "merged"
+
+
+@pytest.fixture
+def batches_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many old pages each batch has room for."""
+    made: list[int] = []
+    one_batch = batches._Moving._batch
+
+    def counted(moving: batches._Moving, first: int) -> int | None:
+        made.append(old_pages.pages_in(moving.journal_file))
+        return one_batch(moving, first)
+
+    monkeypatch.setattr(batches._Moving, "_batch", counted)
+    return made
+
+
+@both
+def test_a_leaf_that_was_written_in_many_places_is_moved_in_few_batches(
+    place: Path, family: Family, batches_made: list[int]
+) -> None:
+    """Its merge was planned for an empty one, with next to no room for old pages."""
+    scene = Written(family, place / "scene")
+    assert [row["action"] for row in scene.recover()] == ["finished"]
+    assert scene.judge() == "merged"
+    assert len(batches_made) == 1
+    assert batches_made[0] > old_pages.LEAST_PAGES
+
+
+@both
+def test_without_room_for_more_old_pages_it_is_moved_in_more_batches(
+    place: Path, family: Family, batches_made: list[int]
+) -> None:
+    scene = Written(family, place / "scene")
+    with_fault("merge.prepare.allocate:1:enospc", scene.recover)()
+    assert scene.judge() == "merged"
+    assert len(batches_made) > 3
+    assert max(batches_made) == old_pages.LEAST_PAGES
+
+
+@both
+@pytest.mark.parametrize("kind", ["kill", "torn"])
+def test_killed_while_it_gets_more_room_for_old_pages_it_goes_on(
+    place: Path, family: Family, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    scenes: list[Written] = []
+
+    def fresh() -> Work:
+        scenes[:] = [Written(family, place / "scene")]
+        return scenes[0].recover
+
+    mended_at_every_point(
+        fresh,
+        lambda number, work: with_fault(f"merge.prepare:{number}:{kind}", work),
+        expected=DIED,
+        recover=lambda: scenes[0].recover(),
+        judge=lambda: scenes[0].judge(),
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 import zlib
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ import pytest
 
 from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
-from disks.operations import create, merge, trash
+from disks.operations import create, journal, merge, rewriting, trash
 from disks.operations.paths import Roots
 from disks.operations.recover import recover
 from disks.tests.builders import build_differencing, build_dynamic
-from disks.tests.operations.crashing import in_fork, with_fault
+from disks.tests.operations.crashing import DIED, in_fork, with_fault
 from disks.tests.operations.worlds import (
     BLOCK,
     KIB,
@@ -203,3 +204,66 @@ def test_nothing_is_restored_into_a_chain_that_waits_for_recovery(tmp_path: Path
     with pytest.raises(ImageError) as caught:
         trash.restore(before.folder, world.roots, offline=True)
     assert caught.value.code == "E_UNFINISHED"
+
+
+def half_changed(folder: Path, name: str) -> None:
+    """A disk whose header was being rewritten when the process died."""
+    folder.mkdir()
+    disk = str(build_dynamic(folder, name).path)
+    roots = roots_of(folder)
+    change = rewriting.Change(
+        build=lambda image: image.plan_identity(str(uuid.uuid4())),
+        check=lambda image: None,
+        about=rewriting.IDENTITY,
+    )
+    with roots.open(disk) as file:
+        seen = file.identity()
+
+    def rewrite() -> None:
+        rewriting.rewrite(roots, disk, change, expected=seen, job="7", token=1)
+
+    assert in_fork(with_fault("identity.header:1:kill", rewrite)) == DIED
+
+
+def broken_by(error: Exception, at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recovery of a header rewrite meets an error for one disk."""
+    one = rewriting.recover
+
+    def failing(roots: Roots, sidecar: journal.Sidecar, *, token: int) -> tuple[str, str]:
+        if os.path.basename(sidecar.disk) == at:
+            raise error
+        return one(roots, sidecar, token=token)
+
+    monkeypatch.setattr(rewriting, "recover", failing)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "word"),
+    [
+        (ValueError("9 pages do not fit"), "E_INTERNAL", "9 pages do not fit"),
+        (RuntimeError("can't start new thread"), "E_INTERNAL", "can't start new thread"),
+        (IndexError("list index out of range"), "E_INTERNAL", "a.vhd"),
+        (OSError(5, os.strerror(5)), "E_IO", "a.vhd"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_that_nobody_foresaw_in_one_disk_keeps_no_other_from_recovery(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    code: str,
+    word: str,
+) -> None:
+    for name in ("a.vhd", "b.vhd"):
+        half_changed(tmp_path / name[0], name)
+    broken_by(error, "a.vhd", monkeypatch)
+    rows = {
+        os.path.basename(row["path"]): row for row in recover(str(tmp_path), roots_of(tmp_path))
+    }
+    assert (rows["a.vhd"]["action"], rows["a.vhd"]["code"]) == ("needs-attention", code)
+    assert word in rows["a.vhd"]["sentence"]
+    assert rows["b.vhd"]["action"] == "undone"
+    assert "Traceback" in caplog.text
+    monkeypatch.undo()
+    assert [row["action"] for row in recover(str(tmp_path), roots_of(tmp_path))] == ["undone"]

@@ -17,7 +17,16 @@ from disks.engine.errors import ImageError
 from disks.models import AuditEntry, DiskLock, Job, JobLogLine
 from disks.operations import copying, journal, locks, paths, recover
 from disks.operations.journal import Sidecar
-from disks.services import jobs, leases, processes, reconciling, schedule, sidecars, stopping
+from disks.services import (
+    jobs,
+    leases,
+    orphans,
+    processes,
+    reconciling,
+    schedule,
+    sidecars,
+    stopping,
+)
 from disks.services.reconciling import Reconciler
 from disks.services.work import WORK, JobContext, Recovery, Work
 from disks.tests.factories import make_disk, make_root
@@ -423,8 +432,8 @@ def test_a_sidecar_of_no_job_of_ours_is_recovered_and_audited_once(root, tmp_pat
         return [{"path": path, "action": recover.ATTENTION, "code": "E_X", "sentence": "Look."}]
 
     monkeypatch.setattr(recover, "recover_disk", attention)
-    reconciling.recover_orphans()
-    reconciling.recover_orphans()
+    orphans.recover_orphans()
+    orphans.recover_orphans()
     assert seen == [str(disk), str(disk)]
     entry = AuditEntry.objects.get(action="orphan-recovery")
     assert (entry.path, entry.sentence) == (str(disk), "Look.")

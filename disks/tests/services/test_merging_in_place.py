@@ -14,11 +14,12 @@ import pytest
 
 from disks.engine import faults
 from disks.models import AuditEntry, Disk, DiskLock, Job, StorageRoot, TrashedJob
-from disks.operations import journal, merge, merge_in_place
-from disks.operations.merge_in_place import batches
+from disks.operations import journal, locks, merge, merge_in_place
+from disks.operations.merge_in_place import batches, step_zero
 from disks.operations.progress import Cancelled, Progress, Stopped
 from disks.operations.recover import recover
-from disks.services import compacting, jobs, leases, merging, reconciling, stopping
+from disks.services import compacting, jobs, leases, merging, orphans, reconciling, stopping
+from disks.services.errors import Refusal
 from disks.services.work import JobContext
 from disks.tests.builders import FAMILIES, VHD, Family
 from disks.tests.operations import worlds
@@ -157,6 +158,42 @@ def test_stopped_it_is_paused_reads_as_before_and_goes_on(scene: Scene, paused: 
     scene.assert_merged()
 
 
+def when_it_has_begun(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
+    """Have something happen when its identities are changed, and nothing was moved yet."""
+    tell = step_zero._tell
+
+    def told(*args: Any) -> None:
+        tell(*args)
+        do()
+
+    monkeypatch.setattr(step_zero, "_tell", told)
+
+
+def test_cancelled_before_anything_moved_it_is_cancelled(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = scene.ask()
+    when_it_has_begun(monkeypatch, lambda: stopping.cancel(Job.objects.get(pk=job.pk), None))
+    job = jobs.run_now(job)
+    assert (job.status, job.error) == (Job.Status.CANCELLED, None)
+    assert worlds.content_of(scene.path("leaf")) == scene.leaf_sha256
+    assert not list(scene.folder.glob(".*.vdmerge"))
+    assert not DiskLock.objects.exists()
+
+
+def test_paused_before_anything_moved_it_goes_on(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = scene.ask()
+    when_it_has_begun(monkeypatch, lambda: stopping.pause(Job.objects.get(pk=job.pk), None))
+    job = jobs.run_now(job)
+    assert job.status == Job.Status.PAUSED
+    assert "before its first batch was complete" in job.sentence
+    job = resumed(job)
+    assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
+    scene.assert_merged()
+
+
 def test_what_recovery_finished_meanwhile_is_a_success(scene: Scene, paused: Job) -> None:
     """By the command line on any host, while the job waits to be resumed."""
     rows = recover(str(scene.folder), worlds.roots_of(scene.folder))
@@ -164,6 +201,22 @@ def test_what_recovery_finished_meanwhile_is_a_success(scene: Scene, paused: Job
     job = resumed(paused)
     assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
     assert "recovery had finished it" in job.sentence
+    scene.assert_merged()
+
+
+def test_in_use_when_it_is_resumed_it_stays_paused_and_says_how_it_goes_on(
+    scene: Scene, paused: Job
+) -> None:
+    """By a machine that runs on the leaf; another process would not know that it is ours."""
+    scope = worlds.roots_of(scene.folder)
+    with locks.hold(scope, [scene.path("leaf")], job="a machine"):
+        held = locks._mine.set({})
+        job = resumed(paused)
+        locks._mine.reset(held)
+    assert job.status == Job.Status.PAUSED
+    assert job.sentence.startswith("The merge cannot go on now. ")
+    assert "Resume it later" in job.sentence
+    assert resumed(job).status == Job.Status.SUCCEEDED
     scene.assert_merged()
 
 
@@ -247,37 +300,150 @@ def test_what_had_only_begun_is_taken_back(scene: Scene) -> None:
     assert before == {stem: worlds.content_of(scene.path(stem)) for stem in before}
     job = jobs.run_now(job)
     assert (job.status, job.error["code"]) == (Job.Status.FAILED, "E_CHANGED")
+    assert job.sentence.startswith("Its worker stopped before anything was moved. ")
+    assert "every disk reads as it did" in job.sentence
+    assert "start the merge anew" in job.sentence
     assert jobs.needs_a_new_plan(job)
     scan(scene.root)
     assert jobs.run_now(scene.ask()).status == Job.Status.SUCCEEDED
     scene.assert_merged()
 
 
+class CtrlC(Progress):
+    asked = False
+
+    def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
+        if self.asked:
+            raise Cancelled
+
+
 def test_what_somebody_stopped_on_the_command_line_does_not_go_on_by_itself(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An interrupted one does: then nobody has said that it shall wait."""
-
-    class CtrlC(Progress):
-        asked = False
-
-        def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
-            if self.asked:
-                raise Cancelled
-
     progress = CtrlC()
     after_first_batch(monkeypatch, lambda: setattr(progress, "asked", True))
     planned = merging.plan(scene.row("leaf"), into_parent=True)
     with pytest.raises(Stopped):
         merge.apply(planned, worlds.roots_of(scene.folder), progress=progress)
-    assert reconciling.recover_orphans() == []
+    assert orphans.recover_orphans() == []
+    assert not Job.objects.filter(kind=Job.Kind.MERGE).exists()
     record = merge_in_place.pending(worlds.roots_of(scene.folder), scene.path("middle"))
     assert record is not None
     journal.write(
         worlds.roots_of(scene.folder), replace(record, record=record.record | {"file": None})
     )
-    assert [row["action"] for row in reconciling.recover_orphans()] == ["finished"]
-    assert worlds.content_of(scene.path("middle")) == scene.leaf_sha256
+    assert [row["action"] for row in orphans.recover_orphans()] == ["handed-over"]
+
+
+def killed_on_the_command_line(scene: Scene, fault: str, **more: Any) -> None:
+    planned = merging.plan(scene.row("leaf"), into_parent=True, **more)
+
+    def work() -> None:
+        merge.apply(planned, worlds.roots_of(scene.folder))
+
+    assert in_fork(with_fault(fault, work)) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("keep_name", ["parent", "child"])
+@pytest.mark.parametrize(
+    "fault",
+    ["merge.data.write:2:kill", "merge.end.rename:1:kill", "face.header.write:1:kill"],
+    ids=["data", "end", "header"],
+)
+def test_a_job_goes_on_with_what_was_killed_on_the_command_line(
+    scene: Scene, fault: str, keep_name: str
+) -> None:
+    """The reconciler moves nothing itself: that may take hours, and nobody could stop it."""
+    killed_on_the_command_line(scene, fault, keep_name=keep_name)
+    before = worlds.snapshot(scene.folder)
+    (row,) = orphans.recover_orphans()
+    assert (row["action"], row["path"]) == ("handed-over", scene.path("middle"))
+    assert worlds.snapshot(scene.folder) == before
+    job = Job.objects.get(kind=Job.Kind.MERGE)
+    assert f"job {job.pk} goes on" in row["sentence"]
+    assert (job.status, job.cancellable) == (Job.Status.QUEUED, False)
+    assert "in place into" in job.summary
+    assert job.disk == scene.row("leaf")
+    assert AuditEntry.objects.filter(action="orphan-recovery").count() == 1
+    assert orphans.recover_orphans() == []
+    job = jobs.run_now(job)
+    assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
+    if keep_name == "parent":
+        scene.assert_merged()
+    else:
+        assert worlds.content_of(scene.path("leaf")) == scene.leaf_sha256
+        assert not os.path.exists(scene.path("middle"))
+
+
+def test_such_a_job_is_paused_and_resumed_and_never_cancelled(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_on_the_command_line(scene, "merge.data.write:1:kill")
+    orphans.recover_orphans()
+    job = stopping.cancel(Job.objects.get(kind=Job.Kind.MERGE), None)
+    assert job.status == Job.Status.PAUSED
+    with pytest.raises(Refusal) as refused:
+        stopping.cancel(job, None)
+    assert refused.value.code == "E_TOO_LATE"
+    assert orphans.recover_orphans() == []
+    with monkeypatch.context() as patch:
+        after_first_batch(patch, lambda: stopping.pause(Job.objects.get(pk=job.pk), None))
+        job = resumed(job)
+    assert job.status == Job.Status.PAUSED
+    assert DiskLock.objects.filter(job=job).exists()
+    job = resumed(job)
+    assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
+    scene.assert_merged()
+
+
+def test_what_lives_on_the_command_line_is_left_to_it(scene: Scene) -> None:
+    """Its record looks like that of a dead one; its locks do not."""
+    killed_on_the_command_line(scene, "merge.data.write:2:kill")
+    with locks.hold(worlds.roots_of(scene.folder), [scene.path("middle")], job="the owner"):
+        held = locks._mine.set({})
+        (row,) = orphans.recover_orphans()
+        locks._mine.reset(held)
+    assert (row["action"], row["code"]) == ("busy", "E_LOCKED")
+    assert not Job.objects.filter(kind=Job.Kind.MERGE).exists()
+    assert not AuditEntry.objects.filter(action="orphan-recovery").exists()
+
+
+def test_what_was_finished_on_the_command_line_before_its_job_began_is_a_success(
+    scene: Scene,
+) -> None:
+    killed_on_the_command_line(scene, "merge.data.write:2:kill")
+    orphans.recover_orphans()
+    rows = recover(str(scene.folder), worlds.roots_of(scene.folder))
+    assert [row["action"] for row in rows] == ["finished"]
+    job = jobs.run_now(Job.objects.get(kind=Job.Kind.MERGE))
+    assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
+    assert job.result["file_size_before_bytes"] > 0
+    scene.assert_merged()
+
+
+def test_a_job_that_went_on_and_lost_its_worker_goes_on_again(scene: Scene) -> None:
+    killed_on_the_command_line(scene, "merge.data.write:1:kill")
+    orphans.recover_orphans()
+    job = Job.objects.get(kind=Job.Kind.MERGE)
+    claimed = jobs.claim(job.pk)
+    assert claimed is not None
+    Job.objects.filter(pk=job.pk).update(lease_until=leases.from_now(-1), worker={})
+    reconciling.mark_lost()
+    reconciling.recover_lost()
+    job.refresh_from_db()
+    assert job.status == Job.Status.QUEUED
+    assert orphans.recover_orphans() == []
+    job = jobs.run_now(job)
+    assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
+    scene.assert_merged()
+
+
+def test_what_had_only_begun_on_the_command_line_is_taken_back_at_once(scene: Scene) -> None:
+    killed_on_the_command_line(scene, "merge.begin.rename:4:kill")
+    assert [row["action"] for row in orphans.recover_orphans()] == ["undone"]
+    assert not Job.objects.filter(kind=Job.Kind.MERGE).exists()
+    assert worlds.content_of(scene.path("leaf")) == scene.leaf_sha256
 
 
 def test_asked_to_stop_before_its_worker_died_it_is_paused(scene: Scene) -> None:

@@ -205,6 +205,45 @@ def test_what_it_replaced_comes_back_from_the_trash(scene: tuple[StorageRoot, Pi
     assert [found.count for found in piles.forgotten()[0]] == [4]
 
 
+def lost(job: Job, fault: str) -> None:
+    """Its worker is killed at a fault point; recovery has it begun again."""
+    claimed = jobs.claim(job.pk)
+    assert claimed is not None
+    context = JobContext(claimed.job, claimed.token)
+    steps = [Step.from_dict(one) for one in restored(job.parameters)["steps"]]
+    scope = roots.operation_roots()
+
+    def work() -> None:
+        pile.apply(steps, scope, offline=True, job=context.name, token=context.token)
+
+    assert in_fork(with_fault(f"{fault}:kill", work)) == -signal.SIGKILL
+    Job.objects.filter(pk=job.pk).update(lease_until=leases.from_now(-1), worker={})
+    reconciling.mark_lost()
+    reconciling.recover_lost()
+    job.refresh_from_db()
+    assert job.status == Job.Status.QUEUED
+
+
+@every_format
+def test_a_worker_that_is_lost_before_anything_moved_has_its_job_say_so(
+    tmp_path: Path, format: str
+) -> None:
+    """What was begun is taken back, which writes to the files: the plan fits to them no more."""
+    made = Pile(tmp_path / "vms", format)
+    made.base()
+    made.tower("a", "b", "c", "d", "e")
+    made.child("x", "c")
+    root = declare(tmp_path / "vms", "C:\\VMs")
+    scan(root)
+    job = piles.request(root, "", user=None, idempotency_key=key(), declared_offline=True)
+    lost(job, "merge.begin.rename:4")
+    job = jobs.run_now(job)
+    assert (job.status, job.error["code"]) == (Job.Status.FAILED, "E_CHANGED")
+    assert job.sentence.startswith("Its worker stopped before anything was moved. ")
+    for name in "ex":
+        assert content(made.path(name)) == made.disks[name].sha256
+
+
 @pytest.mark.parametrize(
     ("in_place", "fault"),
     [
@@ -230,21 +269,7 @@ def test_a_killed_worker_leaves_a_job_that_goes_on_by_itself(
     job = piles.request(
         root, "", in_place=in_place, user=None, idempotency_key=key(), declared_offline=True
     )
-    claimed = jobs.claim(job.pk)
-    assert claimed is not None
-    context = JobContext(claimed.job, claimed.token)
-    steps = [Step.from_dict(one) for one in restored(job.parameters)["steps"]]
-    scope = roots.operation_roots()
-
-    def work() -> None:
-        pile.apply(steps, scope, offline=True, job=context.name, token=context.token)
-
-    assert in_fork(with_fault(f"{fault}:kill", work)) == -signal.SIGKILL
-    Job.objects.filter(pk=job.pk).update(lease_until=leases.from_now(-1), worker={})
-    reconciling.mark_lost()
-    reconciling.recover_lost()
-    job.refresh_from_db()
-    assert job.status == Job.Status.QUEUED
+    lost(job, fault)
     job = done(job)
     assert job.attempts == 2
     assert content(made.path("d")) == made.disks["e"].sha256
