@@ -81,6 +81,10 @@ class Job(models.Model):
     sent_at = models.DateTimeField(null=True, help_text="last handed to the broker")
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
+    worked_seconds = models.FloatField(
+        null=True,
+        help_text="of all its workers, without what it was held; null: before that was counted",
+    )
     heartbeat_at = models.DateTimeField(null=True)
     lease_until = models.DateTimeField(null=True)
     token = models.BigIntegerField(default=0, help_text="raised by every claim")
@@ -109,7 +113,12 @@ class Job(models.Model):
     )
 
     step = models.CharField(max_length=40, blank=True)
-    step_started_at = models.DateTimeField(null=True, help_text="for rate and time left")
+    step_started_at = models.DateTimeField(
+        null=True, help_text="its first report of this start of the job; for rate and time left"
+    )
+    step_start_bytes = models.BigIntegerField(
+        default=0, help_text="done by then, perhaps before the job was paused"
+    )
     sentence = models.TextField(blank=True)
     done_bytes = models.BigIntegerField(default=0)
     total_bytes = models.BigIntegerField(default=0)

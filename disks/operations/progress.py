@@ -35,6 +35,12 @@ class Progress:
     def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
         """Bytes of this stage done; sentence like "copying block 812 of 1,252"."""
 
+    def begins_at(self, done_bytes: int) -> None:
+        """So many bytes of this stage were done before: no measure of how fast it goes now.
+
+        What the first report() of a stage tells is taken for that without being told.
+        """
+
     def moved(self, count_bytes: int) -> None:
         """So many bytes were copied, or read again for the proof, since the last call.
 

@@ -327,11 +327,15 @@ def _work(claimed: Claim, lease: Lease) -> Callable[[], object]:
         pacer=Pacer(timing.bytes_per_second(job)),
         ends=timing.ends_at(job, timezone.now()),
         may_be_held=work.moves_data,
+        worked_seconds=job.worked_seconds or 0.0,
     )
     seen = Job.Status.RUNNING
     try:
-        result = function(work.run)(parameters, progress, context)
-        progress.flush()
+        try:
+            result = function(work.run)(parameters, progress, context)
+            progress.flush()
+        finally:
+            progress.note_worked()
     except Stopped as stopped:
         told = stopped.sentence
         if progress.is_shut_down:
@@ -360,6 +364,8 @@ def _work(claimed: Claim, lease: Lease) -> Callable[[], object]:
 
     if isinstance(result, dict) and progress.waited_seconds >= 0.1:
         result = result | {"waited_seconds": round(progress.waited_seconds, 1)}
+    if isinstance(result, dict) and "seconds" in result and work.goes_on(parameters):
+        result = result | {"seconds": round(progress.worked_seconds, 3)}  # not of its last part
 
     def done() -> None:
         note_finished(job, result)
@@ -705,6 +711,7 @@ def document(job: Job) -> dict[str, Any]:
         "requested_at": job.requested_at,
         "started_at": job.started_at,
         "finished_at": job.finished_at,
+        "worked_seconds": job.worked_seconds,
         "cancel_requested_at": job.cancel_requested_at,
         "pause_requested_at": job.pause_requested_at,
         "held_at": job.held_at if job.is_held else None,

@@ -49,6 +49,7 @@ class JobProgress(Progress):
         pacer: Pacer | None = None,
         ends: End | None = None,
         may_be_held: bool = False,
+        worked_seconds: float = 0.0,
     ) -> None:
         """about_to_commit: what recovery must know of the commit step, kept in the row.
 
@@ -57,6 +58,7 @@ class JobProgress(Progress):
         pacer: how fast the work may be; while it waits the wish to stop is heard as ever.
         ends: when it has to stop by itself: work that goes on pauses, other only if asked to.
         may_be_held: work that cannot end and go on is paused by waiting in report().
+        worked_seconds: of the workers that it had before.
         """
         self.lease = lease
         self._pacer = pacer or Pacer()
@@ -73,8 +75,12 @@ class JobProgress(Progress):
         self._step = ""
         self._sentence = ""
         self._step_started_at = timezone.now()
+        self._step_start_bytes: int | None = None  # until the first report of a step
         self._done_bytes = 0
         self._total_bytes = 0
+        self._worked_before = worked_seconds
+        self._began = clock()
+        self._held_seconds = 0.0
         self._stored_at = float("-inf")
         self._committing = False
         self._steps = 0
@@ -89,7 +95,8 @@ class JobProgress(Progress):
             self.log(f"{step}: {sentence}")
         self._step, self._sentence = step, sentence
         self._done_bytes = self._total_bytes = 0
-        self._step_started_at = timezone.now()
+        self.begins_at(0)
+        self._step_start_bytes = None
         self._store()
 
     @property
@@ -98,6 +105,8 @@ class JobProgress(Progress):
 
     def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
         """Takes its time where the job is limited or held."""
+        if self._step_start_bytes is None:
+            self.begins_at(done_bytes)
         self._done_bytes, self._total_bytes = done_bytes, total_bytes
         if sentence is not None:
             self._sentence = sentence
@@ -107,6 +116,9 @@ class JobProgress(Progress):
             self._pacer.wait(self._look)
             self.waited_seconds += clock() - began
             self._wait_while_held()
+
+    def begins_at(self, done_bytes: int) -> None:
+        self._step_start_bytes, self._step_started_at = done_bytes, timezone.now()
 
     def moved(self, count_bytes: int) -> None:
         self._pacer.moved(count_bytes)
@@ -131,16 +143,18 @@ class JobProgress(Progress):
         """Until somebody resumes or cancels it; the lease, locks and files are kept meanwhile."""
         if not self._hold_wanted:
             return
-        began = clock()
+        began, seconds, held_before = clock(), 0.0, self._held_seconds
         self._note_held(Now())
         self.log("held: it waits here until it is resumed or cancelled")
         while self._hold_wanted:
             time.sleep(HELD_PIECE_SECONDS)
+            seconds = clock() - began
+            self._held_seconds = held_before + seconds
             self._look()
         self._note_held(None)
-        self.waited_seconds += clock() - began
-        self._step_started_at += timedelta(seconds=clock() - began)  # for the rate
-        self.log(f"resumed after {clock() - began:.0f} s")
+        self.waited_seconds += seconds
+        self._step_started_at += timedelta(seconds=seconds)  # for the rate
+        self.log(f"resumed after {seconds:.0f} s")
 
     def _note_held(self, since: Now | None) -> None:
         try:
@@ -208,6 +222,20 @@ class JobProgress(Progress):
             _reconnect()
         self._committing = False
 
+    @property
+    def worked_seconds(self) -> float:
+        """Of all workers that this job has had, without what it was held."""
+        return self._worked_before + clock() - self._began - self._held_seconds
+
+    def note_worked(self) -> None:
+        """However it ended: how long it has worked. A job that is not ours any more is let be."""
+        try:
+            self.lease.ours.update(worked_seconds=self.worked_seconds)
+        except (DatabaseError, InterfaceError) as error:
+            # what was stored with the last progress is right within a second or so
+            logger.warning("job %s: time not stored: %s", self.lease.job_id, error)
+            _reconnect()
+
     def flush(self) -> None:
         """Store what report() kept back; the last step is over."""
         self.lease.check()
@@ -232,6 +260,8 @@ class JobProgress(Progress):
             changed = self.lease.ours.update(
                 step=self._step[:40],
                 step_started_at=self._step_started_at,
+                step_start_bytes=self._step_start_bytes or 0,
+                worked_seconds=self.worked_seconds,
                 sentence=readable(self._sentence),
                 done_bytes=self._done_bytes,
                 total_bytes=self._total_bytes,

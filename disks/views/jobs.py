@@ -284,17 +284,17 @@ _PROVEN_APART = (Job.Kind.MERGE, Job.Kind.COMPACT, Job.Kind.CONVERT)
 
 
 def pace(job: Job, now: Any = None) -> Pace:
-    """Rate and time left of the step at work, from its beginning."""
+    """Rate and time left of the step at work, since it began or was gone on with."""
     now = now or timezone.now()
-    end = job.finished_at or now
-    so_far = (end - job.started_at).total_seconds() if job.started_at else None
+    so_far = _seconds_so_far(job, now)
     if job.status != Job.Status.RUNNING or job.total_bytes <= 0:
         return Pace(None, None, None, so_far)
     percent = max(0, min(100, int(job.done_bytes * 100 / job.total_bytes)))
     elapsed = (now - job.step_started_at).total_seconds() if job.step_started_at else 0.0
-    if elapsed < 2 or job.done_bytes <= 0:
+    done_since = job.done_bytes - job.step_start_bytes
+    if elapsed < 2 or done_since <= 0:
         return Pace(percent, None, None, so_far)
-    rate = job.done_bytes / elapsed
+    rate = done_since / elapsed
     left = max(0, job.total_bytes - job.done_bytes) / rate
     with_proof = job.kind in _PROVEN_APART and job.step == "copy"
     if with_proof:
@@ -302,3 +302,10 @@ def pace(job: Job, now: Any = None) -> Pace:
         share = 1.0 if limit and rate > 0.9 * limit else estimates.proof_share(_PROVEN_APART)
         left += job.total_bytes / rate * share
     return Pace(percent, rate, left, so_far, with_proof)
+
+
+def _seconds_so_far(job: Job, now: Any) -> float | None:
+    """How long it has worked, over all its starts; None before the first."""
+    if job.worked_seconds is not None or job.started_at is None:
+        return job.worked_seconds
+    return float(((job.finished_at or now) - job.started_at).total_seconds())
