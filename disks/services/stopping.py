@@ -200,7 +200,7 @@ def _resume_once(job: Job, user: User, address: str) -> bool:
                 recoveries=0,
                 sent_at=None,
                 resume_at=None,
-                stop_by=job.stop_by if job.stop_by and job.stop_by > timezone.now() else None,
+                stop_by=timing.stops_by(job),
             )
         )
         if changed:
@@ -228,17 +228,23 @@ def _go_on_once(job: Job) -> bool:
 def start_now(job: Job, user: User, address: str = "") -> Job:
     """A job that waits for the clock waits no more, whatever the hours of its storage roots.
 
-    Raises Refusal E_NOT_PAUSED where it does not wait for the clock.
+    Raises Refusal E_NOT_PAUSED where it does not wait for the clock: somebody has paused it, say,
+    and only resuming goes on with that. A job that only waits for a worker is let be: asking
+    twice changes nothing.
     """
     return _in_one_update(job, lambda: _start_now_once(job, user, address))
 
 
 def _start_now_once(job: Job, user: User, address: str) -> bool:
-    if job.status not in (Job.Status.QUEUED, Job.Status.PAUSED):
+    waits = timing.decides(job)
+    if not waits and job.status != Job.Status.QUEUED:
         raise Refusal(
             "E_NOT_PAUSED",
             f"Job {job.pk} does not wait for the clock: it is “{job.get_status_display()}”.",
+            "Resume it: then it goes on." if job.is_paused else "",
         )
+    if not waits:
+        return True
     with transaction.atomic():
         changed = timing.mind_no_clock(job, user, address)
         if changed and job.is_paused:

@@ -145,6 +145,11 @@ def ends_at(job: Job, now: datetime) -> End | None:
     return min(ends, key=lambda end: (end.at, end.asked), default=None)
 
 
+def stops_by(job: Job) -> datetime | None:
+    """The moment that was chosen for its end, while that is still ahead."""
+    return job.stop_by if job.stop_by is not None and job.stop_by > timezone.now() else None
+
+
 def waits_for_the_clock(job: Job, now: datetime) -> dict[str, Any] | None:
     """Columns of a queued job that may not start now; None: it may."""
     when = starts_at(job, now)
@@ -202,9 +207,12 @@ def foreseen(job: Job) -> str:
 
 def decides(job: Job) -> bool:
     """Does a queued or paused job wait for the clock, or for hours that never come?"""
-    if job.resume_at is not None:
-        return job.status in (Job.Status.QUEUED, Job.Status.PAUSED)
-    return job.status == Job.Status.QUEUED and starts_at(job, timezone.now()) is None
+    if job.status == Job.Status.PAUSED:
+        return job.resume_at is not None
+    now = timezone.now()
+    return job.status == Job.Status.QUEUED and (
+        job.resume_at is not None or starts_at(job, now) != now
+    )
 
 
 def due() -> list[Job]:
@@ -215,13 +223,17 @@ def due() -> list[Job]:
 
 
 def mind_no_clock(job: Job, user: Any, address: str = "") -> bool:
-    """Within a transaction: the job, as it was seen, waits for no moment any more. Audited."""
-    choice = Choice(job.limit_bytes_per_second, outside_hours=True)
+    """Within a transaction: the job, as it was seen, waits for no moment any more. Audited.
+
+    When it was to stop stays as it is, if that is still ahead.
+    """
+    choice = Choice(job.limit_bytes_per_second, stop_by=stops_by(job), outside_hours=True)
     changed = Job.objects.filter(pk=job.pk, status=job.status, token=job.token).update(
         resume_at=None, sent_at=None, **choice.columns()
     )
     if changed:
-        _record(job, "job-start-now", "not to wait for the clock any more", choice, user, address)
+        words = f"not to wait for the clock any more; {in_words(choice)}"
+        _record(job, "job-start-now", words, choice, user, address)
     return bool(changed)
 
 

@@ -199,6 +199,7 @@ def _show(
     for one in lists:
         one["disks"] = [(row, known.get(row)) for row in one["rows"]]
     renews = job.is_active and request.GET.get("every") == "5"
+    stops_by = timing.stops_by(job)
     response = render_page(
         request,
         "disks/job.html",
@@ -207,6 +208,7 @@ def _show(
             "pace": pace(job),
             "clock_decides": timing.decides(job),
             "foreseen": timing.foreseen(job),
+            "stops_by": timing.moment(stops_by) if stops_by else "",
             "limit": timing.bytes_per_second(job) if job.is_active else 0,
             "looks": _looks(job) if job.is_active or job.is_paused else "",
             "can_be_held": stopping.can_be_held(job),

@@ -319,6 +319,48 @@ def test_start_now_does_not_wait_for_the_hours_and_is_audited(wall: Wall, sent: 
         stopping.start_now(job, None)
 
 
+def test_start_now_keeps_the_time_that_it_is_to_stop_by(wall: Wall, sent: list[int]) -> None:
+    nightly()
+    job = ask("/srv/vms/a.vhd")
+    stop_by = datetime(2026, 5, 4, 20, tzinfo=UTC)
+    later = datetime(2026, 5, 4, 16, tzinfo=UTC)
+    timing.choose(job, Choice(not_before=later, stop_by=stop_by), user=None)
+    stopping.start_now(job, None)
+    assert claimed(job)
+    job.refresh_from_db()
+    assert (job.stop_by, job.not_before) == (stop_by, None)
+    told = AuditEntry.objects.get(job=job, action="job-start-now").sentence
+    assert told.endswith(
+        "not to wait for the clock any more; to stop by 20:00 on 4 May (UTC), also outside the "
+        "hours of its storage roots."
+    )
+
+
+def test_start_now_does_not_go_on_with_what_somebody_has_paused(
+    wall: Wall, sent: list[int]
+) -> None:
+    nightly()
+    job = ask("/srv/vms/a.vhd")
+    assert not claimed(job)
+    stopping.pause(job, None)
+    with pytest.raises(Refusal) as refused:
+        stopping.start_now(job, None)
+    assert (refused.value.code, refused.value.advice) == (
+        "E_NOT_PAUSED",
+        "Resume it: then it goes on.",
+    )
+    assert (fresh(job).status, job.outside_hours) == (Job.Status.PAUSED, False)
+
+
+def test_start_now_asked_twice_is_asked_once(wall: Wall, sent: list[int]) -> None:
+    nightly()
+    job = ask("/srv/vms/a.vhd")
+    assert not claimed(job)
+    stopping.start_now(job, None)
+    stopping.start_now(job, None)
+    assert AuditEntry.objects.filter(job=job, action="job-start-now").count() == 1
+
+
 def run_until(wall: Wall, monkeypatch: pytest.MonkeyPatch, job: Job, until: str) -> list[str]:
     """The job works until the clock says so, and on for two more reports; what it did."""
     did: list[str] = []

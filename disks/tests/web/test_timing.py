@@ -254,6 +254,27 @@ def test_a_job_that_the_hours_paused_offers_to_go_on_now_or_to_be_kept(
     assert ("Go on now" in page, "Resume" in page) == (False, True)
 
 
+def test_a_job_that_somebody_paused_is_not_started_by_an_old_page(
+    operator: Client, leaf: Disk
+) -> None:
+    job = make_job(Job.Kind.COMPACT, status=Job.Status.PAUSED, parameters={"in_place": True})
+    answer = operator.post(f"/jobs/{job.pk}/start-now")
+    assert answer.status_code == 409
+    assert "does not wait for the clock: it is “Paused”." in answer.content.decode()
+    job.refresh_from_db()
+    assert job.status == Job.Status.PAUSED
+
+
+def test_the_button_to_start_now_says_that_the_end_stays(operator: Client, leaf: Disk) -> None:
+    job = make_job(
+        Job.Kind.COMPACT,
+        resume_at=timezone.now() + timedelta(hours=1),
+        stop_by=(timezone.now() + timedelta(days=1)).replace(hour=5, minute=30),
+    )
+    page = words(operator.get(f"/jobs/{job.pk}").content.decode())
+    assert "Whatever the hours of its storage root. It still has to stop by 05:30 on" in page
+
+
 # --- held --------------------------------------------------------------------------------
 
 
