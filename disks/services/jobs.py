@@ -24,7 +24,7 @@ from django.db import (
     connection,
     transaction,
 )
-from django.db.models import F
+from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -339,13 +339,12 @@ def _work(claimed: Claim, lease: Lease) -> Callable[[], object]:
     except Stopped as stopped:
         told = stopped.sentence
         if progress.is_shut_down:
-            return partial(put_back, job, token, seen, moved=True)
+            return partial(put_back, job, token, seen, if_paused=told, moved=True)
         return partial(put_off, job, token, seen, told, cancellable=False, by=progress.ended_by)
     except Cancelled:
-        if progress.is_shut_down and progress.is_held:
-            return partial(put_off, job, token, seen, HELD_SHUT_DOWN)
         if progress.is_shut_down:
-            return partial(put_back, job, token, seen)
+            if_paused = PAUSED if work.goes_on(parameters) else HELD_SHUT_DOWN
+            return partial(put_back, job, token, seen, if_paused=if_paused)
         by, cancelled = progress.ended_by, work.after_cancel(parameters)
         if progress.is_pausing:
             return partial(put_off, job, token, seen, PAUSED, by=by)
@@ -506,14 +505,17 @@ def put_off(
     return bool(changed)
 
 
-def put_back(job: Job, token: int, seen: str, *, moved: bool = False) -> bool:
+def put_back(job: Job, token: int, seen: str, *, if_paused: str, moved: bool = False) -> bool:
     """Running → queued, for another worker; this one shuts down. bad-input F98.
 
-    moved: data has moved in place, so its locks stay and it can only be gone on with; else every
-    file is as it was. False: the job is not ours any more.
+    if_paused: the sentence where somebody has asked it to pause, perhaps only while it stopped:
+    then it is paused. moved: data has moved in place, so its locks stay and it can only be gone
+    on with; else every file is as it was. False: the job is not ours any more.
     """
+    ours = Job.objects.filter(pk=job.pk, token=token, status=seen)
+    to_go_on = Q(pause_requested_at=None) | Q(cancel_requested_at__isnull=False)  # it counts more
     with transaction.atomic():
-        changed = Job.objects.filter(pk=job.pk, token=token, status=seen).update(
+        changed = ours.filter(to_go_on).update(
             status=Job.Status.QUEUED,
             sentence=SHUT_DOWN,
             cancellable=not moved,
@@ -529,7 +531,7 @@ def put_back(job: Job, token: int, seen: str, *, moved: bool = False) -> bool:
             if not moved:
                 release(job)
             hand_over(job.pk)
-    return bool(changed)
+    return bool(changed) or put_off(job, token, seen, if_paused, cancellable=not moved)
 
 
 def release(job: Job) -> None:

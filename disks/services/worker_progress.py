@@ -99,10 +99,6 @@ class JobProgress(Progress):
         self._step_start_bytes = None
         self._store()
 
-    @property
-    def is_held(self) -> bool:
-        return self._hold_wanted
-
     def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
         """Takes its time where the job is limited or held."""
         if self._step_start_bytes is None:
