@@ -1,4 +1,4 @@
-"""How long a job has worked over all its starts, and where its present step was gone on with."""
+"""How long jobs have worked over all their starts, and where their step was gone on with."""
 
 from django.db import migrations, models
 
@@ -22,6 +22,13 @@ class Migration(migrations.Migration):
             field=models.FloatField(
                 help_text="of all its workers, without what it was held; null: before that was counted",
                 null=True,
+            ),
+        ),
+        migrations.AlterField(
+            model_name="storageroot",
+            name="limit_bytes_per_second",
+            field=models.PositiveBigIntegerField(
+                default=0, help_text="what all jobs together may move here; 0: no limit"
             ),
         ),
         migrations.AlterField(

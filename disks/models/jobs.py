@@ -145,8 +145,12 @@ class Job(models.Model):
 
     @property
     def is_held(self) -> bool:
-        """Paused with its worker: a copy, which keeps its unfinished file while it waits."""
-        return self.status == self.Status.RUNNING and self.held_at is not None
+        """Paused with its worker: a copy, which keeps its unfinished file while it waits.
+
+        For somebody who resumes it, or for the clock.
+        """
+        waits = self.pause_requested_at is not None or self.resume_at is not None
+        return self.status == self.Status.RUNNING and self.held_at is not None and waits
 
     @property
     def said(self) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from disks.models import Job
-from disks.services import timing
+from disks.services import speed, timing
 
 JOBS_ASKED = 5
 
@@ -17,10 +17,12 @@ class Guess:
     """seconds: the proof included; None: no job to guess from, and no limit.
 
     limit_bytes_per_second: where it is the limit that decides; else 0.
+    hours: what it means where its storage roots have hours, and it does not end within them.
     """
 
     seconds: float | None
     limit_bytes_per_second: int = 0
+    hours: str = ""
 
 
 def guess(
@@ -36,16 +38,25 @@ def guess(
         copied += float(result.get("bytes_written") or 0)
         spent += _at_full_speed(result)
     fast = count_bytes * spent / copied if copied > 0 and spent > 0 else None
-    return within_limit(fast, 2.0 * count_bytes, paths)  # read to be copied, and once more
+    moved_bytes = 2.0 * count_bytes  # read to be copied, and once more
+    return within_limit(fast, moved_bytes, paths=paths, in_place=in_place)
 
 
-def within_limit(seconds: float | None, moved_bytes: float, paths: Iterable[str]) -> Guess:
-    """The guess at full speed, or longer where the limit of a root says so."""
-    limit = timing.limit_of(paths)
-    if not limit:
-        return Guess(seconds)
-    slow = moved_bytes / limit
-    return Guess(seconds) if seconds is not None and seconds > slow else Guess(slow, limit)
+def within_limit(
+    seconds: float | None, moved_bytes: float, *, paths: Iterable[str], in_place: bool = False
+) -> Guess:
+    """The guess at full speed, or longer where the limit of a root says so.
+
+    As if no other job ran there: those that do share the limit.
+    """
+    paths = list(paths)
+    limit = speed.of_paths(paths)
+    guess = Guess(seconds)
+    if limit and (seconds is None or seconds <= moved_bytes / limit):
+        guess = Guess(moved_bytes / limit, limit)
+    if guess.seconds is None:
+        return guess
+    return replace(guess, hours=timing.does_not_fit(guess.seconds, paths, goes_on=in_place))
 
 
 def proof_share(kinds: Collection[str]) -> float:

@@ -30,7 +30,6 @@ from django.utils import timezone
 
 from disks.engine.errors import ImageError
 from disks.models import Disk, DiskLock, Job, JobLogLine, StorageRoot
-from disks.operations.pacing import Pacer
 from disks.operations.progress import Cancelled, Stopped
 from disks.services import access, audit, declarations, leases, processes, roots, sidecars, timing
 from disks.services.errors import Refusal
@@ -324,8 +323,7 @@ def _work(claimed: Claim, lease: Lease) -> Callable[[], object]:
         lambda: sidecars.traces(job, context),
         goes_on=work.goes_on(parameters),
         in_batches=works_in_place(parameters),
-        pacer=Pacer(timing.bytes_per_second(job)),
-        ends=timing.ends_at(job, timezone.now()),
+        rules=partial(timing.rules, job.pk),
         may_be_held=work.moves_data,
         worked_seconds=job.worked_seconds or 0.0,
     )
@@ -457,9 +455,8 @@ def end(job: Job, token: int, seen: str, status: str, sentence: str, **columns: 
             sentence=readable(sentence),
             finished_at=Now(),
             lease_until=None,
-            waits_for=None,
             cancellable=False,
-            **({"result": {}} | columns),
+            **(NOTHING_AWAITED | {"result": {}} | columns),
         )
         if not changed:
             logger.warning("job %s: token %s no longer owns it", job.pk, token)
@@ -525,6 +522,7 @@ def put_back(job: Job, token: int, seen: str, *, if_paused: str, moved: bool = F
             sent_at=None,
             result={},
             error=None,
+            **NOTHING_AWAITED,
         )
         if changed:
             audit_state(job, seen, Job.Status.QUEUED, SHUT_DOWN, user=None)

@@ -98,7 +98,7 @@ class Declaration:
     windows_views: Sequence[str] | None = None  # the first is preferred
     excluded_folders: Sequence[str] | None = None
     scan_every_minutes: int | None = None
-    limit_bytes_per_second: int | None = None  # of each job; 0: no limit
+    limit_bytes_per_second: int | None = None  # of all jobs together; 0: no limit
     jobs_at_once: int | None = None  # that move data; 0: no limit
     hours: str | None = None  # in which long jobs run, like 22:00-06:00; "": always
 

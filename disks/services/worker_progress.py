@@ -10,22 +10,23 @@ from typing import Any
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
-from django.db.models.functions import Now
+from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
 from disks.models import Job, JobLogLine
 from disks.operations.pacing import Pacer
 from disks.operations.progress import Cancelled, Progress
-from disks.services import shutdown
+from disks.services import held, shutdown
 from disks.services.leases import Lease, clock
 from disks.services.stored_json import readable, storable
-from disks.services.timing import End
+from disks.services.timing import End, Rules
 
 logger = logging.getLogger(__name__)
 
 # Steps that the log tells of; a job that has more of them has one for each disk.
 _STEPS_LOGGED = 50
 HELD_PIECE_SECONDS = 0.2
+RULES_SECONDS = 3.0  # how soon a job follows what is changed for it, or for its storage roots
 
 
 class JobCancelled(Cancelled):
@@ -47,7 +48,7 @@ class JobProgress(Progress):
         goes_on: bool = False,
         in_batches: bool = False,
         pacer: Pacer | None = None,
-        ends: End | None = None,
+        rules: Callable[[], Rules] | None = None,
         may_be_held: bool = False,
         worked_seconds: float = 0.0,
     ) -> None:
@@ -56,7 +57,8 @@ class JobProgress(Progress):
         goes_on: the work may end here when somebody pauses it. in_batches: its commits are
         short, and many: a wish to stop is heard after each, so it is never too late for one.
         pacer: how fast the work may be; while it waits the wish to stop is heard as ever.
-        ends: when it has to stop by itself: work that goes on pauses, other only if asked to.
+        rules: how fast and until when, asked every few seconds. At its end, work that goes on
+        pauses; other is cancelled if that was asked for, else held until its hours begin.
         may_be_held: work that cannot end and go on is paused by waiting in report().
         worked_seconds: of the workers that it had before.
         """
@@ -66,7 +68,10 @@ class JobProgress(Progress):
         self.is_shut_down = False  # its worker was asked to end, and nobody asked for more
         self.waited_seconds = 0.0  # for its limit, or while it was held
         self.ended_by: End | None = None  # what stopped it, if the clock did
-        self._ends = ends
+        self._rules_of = rules
+        self._rules = Rules()
+        self._rules_read_at = float("-inf")
+        self._may_wait: bool | None = None  # for its hours; None: not asked yet
         self._may_be_held = may_be_held and not goes_on
         self._hold_wanted = False
         self._goes_on = goes_on
@@ -136,25 +141,59 @@ class JobProgress(Progress):
             raise JobCancelled
 
     def _wait_while_held(self) -> None:
-        """Until somebody resumes or cancels it; the lease, locks and files are kept meanwhile."""
-        if not self._hold_wanted:
+        """Until somebody resumes or cancels it, or its hours begin.
+
+        The lease, locks and files are kept meanwhile.
+        """
+        if not self._is_held():
             return
-        began, seconds, held_before = clock(), 0.0, self._held_seconds
-        self._note_held(Now())
+        began, seconds, held_before, sentence = clock(), 0.0, self._held_seconds, self._sentence
         self.log("held: it waits here until it is resumed or cancelled")
-        while self._hold_wanted:
+        told: dict[str, Any] | None = None
+        while self._is_held():
+            until = {} if self._hold_wanted else self._rules.until
+            if until != told:
+                told, self._sentence = until, until.get("sentence", sentence)
+                self._note(held_at=Coalesce("held_at", Now()), resume_at=until.get("resume_at"))
+                self._stored_at = float("-inf")
             time.sleep(HELD_PIECE_SECONDS)
             seconds = clock() - began
             self._held_seconds = held_before + seconds
             self._look()
-        self._note_held(None)
+        self._sentence = sentence
+        self._note(held_at=None, resume_at=None)
+        self._may_wait = None
         self.waited_seconds += seconds
         self._step_started_at += timedelta(seconds=seconds)  # for the rate
         self.log(f"resumed after {seconds:.0f} s")
 
-    def _note_held(self, since: Now | None) -> None:
+    def _is_held(self) -> bool:
+        """By somebody, or because its hours are over and one more worker may wait."""
+        if self._hold_wanted:
+            return True
+        if not self._may_be_held or not self._rules.until:
+            return False
+        if self._may_wait is None:
+            self._may_wait = self._ask_to_wait()
+        return bool(self._may_wait)
+
+    def _ask_to_wait(self) -> bool | None:
+        """None: it could not be asked."""
         try:
-            if not self.lease.ours.update(held_at=since):
+            job = Job.objects.get(pk=self.lease.job_id)
+            resume_at = self._rules.until["resume_at"]
+            may = held.until_the_hours_begin(job, self.lease.ours, resume_at)
+        except (DatabaseError, InterfaceError) as error:
+            logger.warning("job %s: its hours are over: %s", self.lease.job_id, error)
+            _reconnect()
+            return None
+        if not may:
+            self.log("its hours are over; it goes on, for no other worker may wait")
+        return may
+
+    def _note(self, **columns: Any) -> None:
+        try:
+            if not self.lease.ours.update(**columns):
                 self.lease.give_up()
         except (DatabaseError, InterfaceError) as error:
             # it waits all the same; only its page does not say so
@@ -280,14 +319,25 @@ class JobProgress(Progress):
         self.is_pausing = self._goes_on and wanted
         self._hold_wanted = self._may_be_held and wanted
         self.ended_by = None
+        self._follow()
         return cancel is not None or self.is_pausing or self._is_time_over()
 
+    def _follow(self) -> None:
+        """What was chosen for the job, or said of its roots, may be another by now."""
+        is_over = self._rules.end is not None and timezone.now() >= self._rules.end.at
+        is_due = is_over or clock() - self._rules_read_at >= RULES_SECONDS
+        if self._rules_of is None or not is_due:
+            return
+        self._rules_read_at, self._rules = clock(), self._rules_of()
+        self._pacer.change(self._rules.bytes_per_second)
+
     def _is_time_over(self) -> bool:
-        if self._ends is None or timezone.now() < self._ends.at:
+        end = self._rules.end
+        if end is None or timezone.now() < end.at:
             return False
-        if not (self._goes_on or self._ends.asked):
-            return False  # a copy that has begun cannot be put off
-        self.ended_by, self.is_pausing = self._ends, self._goes_on
+        if not (self._goes_on or end.asked):
+            return False  # a copy cannot be put off; it is held, if it can be
+        self.ended_by, self.is_pausing = end, self._goes_on
         return True
 
 

@@ -96,6 +96,7 @@ def _guess(plan: CompactPlan, document: dict[str, Any], *, in_place: bool) -> es
     paths = [*plan.exclusive, *plan.shared]
     if in_place:
         moved = _gain(document) + 2 * document["bytes_to_move"]
-        return estimates.within_limit(max(0.5, document["seconds"] or 0), moved, paths)
+        seconds = max(0.5, document["seconds"] or 0)
+        return estimates.within_limit(seconds, moved, paths=paths, in_place=True)
     kinds = (Job.Kind.COMPACT, Job.Kind.MERGE)
     return estimates.guess(document["bytes_written"], kinds, paths=paths)

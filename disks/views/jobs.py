@@ -19,7 +19,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from disks import tasks
 from disks.models import Disk, Job, TrashedJob
-from disks.services import estimates, jobs, parent_paths, stopping, timing
+from disks.services import estimates, held, jobs, parent_paths, speed, stopping, timing
 from disks.services.access import Role, allows, role_of
 from disks.services.errors import Refusal
 from disks.services.jobs import User
@@ -209,10 +209,10 @@ def _show(
             "clock_decides": timing.decides(job),
             "foreseen": timing.foreseen(job),
             "stops_by": timing.moment(stops_by) if stops_by else "",
-            "limit": timing.bytes_per_second(job) if job.is_active else 0,
+            "limit": speed.of_job(job) if job.status == Job.Status.RUNNING else None,
             "looks": _looks(job) if job.is_active or job.is_paused else "",
-            "can_be_held": stopping.can_be_held(job),
-            "can_be_paused": stopping.can_be_paused(job),
+            "can_be_held": held.can_be_held(job),
+            "can_be_paused": held.can_be_paused(job),
             "now": timezone.localtime(),
             "renews": renews,
             "log": log[:LOG_LINES][::-1],
@@ -300,7 +300,7 @@ def pace(job: Job, now: Any = None) -> Pace:
     left = max(0, job.total_bytes - job.done_bytes) / rate
     with_proof = job.kind in _PROVEN_APART and job.step == "copy"
     if with_proof:
-        limit = timing.bytes_per_second(job)
+        limit = speed.of_job(job).bytes_per_second
         share = 1.0 if limit and rate > 0.9 * limit else estimates.proof_share(_PROVEN_APART)
         left += job.total_bytes / rate * share
     return Pace(percent, rate, left, so_far, with_proof)

@@ -118,7 +118,7 @@ def _add_options(parser: argparse.ArgumentParser, *, with_name: bool = True) -> 
         "--limit",
         type=rate,
         metavar="BYTES[K|M|G]",
-        help="what each job may move here in a second; 0: no limit",
+        help="what all jobs together may move here in a second; 0: no limit",
     )
     parser.add_argument(
         "--hours",

@@ -146,9 +146,7 @@ def test_who_pauses_a_job_while_it_stops_for_its_worker_is_heard(
         try:
             leaving(progress)
         except Cancelled as asked:
-            stopping.pause(
-                Job.objects.get(pk=job.pk), None
-            )  # as it takes back
+            stopping.pause(Job.objects.get(pk=job.pk), None)  # as it takes back
             if in_place:
                 raise Stopped("Stopped after 1 of 3 bytes.") from asked
             raise

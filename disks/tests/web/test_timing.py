@@ -134,7 +134,7 @@ def test_a_root_is_told_what_each_job_may_move(administrator: Client, leaf: Disk
     root.refresh_from_db()
     assert (root.limit_bytes_per_second, root.jobs_at_once) == (45 * MIB, 2)
     page = administrator.get(reverse("root", args=[root.pk])).content.decode()
-    assert "each job moves at most 45 MB /s" in words(page)
+    assert "jobs together move at most 45 MB /s" in words(page)
     assert "2 that move data; others wait" in words(page)
     assert administrator.post(edit, fields | {"jobs_at_once": "0"}).status_code == 422
     administrator.post(edit, fields | {"limit_mb": "", "jobs_at_once": ""})
@@ -229,7 +229,7 @@ def test_hours_of_a_root_are_set_shown_and_offered_to_be_passed_over(
     assert "22:00–06:00" in administrator.get(f"/roots/{root.pk}").content.decode()
     assert AuditEntry.objects.get(action="root-change").after["hours"] == "22:00-06:00"
     page = words(operator.get(f"/disks/{leaf.pk}/merge").content.decode())
-    assert "between 22:00–06:00" in page
+    assert "As soon as a worker is free, from 22:00 to 06:00" in page
     assert re.search(r"Run outside the hours of ?vms ?\(22:00–06:00\), too", page)
     assert job_of(sent(operator, leaf, "merge", outside_hours="on")).outside_hours
 
