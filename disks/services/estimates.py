@@ -26,19 +26,25 @@ class Guess:
 
 
 def guess(
-    count_bytes: int, kinds: Collection[str], *, paths: Iterable[str], in_place: bool = False
+    count_bytes: int,
+    kinds: Collection[str],
+    *,
+    paths: Iterable[str],
+    in_place: bool = False,
+    left_out_bytes: int = 0,
 ) -> Guess:
     """How long that many bytes take to be copied and proven.
 
     kinds     the jobs that are a measure; work in place is none for a copy, nor a copy for it
     paths     host paths that the work reads or writes: their roots' limit counts
+    left_out_bytes  read as well, but not written
     """
     copied = spent = 0.0
     for result in _last_results(kinds, in_place=in_place):
         copied += float(result.get("bytes_written") or 0)
         spent += _at_full_speed(result)
-    fast = count_bytes * spent / copied if copied > 0 and spent > 0 else None
-    moved_bytes = 2.0 * count_bytes  # read to be copied, and once more
+    moved_bytes = 2.0 * count_bytes + left_out_bytes  # read to be copied, and once more
+    fast = moved_bytes / 2 * spent / copied if copied > 0 and spent > 0 else None
     return within_limit(fast, moved_bytes, paths=paths, in_place=in_place)
 
 

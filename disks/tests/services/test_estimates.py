@@ -48,6 +48,14 @@ def test_what_a_job_waited_for_and_what_was_done_in_parts_is_no_measure() -> Non
     assert estimates.proof_share(KINDS) == pytest.approx(0.25)
 
 
+def test_what_is_read_and_left_out_takes_its_time_as_well() -> None:
+    make_root("/srv/slow", limit_bytes_per_second=5 * MIB)
+    left_out = {"left_out_bytes": 300 * MIB}
+    assert guessed(100, "/srv/slow/b.vhd", **left_out).seconds == pytest.approx(100)
+    done(10, 100)
+    assert guessed(100, **left_out).seconds == pytest.approx(25)
+
+
 def test_the_slowest_root_decides_and_says_so() -> None:
     make_root("/srv/slow", limit_bytes_per_second=5 * MIB)
     make_root("/srv/fast", limit_bytes_per_second=500 * MIB)
