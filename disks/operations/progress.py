@@ -12,13 +12,18 @@ class Stopped(Exception):
 
     The sidecar tells how far it is; the same operation, asked for again, goes on from there.
     In-place work raises this instead of Cancelled once its first batch has begun, and of its own
-    accord where it cannot go on (no space, say). sentence: how far it is or why it stopped, and
-    what may be done with the disks until it is resumed.
+    accord where it cannot go on (no space, say).
+
+    reason    how far it is, or why it stopped
+    how       how to go on, and what may be done with the disks until then; for the terminal:
+              the page of a job says that in its own words
+    sentence  both
     """
 
-    def __init__(self, sentence: str) -> None:
-        super().__init__(sentence)
-        self.sentence = sentence
+    def __init__(self, reason: str, how: str = "") -> None:
+        self.reason = reason
+        self.sentence = f"{reason} {how}".strip()
+        super().__init__(self.sentence)
 
 
 class Progress:

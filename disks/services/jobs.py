@@ -335,7 +335,7 @@ def _work(claimed: Claim, lease: Lease) -> Callable[[], object]:
         finally:
             progress.note_worked()
     except Stopped as stopped:
-        told = stopped.sentence
+        told = stopped.reason
         if progress.is_shut_down:
             return partial(put_back, job, token, seen, if_paused=told, moved=True)
         return partial(put_off, job, token, seen, told, cancellable=False, by=progress.ended_by)
