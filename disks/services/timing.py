@@ -257,8 +257,8 @@ def does_not_fit(seconds: float, paths: Iterable[str], *, goes_on: bool) -> str:
     if not goes_on and settings.JOBS_HELD_AT_MOST < 1:
         then = "Begun, a copy goes on all the same: no worker may wait with it."
     else:
-        then = f"It {does} then, its disks locked, and goes on in the next."
-    return f"More than is left of the hours of {_names(roots)}, until {moment(end)}. {then}"
+        then = f"It {does} then, its disks locked, and goes on in the next ones."
+    return f"It takes longer than the hours of {_names(roots)} last, which end at {moment(end)}. {then}"
 
 
 def decides(job: Job) -> bool:

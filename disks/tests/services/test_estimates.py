@@ -75,14 +75,14 @@ def test_a_plan_says_that_it_does_not_fit_into_the_hours_that_are_left(
     done(100, 100, in_place=True)
     says(monkeypatch, "2026-05-05 05:50")  # ten minutes are left
     assert guessed(600, at).hours == ""
-    left = "More than is left of the hours of vms, until 06:00 on 5 May (UTC). It "
-    goes_on = "then, its disks locked, and goes on in the next."
+    left = "It takes longer than the hours of vms last, which end at 06:00 on 5 May (UTC). It "
+    goes_on = "then, its disks locked, and goes on in the next ones."
     assert guessed(601, at).hours == f"{left}waits with its worker {goes_on}"
     assert guessed(601, at, in_place=True).hours == f"{left}pauses {goes_on}"
     assert guessed(601, "/srv/elsewhere.vhd").hours == ""
     says(monkeypatch, "2026-05-05 12:00")  # it begins at 22:00, and has eight hours
     assert guessed(8 * 3600, at).hours == ""
-    assert "until 06:00 on 6 May" in guessed(8 * 3600 + 1, at).hours
+    assert "which end at 06:00 on 6 May" in guessed(8 * 3600 + 1, at).hours
     settings.JOBS_HELD_AT_MOST = 0
     assert guessed(8 * 3600 + 1, at).hours.endswith("no worker may wait with it.")
 

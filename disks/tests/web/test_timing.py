@@ -323,3 +323,18 @@ def test_the_time_of_a_plan_follows_the_limit_of_its_root(
     else:
         assert "Time with the proof, at 30 MB /s" in page
         assert "no job to guess from yet" not in page
+
+
+def test_a_plan_that_does_not_fit_into_the_hours_says_so_above_it(
+    operator: Client, leaf: Disk
+) -> None:
+    begin = timezone.localtime() - timedelta(hours=1)
+    end = timezone.localtime() + timedelta(minutes=5)
+    StorageRoot.objects.update(
+        limit_bytes_per_second=1, hours_begin=begin.time(), hours_end=end.time()
+    )
+    page = words(operator.get(f"/disks/{leaf.pk}/convert").content.decode())
+    assert "It takes longer than the hours of vms last, which end at" in page
+    StorageRoot.objects.update(hours_begin=None, hours_end=None)
+    page = words(operator.get(f"/disks/{leaf.pk}/convert").content.decode())
+    assert "It takes longer than" not in page
