@@ -258,7 +258,8 @@ def does_not_fit(seconds: float, paths: Iterable[str], *, goes_on: bool) -> str:
         then = "Begun, a copy goes on all the same: no worker may wait with it."
     else:
         then = f"It {does} then, its disks locked, and goes on in the next ones."
-    return f"It takes longer than the hours of {_names(roots)} last, which end at {moment(end)}. {then}"
+    which = f"the hours of {_names(roots)} last, which end at {moment(end)}"
+    return f"It takes longer than {which}. {then}"
 
 
 def decides(job: Job) -> bool:
