@@ -120,14 +120,14 @@ WORK: dict[str, Work] = {
         "disks.services.parent_paths.run_undo", "disks.services.parent_paths.finished_update"
     ),
     Job.Kind.REPAIR_PLAN: Work(
-        "disks.services.parent_paths.run_repair",
+        "disks.services.repair_plans.run_repair",
         "disks.services.parent_paths.finished_update",
         requeue_when_lost=True,
         cancelled=_SOME_STAY,
         lost=_TRY_ON,
     ),
     Job.Kind.UNDO_PLAN: Work(
-        "disks.services.parent_paths.run_undo_plan",
+        "disks.services.repair_plans.run_undo_plan",
         "disks.services.parent_paths.finished_update",
         requeue_when_lost=True,
         cancelled="Cancelled. What was taken back before that stays so.",

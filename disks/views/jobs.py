@@ -19,7 +19,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from disks import tasks
 from disks.models import Disk, Job, TrashedJob
-from disks.services import estimates, held, jobs, parent_paths, speed, stopping, timing
+from disks.services import estimates, held, jobs, repair_plans, speed, stopping, timing
 from disks.services.access import Role, allows, role_of
 from disks.services.errors import Refusal
 from disks.services.jobs import User
@@ -225,7 +225,7 @@ def _show(
             "result_lists": lists,
             "outcomes": outcomes,
             "output_disk": known.get(output or ""),
-            "may_undo": job.kind == Job.Kind.REPAIR_PLAN and bool(parent_paths.undoable(job)),
+            "may_undo": job.kind == Job.Kind.REPAIR_PLAN and bool(repair_plans.undoable(job)),
             "trashed": list(trashed) if job.status in Job.FINAL else [],
             "may_retry": allows(request.user, ROLES.get(job.kind, Role.OPERATOR)),
             "form_again": _form_again(job),
