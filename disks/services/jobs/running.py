@@ -15,7 +15,7 @@ from django.utils import timezone
 from disks.engine.errors import ImageError
 from disks.models import Job, JobLogLine
 from disks.operations.progress import Cancelled, Stopped
-from disks.services import roots, sidecars, timing
+from disks.services import root_state, sidecars, timing
 from disks.services.errors import Refusal
 from disks.services.jobs.claiming import Claim, claim
 from disks.services.jobs.ending import end, lose, put_back, put_off, succeed
@@ -140,7 +140,7 @@ def note_finished(job: Job, result: dict[str, Any]) -> None:
     """Bring the catalog up to date; the work is done, so an error in here is only logged."""
     work = WORK[job.kind]
     try:
-        roots.measure(restored(job.parameters).get("locks", {}).get("exclusive", []))
+        root_state.measure(restored(job.parameters).get("locks", {}).get("exclusive", []))
         if work.finished:
             function(work.finished)(job, result)
     except (OperationalError, InterfaceError):
