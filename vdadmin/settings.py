@@ -17,7 +17,7 @@ What may be set (everything has a safe default but the secret):
     VDADMIN_LOG_LEVEL        INFO
     DATABASE_URL             postgres://… ; else SQLite in the state folder
     REDIS_URL                the broker; else a server of our own
-    VDADMIN_JOBS_HELD_AT_MOST  how many paused copies may keep a worker process waiting; 1
+    VDADMIN_JOBS_HELD_AT_MOST  how many held copies may keep a worker process waiting; 1
     VDADMIN_JOB_…_SECONDS, VDADMIN_RECONCILER_…_SECONDS  timings of jobs, see below
 
 A name that starts with VDADMIN_ and is not known here is a typing error, and refused.

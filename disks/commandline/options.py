@@ -6,12 +6,13 @@ import argparse
 import os
 import re
 from collections.abc import Sequence
-from datetime import datetime, time, timedelta
+from datetime import UTC, datetime, time
 
 from disks.engine.errors import ImageError
 from disks.engine.units import MIB
 from disks.operations import windows
 from disks.operations.paths import Root, Roots, parsed_view
+from disks.operations.wall_clock import next_time
 from disks.operations.windows import shown
 
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
@@ -101,10 +102,7 @@ def _next_time(text: str) -> float:
         clock = time.fromisoformat(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no time like 06:00") from None
-    now = datetime.now().astimezone()
-    days = (now.date() + timedelta(days=number) for number in range(3))
-    moments = (datetime.combine(day, clock).astimezone() for day in days)
-    return next(moment for moment in moments if moment > now).timestamp()
+    return next_time(clock, datetime.now(UTC), zone=None).timestamp()
 
 
 def rate(text: str) -> int:

@@ -95,10 +95,10 @@ class RootForm(forms.Form):
 
     limit_mb = RateField(
         required=False,
-        label="Each job moves at most (MB/s)",
+        label="All jobs together move at most (MB/s)",
         help_text=(
-            "Empty: no limit. Copying and the proof count alike; several jobs at once have this "
-            "limit each. It can be chosen otherwise when a job is started."
+            "Empty: no limit. Copying and the proof count alike; jobs that run at the same time "
+            "share it evenly. A job for which another limit is chosen is not counted."
         ),
     )
 
@@ -111,9 +111,9 @@ class RootForm(forms.Form):
         required=False,
         label="Long jobs run until",
         help_text=(
-            "Of the next day, if that is not later; in the console's time zone. Work in place "
-            "pauses then and goes on by itself the next time; a copy that has begun goes on until "
-            "it is done."
+            "By the console's clock; a time that is not later than the first is one of the next "
+            "morning. What still runs then stops at the next safe place and goes on by itself "
+            "when the hours begin again: work in place pauses, a copy waits with its worker."
         ),
     )
     jobs_at_once = forms.IntegerField(
@@ -124,7 +124,7 @@ class RootForm(forms.Form):
         widget=forms.NumberInput(attrs=_control(inputmode="numeric")),
         help_text=(
             "Empty: as many as there are workers. Others wait, first come, first served. Scans, "
-            "checks and repairs of headers are not counted."
+            "checks and repairs of headers are not counted; a new fixed disk is."
         ),
     )
 

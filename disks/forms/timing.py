@@ -9,7 +9,7 @@ from django import forms
 from django.utils import timezone
 
 from disks.engine.units import MIB
-from disks.services.hours import next_time
+from disks.operations.wall_clock import next_time
 from disks.services.timing import Choice
 
 NOW, LATER = "now", "later"

@@ -81,6 +81,10 @@ class Job(models.Model):
     sent_at = models.DateTimeField(null=True, help_text="last handed to the broker")
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
+    worked_seconds = models.FloatField(
+        null=True,
+        help_text="of all its workers, without what it was held; null: before that was counted",
+    )
     heartbeat_at = models.DateTimeField(null=True)
     lease_until = models.DateTimeField(null=True)
     token = models.BigIntegerField(default=0, help_text="raised by every claim")
@@ -109,7 +113,12 @@ class Job(models.Model):
     )
 
     step = models.CharField(max_length=40, blank=True)
-    step_started_at = models.DateTimeField(null=True, help_text="for rate and time left")
+    step_started_at = models.DateTimeField(
+        null=True, help_text="its first report of this start of the job; for rate and time left"
+    )
+    step_start_bytes = models.BigIntegerField(
+        default=0, help_text="done by then, perhaps before the job was paused"
+    )
     sentence = models.TextField(blank=True)
     done_bytes = models.BigIntegerField(default=0)
     total_bytes = models.BigIntegerField(default=0)
@@ -136,8 +145,12 @@ class Job(models.Model):
 
     @property
     def is_held(self) -> bool:
-        """Paused with its worker: a copy, which keeps its unfinished file while it waits."""
-        return self.status == self.Status.RUNNING and self.held_at is not None
+        """Paused with its worker: a copy, which keeps its unfinished file while it waits.
+
+        For somebody who resumes it, or for the clock.
+        """
+        waits = self.pause_requested_at is not None or self.resume_at is not None
+        return self.status == self.Status.RUNNING and self.held_at is not None and waits
 
     @property
     def said(self) -> str:

@@ -36,7 +36,7 @@ class StorageRoot(models.Model):
     excluded_folders = models.JSONField(default=list, blank=True)
     scan_every_minutes = models.PositiveIntegerField(default=60, help_text="0: by hand only")
     limit_bytes_per_second = models.PositiveBigIntegerField(
-        default=0, help_text="what each job may move here; 0: no limit"
+        default=0, help_text="what all jobs together may move here; 0: no limit"
     )
     hours_begin = models.TimeField(null=True, help_text="long jobs run from here; null: always")
     hours_end = models.TimeField(null=True, help_text="until here, across midnight if not later")

@@ -57,12 +57,14 @@ class InPlacePlan(CompactPlan):
 
     counts      blocks by reason, of those that were looked at
     zero_bytes  zeros inside of the blocks that stay, in whole pieces of 4 KiB
+    bytes_to_look         what is read to find the blocks that go; about, if estimated
     moves, bytes_to_move  what is copied inside of the file; about, if estimated
     seconds     about how long it takes, the reading back (proof_seconds) included
     """
 
     counts: dict[Verdict, int] = field(default_factory=dict)
     zero_bytes: int = 0
+    bytes_to_look: int = 0
     moves: int = 0
     bytes_to_move: int = 0
     seconds: float | None = None
@@ -227,6 +229,7 @@ def _measure(
         _extrapolate(result, judged, image.block_size_bytes)
     if judged.read_bytes and seconds:
         share = judged.total / judged.read
+        result.bytes_to_look = round(judged.needed_bytes * share)
         per_byte = seconds / judged.read_bytes
         result.proof_seconds = round(per_byte * result.bytes_to_move, 1)
         moving = per_byte * result.bytes_to_move * _MOVES_PER_READ

@@ -31,6 +31,15 @@ class Pacer:
         self._sleep = sleep
         self._paid_until = float("-inf")
 
+    def change(self, bytes_per_second: int) -> None:
+        """From now on it is this rate; what is still to be slept off is counted by it, too."""
+        if bytes_per_second == self.bytes_per_second:
+            return
+        now = self._clock()
+        owed_bytes = max(0.0, self._paid_until - now) * self.bytes_per_second
+        self.bytes_per_second = bytes_per_second
+        self._paid_until = now + owed_bytes / bytes_per_second if bytes_per_second else now
+
     def moved(self, count_bytes: int) -> None:
         """So many bytes were read to be written, or read again for the proof."""
         if self.bytes_per_second > 0:

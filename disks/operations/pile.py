@@ -566,15 +566,28 @@ class _Part(Progress):
         self._all = step.work_bytes
         self._total = total
         self._before = 0  # bytes of the merge's earlier stages
+        self._is_begun = False
 
     def step(self, step: str, sentence: str) -> None:
         self._before = {"proof": self._held, "commit": self._all}.get(step, 0)
-        self.report(0, 0, sentence)
+        self._is_begun = False
+        self._tell(0, sentence)
 
     def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
-        done = self._begin + self._before + min(done_bytes, self._held)
+        if not self._is_begun:  # a merge that goes on has most of its bytes behind it
+            self._is_begun = True
+            self.begins_at(done_bytes)
+        self._tell(done_bytes, sentence)
+
+    def begins_at(self, done_bytes: int) -> None:
+        self._whole.begins_at(self._done(done_bytes))
+
+    def _tell(self, done_bytes: int, sentence: str | None) -> None:
         said = None if sentence is None else f"{self._label}{sentence}"
-        self._whole.report(done, self._total, said)
+        self._whole.report(self._done(done_bytes), self._total, said)
+
+    def _done(self, done_bytes: int) -> int:
+        return self._begin + self._before + min(done_bytes, self._held)
 
     def moved(self, count_bytes: int) -> None:
         self._whole.moved(count_bytes)

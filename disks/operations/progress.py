@@ -20,13 +20,18 @@ class Stopped(Exception):
 
     The sidecar tells how far it is; the same operation, asked for again, goes on from there.
     In-place work raises this instead of Cancelled once its first batch has begun, and of its own
-    accord where it cannot go on (no space, say). sentence: how far it is or why it stopped, and
-    what may be done with the disks until it is resumed.
+    accord where it cannot go on (no space, say).
+
+    reason    how far it is, or why it stopped
+    how       how to go on, and what may be done with the disks until then; for the terminal:
+              the page of a job says that in its own words
+    sentence  both
     """
 
-    def __init__(self, sentence: str) -> None:
-        super().__init__(sentence)
-        self.sentence = sentence
+    def __init__(self, reason: str, how: str = "") -> None:
+        self.reason = reason
+        self.sentence = f"{reason} {how}".strip()
+        super().__init__(self.sentence)
 
 
 class Lost(Exception):
@@ -46,6 +51,12 @@ class Progress:
 
     def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
         """Bytes of this stage done; sentence like "copying block 812 of 1,252"."""
+
+    def begins_at(self, done_bytes: int) -> None:
+        """So many bytes of this stage were done before: no measure of how fast it goes now.
+
+        What the first report() of a stage tells is taken for that without being told.
+        """
 
     def moved(self, count_bytes: int) -> None:
         """So many bytes were copied, or read again for the proof, since the last call.

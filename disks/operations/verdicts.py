@@ -53,6 +53,7 @@ class Judged:
     zero_bytes     zeros in whole pieces of 4 KiB inside of blocks that stay as partly zero
     total, read    blocks with room in the file, and how many of them were looked at
     read_bytes     of this disk, without its parents
+    needed_bytes   of these, what a look that is not thorough reads
     """
 
     absent: array[int] = field(default_factory=lambda: array("Q"))
@@ -62,6 +63,7 @@ class Judged:
     total: int = 0
     read: int = 0
     read_bytes: int = 0
+    needed_bytes: int = 0
 
     @property
     def complete(self) -> bool:
@@ -116,7 +118,7 @@ def judge(
         if deadline is not None and time.monotonic() >= deadline:
             break
     progress.moved(judging.read_bytes - told)
-    result.read_bytes = judging.read_bytes
+    result.read_bytes, result.needed_bytes = judging.read_bytes, judging.needed_bytes
     result.zero_bytes = judging.zero_bytes
     return result
 
@@ -134,6 +136,7 @@ class _Judging:
         self._buffer = memoryview(bytearray(SLICE_BYTES))
         self._other = memoryview(bytearray(SLICE_BYTES))
         self.read_bytes = 0
+        self.needed_bytes = 0
         self.zero_bytes = 0
 
     def verdict(self, block: int) -> Verdict:
@@ -141,15 +144,18 @@ class _Judging:
         size = min(self._sectors, self._image.virtual_size_bytes // SECTOR_BYTES - first)
         held = zero_bytes = 0
         zero = same = True
+        is_data = False
         for sector, data in self._slices(first, size):
+            self.needed_bytes += 0 if is_data else len(data)
             held += len(data) // SECTOR_BYTES
             zero_here = is_zero(data)
             zero = zero and zero_here
             if same and self._below is not None:
                 same = self._is_given(sector, data)
+            is_data = not zero and (self._below is None or not same)
             if self._thorough:
                 zero_bytes += len(data) if zero_here else _zeros_in(data)
-            elif not zero and (self._below is None or not same):
+            elif is_data:
                 return Verdict.DATA
         if not held:
             return Verdict.UNWRITTEN

@@ -23,14 +23,20 @@ OFFLINE_STATES = (StorageRoot.State.OFFLINE, StorageRoot.State.CHANGED)
 
 def roots_of(host_paths: Iterable[str]) -> list[StorageRoot]:
     """The roots that hold these paths, each once; longest path wins."""
+    return next(roots_of_each([host_paths]))
+
+
+def roots_of_each(groups: Iterable[Iterable[str]]) -> Iterator[list[StorageRoot]]:
+    """The same for several groups of paths, with one query."""
     every = sorted(StorageRoot.objects.all(), key=lambda root: -len(root.path))
-    found: dict[int, StorageRoot] = {}
-    for path in host_paths:
-        for root in every:
-            if path == root.path or path.startswith(root.path.rstrip("/") + "/"):
-                found[root.pk] = root
-                break
-    return list(found.values())
+    for host_paths in groups:
+        found: dict[int, StorageRoot] = {}
+        for path in host_paths:
+            for root in every:
+                if path == root.path or path.startswith(root.path.rstrip("/") + "/"):
+                    found[root.pk] = root
+                    break
+        yield list(found.values())
 
 
 def require(host_paths: Iterable[str], *, declared_offline: bool) -> None:

@@ -1,15 +1,16 @@
 """The hours of a storage root in which long jobs run: from one time of the day until another.
 
 Times are what the clock on the wall says in the console's time zone, also in the nights in which
-it is moved. A time that is left out in spring is taken as the same distance later; of a time
-that comes twice in autumn the first counts.
+it is moved (operations/wall_clock.py).
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from datetime import UTC, datetime, time, timedelta, tzinfo
+
+from disks.operations.wall_clock import at
 
 _HOURS = re.compile(r"(\d{1,2}):(\d{2})\s*[-–]\s*(\d{1,2}):(\d{2})", re.ASCII)
 
@@ -46,18 +47,6 @@ class Hours:
 
     def __str__(self) -> str:
         return f"{self.begin:%H:%M}–{self.end:%H:%M}"
-
-
-def at(day: date, clock: time, zone: tzinfo) -> datetime:
-    """When the clock on the wall says so on that day; in UTC, so that hours can be counted."""
-    return datetime.combine(day, clock, tzinfo=zone).astimezone(UTC)
-
-
-def next_time(clock: time, after: datetime, zone: tzinfo) -> datetime:
-    """When the clock on the wall says so for the first time after that moment."""
-    today = after.astimezone(zone).date()
-    moments = (at(today + timedelta(days=number), clock, zone) for number in range(3))
-    return next(moment for moment in moments if moment > after)
 
 
 def parsed(text: str) -> tuple[time, time] | None:

@@ -22,7 +22,7 @@ from django.utils import timezone
 from disks.engine.errors import ImageError
 from disks.models import Disk, Job, StorageRoot
 from disks.operations.progress import Cancelled, Progress
-from disks.services import jobs, linking, moves, reading, roots, trash_index
+from disks.services import jobs, linking, moves, reading, root_state, roots, trash_index
 from disks.services.known_files import Known, KnownFiles
 from disks.services.moves import Found
 from disks.services.other_files import OtherFiles
@@ -149,7 +149,7 @@ class Scan:
         for root in self.chosen:
             before = root.state
             try:
-                roots.require_online(root)
+                root_state.require_online(root)
                 online.append(root)
             except ImageError as error:
                 refusal = error

@@ -66,8 +66,7 @@ def recover_by_sidecars(job: Job, context: JobContext) -> Recovery:
         with locks.hold(roots, changed, job=context.name, token=context.token):
             _sweep(roots, changed, context)
             if to_go_on is not None:  # the job does that: it may take hours
-                told = merge_in_place.how_to_go_on(to_go_on)
-                return Recovery("stopped", f"The merge was interrupted. {told}")
+                return Recovery("stopped", "The merge was interrupted; what has moved stays so.")
             return recovery or _by_traces(job, roots)
 
 

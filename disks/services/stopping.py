@@ -17,7 +17,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from disks.models import Job
-from disks.services import audit, jobs, leases, timing
+from disks.services import audit, held, jobs, leases, timing
 from disks.services.errors import Refusal
 from disks.services.jobs import User
 from disks.services.stored_json import restored
@@ -101,9 +101,9 @@ def _pause_once(job: Job, user: User, address: str) -> bool:
         raise _not_active(job, "paused")
     if job.pause_requested_at is not None:
         return True
-    if can_be_held(job):
+    if held.can_be_held(job):
         return _hold(job, user, address)
-    if not can_be_paused(job):
+    if not held.can_be_paused(job):
         raise Refusal(
             "E_NOT_PAUSABLE",
             f"Job {job.pk} cannot be paused: what it has done could not be gone on with.",
@@ -128,46 +128,30 @@ def _pause_waiting(job: Job, user: User, address: str) -> bool:
     return bool(changed)
 
 
-def can_be_paused(job: Job) -> bool:
-    """Whether a running job can end and go on later."""
-    return job.kind in WORK and WORK[job.kind].goes_on(restored(job.parameters))
-
-
-def can_be_held(job: Job) -> bool:
-    """Whether a running job can only be paused by having its worker wait with it."""
-    return job.kind in WORK and WORK[job.kind].moves_data and not can_be_paused(job)
-
-
 def _hold(job: Job, user: User, address: str) -> bool:
     if not job.cancellable:
         raise _too_late(job)
     with transaction.atomic():
         leases.one_claim_at_a_time()
-        held = [
-            other
-            for other in Job.objects.filter(
-                status=Job.Status.RUNNING, pause_requested_at__isnull=False
-            )
-            if can_be_held(other)
-        ]
+        others = held.others(job)
         most = settings.JOBS_HELD_AT_MOST
-        if len(held) >= most:
-            raise _none_to_wait(job, held, most)
+        if len(others) >= most:
+            raise _none_to_wait(job, others, most)
         return _ask(job, "pause", "asked to pause; its worker waits with it.", user, address)
 
 
-def _none_to_wait(job: Job, held: list[Job], most: int) -> Refusal:
-    if not held:
+def _none_to_wait(job: Job, others: list[Job], most: int) -> Refusal:
+    if not others:
         return Refusal(
             "E_HELD",
             f"Job {job.pk} cannot be paused: its worker would wait with it, and there is no other.",
             "Let it end or cancel it; or start another worker and raise VDADMIN_JOBS_HELD_AT_MOST.",
         )
-    names = " and ".join(f"job {other.pk}" for other in held)
+    names = " and ".join(f"job {other.pk}" for other in others)
     return Refusal(
         "E_HELD",
         f"Job {job.pk} cannot be paused: a paused copy keeps a worker waiting, {names} "
-        f"{'does' if len(held) == 1 else 'do'} so already, and no more than {most:,} may.",
+        f"{'does' if len(others) == 1 else 'do'} so already, and no more than {most:,} may.",
         f"Resume or cancel {names} first, or raise VDADMIN_JOBS_HELD_AT_MOST if there are more "
         "workers.",
     )
@@ -200,7 +184,7 @@ def _resume_once(job: Job, user: User, address: str) -> bool:
                 recoveries=0,
                 sent_at=None,
                 resume_at=None,
-                stop_by=job.stop_by if job.stop_by and job.stop_by > timezone.now() else None,
+                stop_by=timing.stops_by(job),
             )
         )
         if changed:
@@ -228,22 +212,28 @@ def _go_on_once(job: Job) -> bool:
 def start_now(job: Job, user: User, address: str = "") -> Job:
     """A job that waits for the clock waits no more, whatever the hours of its storage roots.
 
-    Raises Refusal E_NOT_PAUSED where it does not wait for the clock.
+    Raises Refusal E_NOT_PAUSED where it does not wait for the clock: somebody has paused it, say,
+    and only resuming goes on with that. A job that only waits for a worker is let be: asking
+    twice changes nothing.
     """
     return _in_one_update(job, lambda: _start_now_once(job, user, address))
 
 
 def _start_now_once(job: Job, user: User, address: str) -> bool:
-    if job.status not in (Job.Status.QUEUED, Job.Status.PAUSED):
+    waits = timing.decides(job)
+    if not waits and job.status != Job.Status.QUEUED:
         raise Refusal(
             "E_NOT_PAUSED",
             f"Job {job.pk} does not wait for the clock: it is “{job.get_status_display()}”.",
+            "Resume it: then it goes on." if job.is_paused else "",
         )
+    if not waits:
+        return True
     with transaction.atomic():
         changed = timing.mind_no_clock(job, user, address)
         if changed and job.is_paused:
             changed = _resume_once(job, user, address)
-        elif changed:
+        elif changed and job.status == Job.Status.QUEUED:
             _unmoved(job).update(sentence=jobs.WAITING)
             jobs.hand_over(job.pk)
     return changed

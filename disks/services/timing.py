@@ -1,24 +1,24 @@
-"""When a job runs and how fast: what its storage roots allow, and what was chosen for it.
+"""When a job runs: what its storage roots allow, and what was chosen for it.
 
-Roots have hours for long jobs, a number of jobs at once, and a limit of speed. A job that has
-to wait for the clock is queued, or paused half-way, with the moment in `resume_at`; the
-reconciler wakes it.
+Roots have hours for long jobs, a number of jobs at once, and a limit of speed (speed.py). A job
+that has to wait for the clock is queued, or paused half-way, with the moment in `resume_at`; the
+reconciler wakes it. A copy is held then: its worker waits with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from django.conf import settings
 from django.utils import timezone
 
 from disks.engine.units import MIB
 from disks.models import Job, StorageRoot
-from disks.services import audit, declarations
+from disks.services import audit, declarations, held, job_roots, speed
 from disks.services.hours import Hours
-from disks.services.stored_json import restored
 from disks.services.work import WORK
 
 _TRIES = 16  # jumps from one root's hours to the next one's; more, and they never meet
@@ -118,8 +118,11 @@ def moment(when: datetime) -> str:
 
 def starts_at(job: Job, now: datetime) -> datetime | None:
     """now, if the job may run; else when it may. None: the hours of its roots never meet."""
-    when = max(now, job.not_before or now)
-    hours = _hours(job)
+    return _opens(_hours(_roots_with_hours(job)), max(now, job.not_before or now))
+
+
+def _opens(hours: Sequence[Hours], when: datetime) -> datetime | None:
+    """When all of these hours are open next, from that moment on; None: never."""
     for _ in range(_TRIES):
         later = max((one.opens(when) for one in hours), default=when)
         if later == when:
@@ -137,19 +140,49 @@ class End:
 
 
 def ends_at(job: Job, now: datetime) -> End | None:
-    """When a job that runs now has to stop, if anything says so."""
-    closing = [end for one in _hours(job) if (end := one.closes(now)) is not None]
-    ends = [End(when, asked=False) for when in closing]
-    if job.stop_by is not None and job.stop_by > now:
+    """When a running job has to stop, if anything says so; no later than now: it is over."""
+    # Of roots whose hours were changed meanwhile it may lie outside by now.
+    ends = [End(one.closes(now) or now, asked=False) for one in _hours(_roots_with_hours(job))]
+    if job.stop_by is not None:
         ends.append(End(job.stop_by, asked=True))
     return min(ends, key=lambda end: (end.at, end.asked), default=None)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a job that runs keeps to. It looks again every few seconds, for all may be changed.
+
+    bytes_per_second  0: no limit
+    end               when it has to stop; None: when it is done
+    until             columns of its row while it is held because its hours are over; else empty
+    """
+
+    bytes_per_second: int = 0
+    end: End | None = None
+    until: dict[str, Any] = field(default_factory=dict)
+
+
+def rules(job_id: int) -> Rules:
+    """What holds now for a running job."""
+    job, now = Job.objects.get(pk=job_id), timezone.now()
+    end = ends_at(job, now)
+    is_over = end is not None and not end.asked and end.at <= now
+    until = put_off_by_the_clock(job, end) if end is not None and is_over else {}
+    if until.get("resume_at") is None:  # there is nothing to wait for
+        until = {}
+    return Rules(speed.of_job(job).bytes_per_second, end, until)
+
+
+def stops_by(job: Job) -> datetime | None:
+    """The moment that was chosen for its end, while that is still ahead."""
+    return job.stop_by if job.stop_by is not None and job.stop_by > timezone.now() else None
 
 
 def waits_for_the_clock(job: Job, now: datetime) -> dict[str, Any] | None:
     """Columns of a queued job that may not start now; None: it may."""
     when = starts_at(job, now)
     if when is None:
-        names = " and ".join(root.name for root in _roots_with_hours(job))
+        names = _names(_roots_with_hours(job))
         return {
             "resume_at": None,
             "sentence": f"Waits: the hours of {names} never meet. Change them, or start it now.",
@@ -174,7 +207,7 @@ def put_off_by_the_clock(job: Job, end: End) -> dict[str, Any]:
     if end.asked:
         sentence = f"Paused at {moment(end.at)}, as asked. It goes on when it is resumed."
         return {"sentence": sentence, "resume_at": None, "stop_by": None}
-    names = " and ".join(root.name for root in _roots_with_hours(job))
+    names = _names(_roots_with_hours(job))
     when = starts_at(job, max(timezone.now(), end.at))
     return _paused_until(when, f"the hours of {names} are over")
 
@@ -186,25 +219,57 @@ def _paused_until(when: datetime | None, why: str) -> dict[str, Any]:
 
 def foreseen(job: Job) -> str:
     """What a running job's end means for it, for its page; "" where it has none."""
-    end = ends_at(job, timezone.now()) if job.status == Job.Status.RUNNING else None
+    now = timezone.now()
+    end = ends_at(job, now) if job.status == Job.Status.RUNNING and not job.is_held else None
     if end is None or job.kind not in WORK:
         return ""
-    goes_on = WORK[job.kind].goes_on(restored(job.parameters))
+    goes_on = held.can_be_paused(job)
     if end.asked:
         return f"It is {'paused' if goes_on else 'cancelled'} at {moment(end.at)}, as asked."
     if goes_on:
         return f"It pauses at {moment(end.at)} by itself, and goes on in the next hours."
+    if held.can_be_held(job) and len(held.others(job)) < settings.JOBS_HELD_AT_MOST:
+        return (
+            f"It waits from {moment(end.at)} by itself, and its worker with it, and goes on in the "
+            "next hours."
+        )
+    over = f"end at {moment(end.at)}" if end.at > now else "are over"
     return (
-        f"The hours of its storage root end at {moment(end.at)}. A copy cannot be put off: it "
-        "goes on until it is done."
+        f"The hours of its storage root {over}. It goes on until it is done: a copy waits only "
+        "with its worker, and no more of them may wait (VDADMIN_JOBS_HELD_AT_MOST)."
     )
 
 
+def does_not_fit(seconds: float, paths: Iterable[str], *, goes_on: bool) -> str:
+    """What a plan says where its hours are over before the work can be done; "" where not.
+
+    paths: host paths that the work reads or writes; goes_on: it can be paused without its worker
+    """
+    roots = [root for root in declarations.roots_of(paths) if hours_of(root) is not None]
+    hours = _hours(roots)
+    begin = _opens(hours, timezone.now())
+    if begin is None or not hours:
+        return ""
+    end = min(one.closes(begin) or begin for one in hours)
+    if (end - begin).total_seconds() >= seconds:
+        return ""
+    does = "pauses" if goes_on else "waits with its worker"
+    if not goes_on and settings.JOBS_HELD_AT_MOST < 1:
+        then = "Begun, a copy goes on all the same: no worker may wait with it."
+    else:
+        then = f"It {does} then, its disks locked, and goes on in the next ones."
+    which = f"the hours of {_names(roots)} last, which end at {moment(end)}"
+    return f"It takes longer than {which}. {then}"
+
+
 def decides(job: Job) -> bool:
-    """Does a queued or paused job wait for the clock, or for hours that never come?"""
-    if job.resume_at is not None:
-        return job.status in (Job.Status.QUEUED, Job.Status.PAUSED)
-    return job.status == Job.Status.QUEUED and starts_at(job, timezone.now()) is None
+    """Does a job wait for the clock, or for hours that never come?"""
+    if job.is_paused or job.is_held:
+        return job.resume_at is not None and job.pause_requested_at is None
+    now = timezone.now()
+    return job.status == Job.Status.QUEUED and (
+        job.resume_at is not None or starts_at(job, now) != now
+    )
 
 
 def due() -> list[Job]:
@@ -215,68 +280,51 @@ def due() -> list[Job]:
 
 
 def mind_no_clock(job: Job, user: Any, address: str = "") -> bool:
-    """Within a transaction: the job, as it was seen, waits for no moment any more. Audited."""
-    choice = Choice(job.limit_bytes_per_second, outside_hours=True)
+    """Within a transaction: the job, as it was seen, waits for no moment any more. Audited.
+
+    When it was to stop stays as it is, if that is still ahead.
+    """
+    choice = Choice(job.limit_bytes_per_second, stop_by=stops_by(job), outside_hours=True)
     changed = Job.objects.filter(pk=job.pk, status=job.status, token=job.token).update(
         resume_at=None, sent_at=None, **choice.columns()
     )
     if changed:
-        _record(job, "job-start-now", "not to wait for the clock any more", choice, user, address)
+        words = f"not to wait for the clock any more; {in_words(choice)}"
+        _record(job, "job-start-now", words, choice, user, address)
     return bool(changed)
 
 
 def hours_changed(root: StorageRoot) -> None:
     """Jobs that wait for the clock look anew when they may start; the reconciler sends them."""
     waiting = Job.objects.filter(status=Job.Status.QUEUED, resume_at__isnull=False)
-    mine = [job.pk for job in waiting if root in declarations.roots_of(paths_of(job))]
+    mine = [job.pk for job in waiting if root in job_roots.of_job(job)]
     Job.objects.filter(pk__in=mine, status=Job.Status.QUEUED).update(resume_at=None, sent_at=None)
     paused = Job.objects.filter(status=Job.Status.PAUSED, resume_at__isnull=False)
     for job in paused:
-        if root in declarations.roots_of(paths_of(job)):
+        if root in job_roots.of_job(job):
             when = starts_at(job, timezone.now())
             why = f"the hours of {root.name} have been changed"
             paused.filter(pk=job.pk).update(**_paused_until(when, why))
 
 
 def _roots_with_hours(job: Job) -> list[StorageRoot]:
-    if job.outside_hours or not _moves_data(job):
+    if job.outside_hours or not job_roots.moves_data(job):
         return []
-    return [root for root in declarations.roots_of(paths_of(job)) if hours_of(root) is not None]
+    return [root for root in job_roots.of_job(job) if hours_of(root) is not None]
 
 
-def _hours(job: Job) -> list[Hours]:
-    return [hours for root in _roots_with_hours(job) if (hours := hours_of(root)) is not None]
+def _hours(roots: Iterable[StorageRoot]) -> list[Hours]:
+    return [hours for root in roots if (hours := hours_of(root)) is not None]
+
+
+def _names(roots: Iterable[StorageRoot]) -> str:
+    return " and ".join(root.name for root in roots)
 
 
 def hours_of(root: StorageRoot) -> Hours | None:
     if root.hours_begin is None or root.hours_end is None:
         return None
     return Hours(root.hours_begin, root.hours_end, timezone.get_default_timezone())
-
-
-# --- how fast ----------------------------------------------------------------------------
-
-
-def paths_of(job: Job) -> list[str]:
-    """Host paths that the job changes or reads."""
-    locks = restored(job.parameters.get("locks") or {})
-    return [*locks.get("exclusive", []), *locks.get("shared", [])]
-
-
-def bytes_per_second(job: Job) -> int:
-    """What the job may move in a second; 0: no limit.
-
-    Its own limit, else the smallest of the roots that it reads or writes.
-    """
-    if job.limit_bytes_per_second is not None:
-        return job.limit_bytes_per_second
-    return limit_of(paths_of(job))
-
-
-def limit_of(paths: Iterable[str]) -> int:
-    """The smallest limit of the roots that hold these host paths; 0: no limit."""
-    limits = [root.limit_bytes_per_second for root in declarations.roots_of(paths)]
-    return min((limit for limit in limits if limit > 0), default=0)
 
 
 # --- how many at once --------------------------------------------------------------------
@@ -287,14 +335,14 @@ def full_root(job: Job) -> tuple[StorageRoot, int] | None:
 
     Within the transaction of a claim. Jobs that have waited longer come first.
     """
-    if not _moves_data(job):
+    if not job_roots.takes_a_turn(job):
         return None
-    limited = [root for root in declarations.roots_of(paths_of(job)) if root.jobs_at_once]
+    limited = [root for root in job_roots.of_job(job) if root.jobs_at_once]
     if not limited:
         return None
-    running = _roots_of_running()
+    running = _running_on_each_root()
     for root in limited:
-        run = running.count(root.pk)
+        run = running.get(root.pk, 0)
         earlier = waiting_for(root).filter(pk__lt=job.pk).count()
         if run + earlier >= root.jobs_at_once:
             return root, run
@@ -324,24 +372,14 @@ def may_go_now() -> list[int]:
     )
     if not waiting:
         return []
-    running = _roots_of_running()
+    running = _running_on_each_root()
     found: list[int] = []
     for root in waiting:
         every = waiting_for(root).values_list("pk", flat=True)
-        room = max(0, root.jobs_at_once - running.count(root.pk))
+        room = max(0, root.jobs_at_once - running.get(root.pk, 0))
         found += every[:room] if root.jobs_at_once else every
     return found
 
 
-def _moves_data(job: Job) -> bool:
-    return job.kind in WORK and WORK[job.kind].moves_data
-
-
-def _roots_of_running() -> list[int]:
-    """The roots that running jobs move data on: each as often as there are such jobs."""
-    kinds = [kind for kind, work in WORK.items() if work.moves_data]
-    return [
-        root.pk
-        for job in Job.objects.filter(status=Job.Status.RUNNING, kind__in=kinds)
-        for root in declarations.roots_of(paths_of(job))
-    ]
+def _running_on_each_root() -> dict[int, int]:
+    return job_roots.on_each_root(filter(job_roots.takes_a_turn, job_roots.running()))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.utils.module_loading import import_string
 
+from disks.engine.images import DiskType
 from disks.models import Job
 from disks.services.stored_json import restored
 
@@ -36,7 +37,8 @@ class Work:
     finished  (job: Job, result: dict) -> None
               Brings the catalog up to date after success, also after a recovery that
               finished the work. Must be repeatable.
-    moves_data  It copies or moves what disks hold, so storage roots may limit how many run.
+    moves_data  It copies or moves what disks hold, so storage roots may limit when it runs, how
+              fast it is, and how many run.
     cancelled, cancelled_in_place, lost
               What is said of the files after a stop, or when the worker died.
     requeue_when_lost  The work may simply be done again, after recover(): it changes nothing
@@ -57,6 +59,13 @@ class Work:
         """What is said of the files once it was cancelled."""
         in_place = works_in_place(parameters) and self.cancelled_in_place
         return in_place or self.cancelled
+
+    def takes_a_turn(self, parameters: dict[str, Any]) -> bool:
+        """Does it count among the jobs of which a storage root lets only some run at once?
+
+        A new fixed disk moves nothing, but storage that cannot reserve room writes all of it.
+        """
+        return self.moves_data or parameters.get("disk_type") == DiskType.FIXED
 
     def goes_on(self, parameters: dict[str, Any]) -> bool:
         """May it end half-way and be started again, to go on? So it can be paused."""
@@ -116,14 +125,14 @@ WORK: dict[str, Work] = {
         "disks.services.parent_paths.run_undo", "disks.services.parent_paths.finished_update"
     ),
     Job.Kind.REPAIR_PLAN: Work(
-        "disks.services.parent_paths.run_repair",
+        "disks.services.repair_plans.run_repair",
         "disks.services.parent_paths.finished_update",
         requeue_when_lost=True,
         cancelled=_SOME_STAY,
         lost=_TRY_ON,
     ),
     Job.Kind.UNDO_PLAN: Work(
-        "disks.services.parent_paths.run_undo_plan",
+        "disks.services.repair_plans.run_undo_plan",
         "disks.services.parent_paths.finished_update",
         requeue_when_lost=True,
         cancelled="Cancelled. What was taken back before that stays so.",

@@ -10,22 +10,23 @@ from typing import Any
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
-from django.db.models.functions import Now
+from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
 from disks.models import Job, JobLogLine
 from disks.operations.pacing import Pacer
 from disks.operations.progress import Cancelled, Progress
-from disks.services import shutdown
+from disks.services import held, shutdown
 from disks.services.leases import Lease, clock
 from disks.services.stored_json import readable, storable
-from disks.services.timing import End
+from disks.services.timing import End, Rules
 
 logger = logging.getLogger(__name__)
 
 # Steps that the log tells of; a job that has more of them has one for each disk.
 _STEPS_LOGGED = 50
 HELD_PIECE_SECONDS = 0.2
+RULES_SECONDS = 3.0  # how soon a job follows what is changed for it, or for its storage roots
 
 
 class JobCancelled(Cancelled):
@@ -47,16 +48,19 @@ class JobProgress(Progress):
         goes_on: bool = False,
         in_batches: bool = False,
         pacer: Pacer | None = None,
-        ends: End | None = None,
+        rules: Callable[[], Rules] | None = None,
         may_be_held: bool = False,
+        worked_seconds: float = 0.0,
     ) -> None:
         """about_to_commit: what recovery must know of the commit step, kept in the row.
 
         goes_on: the work may end here when somebody pauses it. in_batches: its commits are
         short, and many: a wish to stop is heard after each, so it is never too late for one.
         pacer: how fast the work may be; while it waits the wish to stop is heard as ever.
-        ends: when it has to stop by itself: work that goes on pauses, other only if asked to.
+        rules: how fast and until when, asked every few seconds. At its end, work that goes on
+        pauses; other is cancelled if that was asked for, else held until its hours begin.
         may_be_held: work that cannot end and go on is paused by waiting in report().
+        worked_seconds: of the workers that it had before.
         """
         self.lease = lease
         self._pacer = pacer or Pacer()
@@ -64,7 +68,10 @@ class JobProgress(Progress):
         self.is_shut_down = False  # its worker was asked to end, and nobody asked for more
         self.waited_seconds = 0.0  # for its limit, or while it was held
         self.ended_by: End | None = None  # what stopped it, if the clock did
-        self._ends = ends
+        self._rules_of = rules
+        self._rules = Rules()
+        self._rules_read_at = float("-inf")
+        self._may_wait: bool | None = None  # for its hours; None: not asked yet
         self._may_be_held = may_be_held and not goes_on
         self._hold_wanted = False
         self._goes_on = goes_on
@@ -73,8 +80,12 @@ class JobProgress(Progress):
         self._step = ""
         self._sentence = ""
         self._step_started_at = timezone.now()
+        self._step_start_bytes: int | None = None  # until the first report of a step
         self._done_bytes = 0
         self._total_bytes = 0
+        self._worked_before = worked_seconds
+        self._began = clock()
+        self._held_seconds = 0.0
         self._stored_at = float("-inf")
         self._committing = False
         self._steps = 0
@@ -89,15 +100,14 @@ class JobProgress(Progress):
             self.log(f"{step}: {sentence}")
         self._step, self._sentence = step, sentence
         self._done_bytes = self._total_bytes = 0
-        self._step_started_at = timezone.now()
+        self.begins_at(0)
+        self._step_start_bytes = None
         self._store()
-
-    @property
-    def is_held(self) -> bool:
-        return self._hold_wanted
 
     def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
         """Takes its time where the job is limited or held."""
+        if self._step_start_bytes is None:
+            self.begins_at(done_bytes)
         self._done_bytes, self._total_bytes = done_bytes, total_bytes
         if sentence is not None:
             self._sentence = sentence
@@ -107,6 +117,9 @@ class JobProgress(Progress):
             self._pacer.wait(self._look)
             self.waited_seconds += clock() - began
             self._wait_while_held()
+
+    def begins_at(self, done_bytes: int) -> None:
+        self._step_start_bytes, self._step_started_at = done_bytes, timezone.now()
 
     def moved(self, count_bytes: int) -> None:
         self._pacer.moved(count_bytes)
@@ -128,23 +141,59 @@ class JobProgress(Progress):
             raise JobCancelled(goes_on_later=self.is_pausing or self.is_shut_down)
 
     def _wait_while_held(self) -> None:
-        """Until somebody resumes or cancels it; the lease, locks and files are kept meanwhile."""
-        if not self._hold_wanted:
-            return
-        began = clock()
-        self._note_held(Now())
-        self.log("held: it waits here until it is resumed or cancelled")
-        while self._hold_wanted:
-            time.sleep(HELD_PIECE_SECONDS)
-            self._look()
-        self._note_held(None)
-        self.waited_seconds += clock() - began
-        self._step_started_at += timedelta(seconds=clock() - began)  # for the rate
-        self.log(f"resumed after {clock() - began:.0f} s")
+        """Until somebody resumes or cancels it, or its hours begin.
 
-    def _note_held(self, since: Now | None) -> None:
+        The lease, locks and files are kept meanwhile.
+        """
+        if not self._is_held():
+            return
+        began, seconds, held_before, sentence = clock(), 0.0, self._held_seconds, self._sentence
+        self.log("held: it waits here until it is resumed or cancelled")
+        told: dict[str, Any] | None = None
+        while self._is_held():
+            until = {} if self._hold_wanted else self._rules.until
+            if until != told:
+                told, self._sentence = until, until.get("sentence", sentence)
+                self._note(held_at=Coalesce("held_at", Now()), resume_at=until.get("resume_at"))
+                self._stored_at = float("-inf")
+            time.sleep(HELD_PIECE_SECONDS)
+            seconds = clock() - began
+            self._held_seconds = held_before + seconds
+            self._look()
+        self._sentence = sentence
+        self._note(held_at=None, resume_at=None)
+        self._may_wait = None
+        self.waited_seconds += seconds
+        self._step_started_at += timedelta(seconds=seconds)  # for the rate
+        self.log(f"resumed after {seconds:.0f} s")
+
+    def _is_held(self) -> bool:
+        """By somebody, or because its hours are over and one more worker may wait."""
+        if self._hold_wanted:
+            return True
+        if not self._may_be_held or not self._rules.until:
+            return False
+        if self._may_wait is None:
+            self._may_wait = self._ask_to_wait()
+        return bool(self._may_wait)
+
+    def _ask_to_wait(self) -> bool | None:
+        """None: it could not be asked."""
         try:
-            if not self.lease.ours.update(held_at=since):
+            job = Job.objects.get(pk=self.lease.job_id)
+            resume_at = self._rules.until["resume_at"]
+            may = held.until_the_hours_begin(job, self.lease.ours, resume_at)
+        except (DatabaseError, InterfaceError) as error:
+            logger.warning("job %s: its hours are over: %s", self.lease.job_id, error)
+            _reconnect()
+            return None
+        if not may:
+            self.log("its hours are over; it goes on, for no other worker may wait")
+        return may
+
+    def _note(self, **columns: Any) -> None:
+        try:
+            if not self.lease.ours.update(**columns):
                 self.lease.give_up()
         except (DatabaseError, InterfaceError) as error:
             # it waits all the same; only its page does not say so
@@ -208,6 +257,20 @@ class JobProgress(Progress):
             _reconnect()
         self._committing = False
 
+    @property
+    def worked_seconds(self) -> float:
+        """Of all workers that this job has had, without what it was held."""
+        return self._worked_before + clock() - self._began - self._held_seconds
+
+    def note_worked(self) -> None:
+        """However it ended: how long it has worked. A job that is not ours any more is let be."""
+        try:
+            self.lease.ours.update(worked_seconds=self.worked_seconds)
+        except (DatabaseError, InterfaceError) as error:
+            # what was stored with the last progress is right within a second or so
+            logger.warning("job %s: time not stored: %s", self.lease.job_id, error)
+            _reconnect()
+
     def flush(self) -> None:
         """Store what report() kept back; the last step is over."""
         self.lease.check()
@@ -232,6 +295,8 @@ class JobProgress(Progress):
             changed = self.lease.ours.update(
                 step=self._step[:40],
                 step_started_at=self._step_started_at,
+                step_start_bytes=self._step_start_bytes or 0,
+                worked_seconds=self.worked_seconds,
                 sentence=readable(self._sentence),
                 done_bytes=self._done_bytes,
                 total_bytes=self._total_bytes,
@@ -254,14 +319,25 @@ class JobProgress(Progress):
         self.is_pausing = self._goes_on and wanted
         self._hold_wanted = self._may_be_held and wanted
         self.ended_by = None
+        self._follow()
         return cancel is not None or self.is_pausing or self._is_time_over()
 
+    def _follow(self) -> None:
+        """What was chosen for the job, or said of its roots, may be another by now."""
+        is_over = self._rules.end is not None and timezone.now() >= self._rules.end.at
+        is_due = is_over or clock() - self._rules_read_at >= RULES_SECONDS
+        if self._rules_of is None or not is_due:
+            return
+        self._rules_read_at, self._rules = clock(), self._rules_of()
+        self._pacer.change(self._rules.bytes_per_second)
+
     def _is_time_over(self) -> bool:
-        if self._ends is None or timezone.now() < self._ends.at:
+        end = self._rules.end
+        if end is None or timezone.now() < end.at:
             return False
-        if not (self._goes_on or self._ends.asked):
-            return False  # a copy that has begun cannot be put off
-        self.ended_by, self.is_pausing = self._ends, self._goes_on
+        if not (self._goes_on or end.asked):
+            return False  # a copy cannot be put off; it is held, if it can be
+        self.ended_by, self.is_pausing = end, self._goes_on
         return True
 
 

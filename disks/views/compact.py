@@ -12,6 +12,7 @@ from django.views.decorators.http import require_http_methods
 from disks.engine.errors import ImageError
 from disks.forms.declarations import DeclarationForm, needs_offline, sealed
 from disks.models import Disk, Job
+from disks.operations.compact_in_place import InPlacePlan
 from disks.operations.compact_plan import CompactPlan
 from disks.services import compacting, estimates
 from disks.services.errors import Refusal
@@ -75,7 +76,7 @@ def _context(disk: Disk, sent: Any, *, in_place: bool) -> dict[str, Any]:
         "plan": document,
         "refused": plans.as_error(document["refused"]),
         "gain": _gain(document),
-        "guess": _guess(plan, document, in_place=in_place),
+        "guess": _guess(plan, document),
         "managers": document.get("managers", []),
         "declaration": DeclarationForm(
             sent,
@@ -91,11 +92,13 @@ def _gain(document: dict[str, Any]) -> int:
     return max(0, document["file_size_before_bytes"] - document["file_size_after_bytes"])
 
 
-def _guess(plan: CompactPlan, document: dict[str, Any], *, in_place: bool) -> estimates.Guess:
-    """In place what was read for the plan is the measure; it reads what goes, moves and rereads."""
+def _guess(plan: CompactPlan, document: dict[str, Any]) -> estimates.Guess:
+    """In place what was read for the plan is the measure: it looks, moves and reads back."""
     paths = [*plan.exclusive, *plan.shared]
-    if in_place:
-        moved = _gain(document) + 2 * document["bytes_to_move"]
-        return estimates.within_limit(max(0.5, document["seconds"] or 0), moved, paths)
+    if isinstance(plan, InPlacePlan):
+        moved = plan.bytes_to_look + 2 * plan.bytes_to_move
+        seconds = max(0.5, document["seconds"] or 0)
+        return estimates.within_limit(seconds, moved, paths=paths, in_place=True)
     kinds = (Job.Kind.COMPACT, Job.Kind.MERGE)
-    return estimates.guess(document["bytes_written"], kinds, paths=paths)
+    left_out = _gain(document)
+    return estimates.guess(document["bytes_written"], kinds, paths=paths, left_out_bytes=left_out)

@@ -19,7 +19,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from disks import tasks
 from disks.models import Disk, Job, TrashedJob
-from disks.services import estimates, jobs, parent_paths, stopping, timing
+from disks.services import estimates, held, jobs, repair_plans, speed, stopping, timing
 from disks.services.access import Role, allows, role_of
 from disks.services.errors import Refusal
 from disks.services.jobs import User
@@ -199,6 +199,7 @@ def _show(
     for one in lists:
         one["disks"] = [(row, known.get(row)) for row in one["rows"]]
     renews = job.is_active and request.GET.get("every") == "5"
+    stops_by = timing.stops_by(job)
     response = render_page(
         request,
         "disks/job.html",
@@ -207,10 +208,11 @@ def _show(
             "pace": pace(job),
             "clock_decides": timing.decides(job),
             "foreseen": timing.foreseen(job),
-            "limit": timing.bytes_per_second(job) if job.is_active else 0,
+            "stops_by": timing.moment(stops_by) if stops_by else "",
+            "limit": speed.of_job(job) if job.status == Job.Status.RUNNING else None,
             "looks": _looks(job) if job.is_active or job.is_paused else "",
-            "can_be_held": stopping.can_be_held(job),
-            "can_be_paused": stopping.can_be_paused(job),
+            "can_be_held": held.can_be_held(job),
+            "can_be_paused": held.can_be_paused(job),
             "now": timezone.localtime(),
             "renews": renews,
             "log": log[:LOG_LINES][::-1],
@@ -223,7 +225,7 @@ def _show(
             "result_lists": lists,
             "outcomes": outcomes,
             "output_disk": known.get(output or ""),
-            "may_undo": job.kind == Job.Kind.REPAIR_PLAN and bool(parent_paths.undoable(job)),
+            "may_undo": job.kind == Job.Kind.REPAIR_PLAN and bool(repair_plans.undoable(job)),
             "trashed": list(trashed) if job.status in Job.FINAL else [],
             "may_retry": allows(request.user, ROLES.get(job.kind, Role.OPERATOR)),
             "form_again": _form_again(job),
@@ -284,21 +286,28 @@ _PROVEN_APART = (Job.Kind.MERGE, Job.Kind.COMPACT, Job.Kind.CONVERT)
 
 
 def pace(job: Job, now: Any = None) -> Pace:
-    """Rate and time left of the step at work, from its beginning."""
+    """Rate and time left of the step at work, since it began or was gone on with."""
     now = now or timezone.now()
-    end = job.finished_at or now
-    so_far = (end - job.started_at).total_seconds() if job.started_at else None
+    so_far = _seconds_so_far(job, now)
     if job.status != Job.Status.RUNNING or job.total_bytes <= 0:
         return Pace(None, None, None, so_far)
     percent = max(0, min(100, int(job.done_bytes * 100 / job.total_bytes)))
     elapsed = (now - job.step_started_at).total_seconds() if job.step_started_at else 0.0
-    if elapsed < 2 or job.done_bytes <= 0:
+    done_since = job.done_bytes - job.step_start_bytes
+    if elapsed < 2 or done_since <= 0:
         return Pace(percent, None, None, so_far)
-    rate = job.done_bytes / elapsed
+    rate = done_since / elapsed
     left = max(0, job.total_bytes - job.done_bytes) / rate
     with_proof = job.kind in _PROVEN_APART and job.step == "copy"
     if with_proof:
-        limit = timing.bytes_per_second(job)
+        limit = speed.of_job(job).bytes_per_second
         share = 1.0 if limit and rate > 0.9 * limit else estimates.proof_share(_PROVEN_APART)
         left += job.total_bytes / rate * share
     return Pace(percent, rate, left, so_far, with_proof)
+
+
+def _seconds_so_far(job: Job, now: Any) -> float | None:
+    """How long it has worked, over all its starts; None before the first."""
+    if job.worked_seconds is not None or job.started_at is None:
+        return job.worked_seconds
+    return float(((job.finished_at or now) - job.started_at).total_seconds())

@@ -15,7 +15,7 @@ from disks import tasks
 from disks.engine.errors import ImageError
 from disks.forms.declarations import DeclarationForm, needs_offline, sealed
 from disks.models import Job, LinkUndo
-from disks.services import overview, parent_paths
+from disks.services import overview, repair_plans
 from disks.services.errors import Refusal
 from disks.views import listing, plans
 from disks.views.guard import client_address
@@ -43,7 +43,7 @@ def apply(request: HttpRequest) -> HttpResponse:
     cause = listing.words(request.POST, "cause")
     if (earlier := plans.earlier_job(request)) is not None:
         return HttpResponseRedirect(reverse("job", args=[earlier.pk]))
-    rows = parent_paths.chosen_rows(_rows_sent(request))
+    rows = repair_plans.chosen_rows(_rows_sent(request))
     context = _context(cause, sent=request.POST, chosen=set(request.POST.getlist("row")))
     declaration: DeclarationForm = context["declaration"]
     if not rows or not declaration.is_valid():
@@ -51,7 +51,7 @@ def apply(request: HttpRequest) -> HttpResponse:
         return render_page(request, PAGE, context, status=422)
     try:
         with transaction.atomic():
-            job = parent_paths.request_repair(
+            job = repair_plans.request_repair(
                 rows,
                 user=request.user,
                 declared_offline=declaration.declared,
@@ -71,7 +71,7 @@ def undo(request: HttpRequest, job_id: int) -> HttpResponse:
     job = get_object_or_404(Job, pk=job_id, kind=Job.Kind.REPAIR_PLAN)
     if request.method == "POST" and (earlier := plans.earlier_job(request)) is not None:
         return HttpResponseRedirect(reverse("job", args=[earlier.pk]))
-    disks = [row.disk for row in parent_paths.undoable(job)]
+    disks = [row.disk for row in repair_plans.undoable(job)]
     sent = request.POST if request.method == "POST" else None
     declaration = DeclarationForm(
         sent,
@@ -99,7 +99,7 @@ def undo(request: HttpRequest, job_id: int) -> HttpResponse:
         return render_page(request, page, context, status=422)
     try:
         with transaction.atomic():
-            undoing = parent_paths.request_undo_plan(
+            undoing = repair_plans.request_undo_plan(
                 job,
                 user=request.user,
                 declared_offline=declaration.declared,
@@ -121,10 +121,10 @@ def _rows_sent(request: HttpRequest) -> list[str]:
 def _context(
     cause: str, *, sent: Any = None, chosen: set[str] | None = None, all_of: str = ""
 ) -> dict[str, Any]:
-    def is_chosen(row: parent_paths.RepairRow, group: str) -> bool:
+    def is_chosen(row: repair_plans.RepairRow, group: str) -> bool:
         return row.certain or group == all_of if chosen is None else row.value in chosen
 
-    found = parent_paths.repair_plan(cause=cause, most=MOST_ROWS)
+    found = repair_plans.repair_plan(cause=cause, most=MOST_ROWS)
     groups = [
         {
             "cause": group.cause,
@@ -139,7 +139,7 @@ def _context(
     disks = [row.child for group in found for row in group.matched]
     unmatched = [row for group in found for row in group.unmatched]
     shown = len(disks) + len(unmatched)
-    total = parent_paths.broken_count(cause) if shown >= MOST_ROWS else shown
+    total = repair_plans.broken_count(cause) if shown >= MOST_ROWS else shown
     return {
         "groups": groups,
         "matched": len(disks),

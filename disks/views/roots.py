@@ -17,7 +17,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from disks import tasks
 from disks.forms.roots import NewRootForm, RootForm
 from disks.models import Disk, Job, StorageRoot
-from disks.services import roots, scanning
+from disks.services import root_state, roots, scanning
 from disks.services.errors import Refusal
 from disks.views import job_words
 from disks.views.guard import client_address
@@ -149,9 +149,9 @@ def scan(request: HttpRequest, root_id: int) -> HttpResponse:
 def probe(request: HttpRequest, root_id: int) -> HttpResponse:
     """Look anew whether the root is there, and what its storage can do."""
     root = _root(root_id)
-    roots.check_state(root)
+    root_state.check_state(root)
     if root.state not in (StorageRoot.State.OFFLINE, StorageRoot.State.CHANGED):
-        roots.probe(root)
+        root_state.probe(root)
     return HttpResponseRedirect(reverse("root", args=[root.pk]))
 
 

@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from disks.commandline.options import rate
 from disks.engine.errors import ImageError
 from disks.models import StorageRoot
-from disks.services import roots
+from disks.services import root_state, roots
 from disks.services.errors import Refusal
 from disks.services.roots import Declaration
 
@@ -74,7 +74,7 @@ class Command(BaseCommand):
             self.stdout.write("Parent paths may lead elsewhere now: `manage.py scan` follows.")
 
     def probe(self, options: dict[str, Any]) -> None:
-        self._tell(roots.probe(_found(options["name"])))
+        self._tell(root_state.probe(_found(options["name"])))
 
     def accept(self, options: dict[str, Any]) -> None:
         root = roots.accept(_found(options["name"]))
@@ -118,7 +118,7 @@ def _add_options(parser: argparse.ArgumentParser, *, with_name: bool = True) -> 
         "--limit",
         type=rate,
         metavar="BYTES[K|M|G]",
-        help="what each job may move here in a second; 0: no limit",
+        help="what all jobs together may move here in a second; 0: no limit",
     )
     parser.add_argument(
         "--hours",

@@ -310,7 +310,7 @@ class _Moving:
                 self.roots, self.work.pages_path, key(self.work), self.work.batch
             )
             stopped(self.roots, _mend(self.roots, self.work, self.file, slot))
-        raise Stopped(f"The merge {why} {how_to_go_on(self.work)}") from error
+        raise Stopped(f"The merge {why}", how_to_go_on(self.work)) from error
 
 
 def _changed(holding: HoldPlan) -> Iterator[tuple[int, int, bool]]:

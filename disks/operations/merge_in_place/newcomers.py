@@ -58,4 +58,4 @@ def _children(roots: Roots, work: Work, progress: Progress) -> family.Family:
 
 def _stop(roots: Roots, work: Work, why: str) -> Stopped:
     stopped(roots, work)
-    return Stopped(f"Everything is moved by the merge. {why} {how_to_go_on(work)}")
+    return Stopped(f"Everything is moved by the merge. {why}", how_to_go_on(work))

@@ -152,14 +152,17 @@ def test_a_merge_in_place_is_stopped_and_resumed(
     ready.get_by_role("link", name="By copy").click()
     expect(ready.locator("main")).to_contain_text("To the trash")
     ready.get_by_role("link", name="In place").click()
-    with console.slowed():
-        ready.get_by_role("button", name="Merge leaf.vhd into middle.vhd").click()
-        expect(ready).to_have_url(re.compile(r"/jobs/\d+$"))
-        wait_until_copying(ready)
-        ready.get_by_role("button", name="Stop").click()
-        expect(ready.locator("#job-progress .job-state .badge").first).to_contain_text(
-            "Paused", timeout=20_000
-        )
+    ready.get_by_text("When and how fast").click()
+    ready.get_by_label("At most", exact=True).check()
+    ready.locator("input[name=limit_mb]").fill("40")  # else it is done before anybody can stop it
+    ready.get_by_role("button", name="Merge leaf.vhd into middle.vhd").click()
+    expect(ready).to_have_url(re.compile(r"/jobs/\d+$"))
+    wait_until_copying(ready)
+    expect(ready.locator(".job-pace")).to_contain_text("limit 40 MB/s, proof counted")
+    ready.get_by_role("button", name="Stop").click()
+    expect(ready.locator("#job-progress .job-state .badge").first).to_contain_text(
+        "Paused", timeout=20_000
+    )
     expect(ready.locator("main")).to_contain_text("Do not open middle.vhd by itself")
     ready.get_by_role("button", name="Resume").click()
     steps.wait_for_job(ready)

@@ -152,6 +152,28 @@ def test_why_the_rest_stays_is_told_with_the_zeros_inside(tmp_path: Path) -> Non
     assert plan.moves == plan.bytes_to_move == 0
 
 
+def test_the_plan_foretells_what_the_job_reads_to_look(tmp_path: Path) -> None:
+    """A glance at each block of data, and all of a block that begins with zeros."""
+    unit = 2 * MIB
+    mixed = zeros(1) * 2048 + noise(3, 1)
+    content = [(0, noise(1, 4096)), (4096, zeros(4096)), (2 * 4096, mixed)]
+    built = build_dynamic(tmp_path, "disk.vhd", size=4 * unit, content=content)
+    seen: list[int] = []
+
+    class Looking(Progress):
+        def step(self, step: str, sentence: str) -> None:
+            self.is_looking = step == "look"
+
+        def moved(self, count_bytes: int) -> None:
+            if self.is_looking:
+                seen.append(count_bytes)
+
+    plan = planned(built.path)
+    compact.apply(plan, roots_of(tmp_path), offline=True, progress=Looking())
+    assert plan.bytes_to_look == sum(seen)
+    assert unit + unit // 2 < plan.bytes_to_look < 2 * unit
+
+
 def test_a_short_look_estimates_and_says_so(tmp_path: Path) -> None:
     content = [(block * 32, noise(block, 1) if block % 4 else zeros(1)) for block in range(2000)]
     built = build_dynamic(

@@ -50,6 +50,28 @@ def test_what_is_moved_is_waited_for_in_short_pieces(clock: Clock) -> None:
     assert len(asked) == len(clock.slept)
 
 
+@pytest.mark.parametrize(("rate", "left"), [(20 * MIB, 2.0), (MIB, 40.0), (0, 0.0)])
+def test_a_rate_that_is_changed_counts_for_what_is_owed_as_well(
+    clock: Clock, rate: int, left: float
+) -> None:
+    pacer = paced(clock, 10 * MIB)
+    pacer.moved(int(40.25 * 10 * MIB))  # a quarter of a second is always given
+    clock.now += 36
+    pacer.change(rate)
+    began = clock.now
+    pacer.wait(lambda: None)
+    assert clock.now - began == pytest.approx(left, abs=0.01)
+
+
+def test_looking_again_at_the_same_rate_gives_no_credit(clock: Clock) -> None:
+    pacer = paced(clock, 10 * MIB)
+    for _ in range(40):
+        pacer.moved(MIB)
+        pacer.wait(lambda: None)
+        pacer.change(10 * MIB)
+    assert clock.now - 1000 == pytest.approx(4.0, abs=0.3)
+
+
 def test_what_is_slow_by_itself_never_waits_and_saves_nothing_up(clock: Clock) -> None:
     pacer = paced(clock, 10 * MIB)
     for _ in range(5):

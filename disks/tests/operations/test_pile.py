@@ -424,6 +424,32 @@ def test_progress_counts_all_piles_as_one(tmp_path: Path, format: str) -> None:
     assert commits == ["starts", "ends", "starts", "ends"]
 
 
+@every_format
+def test_what_was_merged_before_is_told_as_no_progress_of_this_run(
+    tmp_path: Path, format: str
+) -> None:
+    tree(tmp_path, format)
+    roots = roots_of(tmp_path)
+    begun: list[int] = []
+
+    class StopInTheSecond(Progress):
+        def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
+            if done_bytes > 2 * steps[0].held_bytes:
+                raise Cancelled
+
+    class Told(Progress):
+        def begins_at(self, done_bytes: int) -> None:
+            begun.append(done_bytes)
+
+    steps = planned(tmp_path, roots).steps()
+    assert len(steps) == 2
+    with pytest.raises(Cancelled):
+        pile.apply(steps, roots, offline=True, job="7", progress=StopInTheSecond())
+    pile.apply(steps, roots, offline=True, job="7", token=1, progress=Told())
+    assert 2 * steps[0].held_bytes in begun
+    assert min(begun) >= 2 * steps[0].held_bytes
+
+
 @pytest.mark.slow
 @every_format
 @pytest.mark.parametrize("keep_name", ["parent", "child"])

@@ -106,12 +106,19 @@ def test_a_held_copy_keeps_everything_and_goes_on_where_it_is(asleep: Any) -> No
     assert asked.sentence == "Copy a: asked to pause; its worker waits with it."
 
 
-def test_a_held_copy_is_cancelled_as_ever(asleep: Any) -> None:
-    job = ask()
-    asleep(lambda: stopping.cancel(fresh(job), None))
+def test_a_held_copy_is_cancelled_as_ever(asleep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, now = ask(), [0.0]
+    monkeypatch.setattr("disks.services.worker_progress.clock", lambda: now[0])
+
+    def an_hour_later() -> None:
+        now[0] += 3600
+        stopping.cancel(fresh(job), None)
+
+    asleep(an_hour_later)
     Practice.does = staticmethod(copying(job))
     jobs.run(job.pk)
     assert fresh(job).status == Job.Status.CANCELLED
+    assert fresh(job).worked_seconds == 0.0  # holding is no work
     assert not DiskLock.objects.exists()
 
 

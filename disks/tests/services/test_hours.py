@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time as time_module
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from disks.services.hours import Hours, at, next_time, parsed
+from disks.operations.wall_clock import at, next_time
+from disks.services.hours import Hours, parsed
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -110,3 +112,15 @@ def test_what_are_no_hours_is_said(text: str) -> None:
 def test_no_hours_are_none() -> None:
     assert parsed("  ") is None
     assert parsed("22:00–6:00") == (time(22), time(6))
+
+
+def test_without_a_zone_it_is_the_hosts_clock_that_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time_module.tzset()
+    try:
+        for day in ("2026-03-28", "2026-05-05", "2026-10-24"):  # before and after it is moved
+            after = berlin(f"{day} 23:00")
+            assert next_time(time(6), after, None) == next_time(time(6), after, BERLIN)
+    finally:
+        monkeypatch.undo()
+        time_module.tzset()

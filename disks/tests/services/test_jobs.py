@@ -19,6 +19,7 @@ from disks.models import AuditEntry, DiskLock, Job, JobLogLine
 from disks.operations.progress import Cancelled
 from disks.services import audit, jobs, leases, processes, stopping
 from disks.services.errors import Refusal
+from disks.services.jobs import ending, running
 from disks.services.leases import Lease, LeaseLost
 from disks.services.work import WORK, Work
 from disks.services.worker_progress import JobProgress
@@ -517,7 +518,7 @@ def test_a_busy_database_does_not_stop_the_work(monkeypatch, settings):
 def test_the_end_is_stored_as_soon_as_the_database_answers(monkeypatch, settings):
     """bad-input E90: hours of work are not thrown away for a locked database."""
     settings.JOB_PROGRESS_SECONDS = 0
-    monkeypatch.setattr(jobs.connection, "close", lambda: None)  # the test's own transaction
+    monkeypatch.setattr(running.connection, "close", lambda: None)  # the test's own transaction
     errors = [OperationalError("database is locked"), OperationalError("server closed")]
     end = jobs.end
 
@@ -526,7 +527,7 @@ def test_the_end_is_stored_as_soon_as_the_database_answers(monkeypatch, settings
             raise errors.pop()
         return end(*args, **columns)
 
-    monkeypatch.setattr(jobs, "end", fails_twice)
+    monkeypatch.setattr(ending, "end", fails_twice)
     job = jobs.run_now(ask())
     assert job.status == Job.Status.SUCCEEDED
     assert states(job) == ["running", "succeeded"]

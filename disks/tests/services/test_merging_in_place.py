@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -149,8 +150,9 @@ def test_with_the_leafs_name_the_parents_row_goes_and_the_leafs_is_the_merged_di
 
 def test_stopped_it_is_paused_reads_as_before_and_goes_on(scene: Scene, paused: Job) -> None:
     assert worlds.content_of(scene.path("leaf")) == scene.leaf_sha256
-    assert paused.sentence.startswith("The merge was stopped after ")
-    assert "leaf" in job_words.what_now(paused)
+    assert re.fullmatch(r"The merge was stopped after [\d,]+ of [\d,]+ bytes\.", paused.sentence)
+    leaf, base = (os.path.basename(scene.path(stem)) for stem in ("leaf", "middle"))
+    assert job_words.what_now(paused).startswith(f"{leaf} and {base} belong together until")
     assert DiskLock.objects.filter(job=paused).exists()
     assert AuditEntry.objects.filter(job=paused, action="job-paused").exists()
     job = resumed(paused)
@@ -254,8 +256,8 @@ def test_without_room_it_is_paused_with_the_reason_and_goes_on_later(scene: Scen
     finally:
         faults.install(None)
     assert job.status == Job.Status.PAUSED
-    assert "The merge stopped:" in job.sentence
-    assert "Resume it later" in job.sentence
+    assert job.sentence.startswith("The merge stopped:")
+    assert "disk recover" not in job.sentence  # the page has a button
     assert worlds.content_of(scene.path("leaf")) == scene.leaf_sha256
     assert resumed(job).status == Job.Status.SUCCEEDED
     scene.assert_merged()
@@ -456,7 +458,8 @@ def test_asked_to_stop_before_its_worker_died_it_is_paused(scene: Scene) -> None
     reconciling.recover_lost()
     job.refresh_from_db()
     assert job.status == Job.Status.PAUSED
-    assert "reads as ever" in job.sentence
+    assert job.sentence == "The merge was interrupted; what has moved stays so."
+    assert "a machine may use" in job_words.what_now(job)
     assert resumed(job).status == Job.Status.SUCCEEDED
     scene.assert_merged()
 

@@ -10,7 +10,7 @@ import pytest
 from django.apps import apps
 
 from disks.models import Disk, ParentLink
-from disks.services import overview, parent_paths, roots
+from disks.services import overview, repair_plans, roots
 from disks.tests.builders import MIB
 from disks.tests.services.catalog import base, child, declare, disk, scan, touch
 
@@ -44,7 +44,7 @@ def test_a_cause_speaks_of_children_that_are_there_and_cannot_be_read(tmp_path: 
     (group,) = overview.broken_groups()
     assert (group.count, group.above, group.example.name) == (1, 1, "middle.vhd")
     assert group.cause == f"missing:{disk('middle.vhd').parent_link.named_identity}"
-    (planned,) = parent_paths.repair_plan()
+    (planned,) = repair_plans.repair_plan()
     assert planned.cause == group.cause
     assert {row.child.name for row in planned.unmatched} == {"middle.vhd", "damaged.vhd"}
     os.rename(folder / "middle.vhd", tmp_path / "away.vhd")

@@ -12,7 +12,7 @@ import pytest
 from disks.engine import formats
 from disks.engine.errors import ImageError
 from disks.models import AuditEntry, Disk, Job, LinkUndo, ParentLink, StorageRoot
-from disks.services import jobs, overview, parent_paths, roots
+from disks.services import jobs, overview, parent_paths, repair_plans, roots
 from disks.services.errors import Refusal
 from disks.tests.builders import VHDX, Built, Family
 from disks.tests.engine.world import open_file
@@ -204,14 +204,14 @@ def test_a_repair_plan_mends_many_reports_each_and_is_undone(tmp_path: Path) -> 
         (1, None),
     ]
     assert groups[0].sentence == f"12 disks name one missing base: C:\\VMs\\{named('base.vhd')}"
-    plan = parent_paths.repair_plan()
+    plan = repair_plans.repair_plan()
     assert [(len(group.matched), len(group.unmatched)) for group in plan] == [(12, 0), (0, 1)]
     assert "No disk with the identity" in plan[1].unmatched[0].why
-    rows = parent_paths.chosen_rows(row.value for row in plan[0].matched)
+    rows = repair_plans.chosen_rows(row.value for row in plan[0].matched)
     assert len(rows) == 12
     os.unlink(folder / named("leaf-03.vhd"))
     user = administrator()
-    job = jobs.run_now(parent_paths.request_repair(rows, user=user, idempotency_key=key()))
+    job = jobs.run_now(repair_plans.request_repair(rows, user=user, idempotency_key=key()))
     assert job.status == Job.Status.SUCCEEDED
     assert job.sentence == "11 of 12 parent paths updated; 1 was not, see the list."
     failed = [row for row in job.result["rows"] if not row["ok"]]
@@ -220,10 +220,10 @@ def test_a_repair_plan_mends_many_reports_each_and_is_undone(tmp_path: Path) -> 
     assert found.count() == 11
     assert Disk.objects.filter(name__startswith="leaf", health="healthy").count() == 11
 
-    back = jobs.run_now(parent_paths.request_undo_plan(job, user=user, idempotency_key=key()))
+    back = jobs.run_now(repair_plans.request_undo_plan(job, user=user, idempotency_key=key()))
     assert back.status == Job.Status.SUCCEEDED
     assert not ParentLink.objects.filter(status="found").exists()
-    assert parent_paths.undoable(job) == []
+    assert repair_plans.undoable(job) == []
 
 
 def _stored_link(path: Path) -> dict[str, Any]:
@@ -246,17 +246,17 @@ def test_two_hundred_children_of_one_moved_base_are_mended_by_one_job_and_undone
     scan(root)
     (group,) = overview.broken_groups()
     assert (group.count, group.found) == (200, disk("base.vhd"))
-    (plan,) = parent_paths.repair_plan()
-    rows = parent_paths.chosen_rows(row.value for row in plan.matched)
+    (plan,) = repair_plans.repair_plan()
+    rows = repair_plans.chosen_rows(row.value for row in plan.matched)
     user = administrator()
-    job = jobs.run_now(parent_paths.request_repair(rows, user=user, idempotency_key=key()))
+    job = jobs.run_now(repair_plans.request_repair(rows, user=user, idempotency_key=key()))
     assert (job.sentence, job.error) == ("200 of 200 parent paths updated.", None)
     assert Disk.objects.filter(name__startswith="leaf", health="healthy").count() == 200
     assert overview.broken_groups() == []
-    back = jobs.run_now(parent_paths.request_undo_plan(job, user=user, idempotency_key=key()))
+    back = jobs.run_now(repair_plans.request_undo_plan(job, user=user, idempotency_key=key()))
     assert (back.sentence, back.error) == ("200 of 200 parent paths taken back.", None)
     assert Disk.objects.filter(name__startswith="leaf", health="broken").count() == 200
-    assert parent_paths.undoable(job) == []
+    assert repair_plans.undoable(job) == []
     found = folder.glob("machine-*/leaf-*")
     assert {path.name: _stored_link(path) for path in found} == before
 
@@ -273,7 +273,7 @@ def test_repair_plan_asks_a_constant_number_of_queries(
             child(folder, f"leaf-{number}-{more}.vhd", bottom)
         scan(root)
         with django_assert_num_queries(1):
-            parent_paths.repair_plan()
+            repair_plans.repair_plan()
         with django_assert_num_queries(2):
             overview.broken_groups()
         counts.append(Disk.objects.count())
@@ -306,7 +306,7 @@ def test_a_parent_that_was_written_can_be_trusted(tmp_path: Path, either_format:
 )
 def test_rows_with_impossible_numbers_are_none(value: str) -> None:
     """bad-input 101: ids that no database takes are no error of ours."""
-    assert parent_paths.chosen_rows([value]) == []
+    assert repair_plans.chosen_rows([value]) == []
 
 
 def test_undoing_a_repair_leaves_a_later_update_alone(
@@ -314,11 +314,11 @@ def test_undoing_a_repair_leaves_a_later_update_alone(
 ) -> None:
     """The undo was asked for, then somebody updated the disk again: that is not taken back."""
     user = administrator()
-    rows = parent_paths.chosen_rows(
-        row.value for group in parent_paths.repair_plan() for row in group.matched
+    rows = repair_plans.chosen_rows(
+        row.value for group in repair_plans.repair_plan() for row in group.matched
     )
-    repair = jobs.run_now(parent_paths.request_repair(rows, user=user, idempotency_key=key()))
-    undoing = parent_paths.request_undo_plan(repair, user=user, idempotency_key=key())
+    repair = jobs.run_now(repair_plans.request_repair(rows, user=user, idempotency_key=key()))
+    undoing = repair_plans.request_undo_plan(repair, user=user, idempotency_key=key())
     later = shutil.copy(disk("base.vhd").path, tmp_path / "vms" / named("newer.vhd"))
     parent_paths.request_update(disk("middle.vhd"), str(later), user=user, idempotency_key=key())
     done = jobs.run_now(undoing)

@@ -136,6 +136,31 @@ def test_a_held_copy_stays_paused(sent: list[int]) -> None:
     assert run(job, lambda progress: {"done": 1}).status == Job.Status.SUCCEEDED
 
 
+@pytest.mark.parametrize("in_place", [True, False])
+def test_who_pauses_a_job_while_it_stops_for_its_worker_is_heard(
+    sent: list[int], in_place: bool
+) -> None:
+    job = ask(in_place=in_place)
+
+    def paused_late(progress: JobProgress) -> None:
+        try:
+            leaving(progress)
+        except Cancelled as asked:
+            stopping.pause(Job.objects.get(pk=job.pk), None)  # as it takes back
+            if in_place:
+                raise Stopped("Stopped after 1 of 3 bytes.") from asked
+            raise
+
+    sentence = "Stopped after 1 of 3 bytes." if in_place else jobs.HELD_SHUT_DOWN
+    row = run(job, paused_late)
+    assert (row.status, row.sentence) == (Job.Status.PAUSED, sentence)
+    assert (row.cancellable, row.pause_requested_at, sent) == (not in_place, None, [])
+    assert DiskLock.objects.get().job_id == job.pk
+    shutdown.prepare()
+    stopping.resume(row, None)
+    assert run(job, lambda progress: {"done": 1}).status == Job.Status.SUCCEEDED
+
+
 def test_a_child_hears_what_its_parent_is_told() -> None:
     child = os.fork()
     if child == 0:

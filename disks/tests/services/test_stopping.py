@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import uuid
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from disks.models import AuditEntry, DiskLock, Job
 from disks.operations.progress import Cancelled, Stopped
@@ -13,6 +15,7 @@ from disks.services import jobs, leases, reconciling, stopping
 from disks.services.errors import Refusal
 from disks.services.work import WORK, JobContext, Recovery, Work
 from disks.views import job_words
+from disks.views.jobs import pace
 
 pytestmark = pytest.mark.django_db
 
@@ -271,3 +274,73 @@ def test_a_job_whose_worker_dies_while_it_should_pause_is_paused():
     Job.objects.filter(pk=job.pk).update(pause_requested_at=leases.from_now(0))
     reconciling.recover_lost()
     assert (fresh(job).status, job.cancellable) == (Job.Status.PAUSED, True)
+
+
+# --- how long, and how fast ----------------------------------------------------------------
+
+
+@pytest.fixture
+def seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The clock of the worker; its one item is changed by the tests."""
+    now = [100.0]
+    monkeypatch.setattr("disks.services.worker_progress.clock", lambda: now[0])
+    return now
+
+
+def test_a_resumed_step_is_as_fast_as_it_is_since_it_was_resumed():
+    job = paused(IN_PLACE)
+    stopping.resume(job, None)
+    seen: list[Job] = []
+
+    def goes_on(progress: Any, context: JobContext) -> dict[str, Any]:
+        progress.step("merge", "Moving 500 bytes.")
+        progress.report(500, 1000)
+        progress.report(520, 1000)
+        seen.append(Job.objects.get(pk=job.pk))
+        progress.step("commit", "Putting it in place.")
+        seen.append(Job.objects.get(pk=job.pk))
+        return {}
+
+    Practice.does = goes_on
+    jobs.run(job.pk)
+    moving, committing = seen
+    assert (moving.done_bytes, moving.step_start_bytes) == (520, 500)
+    assert moving.step_started_at is not None
+    told = pace(moving, moving.step_started_at + timedelta(seconds=10))
+    assert (told.bytes_per_second, told.seconds_left) == (2.0, 240.0)
+    assert (committing.done_bytes, committing.step_start_bytes) == (0, 0)
+
+
+def test_how_long_it_worked_is_the_sum_of_all_its_starts(seconds):
+    def for_seconds(count: float, then: Any) -> Any:
+        def work(progress: Any, context: JobContext) -> Any:
+            seconds[0] += count
+            return then(progress, context)
+
+        return work
+
+    Practice.does = for_seconds(60.0, pausing)
+    job = ask()
+    jobs.run(job.pk)
+    assert (fresh(job).status, job.worked_seconds) == (Job.Status.PAUSED, 60.0)
+    seconds[0] += 3600  # while it is paused
+    stopping.resume(job, None)
+    Practice.does = for_seconds(5.0, lambda progress, context: {"seconds": 5.0})
+    jobs.run(job.pk)
+    assert (fresh(job).worked_seconds, job.result["seconds"]) == (65.0, 65.0)
+    assert pace(job).seconds_so_far == 65.0
+
+
+def test_work_that_failed_tells_how_long_it_took(seconds):
+    def fails(progress: Any, context: JobContext) -> None:
+        seconds[0] += 7.0
+        raise Refusal("E_CHANGED", "Something is not as it was.")
+
+    Practice.does = fails
+    job = jobs.run_now(ask())
+    assert (job.status, job.worked_seconds) == (Job.Status.FAILED, 7.0)
+
+
+def test_a_job_of_before_that_was_counted_tells_the_time_from_its_start_to_its_end():
+    job = Job(started_at=timezone.now() - timedelta(seconds=30), finished_at=timezone.now())
+    assert pace(job).seconds_so_far == pytest.approx(30, abs=0.1)

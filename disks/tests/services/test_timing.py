@@ -20,11 +20,13 @@ from disks.services import (
     reconciling,
     roots,
     scanning,
+    speed,
     stopping,
     timing,
 )
 from disks.services.errors import Refusal
 from disks.services.leases import Lease
+from disks.services.speed import Limit
 from disks.services.timing import MIB, Choice
 from disks.services.work import WORK, Work
 from disks.services.worker_progress import JobCancelled, JobProgress
@@ -54,10 +56,10 @@ def test_the_slowest_root_that_a_job_touches_decides() -> None:
     make_root("/srv/fast", limit_bytes_per_second=90 * MIB)
     make_root("/srv/slow", limit_bytes_per_second=20 * MIB)
     make_root("/srv/free")
-    assert timing.bytes_per_second(ask("/srv/free/a.vhd")) == 0
-    assert timing.bytes_per_second(ask("/srv/fast/a.vhd", "/srv/free/b.vhd")) == 90 * MIB
+    assert speed.of_job(ask("/srv/free/a.vhd")) == Limit()
+    assert speed.of_job(ask("/srv/fast/a.vhd", "/srv/free/b.vhd")).bytes_per_second == 90 * MIB
     job = ask("/srv/fast/a.vhd", shared=["/srv/slow/base.vhd"])  # reading loads a storage, too
-    assert timing.bytes_per_second(job) == 20 * MIB
+    assert speed.of_job(job).bytes_per_second == 20 * MIB
 
 
 @pytest.mark.parametrize("limit", [0, 70 * MIB])
@@ -67,13 +69,63 @@ def test_what_is_chosen_for_a_job_counts_more_and_is_kept_when_it_is_tried_again
     make_root("/srv/slow", limit_bytes_per_second=20 * MIB)
     job = ask("/srv/slow/a.vhd")
     timing.choose(job, Choice(limit_bytes_per_second=limit), user=None)
-    assert timing.bytes_per_second(job) == limit
+    assert speed.of_job(job).bytes_per_second == limit
     entry = AuditEntry.objects.get(job=job, action="job-timed")
     assert entry.sentence.endswith("at most 70 MB/s." if limit else "no limit of speed.")
     timing.choose(job, Choice(limit_bytes_per_second=limit), user=None)  # the same form again
     assert AuditEntry.objects.filter(action="job-timed").count() == 1
     Job.objects.filter(pk=job.pk).update(status=Job.Status.FAILED)
-    assert timing.bytes_per_second(jobs.retry(job, None)) == limit
+    assert speed.of_job(jobs.retry(job, None)).bytes_per_second == limit
+
+
+def test_jobs_that_run_on_a_root_share_its_limit() -> None:
+    make_root("/srv/vms", name="vms", limit_bytes_per_second=60 * MIB)
+    make_root("/srv/other", name="other", limit_bytes_per_second=40 * MIB)
+    one, two, elsewhere = (ask(f"/srv/{at}.vhd") for at in ("vms/1", "vms/2", "other/3"))
+    own, held_one, scan = (ask(f"/srv/vms/{n}.vhd", kind=kind) for n, kind in KINDS)
+    timing.choose(own, Choice(limit_bytes_per_second=0), user=None)
+    for job in (one, two, elsewhere, own, held_one, scan):
+        assert claimed(job)
+    Job.objects.filter(pk=held_one.pk).update(held_at=datetime.now(UTC))  # it moves nothing
+    assert speed.of_job(one) == Limit(30 * MIB, "vms", 2)
+    assert speed.of_job(own) == Limit(0)
+    assert speed.of_job(elsewhere) == Limit(40 * MIB, "other", 1)
+    ended(two)
+    assert speed.of_job(one) == Limit(60 * MIB, "vms", 1)
+
+
+KINDS = [(4, Job.Kind.MERGE), (5, Job.Kind.COPY), (6, Job.Kind.CHECK)]
+
+
+def test_a_running_job_follows_the_limit_that_others_and_its_root_leave_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("disks.services.worker_progress.time.sleep", lambda seconds: None)
+    root = make_root("/srv/vms", limit_bytes_per_second=60 * MIB)
+    other = ask("/srv/vms/2.vhd")
+    job, seen = ask("/srv/vms/1.vhd"), []
+
+    def looked(progress: JobProgress) -> None:
+        progress._stored_at = progress._rules_read_at = float("-inf")
+        progress.report(1, 2)
+        seen.append(progress._pacer.bytes_per_second // MIB)
+
+    def work(progress: JobProgress) -> dict[str, Any]:
+        progress.step("copy", "Copying.")
+        looked(progress)
+        assert claimed(other)
+        looked(progress)
+        StorageRoot.objects.filter(pk=root.pk).update(limit_bytes_per_second=100 * MIB)
+        looked(progress)
+        ended(other)
+        looked(progress)
+        Job.objects.filter(pk=job.pk).update(limit_bytes_per_second=7 * MIB)
+        looked(progress)
+        return {}
+
+    works(monkeypatch, work)
+    jobs.run(job.pk)
+    assert (state(job)[0], seen) == (Job.Status.SUCCEEDED, [60, 30, 50, 100, 7])
 
 
 def test_while_a_job_waits_for_its_limit_a_wish_to_stop_is_heard(
@@ -148,6 +200,16 @@ def test_a_root_lets_no_more_jobs_run_than_it_says_and_the_next_is_sent_when_one
     assert claimed(three)
     three.refresh_from_db()
     assert three.waits_for_root is None
+
+
+def test_a_new_fixed_disk_takes_a_turn_as_it_may_be_written_whole(wall: Wall) -> None:
+    """Storage that cannot reserve room gets it written; it moves no data, so hours let it be."""
+    make_root("/srv/vms", jobs_at_once=1, hours_begin=time(22), hours_end=time(6))
+    fixed, dynamic = ({"parameters": {"disk_type": one}} for one in ("fixed", "dynamic"))
+    create = {"kind": Job.Kind.CREATE}
+    assert claimed(ask("/srv/vms/1.vhd", **create, **fixed))
+    assert claimed(ask("/srv/vms/2.vhd", **create, **dynamic))
+    assert not claimed(ask("/srv/vms/3.vhd", **create, **fixed))
 
 
 def test_jobs_elsewhere_and_jobs_that_move_nothing_are_not_counted() -> None:
@@ -319,6 +381,48 @@ def test_start_now_does_not_wait_for_the_hours_and_is_audited(wall: Wall, sent: 
         stopping.start_now(job, None)
 
 
+def test_start_now_keeps_the_time_that_it_is_to_stop_by(wall: Wall, sent: list[int]) -> None:
+    nightly()
+    job = ask("/srv/vms/a.vhd")
+    stop_by = datetime(2026, 5, 4, 20, tzinfo=UTC)
+    later = datetime(2026, 5, 4, 16, tzinfo=UTC)
+    timing.choose(job, Choice(not_before=later, stop_by=stop_by), user=None)
+    stopping.start_now(job, None)
+    assert claimed(job)
+    job.refresh_from_db()
+    assert (job.stop_by, job.not_before) == (stop_by, None)
+    told = AuditEntry.objects.get(job=job, action="job-start-now").sentence
+    assert told.endswith(
+        "not to wait for the clock any more; to stop by 20:00 on 4 May (UTC), also outside the "
+        "hours of its storage roots."
+    )
+
+
+def test_start_now_does_not_go_on_with_what_somebody_has_paused(
+    wall: Wall, sent: list[int]
+) -> None:
+    nightly()
+    job = ask("/srv/vms/a.vhd")
+    assert not claimed(job)
+    stopping.pause(job, None)
+    with pytest.raises(Refusal) as refused:
+        stopping.start_now(job, None)
+    assert (refused.value.code, refused.value.advice) == (
+        "E_NOT_PAUSED",
+        "Resume it: then it goes on.",
+    )
+    assert (fresh(job).status, job.outside_hours) == (Job.Status.PAUSED, False)
+
+
+def test_start_now_asked_twice_is_asked_once(wall: Wall, sent: list[int]) -> None:
+    nightly()
+    job = ask("/srv/vms/a.vhd")
+    assert not claimed(job)
+    stopping.start_now(job, None)
+    stopping.start_now(job, None)
+    assert AuditEntry.objects.filter(job=job, action="job-start-now").count() == 1
+
+
 def run_until(wall: Wall, monkeypatch: pytest.MonkeyPatch, job: Job, until: str) -> list[str]:
     """The job works until the clock says so, and on for two more reports; what it did."""
     did: list[str] = []
@@ -397,14 +501,170 @@ def test_who_pauses_it_keeps_it_from_going_on_by_itself(
     assert claimed(job)
 
 
-def test_a_copy_that_has_begun_goes_on_after_the_hours(
-    wall: Wall, monkeypatch: pytest.MonkeyPatch
+def test_hours_that_are_changed_count_for_those_that_run(
+    wall: Wall, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    root = make_root(str(tmp_path), name="vms")
+    job = ask(f"{tmp_path}/a.vhd", **IN_PLACE)
+
+    def work(progress: JobProgress) -> None:
+        progress.step("move", "Moving.")
+        roots.change(root, says=roots.Declaration(name="vms", hours="22:00-06:00"))
+        progress._stored_at = progress._rules_read_at = float("-inf")
+        progress.report(1, 2)
+        raise AssertionError("it went on")
+
+    works(monkeypatch, work)
+    jobs.run(job.pk)
+    sentence = "Paused: the hours of vms are over. It goes on at 22:00 on 4 May (UTC)."
+    assert state(job) == (Job.Status.PAUSED, sentence)
+
+
+def test_longer_hours_count_for_one_that_runs_also_at_the_last_moment(
+    wall: Wall, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    root = nightly(str(tmp_path), name="vms")
+    wall.says("2026-05-04 22:30")
+    job = ask(f"{tmp_path}/a.vhd", **IN_PLACE)
+
+    def work(progress: JobProgress) -> dict[str, Any]:
+        progress.step("move", "Moving.")
+        roots.change(root, says=roots.Declaration(name="vms", hours="22:00-08:00"))
+        wall.says("2026-05-05 06:00:01")
+        progress._stored_at = float("-inf")
+        progress.report(1, 2)
+        return {}
+
+    works(monkeypatch, work)
+    jobs.run(job.pk)
+    assert state(job)[0] == Job.Status.SUCCEEDED
+
+
+# --- a copy whose hours end --------------------------------------------------------------
+
+
+@pytest.fixture
+def asleep(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Any:
+    """asleep(one, two, …): what happens in each sleep of the worker that waits, in turn."""
+    settings.JOB_PROGRESS_SECONDS = 0
+    settings.JOBS_HELD_AT_MOST = 1
+    steps: list[Any] = []
+
+    def sleep(seconds: float) -> None:
+        assert steps, "it waits for ever"
+        steps.pop(0)()
+
+    monkeypatch.setattr("disks.services.worker_progress.time.sleep", sleep)
+    return lambda *wanted: steps.extend(wanted)
+
+
+def copy_until(wall: Wall, monkeypatch: pytest.MonkeyPatch, job: Job, until: str) -> None:
+    """A copy that is at its proof when the clock says so."""
+
+    def work(progress: JobProgress) -> dict[str, Any]:
+        progress.step("copy", "Copying.")
+        progress.report(1, 2)
+        progress.step("proof", "Reading it again.")
+        wall.says(until)
+        progress.report(1, 2)
+        progress.step("commit", "Putting it in place.")
+        progress.commit_starts()
+        return {"done": 1}
+
+    works(monkeypatch, work)
+    jobs.run(job.pk)
+
+
+def test_a_copy_waits_with_its_worker_from_the_end_of_its_hours_until_the_next(
+    wall: Wall, monkeypatch: pytest.MonkeyPatch, asleep: Any
+) -> None:
+    nightly(name="vms")
+    wall.says("2026-05-05 05:50")
+    job = ask("/srv/vms/a.vhd")
+    seen: list[Any] = []
+
+    def look() -> None:
+        seen.append((*state(job), job.is_held, job.step, timing.decides(job), job.resume_at))
+
+    asleep(lambda: None, look, lambda: wall.says("2026-05-05 22:00"))
+    copy_until(wall, monkeypatch, job, "2026-05-05 06:00")
+    begins = datetime(2026, 5, 5, 22, tzinfo=UTC)
+    sentence = "Paused: the hours of vms are over. It goes on at 22:00 on 5 May (UTC)."
+    assert seen == [(Job.Status.RUNNING, sentence, True, "proof", True, begins)]
+    assert state(job)[0] == Job.Status.SUCCEEDED
+    assert (job.held_at, job.resume_at) == (None, None)
+
+
+def test_a_result_is_not_put_in_place_after_the_hours(
+    wall: Wall, monkeypatch: pytest.MonkeyPatch, asleep: Any
 ) -> None:
     nightly()
-    wall.says("2026-05-04 22:30")
+    wall.says("2026-05-05 05:50")
     job = ask("/srv/vms/a.vhd")
-    assert run_until(wall, monkeypatch, job, "2026-05-05 06:00:01") == ["moved", "moved"]
+    held_before_the_commit: list[bool] = []
+
+    def work(progress: JobProgress) -> dict[str, Any]:
+        progress.step("proof", "Reading it again.")
+        wall.says("2026-05-05 06:00")
+        progress.step("commit", "Putting it in place.")
+        asleep(
+            lambda: held_before_the_commit.append(fresh(job).is_held),
+            lambda: wall.says("2026-05-05 22:00"),
+        )
+        progress.commit_starts()
+        return {}
+
+    works(monkeypatch, work)
+    jobs.run(job.pk)
+    assert held_before_the_commit == [True]
     assert state(job)[0] == Job.Status.SUCCEEDED
+
+
+def test_a_copy_that_waits_for_its_hours_is_started_now_or_cancelled(
+    wall: Wall, monkeypatch: pytest.MonkeyPatch, asleep: Any
+) -> None:
+    nightly()
+    first, second = ask("/srv/vms/a.vhd"), ask("/srv/vms/b.vhd")
+    wall.says("2026-05-05 05:50")
+    asleep(lambda: None, lambda: stopping.start_now(fresh(first), None))
+    copy_until(wall, monkeypatch, first, "2026-05-05 06:00")
+    assert (state(first)[0], first.outside_hours) == (Job.Status.SUCCEEDED, True)
+    wall.says("2026-05-06 05:50")
+    asleep(lambda: None, lambda: stopping.cancel(fresh(second), None))
+    copy_until(wall, monkeypatch, second, "2026-05-06 06:00")
+    assert (state(second)[0], second.resume_at) == (Job.Status.CANCELLED, None)
+
+
+def test_who_keeps_a_copy_paused_that_waits_for_its_hours_is_obeyed_when_they_begin(
+    wall: Wall, monkeypatch: pytest.MonkeyPatch, asleep: Any
+) -> None:
+    nightly()
+    job = ask("/srv/vms/a.vhd")
+    wall.says("2026-05-05 05:50")
+    seen: list[Any] = []
+    asleep(
+        lambda: None,
+        lambda: stopping.pause(fresh(job), None),
+        lambda: wall.says("2026-05-05 22:00"),
+        lambda: seen.append((fresh(job).is_held, timing.decides(job))),
+        lambda: stopping.resume(fresh(job), None),
+    )
+    copy_until(wall, monkeypatch, job, "2026-05-05 06:00")
+    assert seen == [(True, False)]
+    assert state(job)[0] == Job.Status.SUCCEEDED
+
+
+def test_a_copy_goes_on_after_its_hours_where_no_more_workers_may_wait(
+    wall: Wall, monkeypatch: pytest.MonkeyPatch, asleep: Any
+) -> None:
+    nightly()
+    wall.says("2026-05-05 05:50")
+    held_one, job = ask("/srv/vms/b.vhd"), ask("/srv/vms/a.vhd")
+    assert claimed(held_one)
+    stopping.pause(fresh(held_one), None)
+    copy_until(wall, monkeypatch, job, "2026-05-05 06:00")
+    assert state(job)[0] == Job.Status.SUCCEEDED
+    assert job.log.filter(text__contains="no other worker may wait").count() == 1
 
 
 @pytest.mark.parametrize("in_place", [True, False])
@@ -494,14 +754,17 @@ def test_a_paused_job_tells_the_hours_as_they_were_changed(
     assert job.resume_at == datetime(2026, 5, 5, 20, tzinfo=UTC)
 
 
-def test_what_a_running_job_has_ahead_is_foreseen(wall: Wall) -> None:
+def test_what_a_running_job_has_ahead_is_foreseen(wall: Wall, settings: Any) -> None:
     nightly()
     wall.says("2026-05-04 23:00")
     copy, in_place = ask("/srv/vms/a.vhd"), ask("/srv/vms/b.vhd", **IN_PLACE)
     assert (claimed(copy), claimed(in_place)) == (True, True)
     for job in (copy, in_place):
         job.refresh_from_db()
-    assert timing.foreseen(copy).endswith("A copy cannot be put off: it goes on until it is done.")
+    settings.JOBS_HELD_AT_MOST = 0
+    assert timing.foreseen(copy).startswith("The hours of its storage root end at 06:00 on 5 May")
+    settings.JOBS_HELD_AT_MOST = 1
+    assert timing.foreseen(copy).startswith("It waits from 06:00 on 5 May (UTC) by itself")
     assert timing.foreseen(in_place).startswith("It pauses at 06:00 on 5 May (UTC) by itself")
     Job.objects.filter(pk=copy.pk).update(stop_by=datetime(2026, 5, 5, 1, tzinfo=UTC))
     assert timing.foreseen(fresh(copy)) == "It is cancelled at 01:00 on 5 May (UTC), as asked."

@@ -117,6 +117,10 @@ def test_siblings_are_named_and_a_new_disk_is_the_way_out(
     scanning.scan(leaf.root)
     page = operator.get(f"/disks/{leaf.pk}/merge").content.decode()
     assert "sibling.vhd" in page
+    assert "Other disks depend on a disk that would change" not in page  # told once, with links
+    assert page.count("E_SIBLINGS") == 1
+    assert page.count('id="error-panel"') == 1  # what the button that is off refers to
+    assert "It cannot be done now: see above." in page
     assert "Merge to a new disk instead" in page
     assert "Bytes to move" not in page  # a refused plan has none, which is not the same as 0
     way_out = re.search(r'href="([^"]*into=new[^"]*)"', page)

@@ -134,7 +134,7 @@ def test_a_root_is_told_what_each_job_may_move(administrator: Client, leaf: Disk
     root.refresh_from_db()
     assert (root.limit_bytes_per_second, root.jobs_at_once) == (45 * MIB, 2)
     page = administrator.get(reverse("root", args=[root.pk])).content.decode()
-    assert "each job moves at most 45 MB /s" in words(page)
+    assert "jobs together move at most 45 MB /s" in words(page)
     assert "2 that move data; others wait" in words(page)
     assert administrator.post(edit, fields | {"jobs_at_once": "0"}).status_code == 422
     administrator.post(edit, fields | {"limit_mb": "", "jobs_at_once": ""})
@@ -229,7 +229,7 @@ def test_hours_of_a_root_are_set_shown_and_offered_to_be_passed_over(
     assert "22:00–06:00" in administrator.get(f"/roots/{root.pk}").content.decode()
     assert AuditEntry.objects.get(action="root-change").after["hours"] == "22:00-06:00"
     page = words(operator.get(f"/disks/{leaf.pk}/merge").content.decode())
-    assert "between 22:00–06:00" in page
+    assert "As soon as a worker is free, from 22:00 to 06:00" in page
     assert re.search(r"Run outside the hours of ?vms ?\(22:00–06:00\), too", page)
     assert job_of(sent(operator, leaf, "merge", outside_hours="on")).outside_hours
 
@@ -252,6 +252,27 @@ def test_a_job_that_the_hours_paused_offers_to_go_on_now_or_to_be_kept(
     operator.post(f"/jobs/{job.pk}/pause")
     page = words(operator.get(f"/jobs/{job.pk}").content.decode())
     assert ("Go on now" in page, "Resume" in page) == (False, True)
+
+
+def test_a_job_that_somebody_paused_is_not_started_by_an_old_page(
+    operator: Client, leaf: Disk
+) -> None:
+    job = make_job(Job.Kind.COMPACT, status=Job.Status.PAUSED, parameters={"in_place": True})
+    answer = operator.post(f"/jobs/{job.pk}/start-now")
+    assert answer.status_code == 409
+    assert "does not wait for the clock: it is “Paused”." in answer.content.decode()
+    job.refresh_from_db()
+    assert job.status == Job.Status.PAUSED
+
+
+def test_the_button_to_start_now_says_that_the_end_stays(operator: Client, leaf: Disk) -> None:
+    job = make_job(
+        Job.Kind.COMPACT,
+        resume_at=timezone.now() + timedelta(hours=1),
+        stop_by=(timezone.now() + timedelta(days=1)).replace(hour=5, minute=30),
+    )
+    page = words(operator.get(f"/jobs/{job.pk}").content.decode())
+    assert "Whatever the hours of its storage root. It still has to stop by 05:30 on" in page
 
 
 # --- held --------------------------------------------------------------------------------
@@ -302,3 +323,18 @@ def test_the_time_of_a_plan_follows_the_limit_of_its_root(
     else:
         assert "Time with the proof, at 30 MB /s" in page
         assert "no job to guess from yet" not in page
+
+
+def test_a_plan_that_does_not_fit_into_the_hours_says_so_above_it(
+    operator: Client, leaf: Disk
+) -> None:
+    begin = timezone.localtime() - timedelta(hours=1)
+    end = timezone.localtime() + timedelta(minutes=5)
+    StorageRoot.objects.update(
+        limit_bytes_per_second=1, hours_begin=begin.time(), hours_end=end.time()
+    )
+    page = words(operator.get(f"/disks/{leaf.pk}/convert").content.decode())
+    assert "It takes longer than the hours of vms last, which end at" in page
+    StorageRoot.objects.update(hours_begin=None, hours_end=None)
+    page = words(operator.get(f"/disks/{leaf.pk}/convert").content.decode())
+    assert "It takes longer than" not in page
