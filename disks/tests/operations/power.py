@@ -29,6 +29,7 @@ from unittest import mock
 
 from disks.engine import faults
 from disks.engine.errors import ImageError
+from disks.tests.operations import worlds
 from disks.tests.operations.crashing import DIED, DONE, FEWEST_POINTS, REFUSED, Work
 from disks.tests.operations.frozen import Contents, Frozen, forget_second_names
 
@@ -86,12 +87,11 @@ class Storage:
         if event.operation == "write" and event.data is not None:
             self.sizes.setdefault(path, os.path.getsize(path))
             pages = self.pages.setdefault(path, {})
-            with open(path, "rb") as file:
-                first = event.offset // PAGE * PAGE
+            first = event.offset // PAGE * PAGE
+            with open(path, "rb", buffering=0) as file:
                 for offset in range(first, event.offset + len(event.data), PAGE):
                     if offset not in pages:
-                        file.seek(offset)
-                        pages[offset] = file.read(PAGE)
+                        pages[offset] = os.pread(file.fileno(), PAGE, offset)
         elif event.operation == "truncate":
             self.sizes.setdefault(path, os.path.getsize(path))
             pages, tail = self.pages.setdefault(path, {}), self.tails.setdefault(path, {})
@@ -134,15 +134,14 @@ class Storage:
             if not os.path.exists(path):
                 continue
             size, now = self.sizes[path], os.path.getsize(path)
-            with open(path, "r+b") as file:
+            with open(path, "r+b", buffering=0) as file:
                 for offset, durable in pages.items():
-                    _garble(file, offset, durable, chance)
+                    _garble(file.fileno(), offset, durable, chance)
                 grown_back = now != size and chance.random() < 0.5
                 file.truncate(size if grown_back else now)
                 if grown_back:
                     for offset, durable in self.tails.get(path, {}).items():
-                        file.seek(offset)
-                        file.write(durable)
+                        os.pwrite(file.fileno(), durable, offset)
         # Names are lost from the last one backwards: file systems keep their order.
         for change in reversed(self.names):
             if chance.random() < 0.5:
@@ -287,7 +286,7 @@ def survive_power_cuts(
     began = time.process_time()
     points = points_of(scene)
     each = max(2, min(MOST_CUTS_OF_A_RUN, cuts // points))
-    with tempfile.TemporaryDirectory(dir=aside) as own, _few_collections():
+    with tempfile.TemporaryDirectory(dir=aside) as own, _few_collections(), worlds.remembering():
         keep, spare = Path(own, "keep"), Path(own, "spare")
         keep.mkdir()
         spare.mkdir()
@@ -371,22 +370,20 @@ def _log(seed: str, points: int, seen: Counter[str], seconds: float) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _garble(file: object, offset: int, durable: bytes, chance: random.Random) -> None:
+def _garble(fd: int, offset: int, durable: bytes, chance: random.Random) -> None:
     fate = chance.choice(["kept", "lost", "garbage", "torn"])
-    file.seek(offset)  # type: ignore[attr-defined]
-    now = file.read(PAGE)  # type: ignore[attr-defined]
     if fate == "kept":
         return
+    now = os.pread(fd, PAGE, offset)
+    # Past the durable end of the file a lost page reads as zeros.
+    lost = durable + bytes(max(0, len(now) - len(durable)))
     if fate == "lost":
-        # Past the durable end of the file a lost page reads as zeros.
-        data = durable + bytes(max(0, len(now) - len(durable)))
+        data = lost
     elif fate == "garbage":
         data = chance.randbytes(len(now))
     else:
-        lost = durable + bytes(max(0, len(now) - len(durable)))
         data = b"".join(
             (now if chance.random() < 0.5 else lost)[at : at + 512]
             for at in range(0, len(now), 512)
         )
-    file.seek(offset)  # type: ignore[attr-defined]
-    file.write(data)  # type: ignore[attr-defined]
+    os.pwrite(fd, data, offset)
