@@ -262,6 +262,8 @@ def points_of(scene: Scene) -> int:
 def survive_power_cuts(
     scene: Scene,
     *,
+    operation: str,
+    format_name: str,
     cuts: int,
     seed: str,
     aside: Path,
@@ -272,6 +274,7 @@ def survive_power_cuts(
 
     Half of the time the power fails again during recovery.
 
+    operation         what is cut, as docs/proof.md calls it
     seed              where chance begins; VD_PROVE_SEED is added to it
     aside             a folder on the same file system, for our own files
     left_to_a_person  whether these rows are a state that recovery rightly leaves alone, in
@@ -320,7 +323,17 @@ def survive_power_cuts(
             if not start.thaw():
                 work = scene.fresh()
                 start = Frozen((scene.folder,), (keep, spare), contents)
-    _log(seed, points, seen, time.process_time() - began)
+    _log(
+        {
+            "operation": operation,
+            "format": format_name,
+            "cuts": seen.total(),
+            "states": dict(seen),
+            "points": points,
+            "seed": seed,
+            "cpu_seconds": round(time.process_time() - began, 1),
+        }
+    )
     return seen
 
 
@@ -354,20 +367,12 @@ def cuts_of(cases: int, sample: int) -> int:
     return math.ceil(int(wanted) / cases) if wanted else sample
 
 
-def _log(seed: str, points: int, seen: Counter[str], seconds: float) -> None:
+def _log(row: dict[str, object]) -> None:
     """A line for whoever waits for the long proof: `VD_PROVE_LOG` names the file."""
     if path := os.environ.get("VD_PROVE_LOG"):
         test = os.environ.get("PYTEST_CURRENT_TEST", "").removesuffix(" (call)")
-        row = {
-            "test": test,
-            "cuts": seen.total(),
-            "states": dict(seen),
-            "points": points,
-            "seed": seed,
-            "cpu_seconds": round(seconds, 1),
-        }
         with open(path, "a") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(json.dumps({"test": test, **row}, ensure_ascii=False) + "\n")
 
 
 def _garble(fd: int, offset: int, durable: bytes, chance: random.Random) -> None:

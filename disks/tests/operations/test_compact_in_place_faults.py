@@ -180,6 +180,8 @@ def test_power_cuts_leave_the_same_disk(
     running.goes_on_every = 5
     survive_power_cuts(
         running,
+        operation="compact in place",
+        format_name=running.scene.format_name,
         cuts=cuts_of(running.cases, 25),
         seed=request.node.name,
         aside=place / "aside",

@@ -249,6 +249,8 @@ def test_a_power_cut_leaves_the_old_files_or_the_finished_job(
     cases = sum(case.operation == prepared.case.operation for case in CASES.values())
     survive_power_cuts(
         prepared,
+        operation=prepared.case.operation,
+        format_name=prepared.family.name,
         cuts=cuts_of(cases, 12),
         seed=request.node.name,
         aside=place / "aside",

@@ -206,6 +206,8 @@ def test_power_cuts_leave_the_old_disk_or_the_larger_one(
     of_this_format = [name for name in WORK if name.startswith("vhdx") == running.is_vhdx]
     seen = survive_power_cuts(
         running,
+        operation="expand",
+        format_name="vhdx" if running.is_vhdx else "vhd",
         cuts=cuts_of(len(of_this_format), 40),
         seed=request.node.name,
         aside=place / "aside",

@@ -283,6 +283,8 @@ def test_power_cuts_leave_the_old_disk_or_the_mended_one(
     of_this_operation = next(kinds for kinds in (VHD, VHDX_DAMAGE, LOGS) if kind in kinds)
     survive_power_cuts(
         scene,
+        operation="replay a log" if kind in LOGS else "repair headers",
+        format_name="vhd" if kind in VHD else "vhdx",
         cuts=cuts_of(len(of_this_operation), 60),
         seed=request.node.name,
         aside=place / "aside",

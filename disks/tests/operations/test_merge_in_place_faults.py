@@ -215,6 +215,8 @@ def test_power_cuts_lose_nothing(
     of_this_format = [shape for shape in _SHAPES.values() if shape[0] is scene.family]
     survive_power_cuts(
         Repeated(scene_of, scene),
+        operation="merge in place",
+        format_name=scene.family.name,
         cuts=cuts_of(len(of_this_format), 40),
         seed=request.node.name,
         aside=place / "aside",

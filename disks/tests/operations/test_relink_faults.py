@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from disks.engine.chain import open_chain
 from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
 from disks.operations import journal, relink
@@ -70,8 +69,7 @@ class Scene:
         return recover(str(self.folder), self.roots())
 
     def found_parent(self) -> str:
-        with open_chain(self.child, self.roots()) as chain:
-            return chain.paths[1]
+        return worlds.parent_of(self.child, self.roots())
 
     def link(self) -> object:
         with self.roots().open(self.child) as file:
@@ -288,6 +286,8 @@ def test_power_cuts_leave_the_old_link_or_the_new_one(
     layout = request.node.callspec.params["scene_of"]
     seen = survive_power_cuts(
         way(scene_of),
+        operation="update a parent link" if way is Updating else "undo an update",
+        format_name="vhdx" if layout == "vhdx" else "vhd",
         cuts=cuts_of(LAYOUTS_OF_A_FORMAT[layout], 30),
         seed=request.node.name,
         aside=place / "aside",

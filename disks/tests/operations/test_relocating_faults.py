@@ -91,7 +91,7 @@ CASES = {
     "move to a folder": Case("move", _move(*_AWAY), moved=_AWAY),
     "move across": Case("move", _move(*_AWAY), moved=_AWAY, across=True),
     "copy a chain": Case(
-        "copy",
+        "copy a chain",
         _copy,
         added=("far/base", "far/middle", "far/leaf"),
         read="far/leaf",
@@ -232,6 +232,11 @@ def test_power_cuts_leave_all_of_it_as_before_or_done(
     """bad-input F86, F87: unsynced pages and names kept or lost; also in recovery."""
     cases = sum(case.operation == scene.case.operation for case in CASES.values())
     seen = survive_power_cuts(
-        scene, cuts=cuts_of(cases, 12), seed=request.node.name, aside=place / "aside"
+        scene,
+        operation=scene.case.operation,
+        format_name=scene.family.name,
+        cuts=cuts_of(cases, 12),
+        seed=request.node.name,
+        aside=place / "aside",
     )
     assert set(seen) <= {"before", "after"}

@@ -198,6 +198,12 @@ def content_of(path: str | os.PathLike[str], roots: Roots | None = None) -> str:
         return _of_bytes("content", opened.paths, opened.sha256)
 
 
+def parent_of(path: str | os.PathLike[str], roots: Roots) -> str:
+    """The path at which a disk's parent is found."""
+    with open_chain(os.fspath(path), roots) as opened:
+        return opened.paths[1]
+
+
 def essence_of(path: str | os.PathLike[str], roots: Roots | None = None) -> str:
     """As content_of, but quick where there is little but zeros, for what is asked often."""
     text = os.fspath(path)
