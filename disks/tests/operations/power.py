@@ -35,6 +35,7 @@ from disks.tests.operations.frozen import Contents, Frozen, forget_second_names
 
 PAGE = 4096
 MOST_CUTS_OF_A_RUN = 10
+CUTS_OF_A_ROW = 500  # so often a row of the log says how far it is
 
 Rows = list[dict[str, object]]
 
@@ -203,13 +204,21 @@ def _die(*_: object, **__: object) -> NoReturn:
 @contextlib.contextmanager
 def _leaving_nothing_open() -> Iterator[None]:
     """Like the kernel at a process's death: its threads are over, its files closed."""
-    threads, files = set(threading.enumerate()), set(os.listdir("/proc/self/fd"))
+    threads, files = set(threading.enumerate()), set(_open_files())
     yield
     for thread in set(threading.enumerate()) - threads:
         thread.join()
-    for left in set(os.listdir("/proc/self/fd")) - files:
+    if set(_open_files()) - files:
+        gc.collect()  # who closes a file when it is collected shall not close another's later
+        for left in set(_open_files()) - files:
+            os.close(left)
+
+
+def _open_files() -> Iterator[int]:
+    for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):  # of the listing itself
-            os.close(int(left))
+            os.fstat(int(name))
+            yield int(name)
 
 
 def power_cut(number: int, work: Work, seed: int, near: Path) -> int:
@@ -289,6 +298,13 @@ def survive_power_cuts(
     began = time.process_time()
     points = points_of(scene)
     each = max(2, min(MOST_CUTS_OF_A_RUN, cuts // points))
+
+    def log(wrong: int = 0) -> None:
+        counted = {"cuts": seen.total() + wrong, "wrong": wrong, "states": dict(seen)}
+        seconds = round(time.process_time() - began, 1)
+        told = {"operation": operation, "format": format_name, "seed": seed, "points": points}
+        _log(told | counted | {"cpu_seconds": seconds})
+
     with tempfile.TemporaryDirectory(dir=aside) as own, _few_collections(), worlds.remembering():
         keep, spare = Path(own, "keep"), Path(own, "spare")
         keep.mkdir()
@@ -315,25 +331,18 @@ def survive_power_cuts(
                         forget_second_names(spare)
                     with frozen.kept():
                         seen[_mended(scene, left_to_a_person)] += 1
-                except BaseException as error:
+                except Exception as error:
                     error.add_note(f"cut at {number} of {points} with {one}, again at {again}")
+                    log(wrong=1)
                     raise
+                if seen.total() % CUTS_OF_A_ROW == 0:
+                    log()
                 if not frozen.thaw():
                     break
             if not start.thaw():
                 work = scene.fresh()
                 start = Frozen((scene.folder,), (keep, spare), contents)
-    _log(
-        {
-            "operation": operation,
-            "format": format_name,
-            "cuts": seen.total(),
-            "states": dict(seen),
-            "points": points,
-            "seed": seed,
-            "cpu_seconds": round(time.process_time() - began, 1),
-        }
-    )
+    log()
     return seen
 
 
@@ -368,7 +377,10 @@ def cuts_of(cases: int, sample: int) -> int:
 
 
 def _log(row: dict[str, object]) -> None:
-    """A line for whoever waits for the long proof: `VD_PROVE_LOG` names the file."""
+    """A line for whoever waits for the long proof: `VD_PROVE_LOG` names the file.
+
+    What a test says last, with the same seed, takes the place of what it said before.
+    """
     if path := os.environ.get("VD_PROVE_LOG"):
         test = os.environ.get("PYTEST_CURRENT_TEST", "").removesuffix(" (call)")
         with open(path, "a") as file:
