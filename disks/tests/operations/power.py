@@ -156,10 +156,22 @@ class Died(BaseException):
 
 # What changes the storage: all that the dead may still call on their way out, also behind the
 # fault points. (Files are created through a fault point only, locks never on the way out.)
-_CHANGES = (
-    "chmod fchmod fchown ftruncate link mkdir posix_fallocate pwrite removexattr rename rmdir "
-    "setxattr unlink utime"
-).split()
+_CHANGES = [
+    "chmod",
+    "fchmod",
+    "fchown",
+    "ftruncate",
+    "link",
+    "mkdir",
+    "posix_fallocate",
+    "pwrite",
+    "removexattr",
+    "rename",
+    "rmdir",
+    "setxattr",
+    "unlink",
+    "utime",
+]
 
 
 def run_until(number: int, work: Work, keep: Path) -> tuple[int, Storage | None]:

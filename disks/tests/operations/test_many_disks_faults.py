@@ -33,10 +33,11 @@ def small_and_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "BATCH_BYTES", 48 * 1024)
 
 
+TOPS = {"b": "vm", "d": "other"}  # of the piles, and the lowest disk below each
+
+
 class Piles:
     """Two piles of three disks in one folder, merged as one job."""
-
-    tops = {"b": "vm", "d": "other"}
 
     def __init__(self, place: Path, family: Family, *, in_place: bool) -> None:
         self.folder, self.in_place, self.format = place / "run", in_place, family.name
@@ -74,7 +75,7 @@ class Piles:
     def _merged(self) -> int:
         """How many are; all read as ever, and nothing else lies in the folder."""
         merged, expected = 0, set()
-        for top, base in self.tops.items():
+        for top, base in TOPS.items():
             there = [name for name in self._levels(top, base) if self._path(name).exists()]
             assert there in ([base], self._levels(top, base))
             merged += there == [base]

@@ -79,7 +79,9 @@ def test_what_was_frozen_comes_back_whatever_was_done_to_it(tmp_path: Path) -> N
             file.seek(300_000)
             file.write(chance.randbytes(100_000))
     before = worlds.snapshot(folder)
-    stats = [(one.st_ino, one.st_mtime_ns, one.st_mode, one.st_blocks) for one in map(os.stat, paths)]
+    stats = [
+        (one.st_ino, one.st_mtime_ns, one.st_mode, one.st_blocks) for one in map(os.stat, paths)
+    ]
     frozen = Frozen((folder,), (spare,), Contents())
     for number in range(200):
         path = chance.choice(paths)
