@@ -347,7 +347,7 @@ def survive_power_cuts(
                     error.add_note(f"cut at {number} of {points} with {one}, again at {again}")
                     log(wrong=1)
                     raise
-                if seen.total() % CUTS_OF_A_ROW == 0:
+                if seen.total() % CUTS_OF_A_ROW == 0 and seen.total() < cuts:
                     log()
                 if not frozen.thaw():
                     break

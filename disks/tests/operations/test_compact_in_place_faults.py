@@ -11,6 +11,7 @@ import random
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,10 @@ class Running:
         is_vhdx = self.scene.format_name == "vhdx"
         return sum(name.startswith("vhdx") == is_vhdx for name in NAMES)
 
+    @cached_property
+    def content(self) -> str:
+        return self.built.sha256
+
     def fresh(self) -> Work:
         self.reset()
         return self.compact
@@ -98,7 +103,7 @@ class Running:
         return state
 
     def _state(self) -> str:
-        assert content_of(self.path) == self.built.sha256
+        assert content_of(self.path) == self.content
         assert errors_in(self.path) == []
         assert worlds.strays(self.folder) == []
         assert not list(self.folder.glob(".*.vd*"))

@@ -46,6 +46,7 @@ class Piles:
         self.made.tower("a", "b", on="vm")
         self.made.base("other")
         self.made.tower("c", "d", on="other")
+        self.contents = {top: self.made.disks[top].sha256 for top in TOPS}
         self.judged = 0
 
     def _path(self, name: str) -> Path:
@@ -81,7 +82,7 @@ class Piles:
             merged += there == [base]
             expected |= {self._path(name).name for name in there}
             content = worlds.content_of(self._path(there[-1]), piles.roots_of(self.folder))
-            assert content == self.made.disks[top].sha256
+            assert content == self.contents[top]
             assert [one for name in there for one in worlds.errors_in(self._path(name))] == []
         found = set(worlds.names_in(self.folder))
         assert {name for name in found if not name.startswith(".")} == expected
@@ -131,7 +132,6 @@ class Links:
         }  # fmt: skip
         (self.model / "moved").mkdir()
         shutil.copy(base.path, self.model / "moved")
-        self.judged = 0
 
     @property
     def _links(self) -> list[tuple[str, str]]:

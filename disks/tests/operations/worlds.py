@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import pytest
+import xxhash
 
 from disks.engine.chain import Chain, open_chain
 from disks.engine.check import check_image
@@ -287,7 +288,7 @@ def snapshot(folder: Path) -> dict[str, str]:
 
 
 def _hash(path: str) -> str:
-    digest = hashlib.sha256()
+    digest = xxhash.xxh3_128()
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         digest.update(b"%d" % size)
