@@ -100,9 +100,9 @@ class Scene:
         world = worlds.chain(self.folder, family=self.case.family, base_type=self.case.base_type)
         stopped(self.leaf, self.base, world.roots)
         self.case.meanwhile(world, self.case.family)
-        self.contents = {self.base: worlds.content_of(self.leaf)}
+        self.contents = {self.base: worlds.essence_of(self.leaf)}
         if self.new.exists():
-            self.contents[self.new] = worlds.content_of(self.new)
+            self.contents[self.new] = worlds.essence_of(self.new)
         return self.recover
 
     def recover(self) -> list[dict[str, object]]:
@@ -111,7 +111,7 @@ class Scene:
     def judge(self) -> str:
         assert not self.leaf.exists()
         for path, content in self.contents.items():
-            assert worlds.content_of(path) == content
+            assert worlds.essence_of(path) == content
             assert worlds.errors_in(path) == []
         assert worlds.strays(self.folder) == []
         left = [name for name in worlds.names_in(self.folder) if name.endswith(_UNFINISHED)]
