@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -233,18 +233,6 @@ def _open_files() -> Iterator[int]:
             yield int(name)
 
 
-def power_cut(number: int, work: Work, seed: int, near: Path) -> int:
-    """Run work until its number-th fault point, cut the power there; how it ended.
-
-    near: a folder on the same file system that work never looks into.
-    """
-    with tempfile.TemporaryDirectory(dir=near) as keep:
-        code, storage = run_until(number, work, Path(keep))
-        if storage is not None:
-            storage.cut(random.Random(seed))
-    return code
-
-
 class Scene(Protocol):
     """What an operation is tried on, always in the same folder."""
 
@@ -262,22 +250,17 @@ class Scene(Protocol):
         """Assert that the state is a good one, and name it."""
 
 
-def points_of(scene: Scene) -> int:
-    """How many fault points one undisturbed run passes."""
-    count = 0
-
-    def see(_: faults.Event) -> None:
-        nonlocal count
-        count += 1
-
+def points_of(scene: Scene) -> list[str]:
+    """The names of the fault points that one undisturbed run passes."""
+    names: list[str] = []
     work = scene.fresh()
-    faults.watch(see)
+    faults.watch(lambda event: names.append(event.point))
     try:
         work()
     finally:
         faults.watch(None)
-    assert count > FEWEST_POINTS
-    return count
+    assert len(names) > FEWEST_POINTS
+    return names
 
 
 def survive_power_cuts(
@@ -289,6 +272,7 @@ def survive_power_cuts(
     seed: str,
     aside: Path,
     last_point_of_recovery: int = 24,
+    dies_at: Sequence[str] = (),
     left_to_a_person: Callable[[Rows], bool] = lambda rows: False,
 ) -> Counter[str]:
     """Cut the power under the scene's work this often; recovery mends it by itself each time.
@@ -298,6 +282,7 @@ def survive_power_cuts(
     operation         what is cut, as docs/proof.md calls it
     seed              where chance begins; VD_PROVE_SEED is added to it
     aside             a folder on the same file system, for our own files
+    dies_at           names of points; it dies where one of them is reached, or at the next two
     left_to_a_person  whether these rows are a state that recovery rightly leaves alone, in
                       which case it has asserted all that must be true of it
 
@@ -308,8 +293,14 @@ def survive_power_cuts(
     chance, seen = random.Random(seed), Counter[str]()
     aside.mkdir(exist_ok=True)
     began = time.process_time()
-    points = points_of(scene)
-    each = max(2, min(MOST_CUTS_OF_A_RUN, cuts // points))
+    names = points_of(scene)
+    points = len(names)
+    chosen = [
+        number
+        for number in range(1, points + 1)
+        if not dies_at or {*names[max(0, number - 3) : number]} & {*dies_at}
+    ]
+    each = max(2, min(MOST_CUTS_OF_A_RUN, cuts // len(chosen)))
 
     def log(wrong: int = 0) -> None:
         counted = {"cuts": seen.total() + wrong, "wrong": wrong, "states": dict(seen)}
@@ -317,7 +308,7 @@ def survive_power_cuts(
         told = {"operation": operation, "format": format_name, "seed": seed, "points": points}
         _log(told | counted | {"cpu_seconds": seconds})
 
-    with tempfile.TemporaryDirectory(dir=aside) as own, _few_collections(), worlds.remembering():
+    with tempfile.TemporaryDirectory(dir=aside) as own, few_collections(), worlds.remembering():
         keep, spare = Path(own, "keep"), Path(own, "spare")
         keep.mkdir()
         spare.mkdir()
@@ -325,7 +316,7 @@ def survive_power_cuts(
         work = scene.fresh()
         start = Frozen((scene.folder,), (keep, spare), contents)
         while seen.total() < cuts:
-            number = chance.randrange(1, points + 1)
+            number = chance.choice(chosen)
             code, storage = run_until(number, work, keep)
             assert code == DIED, f"it did not die at point {number} of {points}"
             assert storage is not None
@@ -359,7 +350,7 @@ def survive_power_cuts(
 
 
 @contextlib.contextmanager
-def _few_collections() -> Iterator[None]:
+def few_collections() -> Iterator[None]:
     """What was there before is not looked through again and again for garbage."""
     gc.collect()
     gc.freeze()

@@ -262,7 +262,7 @@ def test_a_kill_at_every_point_is_undone_or_finished(prepared: Prepared) -> None
 @pytest.mark.parametrize("kind", ["enospc", "eio"])
 def test_an_error_at_every_point_leaves_the_old_or_the_new(prepared: Prepared, kind: str) -> None:
     """bad-input F81, F82, F84: full storage, or failing storage, at each operation."""
-    for number in range(1, points_of(prepared) + 1, SAMPLE):
+    for number in range(1, len(points_of(prepared)) + 1, SAMPLE):
         work = prepared.fresh()
         faults.install(faults.Fault("*", number, kind))
         failed = ""
@@ -309,7 +309,7 @@ def test_a_power_cut_leaves_the_old_files_or_the_finished_job(
 def test_three_kills_during_recovery_do_no_harm(place: Path, family: Family, point: int) -> None:
     """bad-input F87."""
     prepared = Prepared(CASES["into the parent"], place, family)
-    total = points_of(prepared)
+    total = len(points_of(prepared))
     in_fork(with_fault(f"*:{total - 25}:kill", prepared.fresh()))
     for number in (point, point + 1, point + 2):
         in_fork(with_fault(f"*:{number}:kill", prepared.recover))
@@ -321,7 +321,7 @@ def test_a_source_written_after_the_crash_makes_recovery_undo(place: Path, famil
     """bad-input F85: a machine was started between crash and recovery."""
     prepared = Prepared(CASES["into the parent"], place, family)
     undone = 0
-    for number in range(1, points_of(prepared) + 1):
+    for number in range(1, len(points_of(prepared)) + 1):
         if in_fork(with_fault(f"commit.fsync-folder:{number}:kill", prepared.fresh())) != DIED:
             break
         leaf = prepared.folder / family.file("leaf")

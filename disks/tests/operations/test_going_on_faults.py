@@ -136,7 +136,7 @@ def test_power_cuts_while_it_goes_on_lose_nothing(
         Scene(place, case),
         operation="merge in place goes on",
         format_name=case.family.name,
-        cuts=cuts_of(cases, 10),
+        cuts=cuts_of(cases, 8),
         seed=request.node.name,
         aside=place / "aside",
         last_point_of_recovery=60,

@@ -285,7 +285,7 @@ def test_power_cuts_leave_the_old_disk_or_the_mended_one(
         scene,
         operation="replay a log" if kind in LOGS else "repair headers",
         format_name="vhd" if kind in VHD else "vhdx",
-        cuts=cuts_of(len(of_this_operation), 60),
+        cuts=cuts_of(len(of_this_operation), 30),
         seed=request.node.name,
         aside=place / "aside",
         left_to_a_person=left_to_a_person,

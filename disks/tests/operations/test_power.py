@@ -15,7 +15,7 @@ from disks.tests.builders import Family
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import DIED, in_fork, with_fault
 from disks.tests.operations.frozen import Contents, Frozen
-from disks.tests.operations.power import run_until
+from disks.tests.operations.power import few_collections, run_until
 
 
 def _state(folder: Path) -> dict[str, int]:
@@ -58,7 +58,8 @@ def test_a_death_leaves_what_sigkill_leaves(
         assert in_fork(with_fault(f"*:{number}:kill", work)) == DIED
         killed = _state(folder)
         fresh()
-        code, storage = run_until(number, work, keep)
+        with few_collections():
+            code, storage = run_until(number, work, keep)
         assert code == DIED
         assert storage is not None
         assert _state(folder) == killed, f"at point {number}"
