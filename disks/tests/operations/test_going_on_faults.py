@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from disks.engine.formats import open_image
 from disks.engine.units import SECTOR_BYTES
 from disks.operations import journal
 from disks.operations.merge_in_place import batches
@@ -22,7 +23,11 @@ from disks.tests.builders import MIB, VHD, VHDX, BuiltVhdx, Family
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import Work
 from disks.tests.operations.power import cuts_of, survive_power_cuts
-from disks.tests.operations.stopping import enlarge, stopped, write_at_sector
+from disks.tests.operations.test_merge_in_place_leaf_used import (
+    enlarge,
+    stopped,
+    write_at_sector,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.power_cuts]
 
@@ -42,8 +47,11 @@ def _enlarged(by_bytes: int) -> Callable[[worlds.World, Family], None]:
 
 
 def _written(world: worlds.World, family: Family) -> None:
-    for sector in (0, 40, 130):
-        write_at_sector(world.leaf.path, world.roots, sector)
+    """Into a block that the leaf had not, and into one that it had."""
+    write_at_sector(world.leaf.path, world.roots, 130 if family is VHD else 8200)
+    with world.roots.open(str(world.leaf.path), writable=True) as file:
+        extents = open_image(file).extents(0, 16)
+        file.write_at(next(one.file_offset for one in extents if one.file_offset), b"g" * 512)
 
 
 def _left_with_a_log(world: worlds.World, family: Family) -> None:
