@@ -56,13 +56,14 @@ class Case:
     read_as: str = ""
 
 
-def _move(source: str, target: str) -> Do:
+def _move(source: str, target: str, *left_behind: str) -> Do:
     def do(folder: Path, roots: Roots, family: Family) -> object:
         plan = move.plan(
             str(folder / family.file(source)),
             str(folder / family.file(target)),
             roots,
             relink=True,
+            breaks=[str(folder / family.file(child)) for child in left_behind],
         )
         return move.apply(plan, roots, offline=True, job="7", token=1)
 
@@ -91,6 +92,9 @@ _AWAY = ("middle", "far/middle")
 CASES = {
     "rename": Case("move", _move("middle", "renamed"), moved=("middle", "renamed")),
     "move to a folder": Case("move", _move(*_AWAY), moved=_AWAY),
+    "leave a child behind": Case(
+        "move", _move(*_AWAY, "leaf"), moved=_AWAY, read="far/middle", read_as="middle"
+    ),
     "move across": Case("move", _move(*_AWAY), moved=_AWAY, across=True),
     "copy one disk": Case(
         "copy", _copy(whole=False), added=("far/leaf",), read="far/leaf", read_as="leaf"
