@@ -1,14 +1,14 @@
 """The long proof, by hand: every fault, power cuts in full numbers, every fuzzing target.
 
-Prints a table as it stands in docs/proof.md. VD_PROVE sets the power cuts of each operation
+Writes the table of power cuts into docs/proof.md. VD_PROVE sets the power cuts of each operation
 and format (10,000), divided over its cases, VD_PROVE_SEED other ones of the same number,
 VD_FUZZ_SECONDS the seconds of each target (600; 0: none). VD_PROVE_LOG names a file that gets
-a line of JSON for each case as soon as it is through. Arguments go to pytest: `-k expand`.
+a line of JSON for each case as soon as it is through, and now and then before. Arguments go to
+pytest: `-k expand`.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -16,7 +16,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from xml.etree import ElementTree
+
+import proof_table
 
 TOP = Path(__file__).resolve().parents[1]
 TARGETS = ("vhd", "vhdx", "any-file", "sidecar", "manifest", "windows-path")
@@ -44,37 +45,19 @@ def faults() -> bool:
 
 
 def power_cuts(cuts: int) -> bool:
-    """Run every test that cuts the power; together those of an operation cut it this often."""
+    """Run every test that cuts the power; together those of an operation cut it this often.
+
+    What they say goes into the table of docs/proof.md, also of tests that found something.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder, "report.xml")
         log = Path(os.environ.get("VD_PROVE_LOG") or Path(folder, "log"))
         environment = {**os.environ, "VD_PROVE": str(cuts), "VD_PROVE_LOG": str(log)}
-        command = [*PYTEST, "-m", "power_cuts", f"--junitxml={report}", *sys.argv[1:]]
+        command = [*PYTEST, "-m", "power_cuts", *sys.argv[1:]]
         done = subprocess.run(command, env=environment, check=False)
-        cases = list(ElementTree.parse(report).iter("testcase"))  # noqa: S314 - our own
-        counted = _counted(log)
-    print("\n| power cut under | cuts | wrong | minutes |\n|---|---|---|---|")
-    for case in cases:
-        wrong = case.find("failure") is not None or case.find("error") is not None
-        minutes = float(case.get("time", "0")) / 60
-        cut = counted.get(case.get("name", ""))
-        told = f"{cut:,}" if cut else ("up to " if wrong else "") + f"{cuts:,}"
-        print(f"| {_title(case)} | {told} | {'yes' if wrong else 0} | {minutes:.1f} |")
+        lines = proof_table.lines_of([log] if log.exists() else [])
+    proof_table.write(lines)
+    print(f"\n{proof_table.table(lines)}")
     return done.returncode == 0
-
-
-def _counted(log: Path) -> dict[str, int]:
-    """How often the power was cut under each test that came through."""
-    if not log.exists():
-        return {}
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    return {row["test"].partition("::")[2]: row["cuts"] for row in rows}
-
-
-def _title(case: ElementTree.Element) -> str:
-    module = case.get("classname", "").rpartition(".")[2].removeprefix("test_")
-    name = case.get("name", "").removeprefix("test_")
-    return f"{module.replace('_', ' ')}: {name.replace('_', ' ')}"
 
 
 def fuzzing(seconds: int) -> bool:

@@ -3,32 +3,39 @@
 Every 4 KiB page and every name that was not yet made durable is kept, lost or garbled, as a
 seed decides. One run of the real code up to a point serves several seeds: what it left is put
 back as it was, inodes and all, and cut anew.
+
+The death is an exception that passes through everything, while nothing that is still done on
+its way reaches the storage: the same as SIGKILL in a process of its own, which
+`test_faults.py` compares, but without the fork, which took most of the time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import math
 import os
-import pickle
 import random
-import signal
 import tempfile
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
+from unittest import mock
 
 from disks.engine import faults
 from disks.engine.errors import ImageError
+from disks.tests.operations import worlds
 from disks.tests.operations.crashing import DIED, DONE, FEWEST_POINTS, REFUSED, Work
-from disks.tests.operations.frozen import Frozen, forget_second_names
+from disks.tests.operations.frozen import Contents, Frozen, forget_second_names
 
 PAGE = 4096
 MOST_CUTS_OF_A_RUN = 10
+CUTS_OF_A_ROW = 500  # so often a row of the log says how far it is
 
 Rows = list[dict[str, object]]
 
@@ -81,12 +88,11 @@ class Storage:
         if event.operation == "write" and event.data is not None:
             self.sizes.setdefault(path, os.path.getsize(path))
             pages = self.pages.setdefault(path, {})
-            with open(path, "rb") as file:
-                first = event.offset // PAGE * PAGE
+            first = event.offset // PAGE * PAGE
+            with open(path, "rb", buffering=0) as file:
                 for offset in range(first, event.offset + len(event.data), PAGE):
                     if offset not in pages:
-                        file.seek(offset)
-                        pages[offset] = file.read(PAGE)
+                        pages[offset] = os.pread(file.fileno(), PAGE, offset)
         elif event.operation == "truncate":
             self.sizes.setdefault(path, os.path.getsize(path))
             pages, tail = self.pages.setdefault(path, {}), self.tails.setdefault(path, {})
@@ -129,15 +135,14 @@ class Storage:
             if not os.path.exists(path):
                 continue
             size, now = self.sizes[path], os.path.getsize(path)
-            with open(path, "r+b") as file:
+            with open(path, "r+b", buffering=0) as file:
                 for offset, durable in pages.items():
-                    _garble(file, offset, durable, chance)
+                    _garble(file.fileno(), offset, durable, chance)
                 grown_back = now != size and chance.random() < 0.5
                 file.truncate(size if grown_back else now)
                 if grown_back:
                     for offset, durable in self.tails.get(path, {}).items():
-                        file.seek(offset)
-                        file.write(durable)
+                        os.pwrite(file.fileno(), durable, offset)
         # Names are lost from the last one backwards: file systems keep their order.
         for change in reversed(self.names):
             if chance.random() < 0.5:
@@ -145,57 +150,87 @@ class Storage:
             change.take_back(self.keep)
 
 
+class Died(BaseException):
+    """The power is gone: no handler may take it for an error of the work."""
+
+
+# What changes the storage: all that the dead may still call on their way out, also behind the
+# fault points. (Files are created through a fault point only, locks never on the way out.)
+_CHANGES = [
+    "chmod",
+    "fchmod",
+    "fchown",
+    "ftruncate",
+    "link",
+    "mkdir",
+    "posix_fallocate",
+    "pwrite",
+    "removexattr",
+    "rename",
+    "rmdir",
+    "setxattr",
+    "unlink",
+    "utime",
+]
+
+
 def run_until(number: int, work: Work, keep: Path) -> tuple[int, Storage | None]:
-    """Run work in a fork that dies at its number-th fault point.
+    """Run work, which dies at its number-th fault point.
 
     keep: an empty folder on the same file system that work never looks into
 
-    Returns how the fork ended, and, if it died, what was not yet durable then.
+    Returns how it ended, and, if it died, what was not yet durable then.
     """
-    read_end, write_end = os.pipe()
     storage = Storage(str(keep))
     count = 0
 
     def see(event: faults.Event) -> None:
         nonlocal count
         count += 1
+        if count < number:
+            storage.event(event)
+            return
         if count == number:
-            with os.fdopen(write_end, "wb") as out:
-                pickle.dump(storage, out)
-            os.kill(os.getpid(), signal.SIGKILL)
-        storage.event(event)
+            for name in _CHANGES:
+                of_the_dead.enter_context(mock.patch.object(os, name, _die))
+        raise Died
 
-    # The pipe is drained while the child runs, so that it never waits for room.
-    pid = os.fork()
-    if pid == 0:
-        code = 99
+    code = DONE
+    with _leaving_nothing_open(), contextlib.ExitStack() as of_the_dead:
+        faults.watch(see)
         try:
-            gc.disable()  # it would only copy every page of the parent
-            os.close(read_end)
-            faults.watch(see)
             work()
-            code = DONE
         except ImageError:
             code = REFUSED
+        except Died:
+            code = DIED
         finally:
-            os._exit(code)
-    os.close(write_end)
-    with os.fdopen(read_end, "rb") as source:
-        data = source.read()
-    _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status), pickle.loads(data) if data else None
+            faults.watch(None)
+    return (DIED, storage) if count >= number else (code, None)
 
 
-def power_cut(number: int, work: Work, seed: int, near: Path) -> int:
-    """Run work until its number-th fault point, cut the power there; the fork's exit code.
+def _die(*_: object, **__: object) -> NoReturn:
+    raise Died
 
-    near: a folder on the same file system that work never looks into.
-    """
-    with tempfile.TemporaryDirectory(dir=near) as keep:
-        code, storage = run_until(number, work, Path(keep))
-        if storage is not None:
-            storage.cut(random.Random(seed))
-    return code
+
+@contextlib.contextmanager
+def _leaving_nothing_open() -> Iterator[None]:
+    """Like the kernel at a process's death: its threads are over, its files closed."""
+    threads, files = set(threading.enumerate()), set(_open_files())
+    yield
+    for thread in set(threading.enumerate()) - threads:
+        thread.join()
+    if set(_open_files()) - files:
+        gc.collect()  # who closes a file when it is collected shall not close another's later
+        for left in set(_open_files()) - files:
+            os.close(left)
+
+
+def _open_files() -> Iterator[int]:
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # of the listing itself
+            os.fstat(int(name))
+            yield int(name)
 
 
 class Scene(Protocol):
@@ -215,39 +250,39 @@ class Scene(Protocol):
         """Assert that the state is a good one, and name it."""
 
 
-def points_of(scene: Scene) -> int:
-    """How many fault points one undisturbed run passes."""
-    count = 0
-
-    def see(_: faults.Event) -> None:
-        nonlocal count
-        count += 1
-
+def points_of(scene: Scene) -> list[str]:
+    """The names of the fault points that one undisturbed run passes."""
+    names: list[str] = []
     work = scene.fresh()
-    faults.watch(see)
+    faults.watch(lambda event: names.append(event.point))
     try:
         work()
     finally:
         faults.watch(None)
-    assert count > FEWEST_POINTS
-    return count
+    assert len(names) > FEWEST_POINTS
+    return names
 
 
 def survive_power_cuts(
     scene: Scene,
     *,
+    operation: str,
+    format_name: str,
     cuts: int,
     seed: str,
     aside: Path,
     last_point_of_recovery: int = 24,
+    dies_at: Sequence[str] = (),
     left_to_a_person: Callable[[Rows], bool] = lambda rows: False,
 ) -> Counter[str]:
     """Cut the power under the scene's work this often; recovery mends it by itself each time.
 
     Half of the time the power fails again during recovery.
 
+    operation         what is cut, as docs/proof.md calls it
     seed              where chance begins; VD_PROVE_SEED is added to it
     aside             a folder on the same file system, for our own files
+    dies_at           names of points; it dies where one of them is reached, or at the next two
     left_to_a_person  whether these rows are a state that recovery rightly leaves alone, in
                       which case it has asserted all that must be true of it
 
@@ -257,19 +292,35 @@ def survive_power_cuts(
     seed += os.environ.get("VD_PROVE_SEED", "")
     chance, seen = random.Random(seed), Counter[str]()
     aside.mkdir(exist_ok=True)
-    began = time.monotonic()
-    points = points_of(scene)
-    each = max(2, min(MOST_CUTS_OF_A_RUN, cuts // points))
-    while seen.total() < cuts:
-        number = chance.randrange(1, points + 1)
-        with tempfile.TemporaryDirectory(dir=aside) as own:
-            keep, spare = Path(own, "keep"), Path(own, "spare")
-            keep.mkdir()
-            spare.mkdir()
-            code, storage = run_until(number, scene.fresh(), keep)
+    began = time.process_time()
+    names = points_of(scene)
+    points = len(names)
+    chosen = [
+        number
+        for number in range(1, points + 1)
+        if not dies_at or {*names[max(0, number - 3) : number]} & {*dies_at}
+    ]
+    each = max(2, min(MOST_CUTS_OF_A_RUN, cuts // len(chosen)))
+
+    def log(wrong: int = 0) -> None:
+        counted = {"cuts": seen.total() + wrong, "wrong": wrong, "states": dict(seen)}
+        seconds = round(time.process_time() - began, 1)
+        told = {"operation": operation, "format": format_name, "seed": seed, "points": points}
+        _log(told | counted | {"cpu_seconds": seconds})
+
+    with tempfile.TemporaryDirectory(dir=aside) as own, few_collections(), worlds.remembering():
+        keep, spare = Path(own, "keep"), Path(own, "spare")
+        keep.mkdir()
+        spare.mkdir()
+        contents = Contents()
+        work = scene.fresh()
+        start = Frozen((scene.folder,), (keep, spare), contents)
+        while seen.total() < cuts:
+            number = chance.choice(chosen)
+            code, storage = run_until(number, work, keep)
             assert code == DIED, f"it did not die at point {number} of {points}"
             assert storage is not None
-            frozen = Frozen((scene.folder, keep), spare)
+            frozen = Frozen((scene.folder, keep), (spare,), contents)
             for _ in range(min(each, cuts - seen.total())):
                 one = chance.randrange(2**32)
                 again = chance.randrange(1, last_point_of_recovery) if one % 2 else 0
@@ -283,13 +334,30 @@ def survive_power_cuts(
                         forget_second_names(spare)
                     with frozen.kept():
                         seen[_mended(scene, left_to_a_person)] += 1
-                except BaseException as error:
+                except Exception as error:
                     error.add_note(f"cut at {number} of {points} with {one}, again at {again}")
+                    log(wrong=1)
                     raise
+                if seen.total() % CUTS_OF_A_ROW == 0 and seen.total() < cuts:
+                    log()
                 if not frozen.thaw():
                     break
-    _log(seed, points, seen, time.monotonic() - began)
+            if not start.thaw():
+                work = scene.fresh()
+                start = Frozen((scene.folder,), (keep, spare), contents)
+    log()
     return seen
+
+
+@contextlib.contextmanager
+def few_collections() -> Iterator[None]:
+    """What was there before is not looked through again and again for garbage."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _mended(scene: Scene, left_to_a_person: Callable[[Rows], bool]) -> str:
@@ -311,38 +379,31 @@ def cuts_of(cases: int, sample: int) -> int:
     return math.ceil(int(wanted) / cases) if wanted else sample
 
 
-def _log(seed: str, points: int, seen: Counter[str], seconds: float) -> None:
-    """A line for whoever waits for the long proof: `VD_PROVE_LOG` names the file."""
+def _log(row: dict[str, object]) -> None:
+    """A line for whoever waits for the long proof: `VD_PROVE_LOG` names the file.
+
+    What a test says last, with the same seed, takes the place of what it said before.
+    """
     if path := os.environ.get("VD_PROVE_LOG"):
         test = os.environ.get("PYTEST_CURRENT_TEST", "").removesuffix(" (call)")
-        row = {
-            "test": test,
-            "cuts": seen.total(),
-            "states": dict(seen),
-            "points": points,
-            "seed": seed,
-            "seconds": round(seconds, 1),
-        }
         with open(path, "a") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(json.dumps({"test": test, **row}, ensure_ascii=False) + "\n")
 
 
-def _garble(file: object, offset: int, durable: bytes, chance: random.Random) -> None:
+def _garble(fd: int, offset: int, durable: bytes, chance: random.Random) -> None:
     fate = chance.choice(["kept", "lost", "garbage", "torn"])
-    file.seek(offset)  # type: ignore[attr-defined]
-    now = file.read(PAGE)  # type: ignore[attr-defined]
     if fate == "kept":
         return
+    now = os.pread(fd, PAGE, offset)
+    # Past the durable end of the file a lost page reads as zeros.
+    lost = durable + bytes(max(0, len(now) - len(durable)))
     if fate == "lost":
-        # Past the durable end of the file a lost page reads as zeros.
-        data = durable + bytes(max(0, len(now) - len(durable)))
+        data = lost
     elif fate == "garbage":
         data = chance.randbytes(len(now))
     else:
-        lost = durable + bytes(max(0, len(now) - len(durable)))
         data = b"".join(
             (now if chance.random() < 0.5 else lost)[at : at + 512]
             for at in range(0, len(now), 512)
         )
-    file.seek(offset)  # type: ignore[attr-defined]
-    file.write(data)  # type: ignore[attr-defined]
+    os.pwrite(fd, data, offset)

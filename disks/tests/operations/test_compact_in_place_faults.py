@@ -7,15 +7,14 @@ behind, and compacting it again comes to the same end as without the trouble.
 from __future__ import annotations
 
 import os
-import random
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pytest
 
-from disks.engine import faults
 from disks.operations import compact
 from disks.operations.recover import recover
 from disks.tests.builders import Built
@@ -32,7 +31,7 @@ from disks.tests.operations.crashing import (
     mended_at_every_point,
     with_fault,
 )
-from disks.tests.operations.power import cuts_of, power_cut, survive_power_cuts
+from disks.tests.operations.power import cuts_of, survive_power_cuts
 from disks.tests.operations.shrinking import SCENES, Scene
 from disks.tests.operations.worlds import content_of, errors_in, roots_of
 
@@ -70,6 +69,10 @@ class Running:
         is_vhdx = self.scene.format_name == "vhdx"
         return sum(name.startswith("vhdx") == is_vhdx for name in NAMES)
 
+    @cached_property
+    def content(self) -> str:
+        return self.built.sha256
+
     def fresh(self) -> Work:
         self.reset()
         return self.compact
@@ -98,7 +101,7 @@ class Running:
         return state
 
     def _state(self) -> str:
-        assert content_of(self.path) == self.built.sha256
+        assert content_of(self.path) == self.content
         assert errors_in(self.path) == []
         assert worlds.strays(self.folder) == []
         assert not list(self.folder.glob(".*.vd*"))
@@ -180,6 +183,8 @@ def test_power_cuts_leave_the_same_disk(
     running.goes_on_every = 5
     survive_power_cuts(
         running,
+        operation="compact in place",
+        format_name=running.scene.format_name,
         cuts=cuts_of(running.cases, 25),
         seed=request.node.name,
         aside=place / "aside",
@@ -189,28 +194,16 @@ def test_power_cuts_leave_the_same_disk(
 
 @pytest.mark.power_cuts
 def test_a_power_cut_where_the_end_is_cut_off_garbles_nothing(
-    running: Running, place: Path
+    request: pytest.FixtureRequest, running: Running, place: Path
 ) -> None:
     """bad-input F86, F87: cutting within a page writes the rest of that page once more."""
-    aside = place / "aside"
-    aside.mkdir()
-    chance = random.Random(72)
-    running.reset()
-    points: list[str] = []
-    faults.watch(lambda event: points.append(event.point))
-    try:
-        running.compact()
-    finally:
-        faults.watch(None)
-    cut_off = points.index("compact.header.truncate") + 1
-    for seed in range(max(12, cuts_of(30 * running.cases, 12))):
-        for number in (cut_off, cut_off + 1, cut_off + 2):
-            running.reset()
-            assert power_cut(number, running.compact, seed, aside) == DIED
-            if seed % 2:
-                power_cut(chance.randrange(1, 16), running.recover, seed + 1, aside)
-            rows = running.recover()
-            said = f"cut at {number}, seed {seed}: {rows}"
-            left = [row for row in rows if row["action"] in ("busy", "needs-attention")]
-            assert left == [], said
-            running.judge()
+    survive_power_cuts(
+        running,
+        operation="compact in place",
+        format_name=running.scene.format_name,
+        cuts=cuts_of(10 * running.cases, 30),
+        seed=request.node.name,
+        aside=place / "aside",
+        last_point_of_recovery=16,
+        dies_at=["compact.header.truncate"],
+    )

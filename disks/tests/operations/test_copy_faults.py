@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 
 from disks.engine import faults
+from disks.engine.chain import open_chain
 from disks.engine.errors import ImageError
 from disks.operations import compact, convert, create, merge
 from disks.operations.paths import Roots
 from disks.operations.recover import recover
-from disks.tests.builders import MIB, VHDX, Family
+from disks.tests.builders import MIB, VHD, VHDX, Family
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import (
     DIED,
@@ -54,8 +55,8 @@ class Case:
     operation: str
     build: Build
     work: Do
-    readable: tuple[str, ...]  # the disks that must read as the leaf did, in either state
     result: str
+    to_other_format: bool = False
 
 
 def _chain(folder: Path, family: Family) -> None:
@@ -102,6 +103,28 @@ def _to_raw(folder: Path, roots: Roots, family: Family) -> object:
     return convert.apply(plan, roots, job="7", token=1)
 
 
+def _other(family: Family) -> Family:
+    return VHD if family is VHDX else VHDX
+
+
+def _to_other(folder: Path, roots: Roots, family: Family) -> object:
+    source, target = _named(folder, family, "leaf"), _named(folder, _other(family), "new")
+    return convert.apply(convert.plan(source, target, roots), roots, job="7", token=1)
+
+
+def _plain(folder: Path, family: Family) -> None:
+    """A plain image beside a disk of the same content."""
+    _two(folder, family)
+    with open_chain(_named(folder, family, "leaf"), roots_of(folder)) as opened:
+        (folder / "plain.img").write_bytes(opened.read(0, opened.sectors))
+
+
+def _from_raw(folder: Path, roots: Roots, family: Family) -> object:
+    source, target = str(folder / "plain.img"), _named(folder, family, "new")
+    plan = convert.plan(source, target, roots, source_is_raw=True)
+    return convert.apply(plan, roots, job="7", token=1)
+
+
 def _sparse(folder: Path, family: Family) -> None:
     folder.mkdir()
     content = [(0, noise(1, 40)), (64, worlds.zeros(96)), (200, noise(2, 9))]
@@ -123,14 +146,33 @@ def _create_child(folder: Path, roots: Roots, family: Family) -> object:
     return create.apply(plan, roots, job="7", token=1)
 
 
+def _empty(folder: Path, family: Family) -> None:
+    """A disk that reads as the new one is to read."""
+    folder.mkdir()
+    family.dynamic(folder, family.file("leaf"), size=4 * MIB, content=[])
+
+
+def _create(disk_type: str) -> Do:
+    def do(folder: Path, roots: Roots, family: Family) -> object:
+        path = _named(folder, family, "new")
+        plan = create.plan(path, roots, disk_type=disk_type, size_bytes=4 * MIB)
+        return create.apply(plan, roots, job="7", token=1)
+
+    return do
+
+
 CASES = {
-    "into the parent": Case("merge", _chain, _into_parent, ("leaf", "middle"), "middle"),
-    "into the base, child's name": Case("merge", _two, _into_base_as_child, ("leaf",), "leaf"),
-    "to a new disk": Case("merge to new", _two, _to_new, ("leaf",), "new"),
-    "flatten into a fixed disk": Case("convert", _two, _flatten, ("leaf",), "new"),
-    "convert to a plain image": Case("convert", _two, _to_raw, ("leaf",), "new.raw"),
-    "compact": Case("compact", _sparse, _compact, ("leaf",), "leaf"),
-    "create a child": Case("create", _two, _create_child, ("leaf",), "new"),
+    "into the parent": Case("merge by copy", _chain, _into_parent, "middle"),
+    "into the base, child's name": Case("merge by copy", _two, _into_base_as_child, "leaf"),
+    "to a new disk": Case("merge to a new disk", _two, _to_new, "new"),
+    "flatten into a fixed disk": Case("convert", _two, _flatten, "new"),
+    "convert to a plain image": Case("convert", _two, _to_raw, "new.raw"),
+    "compact": Case("compact by copy", _sparse, _compact, "leaf"),
+    "convert to the other format": Case("convert", _two, _to_other, "new", True),
+    "convert from a plain image": Case("convert", _plain, _from_raw, "new"),
+    "create a child": Case("create", _two, _create_child, "new"),
+    "create a dynamic disk": Case("create", _empty, _create("dynamic"), "new"),
+    "create a fixed disk": Case("create", _empty, _create("fixed"), "new"),
 }
 
 pytestmark = pytest.mark.slow
@@ -163,6 +205,12 @@ class Prepared:
         worlds.copy_tree(self.model, self.folder)
         return self.work
 
+    @property
+    def result(self) -> Path:
+        family = _other(self.family) if self.case.to_other_format else self.family
+        name = self.case.result
+        return self.folder / (name if "." in name else family.file(name))
+
     def work(self) -> object:
         return self.case.work(self.folder, roots_of(self.folder), self.family)
 
@@ -180,14 +228,14 @@ class Prepared:
         undo_records = {name for name in found if name.endswith(".vdundo")}
         done = {name: found[name] for name in found if name not in undo_records} != self.before
         assert done or not finished
-        leaf = self.case.result if done else "leaf"
-        if leaf.endswith(".raw"):
-            data = (folder / leaf).read_bytes()
+        result = self.result if done else folder / self.family.file("leaf")
+        if result.suffix == ".raw":
+            data = result.read_bytes()
             assert hashlib.sha256(data).hexdigest() == self.expected_raw
         else:
-            assert essence_of(folder / self.family.file(leaf)) == self.expected
+            assert essence_of(result) == self.expected
         for name in found:
-            if name.endswith(f".{self.family.name}") and not name.startswith("."):
+            if name.endswith((".vhd", ".vhdx")) and not name.startswith("."):
                 assert errors_in(folder / name) == []
         if self.below:
             assert essence_of(folder / self.family.file("below")) == self.below
@@ -214,7 +262,7 @@ def test_a_kill_at_every_point_is_undone_or_finished(prepared: Prepared) -> None
 @pytest.mark.parametrize("kind", ["enospc", "eio"])
 def test_an_error_at_every_point_leaves_the_old_or_the_new(prepared: Prepared, kind: str) -> None:
     """bad-input F81, F82, F84: full storage, or failing storage, at each operation."""
-    for number in range(1, points_of(prepared) + 1, SAMPLE):
+    for number in range(1, len(points_of(prepared)) + 1, SAMPLE):
         work = prepared.fresh()
         faults.install(faults.Fault("*", number, kind))
         failed = ""
@@ -249,6 +297,8 @@ def test_a_power_cut_leaves_the_old_files_or_the_finished_job(
     cases = sum(case.operation == prepared.case.operation for case in CASES.values())
     survive_power_cuts(
         prepared,
+        operation=prepared.case.operation,
+        format_name=prepared.family.name,
         cuts=cuts_of(cases, 12),
         seed=request.node.name,
         aside=place / "aside",
@@ -259,7 +309,7 @@ def test_a_power_cut_leaves_the_old_files_or_the_finished_job(
 def test_three_kills_during_recovery_do_no_harm(place: Path, family: Family, point: int) -> None:
     """bad-input F87."""
     prepared = Prepared(CASES["into the parent"], place, family)
-    total = points_of(prepared)
+    total = len(points_of(prepared))
     in_fork(with_fault(f"*:{total - 25}:kill", prepared.fresh()))
     for number in (point, point + 1, point + 2):
         in_fork(with_fault(f"*:{number}:kill", prepared.recover))
@@ -271,7 +321,7 @@ def test_a_source_written_after_the_crash_makes_recovery_undo(place: Path, famil
     """bad-input F85: a machine was started between crash and recovery."""
     prepared = Prepared(CASES["into the parent"], place, family)
     undone = 0
-    for number in range(1, points_of(prepared) + 1):
+    for number in range(1, len(points_of(prepared)) + 1):
         if in_fork(with_fault(f"commit.fsync-folder:{number}:kill", prepared.fresh())) != DIED:
             break
         leaf = prepared.folder / family.file("leaf")

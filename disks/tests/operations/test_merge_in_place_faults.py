@@ -98,8 +98,8 @@ class Scene:
         if self.keep_name == "child":
             merged = not os.path.exists(self.path(self.base or "middle"))
         leaf = self.output if merged else self.path("leaf")
-        assert worlds.content_of(leaf) == self.leaf_sha256
-        assert worlds.content_of(self.path("below")) == self.below_sha256
+        assert worlds.essence_of(leaf) == self.leaf_sha256
+        assert worlds.essence_of(self.path("below")) == self.below_sha256
         assert worlds.errors_in(leaf) == []
         assert worlds.errors_in(self.path("below")) == []
         left = [
@@ -128,7 +128,7 @@ def scene_of(request: pytest.FixtureRequest, place: Path) -> Callable[[], Scene]
     family, base, keep_name, options = _SHAPES[request.param]
     template = place / "template"
     world = worlds.chain(template, family=family, grandchild=True, **options)
-    leaf, below = worlds.content_of(world.leaf.path), worlds.content_of(world.grandchild.path)
+    leaf, below = worlds.essence_of(world.leaf.path), worlds.essence_of(world.grandchild.path)
     folder = place / "scene"
 
     def fresh() -> Scene:
@@ -218,7 +218,9 @@ def test_power_cuts_lose_nothing(
     of_this_format = [shape for shape in _SHAPES.values() if shape[0] is scene.family]
     survive_power_cuts(
         Repeated(scene_of, scene),
-        cuts=cuts_of(len(of_this_format), 40),
+        operation="merge in place",
+        format_name=scene.family.name,
+        cuts=cuts_of(len(of_this_format), 20),
         seed=request.node.name,
         aside=place / "aside",
         last_point_of_recovery=60,
@@ -282,7 +284,7 @@ def test_stopped_between_any_two_batches_it_reads_as_before_and_goes_on(
             continue
         except Stopped:
             stops += 1
-            assert worlds.content_of(scene.path("leaf")) == scene.leaf_sha256
+            assert worlds.essence_of(scene.path("leaf")) == scene.leaf_sha256
             with pytest.raises(ImageError) as refused:
                 merge.apply(scene.plan(), scene.roots, offline=True)
             assert refused.value.code == "E_UNFINISHED"
@@ -360,7 +362,7 @@ def test_stopped_inside_of_a_batch_it_takes_that_back_and_goes_on(
             continue
         except Stopped:
             taken_back += 1
-            assert worlds.content_of(scene.path("leaf")) == scene.leaf_sha256
+            assert worlds.essence_of(scene.path("leaf")) == scene.leaf_sha256
             assert worlds.errors_in(str(base)) == []
             assert [row["action"] for row in scene.recover()] == ["finished"]
         assert scene.judge() == "merged"
@@ -392,7 +394,7 @@ def test_what_reads_otherwise_than_it_was_written_is_written_again(
         with pytest.raises(Stopped) as stopped:
             scene.merge()
         assert "reads otherwise" in stopped.value.sentence
-        assert worlds.content_of(scene.path("leaf")) == scene.leaf_sha256
+        assert worlds.essence_of(scene.path("leaf")) == scene.leaf_sha256
         assert [row["action"] for row in scene.recover()] == ["finished"]
         assert scene.judge() == "merged"
 
@@ -487,10 +489,10 @@ def test_a_leaf_written_meanwhile_is_moved_from_the_beginning(
     with leaf.open("r+b") as raw:
         raw.seek(place)
         raw.write(b"\x5a" * 512)
-    wanted = worlds.content_of(leaf)
+    wanted = worlds.essence_of(leaf)
     assert wanted != scene.leaf_sha256
     assert [row["action"] for row in scene.recover()] == ["finished"]
-    assert worlds.content_of(scene.output) == wanted
+    assert worlds.essence_of(scene.output) == wanted
 
 
 def _scene_stopped_in_the_middle(scene_of: Callable[[], Scene]) -> Scene:

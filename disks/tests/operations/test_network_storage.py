@@ -74,7 +74,7 @@ def test_a_kill_at_every_point_is_mended_on_shares_that_can_do_less(
     SHARES[share](monkeypatch)
     prepared = Prepared(CASES[name], place, family)
     outcomes = set()
-    for number in range(1, points_of(prepared) + 2):
+    for number in range(1, len(points_of(prepared)) + 2):
         code = in_fork(with_fault(f"*:{number}:kill", prepared.fresh()))
         assert code in (DIED, DONE)
         rows = prepared.recover()

@@ -10,15 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from disks.engine.chain import open_chain
-from disks.engine.check import check_image
 from disks.engine.errors import ImageError
-from disks.engine.findings import Level
 from disks.engine.formats import open_image
 from disks.operations import journal, relink
 from disks.operations.paths import Root, Roots
 from disks.operations.recover import recover
 from disks.tests.builders import VHD, VHDX, Built
+from disks.tests.operations import worlds
 from disks.tests.operations.crashing import (
     DONE,
     REFUSED,
@@ -69,6 +67,9 @@ class Scene:
 
     def recover(self) -> list[dict[str, object]]:
         return recover(str(self.folder), self.roots())
+
+    def found_parent(self) -> str:
+        return worlds.parent_of(self.child, self.roots())
 
     def link(self) -> object:
         with self.roots().open(self.child) as file:
@@ -128,12 +129,9 @@ def scene_of(request: pytest.FixtureRequest, place: Path) -> Callable[[], Scene]
 def assert_sound(scene: Scene, *, mended: bool = True) -> str:
     """Content as ever, no errors, nothing left lying about; says which link is there."""
     roots = scene.roots()
-    with roots.open(scene.child) as file:
-        errors = [one for one in check_image(file, deep=True) if one.level is Level.ERROR]
-    assert errors == []
-    with open_chain(scene.child, roots) as chain:
-        assert chain.sha256() == scene.sha256
-        found = chain.paths[1]
+    assert worlds.errors_in(scene.child) == []
+    assert worlds.content_of(scene.child, roots) == scene.sha256
+    found = scene.found_parent()
     link = scene.link()
     if link == scene.old_link:
         assert found == os.path.join(scene.folder, os.path.basename(scene.parent))
@@ -175,12 +173,9 @@ class Undoing(Updating):
     def judge(self) -> str:
         """Unlike after an update, the old link may take other bytes than it once did."""
         scene = self.scene
-        with open_chain(scene.child, scene.roots()) as chain:
-            assert chain.sha256() == scene.sha256
-            found = chain.paths[1]
-        with scene.roots().open(scene.child) as file:
-            errors = [one for one in check_image(file, deep=True) if one.level is Level.ERROR]
-        assert errors == []
+        assert worlds.content_of(scene.child, scene.roots()) == scene.sha256
+        assert worlds.errors_in(scene.child) == []
+        found = scene.found_parent()
         assert journal.pending(scene.roots(), [scene.child]) == []
         names = {entry.name for entry in scene.folder.iterdir() if entry.name.startswith(".")}
         assert names <= {f".{os.path.basename(scene.child)}.vdundo"}
@@ -260,12 +255,9 @@ def test_undo_killed_at_every_point_is_finished_or_undone(scene_of: Callable[[],
         scene.update()
         code = in_fork(with_fault(f"*:{number}:kill", scene.undo))
         scene.recover()
-        roots = scene.roots()
-        with open_chain(scene.child, roots) as chain:
-            assert chain.sha256() == scene.sha256
-            seen.add(chain.paths[1])
-        with roots.open(scene.child) as file:
-            assert [one for one in check_image(file) if one.level is Level.ERROR] == []
+        assert worlds.content_of(scene.child, scene.roots()) == scene.sha256
+        assert worlds.errors_in(scene.child) == []
+        seen.add(scene.found_parent())
         if code == DONE:
             break
         assert code == DIED
@@ -294,6 +286,8 @@ def test_power_cuts_leave_the_old_link_or_the_new_one(
     layout = request.node.callspec.params["scene_of"]
     seen = survive_power_cuts(
         way(scene_of),
+        operation="update a parent link" if way is Updating else "undo an update",
+        format_name="vhdx" if layout == "vhdx" else "vhd",
         cuts=cuts_of(LAYOUTS_OF_A_FORMAT[layout], 30),
         seed=request.node.name,
         aside=place / "aside",

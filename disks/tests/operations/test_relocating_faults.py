@@ -56,24 +56,27 @@ class Case:
     read_as: str = ""
 
 
-def _move(source: str, target: str) -> Do:
+def _move(source: str, target: str, *left_behind: str) -> Do:
     def do(folder: Path, roots: Roots, family: Family) -> object:
         plan = move.plan(
             str(folder / family.file(source)),
             str(folder / family.file(target)),
             roots,
             relink=True,
+            breaks=[str(folder / family.file(child)) for child in left_behind],
         )
         return move.apply(plan, roots, offline=True, job="7", token=1)
 
     return do
 
 
-def _copy(folder: Path, roots: Roots, family: Family) -> object:
-    plan = copy_chain.plan(
-        str(folder / family.file("leaf")), str(folder / "far"), roots, whole=True
-    )
-    return copy_chain.apply(plan, roots, job="7", token=1)
+def _copy(*, whole: bool) -> Do:
+    def do(folder: Path, roots: Roots, family: Family) -> object:
+        source, target = str(folder / family.file("leaf")), str(folder / "far")
+        plan = copy_chain.plan(source, target, roots, whole=whole)
+        return copy_chain.apply(plan, roots, job="7", token=1)
+
+    return do
 
 
 def _delete(stem: str, *children: str) -> Do:
@@ -89,10 +92,16 @@ _AWAY = ("middle", "far/middle")
 CASES = {
     "rename": Case("move", _move("middle", "renamed"), moved=("middle", "renamed")),
     "move to a folder": Case("move", _move(*_AWAY), moved=_AWAY),
+    "leave a child behind": Case(
+        "move", _move(*_AWAY, "leaf"), moved=_AWAY, read="far/middle", read_as="middle"
+    ),
     "move across": Case("move", _move(*_AWAY), moved=_AWAY, across=True),
+    "copy one disk": Case(
+        "copy", _copy(whole=False), added=("far/leaf",), read="far/leaf", read_as="leaf"
+    ),
     "copy a chain": Case(
         "copy",
-        _copy,
+        _copy(whole=True),
         added=("far/base", "far/middle", "far/leaf"),
         read="far/leaf",
         read_as="leaf",
@@ -153,6 +162,7 @@ class Scene:
         assert self._reads(self.case.read) == self.contents[self.case.read_as or self.case.read]
         if self.case.added:
             assert {name: found[name] for name in before} == before
+        if len(self.case.added) > 1:
             shutil.move(self.folder / "far", self.folder.parent / "portable")
             try:  # nothing of the original is needed
                 portable = self.folder.parent / "portable" / name_of("leaf")
@@ -232,6 +242,11 @@ def test_power_cuts_leave_all_of_it_as_before_or_done(
     """bad-input F86, F87: unsynced pages and names kept or lost; also in recovery."""
     cases = sum(case.operation == scene.case.operation for case in CASES.values())
     seen = survive_power_cuts(
-        scene, cuts=cuts_of(cases, 12), seed=request.node.name, aside=place / "aside"
+        scene,
+        operation=scene.case.operation,
+        format_name=scene.family.name,
+        cuts=cuts_of(cases, 12),
+        seed=request.node.name,
+        aside=place / "aside",
     )
     assert set(seen) <= {"before", "after"}

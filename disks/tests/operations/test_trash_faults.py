@@ -59,6 +59,10 @@ class Case:
     work: Callable[[str, Roots], object]
     stay: tuple[str, ...]
 
+    @property
+    def operation(self) -> str:
+        return "restore from the trash" if self.work is _restore else "empty the trash"
+
 
 CASES = {
     "restore a merge": Case(_merge, _restore, ("base",)),
@@ -147,6 +151,11 @@ def test_after_a_power_cut_it_goes_on_when_asked_again(
     """bad-input F86, F87."""
     cases = sum(case.work is scene.case.work for case in CASES.values())
     seen = survive_power_cuts(
-        scene, cuts=cuts_of(cases, 12), seed=request.node.name, aside=place / "aside"
+        scene,
+        operation=scene.case.operation,
+        format_name=scene.family.name,
+        cuts=cuts_of(cases, 12),
+        seed=request.node.name,
+        aside=place / "aside",
     )
     assert set(seen) <= {"waits", "over"}

@@ -8,13 +8,16 @@ import itertools
 import os
 import random
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import pytest
+import xxhash
 
-from disks.engine.chain import open_chain
+from disks.engine.chain import Chain, open_chain
 from disks.engine.check import check_image
 from disks.engine.files import ImageFile
 from disks.engine.findings import Level
@@ -26,9 +29,12 @@ from disks.operations.paths import Root, Roots
 from disks.tests.builders import MIB, SECTOR, VHD, Built, Family
 from disks.tests.operations.frozen import extents
 
+T = TypeVar("T")
+
 BLOCK = 16 * 1024
 KIB = 1024
 PAGE = 4096
+_ZEROS = bytes(64 * KIB)
 
 
 def noise(seed: int, sectors: int) -> bytes:
@@ -159,45 +165,86 @@ _SHAPES = {
 }
 
 
+_known: dict[tuple[str, ...], Any] | None = None
+
+
+@contextmanager
+def remembering() -> Iterator[None]:
+    """Within, what follows from the bytes of files is worked out once for the same bytes.
+
+    Meant for who asks thousands of times; what is known is forgotten with the block.
+    """
+    global _known
+    before, _known = _known, {}
+    try:
+        yield
+    finally:
+        _known = before
+
+
+def _of_bytes(question: str, paths: Iterable[str], answer: Callable[[], T]) -> T:
+    """answer(), which depends on the bytes of these files alone."""
+    if _known is None:
+        return answer()
+    key = (question, *(_hash(path) for path in paths))
+    if key not in _known:
+        _known[key] = answer()
+    return cast(T, _known[key])
+
+
 def content_of(path: str | os.PathLike[str], roots: Roots | None = None) -> str:
     """SHA-256 of the virtual content through the whole chain."""
     text = os.fspath(path)
     with open_chain(text, roots or roots_of(Path(text).parent)) as opened:
-        return opened.sha256()
+        return _of_bytes("content", opened.paths, opened.sha256)
+
+
+def parent_of(path: str | os.PathLike[str], roots: Roots) -> str:
+    """The path at which a disk's parent is found."""
+    with open_chain(os.fspath(path), roots) as opened:
+        return opened.paths[1]
 
 
 def essence_of(path: str | os.PathLike[str], roots: Roots | None = None) -> str:
     """As content_of, but quick where there is little but zeros, for what is asked often."""
     text = os.fspath(path)
-    digest = hashlib.sha256()
     with open_chain(text, roots or roots_of(Path(text).parent)) as opened:
-        digest.update(b"%d" % opened.sectors)
-        for extent in opened.extents(0, opened.sectors):
-            if extent.source is not Source.ZERO:
-                data = opened.read(extent.first_sector, extent.count_sectors)
-                for sector, piece in _pieces(extent.first_sector, data):
-                    digest.update(b"%d:" % sector)
-                    digest.update(piece)
+        return _of_bytes("essence", opened.paths, lambda: _essence(opened))
+
+
+def _essence(opened: Chain) -> str:
+    digest = hashlib.sha256(b"%d" % opened.sectors)
+    end = -1  # of what was hashed last: only where a run begins its place is hashed, too
+    for extent in opened.extents(0, opened.sectors):
+        if extent.source is Source.ZERO:
+            continue
+        data = opened.read(extent.first_sector, extent.count_sectors)
+        for at, piece in _without_zeros(data, SECTOR):
+            sector = extent.first_sector + at // SECTOR
+            if sector != end:
+                digest.update(b"%d:" % sector)
+            digest.update(piece)
+            end = sector + len(piece) // SECTOR
     return digest.hexdigest()
 
 
-def _pieces(first: int, data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(sector, bytes) of each sector in data that is not all zeros."""
-    for at in range(0, len(data), PAGE):
-        page = data[at : at + PAGE]
-        if page.count(0) != len(page):
-            for begin in range(0, len(page), SECTOR):
-                piece = page[begin : begin + SECTOR]
-                if piece.count(0) != SECTOR:
-                    yield first + (at + begin) // SECTOR, piece
+def _without_zeros(data: bytes, unit: int, start: int = 0) -> Iterator[tuple[int, bytes]]:
+    """(place, bytes) of all of data but those whole units that are zeros."""
+    if data == _ZEROS[: len(data)]:
+        return
+    if len(data) <= unit or _ZEROS[:unit] not in data:
+        yield start, data
+        return
+    half = (len(data) // unit + 1) // 2 * unit
+    yield from _without_zeros(data[:half], unit, start)
+    yield from _without_zeros(data[half:], unit, start + half)
 
 
 def errors_in(path: str | os.PathLike[str]) -> list[str]:
     text = os.fspath(path)
     with roots_of(Path(text).parent).open(text) as file:
-        return [
-            str(finding) for finding in check_image(file, deep=True) if finding.level is Level.ERROR
-        ]
+        findings = _of_bytes(f"errors {text}", [text], lambda: check_image(file, deep=True))
+    return [str(finding) for finding in findings if finding.level is Level.ERROR]
 
 
 def let_two_blocks_share_a_place(path: Path) -> None:
@@ -241,17 +288,18 @@ def snapshot(folder: Path) -> dict[str, str]:
 
 
 def _hash(path: str) -> str:
-    digest = hashlib.sha256()
+    digest = xxhash.xxh3_128()
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         digest.update(b"%d" % size)
+        end = -1
         for start, data in extents(file.fileno(), size):
             # Holes begin and end at pages.
-            for at in range(0, len(data), PAGE):
-                page = data[at : at + PAGE]
-                if page.count(0) != len(page):
-                    digest.update(b"%d:" % (start + at))
-                    digest.update(page)
+            for at, piece in _without_zeros(data, PAGE, start):
+                if at != end:
+                    digest.update(b"%d:" % at)
+                digest.update(piece)
+                end = at + len(piece)
     return digest.hexdigest()
 
 
