@@ -6,7 +6,7 @@ import itertools
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +48,10 @@ class Contents:
         if self._still_known(path) is not wanted:
             _write(path, wanted)
             self._learn(path, os.stat(path), wanted)
+
+    def forget_all_but(self, inodes: Set[int]) -> None:
+        for inode in self._known.keys() - inodes:
+            del self._known[inode]
 
     def _still_known(self, path: str) -> _File | None:
         found = os.stat(path)

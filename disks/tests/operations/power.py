@@ -345,6 +345,7 @@ def survive_power_cuts(
             if not start.thaw():
                 work = scene.fresh()
                 start = Frozen((scene.folder,), (keep, spare), contents)
+            contents.forget_all_but(start.files.keys())
     log()
     return seen
 
