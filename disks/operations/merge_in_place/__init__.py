@@ -28,7 +28,6 @@ __all__ = [
     "Work",
     "errors_stop_it",
     "has_begun_to_move",
-    "how_to_go_on",
     "journal_bytes",
     "journal_pages",
     "pending",
@@ -74,7 +73,7 @@ def errors_stop_it(base: str) -> Iterator[None]:
     except Exception as error:
         why = unforeseen.typed(error, base)
         how = batches.how_to_resume(base)
-        raise Stopped(f"The merge cannot go on now. {why.message} {how}") from why
+        raise Stopped(f"The merge cannot go on now. {why.message}", how) from why
 
 
 def resume(roots: Roots, sidecar: Sidecar, progress: Progress) -> dict[str, Any]:
@@ -175,8 +174,3 @@ def was_stopped(sidecar: Sidecar) -> bool:
     It goes on when somebody says so; one that was interrupted does by itself.
     """
     return has_begun_to_move(sidecar) and bool(sidecar.record.get("file"))
-
-
-def how_to_go_on(sidecar: Sidecar) -> str:
-    """What may be done with the disks until the merge is resumed, and how that is done."""
-    return batches.how_to_go_on(Work.from_sidecar(sidecar))

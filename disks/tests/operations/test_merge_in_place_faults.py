@@ -55,7 +55,7 @@ class Scene:
     family: Family
     base: str | None
     keep_name: str
-    leaf_sha256: str
+    leaf_essence: str
     below_sha256: str
 
     def path(self, stem: str) -> str:
@@ -98,7 +98,7 @@ class Scene:
         if self.keep_name == "child":
             merged = not os.path.exists(self.path(self.base or "middle"))
         leaf = self.output if merged else self.path("leaf")
-        assert worlds.essence_of(leaf) == self.leaf_sha256
+        assert worlds.essence_of(leaf) == self.leaf_essence
         assert worlds.essence_of(self.path("below")) == self.below_sha256
         assert worlds.errors_in(leaf) == []
         assert worlds.errors_in(self.path("below")) == []
@@ -284,7 +284,7 @@ def test_stopped_between_any_two_batches_it_reads_as_before_and_goes_on(
             continue
         except Stopped:
             stops += 1
-            assert worlds.essence_of(scene.path("leaf")) == scene.leaf_sha256
+            assert worlds.essence_of(scene.path("leaf")) == scene.leaf_essence
             with pytest.raises(ImageError) as refused:
                 merge.apply(scene.plan(), scene.roots, offline=True)
             assert refused.value.code == "E_UNFINISHED"
@@ -362,7 +362,7 @@ def test_stopped_inside_of_a_batch_it_takes_that_back_and_goes_on(
             continue
         except Stopped:
             taken_back += 1
-            assert worlds.essence_of(scene.path("leaf")) == scene.leaf_sha256
+            assert worlds.essence_of(scene.path("leaf")) == scene.leaf_essence
             assert worlds.errors_in(str(base)) == []
             assert [row["action"] for row in scene.recover()] == ["finished"]
         assert scene.judge() == "merged"
@@ -394,7 +394,7 @@ def test_what_reads_otherwise_than_it_was_written_is_written_again(
         with pytest.raises(Stopped) as stopped:
             scene.merge()
         assert "reads otherwise" in stopped.value.sentence
-        assert worlds.essence_of(scene.path("leaf")) == scene.leaf_sha256
+        assert worlds.essence_of(scene.path("leaf")) == scene.leaf_essence
         assert [row["action"] for row in scene.recover()] == ["finished"]
         assert scene.judge() == "merged"
 
@@ -403,7 +403,7 @@ def test_what_reads_otherwise_than_it_was_written_is_written_again(
     ("module", "name"),
     [
         (batches, "move"),  # before anything leads to what is written
-        (batches, "Proof"),  # when the batch is there, but does not count yet
+        (batches, "prove"),  # when all of it is written
         (old_pages, "write"),
         (merge_in_place.ending, "finish"),
     ],
@@ -424,7 +424,7 @@ def test_an_error_that_nobody_foresaw_is_a_stop_that_can_be_gone_on_from(
     def fails_in_the_second_batch(*args: Any) -> Any:
         calls.append(1)
         if len(calls) == 2 or module not in (batches, old_pages):
-            raise RuntimeError("can't start new thread")
+            raise RuntimeError("dictionary changed size")
         return works(*args)
 
     def fails(*_: Any) -> None:
@@ -436,9 +436,9 @@ def test_an_error_that_nobody_foresaw_is_a_stop_that_can_be_gone_on_from(
             patch.setattr(old_pages, "put_back", fails)
         with pytest.raises(Stopped) as stopped:
             scene.merge()
-    assert "can't start new thread" in stopped.value.sentence
+    assert "dictionary changed size" in stopped.value.sentence
     assert "Resume it later" in stopped.value.sentence
-    assert worlds.content_of(scene.path("leaf")) == scene.leaf_sha256
+    assert worlds.essence_of(scene.path("leaf")) == scene.leaf_essence
     assert [row["action"] for row in scene.recover()] == ["finished"]
     assert scene.judge() == "merged"
 
@@ -490,7 +490,7 @@ def test_a_leaf_written_meanwhile_is_moved_from_the_beginning(
         raw.seek(place)
         raw.write(b"\x5a" * 512)
     wanted = worlds.essence_of(leaf)
-    assert wanted != scene.leaf_sha256
+    assert wanted != scene.leaf_essence
     assert [row["action"] for row in scene.recover()] == ["finished"]
     assert worlds.essence_of(scene.output) == wanted
 
