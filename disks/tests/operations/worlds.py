@@ -181,6 +181,15 @@ def essence_of(path: str | os.PathLike[str], roots: Roots | None = None) -> str:
     return digest.hexdigest()
 
 
+def essence_of_bytes(content: bytes) -> str:
+    """essence_of a disk of this content."""
+    digest = hashlib.sha256(b"%d" % (len(content) // SECTOR))
+    for sector, piece in _pieces(0, content):
+        digest.update(b"%d:" % sector)
+        digest.update(piece)
+    return digest.hexdigest()
+
+
 def _pieces(first: int, data: bytes) -> Iterator[tuple[int, bytes]]:
     """(sector, bytes) of each sector in data that is not all zeros."""
     for at in range(0, len(data), PAGE):
