@@ -38,9 +38,8 @@ from disks.tests.operations.power import cuts_of, survive_power_cuts
 
 
 @pytest.fixture(autouse=True)
-def small_and_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three batches of a small disk; the fault points stay, the hardware is not waited for."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three batches of a small disk."""
     monkeypatch.setattr(batches, "BATCH_BYTES", 12 * 1024)
 
 
@@ -101,7 +100,7 @@ class Scene:
         assert worlds.errors_in(self.path("below")) == []
         left = [
             name
-            for name in worlds.snapshot(self.folder)
+            for name in worlds.names_in(self.folder)
             if name.endswith((".vdtmp", ".vdmerge", ".vdpages", ".vdjob"))
         ]
         assert left == []
