@@ -235,9 +235,8 @@ def test_without_room_for_more_old_pages_it_is_moved_in_more_batches(
 @both
 @pytest.mark.parametrize("kind", ["kill", "torn"])
 def test_killed_while_it_gets_more_room_for_old_pages_it_goes_on(
-    place: Path, family: Family, kind: str, monkeypatch: pytest.MonkeyPatch
+    place: Path, family: Family, kind: str
 ) -> None:
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
     scenes: list[Written] = []
 
     def fresh() -> Work:
