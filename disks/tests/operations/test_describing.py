@@ -236,7 +236,7 @@ def test_what_a_catalog_could_not_read_is_looked_at_again(tmp_path: Path) -> Non
         scan=False,
     )
     assert family.of(str(parent.path)) == [str(child.path)]
-    assert sorted(family.unread) == [outside, f"{tmp_path}/damaged.vhd"]
+    assert sorted(family.unread) == sorted([outside, f"{tmp_path}/damaged.vhd"])
 
 
 def test_candidates_never_offer_the_disk_itself_or_what_builds_on_it(tmp_path: Path) -> None:
