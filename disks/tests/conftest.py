@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import tarfile
 import tempfile
 from collections.abc import Generator, Iterator
@@ -45,15 +44,25 @@ def family(request: pytest.FixtureRequest) -> Family:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory where there is one: thousands of fsyncs would only cost time."""
-    try:
-        made = Path(tempfile.mkdtemp(prefix="vdadmin-faults-", dir="/dev/shm"))
-    except OSError:
-        yield tmp_path
-        return
-    yield made
-    shutil.rmtree(made)
+def place(tmp_path: Path) -> Path:
+    """Where faults are tried, again and again: in memory, as everything where it has room."""
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def disk_place() -> Iterator[Path]:
+    """A folder on the machine's disk, for what a real file system has to prove."""
+    with tempfile.TemporaryDirectory(
+        prefix="vdadmin-on-disk-", ignore_cleanup_errors=True
+    ) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def disk_folder(disk_place: Path) -> Iterator[Path]:
+    """The same, for one test alone."""
+    with tempfile.TemporaryDirectory(dir=disk_place, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def corpus_archive() -> Path | None:

@@ -1,4 +1,4 @@
-"""What belongs together goes to one worker: tests of a module go on where others stopped."""
+"""What belongs together goes to one worker; everything else wherever there is time."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import pytest
 from disks.tests import parallel
 
 TOP = Path(__file__).parents[2]
-BROWSER = sorted(
-    path.relative_to(TOP).as_posix() for path in TOP.glob("disks/tests/browser/test_*")
-)
 
 
-@pytest.mark.parametrize("module", BROWSER)
-def test_a_browser_module_stays_on_one_worker(module: str) -> None:
-    assert parallel.scope_of(f"{module}::test_one") == parallel.scope_of(f"{module}::test_two[a]")
+def test_all_browser_tests_share_one_console() -> None:
+    modules = TOP.glob("disks/tests/browser/test_*.py")
+    scopes = {
+        parallel.scope_of(f"{module.relative_to(TOP).as_posix()}::test_one[{number}]")
+        for number, module in enumerate(modules)
+    }
+    assert scopes == {"browser"}
 
 
-@pytest.mark.parametrize("module", parallel.TOGETHER)
-def test_every_module_that_begins_early_exists(module: str) -> None:
-    assert (TOP / module).is_file()
+@pytest.mark.parametrize("place", [one for places in parallel.TOGETHER.values() for one in places])
+def test_everything_that_begins_early_exists(place: str) -> None:
+    assert (TOP / place).exists()
 
 
 def test_other_tests_go_wherever_there_is_time() -> None:

@@ -50,14 +50,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def storage(disk_place: Path) -> Path:
     """The folder below which roots can be declared in the browser."""
-    return tmp_path_factory.mktemp("storage")
+    folder = disk_place / "storage"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture(scope="session")
-def console(tmp_path_factory: pytest.TempPathFactory, storage: Path) -> Iterator[Console]:
-    state = tmp_path_factory.mktemp("console") / "state"
+def console(disk_place: Path, storage: Path) -> Iterator[Console]:
+    state = disk_place / "console" / "state"
     console = Console(state, VDADMIN_ROOTS_BELOW=str(storage), **TIMINGS)
     with console:
         console.first_password = console.password  # type: ignore[attr-defined]

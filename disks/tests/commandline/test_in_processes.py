@@ -160,8 +160,8 @@ class Paused:
 
 
 @pytest.fixture(params=list(OPERATIONS))
-def scene(request: pytest.FixtureRequest, place: Path, family: Family) -> Scene:
-    return Scene(place / "disks", family, OPERATIONS[request.param])
+def scene(request: pytest.FixtureRequest, disk_folder: Path, family: Family) -> Scene:
+    return Scene(disk_folder / "disks", family, OPERATIONS[request.param])
 
 
 def recovered(scene: Scene, disk: Disk) -> list[str]:

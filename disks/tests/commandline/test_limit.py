@@ -103,12 +103,12 @@ def test_a_merge_stops_by_then_and_recover_goes_on(
     done = disk(*merge)
     assert done.code == 1
     assert "It is time to stop." in done.err
-    assert "error: E_STOPPED: The merge was stopped after " in done.err
+    assert "error: E_STOPPED: The merge was stopped before its first batch" in done.err
     assert "Resume it later" in done.err
     assert content_of(child.path) == wanted
     done = disk("recover", tmp_path, "--stop-by", "06:00")
     assert done.code == 1, "the next night is not long enough, either"
-    assert "The merge was stopped after " in done.out
+    assert "The merge was stopped before its first batch" in done.out
     assert content_of(child.path) == wanted
     monkeypatch.undo()
     assert disk("recover", tmp_path).code == 0

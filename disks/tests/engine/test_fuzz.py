@@ -57,9 +57,12 @@ def sealed(data: bytearray, offset: int, length: int, field: int) -> None:
 @DETERMINISTIC
 @given(change=changes(), differencing=st.booleans(), cut=st.integers(0, 5000))
 def test_nothing_but_typed_errors(
-    change: list[tuple[str, int, bytes]], differencing: bool, cut: int
+    tmp_path_factory: pytest.TempPathFactory,
+    change: list[tuple[str, int, bytes]],
+    differencing: bool,
+    cut: int,
 ) -> None:
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=tmp_path_factory.getbasetemp()) as name:
         folder = Path(name)
         content = [(0, b"\1" * 1024), (15, b"\2" * 512)]
         base = build_dynamic(folder, "base.vhd", size=16384, block_size=8192, content=content)
@@ -144,9 +147,13 @@ def vhdx_changes(draw: st.DrawFn) -> list[tuple[str, int, bytes]]:
     change=vhdx_changes(), differencing=st.booleans(), dirty=st.booleans(), cut=st.integers(0, 60)
 )
 def test_nothing_but_typed_errors_of_a_vhdx(
-    change: list[tuple[str, int, bytes]], differencing: bool, dirty: bool, cut: int
+    tmp_path_factory: pytest.TempPathFactory,
+    change: list[tuple[str, int, bytes]],
+    differencing: bool,
+    dirty: bool,
+    cut: int,
 ) -> None:
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=tmp_path_factory.getbasetemp()) as name:
         folder = Path(name)
         content = [(0, b"\1" * 1024), (2047, b"\2" * 1024)]
         options = {"size": 3 * MIB, "block_size": MIB, "content": content}

@@ -148,9 +148,11 @@ def build(folder: Path, plan: Plan) -> Built:
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 @DETERMINISTIC
 @given(data=st.data())
-def test_generated_chains_read_as_model_and_seven_zip(family: Family, data: st.DataObject) -> None:
+def test_generated_chains_read_as_model_and_seven_zip(
+    tmp_path_factory: pytest.TempPathFactory, family: Family, data: st.DataObject
+) -> None:
     plan = data.draw(plans(family))
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=tmp_path_factory.getbasetemp()) as name:
         folder = Path(name)
         leaf = build(folder, plan)
         with chain.open_chain(str(leaf.path), World(folder)) as opened:
@@ -177,9 +179,11 @@ def test_seven_zip_is_here_for_the_property() -> None:
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 @DETERMINISTIC
 @given(data=st.data())
-def test_our_writer_makes_disks_that_seven_zip_reads(family: Family, data: st.DataObject) -> None:
+def test_our_writer_makes_disks_that_seven_zip_reads(
+    tmp_path_factory: pytest.TempPathFactory, family: Family, data: st.DataObject
+) -> None:
     plan = data.draw(plans(family))
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=tmp_path_factory.getbasetemp()) as name:
         folder = Path(name)
         model = bytearray(plan.sectors * SECTOR)
         numbers = random.Random(plan.seed)

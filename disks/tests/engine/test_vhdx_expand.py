@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +29,6 @@ from disks.tests.engine.world import World, examine, open_file
 
 CONTENT = [(0, b"\1" * 1024), (4090, b"\2" * 5120)]
 TIB = 1024 * 1024 * MIB
-
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fault points around fsync stay; waiting for the hardware proves nothing here."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 
 def planned(path: Path, size: int) -> Expansion:

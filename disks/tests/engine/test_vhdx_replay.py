@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -30,12 +29,6 @@ from disks.tests.engine.test_vhdx_bad_fields import reads
 from disks.tests.engine.world import World, examine, open_file
 
 CONTENT = [(0, b"\1" * MIB), (4090, b"\2" * SECTOR * 40)]
-
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fault points around fsync stay; waiting for the hardware proves nothing here."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 
 def replay(path: Path) -> None:

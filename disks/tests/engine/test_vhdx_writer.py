@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -31,12 +30,6 @@ from disks.tests.engine.world import World, create_file, examine, open_file
 VHDX = formats.by_name("vhdx")
 KINDS = [DiskType.FIXED, DiskType.DYNAMIC, DiskType.DIFFERENCING]
 PER_BLOCK = 2 * MIB // SECTOR
-
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fault points around fsync stay; waiting for the hardware proves nothing here."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 
 @pytest.fixture

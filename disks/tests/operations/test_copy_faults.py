@@ -178,12 +178,6 @@ CASES = {
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fault points around fsync stay; waiting for the hardware proves nothing here."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
-
-
 class Prepared:
     """A folder built once and copied for each run; inodes differ, contents do not."""
 

@@ -26,6 +26,12 @@ from disks.tests.operations.worlds import KIB, content_of, errors_in, noise, roo
 MIB = 1024 * KIB
 
 
+@pytest.fixture
+def tmp_path(disk_folder: Path) -> Path:
+    """What holes and reserved room are, a real file system says."""
+    return disk_folder
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "size", "on_disk"),
     [

@@ -6,7 +6,6 @@ made a disk on it.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,12 +29,6 @@ from disks.tests.operations.test_merge_in_place_leaf_used import (
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.power_cuts]
-
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fault points around fsync stay; waiting for the hardware proves nothing here."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 
 def _enlarged(by_bytes: int) -> Callable[[worlds.World, Family], None]:

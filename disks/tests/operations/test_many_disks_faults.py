@@ -6,7 +6,6 @@ work begun again does the rest.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -27,9 +26,8 @@ GOES_ON_EVERY = 5  # of so many states one is worked on to the end
 
 
 @pytest.fixture(autouse=True)
-def small_and_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several batches of a small disk; the fault points stay, the hardware is not waited for."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several of them for a small disk."""
     monkeypatch.setattr(batches, "BATCH_BYTES", 48 * 1024)
 
 

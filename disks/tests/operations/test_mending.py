@@ -52,12 +52,6 @@ SIZE = 256 * 1024
 BLOCK = 64 * 1024
 
 
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fault points around fsync stay; waiting for the hardware proves nothing here."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
-
-
 @dataclass
 class Scene:
     """One disk with something to mend, and the bytes that it had before anything was done."""

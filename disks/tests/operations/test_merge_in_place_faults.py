@@ -38,10 +38,8 @@ from disks.tests.operations.power import cuts_of, survive_power_cuts
 
 
 @pytest.fixture(autouse=True)
-def small_and_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three batches of a small disk, past the memory and through it; the hardware is not waited
-    for, but the fault points stay."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three batches of a small disk, past the memory and through it."""
     monkeypatch.setattr(batches, "BATCH_BYTES", 12 * 1024)
     monkeypatch.setattr(files, "LARGE_BYTES", 4096)
     monkeypatch.setattr(moving, "LARGE_BYTES", 4096)
@@ -104,7 +102,7 @@ class Scene:
         assert worlds.errors_in(self.path("below")) == []
         left = [
             name
-            for name in worlds.snapshot(self.folder)
+            for name in worlds.names_in(self.folder)
             if name.endswith((".vdtmp", ".vdmerge", ".vdpages", ".vdjob"))
         ]
         assert left == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,10 +117,7 @@ def test_a_leaf_that_was_made_larger_than_an_ancestor_allows_is_not_merged_on(
 
 @pytest.mark.slow
 @both
-def test_killed_while_base_grows_it_goes_on(
-    tmp_path: Path, family: Family, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
+def test_killed_while_base_grows_it_goes_on(tmp_path: Path, family: Family) -> None:
     folder = tmp_path / "scene"
     wanted: list[str] = []
 
@@ -239,9 +235,8 @@ def test_without_room_for_more_old_pages_it_is_moved_in_more_batches(
 @both
 @pytest.mark.parametrize("kind", ["kill", "torn"])
 def test_killed_while_it_gets_more_room_for_old_pages_it_goes_on(
-    place: Path, family: Family, kind: str, monkeypatch: pytest.MonkeyPatch
+    place: Path, family: Family, kind: str
 ) -> None:
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
     scenes: list[Written] = []
 
     def fresh() -> Work:

@@ -454,10 +454,9 @@ def test_what_was_merged_before_is_told_as_no_progress_of_this_run(
 @every_format
 @pytest.mark.parametrize("keep_name", ["parent", "child"])
 def test_killed_anywhere_recovered_and_begun_again_it_comes_to_the_same_end(
-    place: Path, format: str, keep_name: str, monkeypatch: pytest.MonkeyPatch
+    place: Path, format: str, keep_name: str
 ) -> None:
     """SIGKILL at every eleventh change of the storage, through the merges of both piles."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
     model = tree(place / "model", format)
     upper, lower = ("e", "b") if keep_name == "child" else ("c", "vm")
     killed = 0

@@ -34,11 +34,8 @@ def _state(folder: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("in_place", [True, False], ids=["in place", "by copy"])
-def test_a_death_leaves_what_sigkill_leaves(
-    place: Path, family: Family, in_place: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_death_leaves_what_sigkill_leaves(place: Path, family: Family, in_place: bool) -> None:
     """What the dying do on their way out, rollbacks and freed locks, does not reach the storage."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
     model, folder, keep = place / "model", place / "run", place / "keep"
     worlds.chain(model, family=family, grandchild=True)
     gc.collect()

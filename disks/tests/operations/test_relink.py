@@ -23,12 +23,6 @@ BLOCK = 64 * 1024
 OLD = 1_600_000_000  # long ago, so that nothing counts as written just now
 
 
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fault points around fsync stay; waiting for the hardware proves nothing here."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
-
-
 @pytest.fixture
 def vms(tmp_path: Path) -> Path:
     """vms/a with a child, vms/b with the parent that was moved there."""

@@ -33,12 +33,6 @@ DIED = -9
 MOST_POINTS = 200
 
 
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fault points around fsync stay; waiting for the hardware proves nothing here."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
-
-
 @dataclass
 class Scene:
     """A child that finds its parent beside it, and a copy of the parent elsewhere."""

@@ -6,7 +6,6 @@ before reads the same, links and all, and nothing is left lying about.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -109,12 +108,6 @@ CASES = {
     "delete": Case("delete", _delete("below"), gone="below", read="leaf"),
     "delete a parent": Case("delete", _delete("leaf", "below"), gone="leaf", read="middle"),
 }
-
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fault points around fsync stay; waiting for the hardware proves nothing here."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 
 class Scene:

@@ -34,12 +34,6 @@ EXAMPLES = int(os.environ.get("VD_PROVE_SEQUENCES", "25"))
 MOST_LEVELS = 6
 
 
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fault points around fsync stay; waiting for the hardware proves nothing here."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
-
-
 @dataclass
 class Row:
     """A chain of disks, base first, each with the bytes that it must read as."""
@@ -192,9 +186,11 @@ def contents(folder: Path, plan: Plan) -> list[tuple[Path, bytearray]]:
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 @settings(DETERMINISTIC, max_examples=EXAMPLES)
 @given(data=st.data())
-def test_any_row_of_operations_keeps_every_byte(family: Family, data: st.DataObject) -> None:
+def test_any_row_of_operations_keeps_every_byte(
+    tmp_path_factory: pytest.TempPathFactory, family: Family, data: st.DataObject
+) -> None:
     plan = data.draw(plans(family))
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=tmp_path_factory.getbasetemp()) as name:
         folder = Path(name)
         leaf = build(folder, plan)
         row = Row(folder, family, plan.seven_zip_reads, contents(folder, plan), data.draw)

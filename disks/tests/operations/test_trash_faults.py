@@ -5,7 +5,6 @@ Either goes on when it is asked for again; the disks that stay read the same all
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,12 +24,6 @@ from disks.tests.operations.worlds import chain, errors_in, essence_of, names_in
 pytestmark = pytest.mark.slow
 
 STEMS = ("base", "middle", "leaf", "below")
-
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fault points around fsync stay; waiting for the hardware proves nothing here."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 
 def _merge(paths: dict[str, str], roots: Roots) -> None:

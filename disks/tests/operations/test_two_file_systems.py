@@ -23,16 +23,14 @@ from disks.tests.operations.worlds import (
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Path:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    return folder
+def here(disk_folder: Path) -> Path:
+    return disk_folder
 
 
 @pytest.fixture
-def there(place: Path, here: Path) -> Path:
-    assert place.stat().st_dev != here.stat().st_dev, "the tests need two file systems"
-    return place
+def there(tmp_path: Path, here: Path) -> Path:
+    assert tmp_path.stat().st_dev != here.stat().st_dev, "the tests need two file systems"
+    return tmp_path
 
 
 @pytest.fixture

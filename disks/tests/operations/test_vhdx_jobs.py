@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -32,12 +31,6 @@ from disks.tests.operations import worlds
 from disks.tests.operations.worlds import chain, content_of, errors_in, noise, roots_of, zeros
 
 PER_BLOCK = MIB // SECTOR
-
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fault points around fsync stay; waiting for the hardware proves nothing here."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 
 def facts(path: Path) -> dict[str, object]:

@@ -212,15 +212,30 @@ def essence_of(path: str | os.PathLike[str], roots: Roots | None = None) -> str:
         return _of_bytes("essence", opened.paths, lambda: _essence(opened))
 
 
+def essence_of_bytes(content: bytes) -> str:
+    """essence_of a disk of this content."""
+    return _digest(len(content) // SECTOR, [(0, content)])
+
+
 def _essence(opened: Chain) -> str:
-    digest = hashlib.sha256(b"%d" % opened.sectors)
-    end = -1  # of what was hashed last: only where a run begins its place is hashed, too
-    for extent in opened.extents(0, opened.sectors):
-        if extent.source is Source.ZERO:
-            continue
-        data = opened.read(extent.first_sector, extent.count_sectors)
+    extents = opened.extents(0, opened.sectors)
+    return _digest(
+        opened.sectors,
+        (
+            (one.first_sector, opened.read(one.first_sector, one.count_sectors))
+            for one in extents
+            if one.source is not Source.ZERO
+        ),
+    )
+
+
+def _digest(sectors: int, held: Iterable[tuple[int, bytes]]) -> str:
+    """Of what is not zero; only where a run of that begins its place is hashed, too."""
+    digest = hashlib.sha256(b"%d" % sectors)
+    end = -1
+    for first, data in held:
         for at, piece in _without_zeros(data, SECTOR):
-            sector = extent.first_sector + at // SECTOR
+            sector = first + at // SECTOR
             if sector != end:
                 digest.update(b"%d:" % sector)
             digest.update(piece)

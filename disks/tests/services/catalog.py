@@ -38,6 +38,12 @@ def declare(folder: Path, *views: str, **says: Any) -> StorageRoot:
 _chosen = VHD
 
 
+@pytest.fixture
+def tmp_path(disk_folder: Path) -> Path:
+    """On the machine's disk: the console declares no storage in memory, which is below /dev."""
+    return disk_folder
+
+
 @pytest.fixture(params=FAMILIES, ids=lambda one: one.name)
 def either_format(request: pytest.FixtureRequest) -> Iterator[Family]:
     """For tests that hold for all formats."""

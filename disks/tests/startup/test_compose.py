@@ -133,7 +133,10 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str,
 @pytest.mark.slow
 @pytest.mark.postgres
 def test_the_same_processes_run_on_postgresql_and_redis_by_environment_alone(
-    compose: dict[str, Any], surroundings: dict[str, str], tmp_path: Path
+    compose: dict[str, Any],
+    surroundings: dict[str, str],
+    tmp_path: Path,
+    disk_folder: Path,
 ) -> None:
     """The commands of the file itself: a scan asked for on one side is done on the other."""
     port = free_port()
@@ -164,10 +167,8 @@ def test_the_same_processes_run_on_postgresql_and_redis_by_environment_alone(
             port_of_web = ["--port", str(port)] if name == "web" else []
             asks = [*check[1:], *port_of_web]
             eventually(lambda asks=asks: attempt(*asks).returncode == 0, 30)
-        disks = tmp_path / "disks"
-        disks.mkdir()
-        (disks / "no-disk.vhd").write_text("text\n" * 200)
-        run("python", "manage.py", "root", "add", str(disks), "--name", "disks")
+        (disk_folder / "no-disk.vhd").write_text("text\n" * 200)
+        run("python", "manage.py", "root", "add", str(disk_folder), "--name", "disks")
         scan = run("python", "manage.py", "scan", "disks")
         assert "1" in scan
         assert {name: one.poll() for name, one in processes.items()} == dict.fromkeys(OURS)

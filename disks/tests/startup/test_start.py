@@ -23,9 +23,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
+def started(disk_place: Path) -> Iterator[Console]:
     """Started once, ended, and started again: every test meets a second start."""
-    console = Console(tmp_path_factory.mktemp("first-start") / "state")
+    console = Console(disk_place / "first-start" / "state")
     console.start()
     console.first_output = console.text()  # type: ignore[attr-defined]
     console.stop()

@@ -10,9 +10,9 @@ from django.test import Client
 
 from disks.services.access import Role, grant
 from disks.tests.factories import make_user
-from disks.tests.services.catalog import either_format
+from disks.tests.services.catalog import either_format, tmp_path
 
-__all__ = ["either_format"]
+__all__ = ["either_format", "tmp_path"]
 
 
 @pytest.fixture
