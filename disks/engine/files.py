@@ -134,7 +134,8 @@ class ImageFile:
     def write_at(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """All of data, short writes looped. E_NOSPC, E_IO, E_READ_ONLY, E_TOO_LARGE…"""
         view = memoryview(data)
-        if self._passes_memory_by and len(view) >= LARGE_BYTES:
+        is_piece = isinstance(data, memoryview) and len(view) >= LARGE_BYTES
+        if self._passes_memory_by and is_piece:
             self._past_memory(offset, view, self._write, self._write_soon)
         else:
             self._write(self.fd, offset, view)
@@ -160,11 +161,14 @@ class ImageFile:
         Neither asks for memory, nor pushes out of it what others need.
 
         Only whole pages go this way; the ends of a piece share theirs with other things. Give
-        pieces that lie in memory as they do in the file, as in_pages() cuts them. Where the
-        storage does not allow it, they go the usual way, and the storage begins with each.
+        pieces that lie in memory as they do in the file, as in_pages() cuts them; bytes, which
+        lie anywhere, are written the usual way. Where the storage does not allow it, all pieces
+        go that way, and the storage begins with each.
 
         Source: open(2), "O_DIRECT".
         """
+        if self._passes_memory_by:
+            return
         self._passes_memory_by = True
         flags = (os.O_RDWR if self.writable else os.O_RDONLY) | os.O_DIRECT | os.O_CLOEXEC
         with contextlib.suppress(OSError):

@@ -70,6 +70,7 @@ def require_filled(file: ImageFile, rooms: Sequence[Fill]) -> None:
     for room in rooms:
         if room.copy_of is None:
             continue
+        file.forget(room.offset, room.length)  # small pieces do not pass the memory by
         for at in range(0, room.length, _PIECE_BYTES):
             piece = in_pages(buffer, room.offset + at, min(_PIECE_BYTES, room.length - at))
             file.read_into(room.offset + at, piece)

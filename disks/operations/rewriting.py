@@ -36,7 +36,7 @@ from disks.operations.pages import (
     states,
 )
 from disks.operations.paths import Roots
-from disks.operations.progress import Progress
+from disks.operations.progress import Lost, Progress
 from disks.operations.settling import judge, settle
 from disks.operations.windows import shown
 
@@ -215,6 +215,8 @@ def rewrite(
             after = _check(roots, path, change)
             if change.keep_mtime:
                 set_mtime(file, expected.mtime_ns)
+        except Lost:
+            raise  # whose it is now finds the sidecar
         except BaseException as error:
             # Killed here, recovery does the same. An error of this must not hide the first.
             taken_back = False

@@ -51,6 +51,8 @@ def start(
     work = replace(work, identity=str(uuid.uuid4()))
     try:
         work = step_zero.begin(roots, work, journal_pages, progress)
+    except Lost:
+        raise  # the records beside the disks may be another's by now
     except BaseException:
         # Killed here, recovery does the same. An error of this must not hide the first.
         with contextlib.suppress(Exception):

@@ -128,6 +128,30 @@ def test_storage_that_refuses_only_the_first_piece_gets_it_the_usual_way(
     assert file.read_at(0, SIZE_BYTES) == expected
 
 
+def test_bytes_that_lie_anywhere_do_not_end_it(
+    file: ImageFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large log entry between two batches, say: most storage refuses what is not aligned."""
+    ways: list[bool] = []
+
+    def see(fd: int, path: str, offset: int, data: memoryview) -> int:
+        ways.append(is_past_memory(fd))
+        return len(data)
+
+    monkeypatch.setattr(faults, "writing", see)
+    file.pass_memory_by()
+    file.write_at(4096, bytes(8192))
+    write(file, 4096, bytes(8192))
+    assert ways == [False, True]
+
+
+def test_asked_for_again_it_opens_the_file_no_second_time(file: ImageFile) -> None:
+    file.pass_memory_by()
+    before = os.listdir("/proc/self/fd")
+    file.pass_memory_by()
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_full_storage_is_told_at_once(file: ImageFile) -> None:
     file.pass_memory_by()
     faults.install(faults.Fault("write", 1, "enospc"))

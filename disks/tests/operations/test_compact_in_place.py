@@ -14,9 +14,10 @@ import pytest
 from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
 from disks.engine.vhd.batmap import find_batmap, map_of
-from disks.operations import compact, locks
+from disks.operations import compact, journal, locks
 from disks.operations.compact_in_place import InPlacePlan
-from disks.operations.progress import Cancelled, Progress
+from disks.operations.progress import Cancelled, Lost, Progress
+from disks.operations.recover import recover
 from disks.tests.builders import (
     MIB,
     Family,
@@ -373,6 +374,30 @@ def test_a_stop_at_any_place_leaves_a_valid_disk_and_running_it_again_goes_on(
         assert built.path.stat().st_size == scene.size(built, scene.left)
         assert content_of(built.path) == built.sha256
     assert len(sizes) >= 1
+
+
+@pytest.mark.usefixtures("small_rounds")
+def test_who_has_lost_the_work_writes_nothing_more(family: Family, tmp_path: Path) -> None:
+    block, per = family.small, family.small // 512
+    content = [(number * per, noise(number, 8)) for number in range(4)]
+    content += [(per, zeros(per))]
+    name = family.file("disk")
+    built = family.dynamic(tmp_path, name, size=4 * block, block_size=block, content=content)
+    record = Path(journal.sidecar_path(str(built.path), journal.UNDO))
+    seen = []
+
+    class Gone(Progress):
+        def moved(self, count_bytes: int) -> None:
+            if record.exists():
+                seen.append((built.path.read_bytes(), record.read_bytes()))
+                raise Lost
+
+    with pytest.raises(Lost):
+        compacted(built.path, progress=Gone())
+    assert seen == [(built.path.read_bytes(), record.read_bytes())]
+    rows = recover(str(tmp_path), roots_of(tmp_path))
+    assert [row["action"] for row in rows] == ["undone"]
+    assert (content_of(built.path), errors_in(built.path)) == (built.sha256, [])
 
 
 @pytest.mark.usefixtures("small_rounds")

@@ -12,7 +12,7 @@ import pytest
 from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
 from disks.operations import journal, merge
-from disks.operations.progress import Cancelled, Progress
+from disks.operations.progress import Cancelled, Lost, Progress
 from disks.operations.recover import recover
 from disks.tests.builders import FAMILIES, Family
 from disks.tests.operations import worlds
@@ -119,6 +119,28 @@ def test_an_error_or_a_wish_to_stop_gives_every_disk_its_identities_back(
     with pytest.raises((ImageError, Cancelled)):
         (with_fault(fault, work) if fault else work)()
     assert (scene.identity("middle"), scene.expected()) == before
+    scene.assert_settled()
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda one: one.name)
+def test_who_has_lost_the_work_takes_nothing_back(tmp_path: Path, family: Family) -> None:
+    """It is another's by now, who does that; perhaps even the record is."""
+    world = worlds.chain(tmp_path, family=family)
+    scene = Scene(tmp_path, family, world.leaf.sha256)
+    record = Path(journal.sidecar_path(str(scene.path("middle")), journal.MERGE))
+    plan = merge.plan(str(world.leaf.path), world.roots, into_parent=True, in_place=True)
+    seen: list[dict[str, bytes]] = []
+
+    class Gone(Progress):
+        def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
+            if record.exists():
+                seen.append({path.name: path.read_bytes() for path in tmp_path.glob(".*.vd*")})
+                raise Lost
+
+    with pytest.raises(Lost):
+        merge.apply(plan, world.roots, offline=True, job="7", progress=Gone())
+    assert [{path.name: path.read_bytes() for path in tmp_path.glob(".*.vd*")}] == seen
+    assert [row["action"] for row in scene.recover()] == ["undone"]
     scene.assert_settled()
 
 
