@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
 from disks.engine.errors import ImageError
 from disks.models import AuditEntry, Disk, Job, StorageRoot
-from disks.operations import copying, journal, merge_in_place, recover
+from disks.operations import copying, journal, merge_in_place, recover, unforeseen
 from disks.operations.journal import Sidecar
 from disks.operations.paths import Roots
 from disks.operations.windows import shown
@@ -57,13 +56,14 @@ def _names_of_jobs() -> set[str]:
     return names | {copying.job_word(name) for name in names}
 
 
-def _unfinished(roots: Roots, folder: str) -> Iterator[Sidecar]:
+def _unfinished(roots: Roots, folder: str) -> list[Sidecar]:
+    """Of one folder; without those of one that cannot be looked at, the others have theirs."""
     try:
-        for _, sidecar in list(journal.sidecars_in(roots, folder)):
-            if not isinstance(sidecar, ImageError) and sidecar.unfinished:
-                yield sidecar
-    except ImageError as error:
-        logger.warning("sidecars in %r: %s", folder, error)
+        found = [sidecar for _, sidecar in journal.sidecars_in(roots, folder)]
+    except Exception as error:
+        logger.warning("sidecars in %r: %s", folder, unforeseen.typed(error, folder))
+        return []
+    return [one for one in found if not isinstance(one, ImageError) and one.unfinished]
 
 
 def _settled(roots: Roots, sidecar: Sidecar) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from disks.engine import faults
 from disks.models import AuditEntry, Disk, DiskLock, Job, StorageRoot, TrashedJob
 from disks.operations import journal, locks, merge, merge_in_place
 from disks.operations.merge_in_place import batches, step_zero
+from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Progress, Stopped
 from disks.operations.recover import recover
 from disks.services import compacting, jobs, leases, merging, orphans, reconciling, stopping
@@ -444,6 +445,22 @@ def test_what_had_only_begun_on_the_command_line_is_taken_back_at_once(scene: Sc
     assert [row["action"] for row in orphans.recover_orphans()] == ["undone"]
     assert not Job.objects.filter(kind=Job.Kind.MERGE).exists()
     assert worlds.content_of(scene.path("leaf")) == scene.leaf_sha256
+
+
+def test_a_folder_that_cannot_be_looked_at_keeps_no_other_from_being_looked_after(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_on_the_command_line(scene, "merge.begin.rename:4:kill")
+    look = journal.sidecars_in
+
+    def looks(roots: Roots, folder: str, **more: Any) -> Iterator[tuple[str, Any]]:
+        if folder == "/first":
+            raise ValueError("nobody foresaw it")
+        return look(roots, folder, **more)
+
+    monkeypatch.setattr(journal, "sidecars_in", looks)
+    monkeypatch.setattr(orphans, "_catalogued_folders", lambda: ["/first", str(scene.folder)])
+    assert [row["action"] for row in orphans.recover_orphans()] == ["undone"]
 
 
 def test_asked_to_stop_before_its_worker_died_it_is_paused(scene: Scene) -> None:
