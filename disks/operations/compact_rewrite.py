@@ -50,6 +50,7 @@ from disks.operations.copying import Copied, Draft
 from disks.operations.family import ChildrenOf
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
+from disks.operations.rollback import rolling_back
 from disks.operations.streaming import (
     Amount,
     ChainContent,
@@ -325,7 +326,7 @@ def _rewrite(
         token=token,
         mtime_ns=kept_mtime(result, image, roots),
     )
-    try:
+    with rolling_back(lambda: replacing.undo(roots, work), result.path):
         replacing.begin(roots, work)
         with draft:
             copied = _copy(result, chain, draft, progress)
@@ -347,9 +348,6 @@ def _rewrite(
             )
             progress.commit_starts()
             replacing.commit(roots, work, draft)
-    except BaseException:
-        replacing.undo_quietly(roots, work)
-        raise
     return replacing.roll_forward(roots, work, progress=progress)
 
 

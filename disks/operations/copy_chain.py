@@ -37,6 +37,7 @@ from disks.operations.paths import Roots, folded
 from disks.operations.progress import Progress
 from disks.operations.relocating import Arrival, Relocation
 from disks.operations.relocation_plan import Moved, RelocationPlan, require_same
+from disks.operations.rollback import rolling_back
 
 
 @dataclass(kw_only=True)
@@ -199,7 +200,7 @@ def _copy(
     meter = Meter(progress, file_copy.total_bytes([one.file_size_bytes for one in base_first]))
     links = {change.disk: change.new for change in plan.links}
     proofs: dict[str, str] = {}
-    try:
+    with rolling_back(lambda: relocating.undo(roots, work), plan.path):
         relocating.begin(roots, work)
         with contextlib.ExitStack() as stack:
             for draft, one in zip(drafts, base_first, strict=True):
@@ -222,9 +223,6 @@ def _copy(
             relocating.commit(roots, work)
             for draft in drafts:
                 draft.handed_over()
-    except BaseException:
-        relocating.undo_quietly(roots, work)
-        raise
     done = relocating.carry_out(roots, work, progress, check=lambda: _arrived_right(plan, roots))
     return done | {"opens_as": [one.target for one in plan.files]}
 

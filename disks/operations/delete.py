@@ -28,6 +28,7 @@ from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 from disks.operations.relocating import Relocation
 from disks.operations.relocation_plan import Moved, RelocationPlan, require_same
+from disks.operations.rollback import rolling_back
 from disks.operations.windows import shown
 
 _NO_DISK = ("E_NO_FOOTER", "E_TOO_SMALL", "E_NOT_A_FILE")
@@ -252,12 +253,9 @@ def _put_away(
         result=plan.as_dict() | {"trash": [manifest.primary]},
     )
     progress.step("commit", f"Moving {os.path.basename(plan.path)} to the trash")
-    try:
+    with rolling_back(lambda: relocating.undo(roots, work), plan.path):
         relocating.begin(roots, work)
         fingerprints.require_unchanged(roots, plan.path, seen)
         progress.commit_starts()
         relocating.commit(roots, work)
-    except BaseException:
-        relocating.undo_quietly(roots, work)
-        raise
     return relocating.carry_out(roots, work, progress)

@@ -38,6 +38,7 @@ from disks.operations.fingerprints import Fingerprint
 from disks.operations.new_copy import CopyPlan, Level
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
+from disks.operations.rollback import rolling_back
 from disks.operations.streaming import ChainContent
 
 PARENT = "parent"
@@ -437,7 +438,7 @@ def _into_parent(
     )
     draft = Draft(roots, plan.output, job=job, token=token)
     work = replace(work, temp_path=draft.temp_path)
-    try:
+    with rolling_back(lambda: replacing.undo(roots, work), plan.output):
         replacing.begin(roots, work)
         with draft:
             copied = _copy(plan, chain, draft, progress)
@@ -451,9 +452,6 @@ def _into_parent(
             )
             progress.commit_starts()
             replacing.commit(roots, work, draft)
-    except BaseException:
-        replacing.undo_quietly(roots, work)
-        raise
     return replacing.roll_forward(roots, work, progress=progress)
 
 

@@ -46,6 +46,7 @@ from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 from disks.operations.relocating import Arrival, Relocation
 from disks.operations.relocation_plan import Moved, RelocationPlan, require_same
+from disks.operations.rollback import rolling_back
 from disks.operations.windows import shown
 
 
@@ -289,14 +290,11 @@ def _rename(
 ) -> dict[str, Any]:
     seen = plan.fingerprints[plan.path]
     work = replace(_work(plan, job, token), arrivals=(Arrival(plan.path, plan.output, seen.file),))
-    try:
+    with rolling_back(lambda: relocating.undo(roots, work), plan.path):
         relocating.begin(roots, work)
         fingerprints.require_unchanged(roots, plan.path, seen)
         progress.commit_starts()
         relocating.commit(roots, work)
-    except BaseException:
-        relocating.undo_quietly(roots, work)
-        raise
     return relocating.carry_out(roots, work, progress)
 
 
@@ -319,7 +317,7 @@ def _copy_over(
         manifest=manifest,
     )
     progress.step("copy", f"Copying {plan.bytes_to_copy:,} bytes to {plan.output}")
-    try:
+    with rolling_back(lambda: relocating.undo(roots, work), plan.path):
         relocating.begin(roots, work)
         with draft:
             digest = file_copy.make(
@@ -341,9 +339,6 @@ def _copy_over(
             progress.commit_starts()
             relocating.commit(roots, work)
             draft.handed_over()
-    except BaseException:
-        relocating.undo_quietly(roots, work)
-        raise
     return relocating.carry_out(roots, work, progress)
 
 

@@ -171,6 +171,9 @@ def put_back(file: ImageFile, pages: Sequence[Page], size_bytes: int) -> None:
 
     Pages that are as they were are not touched. May be repeated after a crash.
     """
+    for page in pages:
+        # After an fsync that failed, memory may say what the storage never got (R3).
+        file.forget(page.offset, PAGE_BYTES)
     for step in sorted({page.step for page in pages}, reverse=True):
         wrote = False
         for page in pages:

@@ -39,7 +39,7 @@ def recover(
     one of them is its row, and the others are looked after all the same.
     """
     rows: list[dict[str, Any]] = []
-    for current in _folders(folder, roots):
+    for current in _folders(folder, roots, rows):
         try:
             for row in _recover_folder(current, roots, assume_dead=assume_dead, progress=progress):
                 rows.append(row)
@@ -65,7 +65,7 @@ def _recover_folder(
     locks.sweep(roots, folder)
 
 
-def recover_disk(path: str, roots: Roots, *, assume_dead: bool = False) -> list[dict[str, Any]]:
+def recover_disk(path: str, roots: Roots) -> list[dict[str, Any]]:
     """The same for the sidecars beside one disk, for a job that knows which one it left.
 
     A finished copy job's row has its `result` too.
@@ -74,7 +74,7 @@ def recover_disk(path: str, roots: Roots, *, assume_dead: bool = False) -> list[
     for kind in journal.KINDS:
         sidecar = journal.of(roots, path, kind)
         if sidecar is not None and sidecar.unfinished:
-            rows.append(_recover_one(sidecar, roots, assume_dead=assume_dead))
+            rows.append(_recover_one(sidecar, roots, assume_dead=False))
     return rows
 
 
@@ -197,15 +197,17 @@ def _owners(folder: str, stem: str) -> list[str]:
     return [os.path.join(folder, stem[:end]) for end in reversed(ends)]
 
 
-def _folders(folder: str, roots: Roots) -> Iterator[str]:
-    """folder and everything below it that may be looked at."""
+def _folders(folder: str, roots: Roots, rows: list[dict[str, Any]]) -> Iterator[str]:
+    """folder and everything below it that may be looked at; rows get what cannot be listed."""
     waiting = [folder]
     while waiting:
         current = waiting.pop()
         try:
             root, _ = roots.locate(current)
             entries = roots.list(current)
-        except ImageError:
+        except ImageError as error:
+            if error.code not in ("E_NOT_FOUND", "E_OUTSIDE_ROOTS"):
+                rows.append(failed(current, error))
             continue
         yield current
         waiting.extend(

@@ -212,12 +212,6 @@ def undo(roots: Roots, work: Relocation) -> None:
         _remove_sidecars(roots, work)
 
 
-def undo_quietly(roots: Roots, work: Relocation) -> None:
-    """As undo(), while another error is on its way: what fails here is left to recovery."""
-    with contextlib.suppress(ImageError):
-        undo(roots, work)
-
-
 def _take_back(roots: Roots, one: Arrival) -> None:
     assert one.file is not None  # noqa: S101 - asked before
     if not one.is_new:

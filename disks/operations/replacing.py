@@ -15,7 +15,6 @@ when repeated:
 
 from __future__ import annotations
 
-import contextlib
 import os
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -155,12 +154,6 @@ def undo(roots: Roots, work: Replacement) -> None:
         durable.unlink(roots, work.temp_path, missing_ok=True)
         trash.discard(roots, work.manifest)
         _remove_sidecars(roots, work)
-
-
-def undo_quietly(roots: Roots, work: Replacement) -> None:
-    """As undo(), while another error is on its way: what fails here is left to recovery."""
-    with contextlib.suppress(ImageError):
-        undo(roots, work)
 
 
 # ---------------------------------------------------------------------- after the commit

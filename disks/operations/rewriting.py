@@ -6,7 +6,6 @@ An error puts the old pages back at once; a crash leaves the sidecar, and recove
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -37,6 +36,7 @@ from disks.operations.pages import (
 )
 from disks.operations.paths import Roots
 from disks.operations.progress import Lost, Progress
+from disks.operations.rollback import quietly
 from disks.operations.settling import judge, settle
 from disks.operations.windows import shown
 
@@ -218,11 +218,9 @@ def rewrite(
         except Lost:
             raise  # whose it is now finds the sidecar
         except BaseException as error:
-            # Killed here, recovery does the same. An error of this must not hide the first.
-            taken_back = False
-            with contextlib.suppress(ImageError), faults.stage(f"{change.about}.rollback"):
-                roll_back(roots, sidecar, file)
-                taken_back = True
+            with faults.stage(f"{change.about}.rollback"):
+                # Killed here, recovery does the same.
+                taken_back = quietly(lambda: roll_back(roots, sidecar, file), path)
             if isinstance(error, Unverified):
                 raise error.with_outcome(taken_back=taken_back, logged=logged) from error
             raise

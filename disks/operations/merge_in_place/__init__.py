@@ -23,6 +23,7 @@ from disks.operations.merge_in_place.journal_room import journal_bytes, journal_
 from disks.operations.merge_in_place.work import BEGUN, ENDING, MERGING, Work, write
 from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Lost, Progress, Stopped
+from disks.operations.rollback import rolling_back
 
 __all__ = [
     "Work",
@@ -49,15 +50,8 @@ def start(
     """
     # In the record before it is in a disk: so what is ours is known in whichever file it is found.
     work = replace(work, identity=str(uuid.uuid4()))
-    try:
+    with rolling_back(lambda: step_zero.take_back(roots, work), work.base):
         work = step_zero.begin(roots, work, journal_pages, progress)
-    except Lost:
-        raise  # the records beside the disks may be another's by now
-    except BaseException:
-        # Killed here, recovery does the same. An error of this must not hide the first.
-        with contextlib.suppress(Exception):
-            step_zero.take_back(roots, work)
-        raise
     with errors_stop_it(work.base):
         return _carry_on(roots, work, progress, total_bytes=total_bytes)
 
@@ -110,8 +104,11 @@ def recover(sidecar: Sidecar, roots: Roots, progress: Progress | None = None) ->
 
 
 def _taken_over(roots: Roots, work: Work) -> Work:
-    """Says so first, so that the old owner is known to be dead."""
-    work = replace(work, token=work.token + 1)
+    """Says so first, so that the old owner is known to be dead.
+
+    Nobody has stopped it any more; until the files are prepared that is still needed.
+    """
+    work = replace(work, token=work.token + 1, file=None if work.state == ENDING else work.file)
     write(roots, work)
     return work
 

@@ -30,6 +30,7 @@ from disks.operations.merge_in_place.work import ENDING, Work, write
 from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Lost, Progress, Stopped
 from disks.operations.rewriting import attention
+from disks.operations.rollback import quietly
 from disks.operations.streaming import ChainContent, Run
 from disks.operations.windows import shown
 
@@ -305,12 +306,13 @@ class _Moving:
 
     def _stop(self, why: str, error: Exception) -> NoReturn:
         """Take back the batch at hand, if that can be done, and stop here."""
-        with contextlib.suppress(Exception), faults.stage("merge.rollback"):
-            slot = old_pages.newest(
-                self.roots, self.work.pages_path, key(self.work), self.work.batch
-            )
-            stopped(self.roots, _mend(self.roots, self.work, self.file, slot))
+        with faults.stage("merge.rollback"):
+            quietly(self._take_back, self.file.path)
         raise Stopped(f"The merge {why}", how_to_go_on(self.work)) from error
+
+    def _take_back(self) -> None:
+        slot = old_pages.newest(self.roots, self.work.pages_path, key(self.work), self.work.batch)
+        stopped(self.roots, _mend(self.roots, self.work, self.file, slot))
 
 
 def _changed(holding: HoldPlan) -> Iterator[tuple[int, int, bool]]:

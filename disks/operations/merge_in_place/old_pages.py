@@ -202,5 +202,7 @@ def _changed_sectors(file: ImageFile, page: OldPage) -> tuple[list[int], list[in
 def put_back(file: ImageFile, slot: Slot) -> None:
     """The old pages; not yet durable. May be repeated."""
     for page in slot.pages:
+        # After an fsync that failed, memory may say what the storage never got (R3).
+        file.forget(page.offset, len(page.old))
         if file.read_at(page.offset, len(page.old)) != page.old:
             file.write_at(page.offset, page.old)
