@@ -587,6 +587,16 @@ def test_a_child_of_the_leaf_that_came_meanwhile_follows_or_holds_the_names_back
     wanted = worlds.content_of(new)
     assert worlds.content_of(world.leaf.path) == world.leaf.sha256
     other.unlink()
+
+    def killed() -> None:
+        with_fault("merge.end:1:kill", lambda: recover(str(tmp_path), world.roots))()
+
+    base = str(world.middle.path)
+    assert (stopped := merge_in_place.pending(world.roots, base)) is not None
+    assert merge_in_place.was_stopped(stopped)
+    assert in_fork(killed) == DIED
+    assert (interrupted := merge_in_place.pending(world.roots, base)) is not None
+    assert not merge_in_place.was_stopped(interrupted), "it goes on by itself"
     assert [row["action"] for row in recover(str(tmp_path), world.roots)] == ["finished"]
     assert worlds.content_of(new) == wanted
     assert worlds.content_of(world.middle.path) == world.leaf.sha256

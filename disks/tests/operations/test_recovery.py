@@ -267,3 +267,21 @@ def test_an_error_that_nobody_foresaw_in_one_disk_keeps_no_other_from_recovery(
     assert "Traceback" in caplog.text
     monkeypatch.undo()
     assert [row["action"] for row in recover(str(tmp_path), roots_of(tmp_path))] == ["undone"]
+
+
+def test_a_folder_that_cannot_be_listed_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shut = tmp_path / "shut"
+    shut.mkdir()
+    lists = Roots.list
+
+    def refuse(roots: Roots, path: str) -> Any:
+        if path == str(shut):
+            raise ImageError("E_ACCESS", f"{path} could not be opened.", file=path)
+        return lists(roots, path)
+
+    monkeypatch.setattr(Roots, "list", refuse)
+    rows = recover(str(tmp_path), roots_of(tmp_path))
+    told = [(row["path"], row["action"], row["code"]) for row in rows]
+    assert told == [(str(shut), "needs-attention", "E_ACCESS")]
