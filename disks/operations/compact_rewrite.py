@@ -150,6 +150,7 @@ def _describe(result: RewritePlan, chain: Chain, roots: Roots) -> None:
     if small is not None:
         raise small
     result.new = _new_image(chain.images[0])
+    result.warnings += rules.smaller_blocks(chain.images[0], result.new)
     result.amount = count(_content(chain), copying.unit_bytes(result.new))
     result.blocks = result.amount.blocks
 
