@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from time import monotonic as clock
+
 from disks.engine.files import ImageFile
 from disks.engine.images import Report
 from disks.engine.units import MIB
 
 _REPORT_BYTES = 4 * MIB
+_REPORT_SECONDS = 0.5  # storage that is slow, or busy with others
 _SEEK_BYTES = 64 * 1024  # a read elsewhere takes slow storage as long as these many more
 
 
@@ -17,10 +20,12 @@ class Walk:
         self._size_bytes = file.size_bytes
         self._report = report
         self._untold_bytes = 0
+        self._told_at = clock()
 
     def reads(self, offset: int, count_bytes: int) -> None:
         """Some bytes at an offset are read next. Raises what report raises."""
         self._untold_bytes += count_bytes + _SEEK_BYTES
-        if self._untold_bytes >= _REPORT_BYTES:
-            self._untold_bytes = 0
+        now = clock()
+        if self._untold_bytes >= _REPORT_BYTES or now - self._told_at >= _REPORT_SECONDS:
+            self._untold_bytes, self._told_at = 0, now
             self._report(offset, self._size_bytes)

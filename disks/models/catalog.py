@@ -136,6 +136,11 @@ class Disk(models.Model):
                 condition=models.Q(missing_since=None, spare_bytes__isnull=False),
                 name="disk_spare",
             ),
+            models.Index(
+                fields=["chain_position", "chain_base", "root"],
+                condition=models.Q(missing_since=None, disk_type="differencing"),
+                name="disk_piles",
+            ),
         ]
 
     def __str__(self) -> str:

@@ -20,7 +20,6 @@ from disks.engine.errors import ImageError
 from disks.engine.formats import by_name, open_image
 from disks.engine.images import (
     DiskType,
-    HeaderRewrite,
     Image,
     LocatorRole,
     NewImage,
@@ -152,6 +151,7 @@ def _describe(result: RewritePlan, chain: Chain, roots: Roots) -> None:
     if small is not None:
         raise small
     result.new = _new_image(chain.images[0])
+    result.warnings += rules.smaller_blocks(chain.images[0], result.new)
     result.amount = count(_content(chain), copying.unit_bytes(result.new))
     result.blocks = result.amount.blocks
 
@@ -373,12 +373,7 @@ def _keep_link(image: Image, draft: Draft) -> None:
         copy = open_image(file)
         recorded = image.recorded_link()
         if copy.recorded_link() != recorded:
-            _write(draft, copy.plan_recorded_link(recorded))
-
-
-def _write(draft: Draft, rewrite: HeaderRewrite) -> None:
-    """The writes of a link; a file that has no name yet needs no journal."""
-    rewriting.write_steps(draft.file, rewrite.steps, Progress())
+            rewriting.write_straight(draft.file, copy.plan_recorded_link(recorded))
 
 
 def _document(result: RewritePlan, copied: Copied) -> dict[str, Any]:

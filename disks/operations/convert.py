@@ -202,6 +202,7 @@ def _fill(result: ConvertPlan, disk: _Disk, roots: Roots, progress: Progress | N
     _require_sectors(disk, target, request.source)
     unit_bytes = copying.unit_bytes(result.new)
     if disk.images:
+        result.warnings += rules.smaller_blocks(disk.images[0], result.new)
         result.amount = count_levels(disk.images, unit_bytes, progress)
     else:
         result.amount = count(disk.view, unit_bytes, progress)

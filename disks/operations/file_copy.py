@@ -22,7 +22,6 @@ from disks.engine.images import NewParent
 from disks.engine.units import MIB
 from disks.operations import copying, rewriting
 from disks.operations.copying import Draft
-from disks.operations.pages import changed_writes
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 
@@ -133,8 +132,7 @@ def _link(draft: Draft, link: NewParent) -> None:
         image = open_image(file)
     if image.write_refusal is not None:
         raise image.write_refusal
-    steps, _ = changed_writes(file, image.plan_parent_link(link))
-    rewriting.write_steps(file, steps, Progress())
+    rewriting.write_straight(file, image.plan_parent_link(link))
     with draft.reopened() as again:
         errors = [one for one in check_image(again) if one.level is Level.ERROR]
         if errors or not open_image(again).is_linked_to(link):

@@ -30,35 +30,24 @@ def reserve(file: ImageFile, start: int, end: int, progress: Progress) -> None:
         progress.report(done - start, end - start, words)
 
 
-def fill(file: ImageFile, rooms: Sequence[Fill], grown_from: int, progress: Progress) -> None:
-    """Write what the rooms shall hold; not durable yet.
-
-    grown_from: where the file ended before it grew. Behind that nothing but zeros can be.
-    """
-    if rooms:
-        file.pass_memory_by()
-    for room in rooms:
-        _fill(file, room, grown_from, progress)
-
-
-def _fill(file: ImageFile, room: Fill, grown_from: int, progress: Progress) -> None:
-    end = room.offset + room.length
-    written_until = end
-    if room.byte == 0 and room.copy_of is None:
-        written_until = max(room.offset, min(end, grown_from))
+def fill(file: ImageFile, rooms: Sequence[Fill], progress: Progress) -> None:
+    """Write what the rooms shall hold; not durable yet."""
+    if not rooms:
+        return
+    file.pass_memory_by()
     buffer = page_buffer(_PIECE_BYTES)
-    for at in range(room.offset, written_until, _PIECE_BYTES):
-        piece = in_pages(buffer, at, min(_PIECE_BYTES, written_until - at))
-        if room.copy_of is None:
-            piece[:] = bytes([room.byte]) * len(piece)
-        else:
-            file.read_remembered(room.copy_of + at - room.offset, piece)
-        file.write_at(at, piece)
-        times = 1 if room.copy_of is None else 2  # a copy is read again
-        progress.moved(times * len(piece))
-        progress.report(at + len(piece) - room.offset, room.length)
-    if written_until < end:
-        reserve(file, written_until, end, progress)
+    for room in rooms:
+        end = room.offset + room.length
+        for at in range(room.offset, end, _PIECE_BYTES):
+            piece = in_pages(buffer, at, min(_PIECE_BYTES, end - at))
+            if room.copy_of is None:
+                piece[:] = bytes([room.byte]) * len(piece)
+            else:
+                file.read_remembered(room.copy_of + at - room.offset, piece)
+            file.write_at(at, piece)
+            times = 1 if room.copy_of is None else 2  # a copy is read again
+            progress.moved(times * len(piece))
+            progress.report(at + len(piece) - room.offset, room.length)
 
 
 def require_filled(file: ImageFile, rooms: Sequence[Fill]) -> None:

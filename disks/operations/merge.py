@@ -309,6 +309,8 @@ def _refusals(
     result.format_name = merged[-1].format_name
     format = by_name(result.format_name)
     if not request.in_place:
+        below = merged[-1] if request.into_parent else merged[0]
+        result.warnings += rules.smaller_blocks(below, result.new)
         result.amount = count_levels(merged, copying.unit_bytes(result.new), progress)
         result.predicted_size_bytes = format.predicted_size_bytes(result.new, result.amount.blocks)
     result.commands = new_copy.commands(roots, request.leaf, result.output)

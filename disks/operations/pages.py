@@ -67,6 +67,11 @@ class Page:
         length = max(0, end - self.offset)
         return replace(self, old=self.old[:length], new=self.new[:length])
 
+    @property
+    def is_only_longer(self) -> bool:
+        """Whether a page that the file ended in gets more bytes, and no other ones."""
+        return 0 < len(self.old) < len(self.new) and self.new.startswith(self.old)
+
     def is_left(self, current: bytes, but: Collection[int]) -> bool:
         """Whether a sector is still what a crash made of it; but: those that do not count."""
         for at in range(0, min(len(current), len(self.found)), SECTOR_BYTES):
@@ -102,19 +107,9 @@ class Page:
                 torn = True
             else:
                 foreign = True
-        if foreign and self._is_garbled_behind(current):
-            return PageState.TORN
         if foreign:
             return PageState.FOREIGN
         return PageState.TORN if torn else PageState.MIXED
-
-    def _is_garbled_behind(self, current: bytes) -> bool:
-        """Whether bytes past the old end are not ours, so that it was a crash that tore the page.
-
-        Where we only append, no sector of the old file changes that could show it.
-        """
-        behind = current[len(self.old) :]
-        return behind != self.new[len(self.old) : len(current)]
 
 
 def changed_writes(
@@ -123,9 +118,11 @@ def changed_writes(
     """A rewrite cut down to the sectors that really change, and the pages it touches.
 
     Of a Fill the whole pages stay one, and nothing of them is kept: they hold nothing. Its
-    edges, which share pages with other things, are written like everything else.
+    edges, which share pages with other things, are written like everything else. Zeros past the
+    file's end are not written: what the file grows by is reserved, and reads as that.
 
-    Growth leaves no holes (R9): bytes that no step writes past the old end become zeros.
+    ValueError for a page that holds old bytes to its end and is only appended to: a power cut
+    that garbles it and loses the growth would look like somebody else's writing.
     """
     simulated = _Simulated(file)
     steps: list[list[Write | Fill]] = []
@@ -134,14 +131,14 @@ def changed_writes(
         for piece in step:
             for part in _cut(file, piece) if isinstance(piece, Fill) else (piece,):
                 pieces += simulated.apply(part, number) if isinstance(part, Write) else (part,)
-        if number == 0:
-            pieces += _zeros(file.size_bytes, rewrite, simulated)
         steps.append(pieces)
     pages = simulated.pages()
     for pieces in steps:
         for piece in pieces:
             if isinstance(piece, Fill) and any(_holds(piece, page.offset) for page in pages):
                 raise ValueError("a page that is filled cannot be written to, too")
+    if any(page.is_only_longer for page in pages):
+        raise ValueError("a page that others end in cannot be appended to alone")
     return [pieces for pieces in steps if pieces], pages
 
 
@@ -150,8 +147,10 @@ def _holds(fill: Fill, offset: int) -> bool:
 
 
 def _cut(file: ImageFile, fill: Fill) -> Iterator[Write | Fill]:
-    """The whole pages of a fill, and its edges as writes."""
+    """The whole pages of a fill, and its edges as writes; no zeros past the file's end."""
     stop = fill.offset + fill.length
+    if fill.byte == 0 and fill.copy_of is None:
+        stop = max(fill.offset, min(stop, file.size_bytes))
     first = min(stop, round_up(fill.offset, PAGE_BYTES))
     last = max(first, stop - stop % PAGE_BYTES)
     for start, end in ((fill.offset, first), (first, last), (last, stop)):
@@ -279,7 +278,6 @@ class _Simulated:
         self._old: dict[int, bytes] = {}
         self._new: dict[int, bytearray] = {}
         self._step: dict[int, int] = {}
-        self._written: list[tuple[int, int]] = []
 
     def apply(self, write: Write, step: int) -> list[Write]:
         """Write into the simulation; returns the runs of sectors that this changes."""
@@ -308,7 +306,6 @@ class _Simulated:
             page.extend(bytes(inside - len(page)))
         page[inside : inside + len(piece)] = piece
         self._step[start] = step
-        self._written.append((offset, offset + len(piece)))
         return True
 
     def _page(self, start: int) -> bytearray:
@@ -318,37 +315,8 @@ class _Simulated:
             self._new[start] = bytearray(old)
         return self._new[start]
 
-    def gaps(self, first: int, end: int, upcoming: Sequence[Write | Fill]) -> list[tuple[int, int]]:
-        """Ranges between first and end that nothing writes."""
-        covered = sorted([*self._written, *(_range(one) for one in upcoming)])
-        gaps, position = [], first
-        for start, stop in covered:
-            if start > position:
-                gaps.append((position, min(start, end)))
-            position = max(position, stop)
-            if position >= end:
-                break
-        if position < end:
-            gaps.append((position, end))
-        return gaps
-
     def pages(self) -> list[Page]:
         return [
             Page(start, self._old[start], bytes(self._new[start]), self._step[start])
             for start in sorted(self._step)
         ]
-
-
-def _range(piece: Write | Fill) -> tuple[int, int]:
-    length = piece.length if isinstance(piece, Fill) else len(piece.data)
-    return piece.offset, piece.offset + length
-
-
-def _zeros(size_bytes: int, rewrite: HeaderRewrite, simulated: _Simulated) -> list[Write]:
-    if rewrite.size_after_bytes <= size_bytes:
-        return []
-    later = [piece for step in rewrite.steps for piece in step]
-    writes: list[Write] = []
-    for start, end in simulated.gaps(size_bytes, rewrite.size_after_bytes, later):
-        writes += simulated.apply(Write(start, bytes(end - start)), 0)
-    return writes

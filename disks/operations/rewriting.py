@@ -208,7 +208,7 @@ def rewrite(
             journal.write(roots, sidecar)
         try:
             with faults.stage(f"{change.about}.header"):
-                write_steps(file, steps, change.progress)
+                write_steps(file, steps, planned.size_after_bytes, change.progress)
                 if planned.size_after_bytes < file.size_bytes:
                     file.truncate(planned.size_after_bytes)
                     file.sync()
@@ -230,27 +230,41 @@ def rewrite(
 
 
 def write_steps(
-    file: ImageFile, steps: Sequence[Sequence[Write | Fill]], progress: Progress
+    file: ImageFile,
+    steps: Sequence[Sequence[Write | Fill]],
+    size_after_bytes: int,
+    progress: Progress,
 ) -> None:
     """Each step is durable before the next begins, each copy read again.
 
-    Until the last room is filled it can be cancelled; then it only takes a moment.
+    All room that the file grows by is durable with the first step, after whose writes it is
+    reserved: a VHD's begin with a footer at the new end, so that every prefix ends with one.
+    Until the last room is there and filled it can be cancelled; then it only takes a moment.
     """
     grown_from = file.size_bytes
-    filling_steps = [n for n, step in enumerate(steps) if any(isinstance(p, Fill) for p in step)]
-    commits_at = max(filling_steps, default=-1) + 1
+    last_room = 0 if size_after_bytes > grown_from else -1
     for number, step in enumerate(steps):
-        if number == commits_at:
+        if any(isinstance(piece, Fill) for piece in step):
+            last_room = number
+    for number, step in enumerate(steps):
+        if number == last_room + 1:
             progress.commit_starts()
         rooms = [piece for piece in step if isinstance(piece, Fill)]
-        filling.fill(file, rooms, grown_from, progress)
+        filling.fill(file, rooms, progress)
         for piece in step:
             if isinstance(piece, Write):
                 file.write_at(piece.offset, piece.data)
+        if number == 0 and size_after_bytes > grown_from:
+            filling.reserve(file, grown_from, size_after_bytes, progress)
         file.sync()
         began = time.monotonic()
         filling.require_filled(file, rooms)
         progress.proved(time.monotonic() - began)
+
+
+def write_straight(file: ImageFile, planned: HeaderRewrite) -> None:
+    """All of a change, of a file that needs no old bytes kept: nobody knows it yet, say."""
+    write_steps(file, changed_writes(file, planned)[0], planned.size_after_bytes, Progress())
 
 
 def _visible(planned: HeaderRewrite) -> list[tuple[int, int]]:
@@ -318,8 +332,7 @@ def _take_back(file: ImageFile, sidecar: Sidecar) -> bool:
         # Done is done: somebody may have gone on with it. Recovery says so.
         raise attention(sidecar.disk, "what was written is not taken back")
     if there:
-        back = open_image(file).plan_recorded_link(record["link_before"])
-        write_steps(file, changed_writes(file, back)[0], Progress())
+        write_straight(file, open_image(file).plan_recorded_link(record["link_before"]))
     return there
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from disks.engine.check import check_image
 from disks.engine.errors import ImageError
 from disks.engine.findings import Level
 from disks.engine.formats import FORMATS, by_name
-from disks.engine.images import DiskType, Format, Image, Target
+from disks.engine.images import DiskType, Format, Image, NewImage, Target
+from disks.engine.units import MIB
 from disks.operations import windows
 from disks.operations.paths import Roots, is_internal_name
 
 LARGEST_NAME_BYTES = 255
+MOST_BLOCK_BYTES = 2 * MIB  # of what is written anew: of larger ones fewer can be left out
 
 
 def check_new_name(roots: Roots, path: str, format: Target) -> None:
@@ -127,5 +129,16 @@ def structure_refusal(
 def block_bytes_of(image: Image) -> int:
     """The block size for a new image made from this one; the usual 2 MiB for a fixed disk."""
     if image.disk_type is DiskType.FIXED or not image.block_size_bytes:
-        return 2 * 1024 * 1024
-    return min(image.block_size_bytes, 2 * 1024 * 1024)
+        return MOST_BLOCK_BYTES
+    return min(image.block_size_bytes, MOST_BLOCK_BYTES)
+
+
+def smaller_blocks(image: Image, new: NewImage) -> Iterator[str]:
+    """What a plan says where the copy of a disk of blocks gets smaller ones than that has."""
+    has_blocks = DiskType.FIXED not in (image.disk_type, new.disk_type)
+    if has_blocks and new.block_size_bytes < image.block_size_bytes:
+        yield (
+            f"The disk has blocks of {image.block_size_bytes // MIB} MiB; its copy gets blocks of "
+            f"{new.block_size_bytes // MIB} MiB, so that more of them can be left out. The content "
+            "is the same."
+        )

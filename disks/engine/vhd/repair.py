@@ -1,7 +1,8 @@
 """Writing the sound footer of a dynamic or differencing disk over its damaged copy.
 
 Nothing else is touched. A footer at the end goes where remains of one lie; where the file's
-last bytes could be anything, it goes behind them. The file is never made shorter.
+last bytes could be anything, it goes behind them, onto a page of its own: a power cut while it is
+written cannot garble them. The file is never made shorter.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from disks.engine.vhd import footer, parent_locator
 from disks.engine.vhd.batmap import find_batmap
 from disks.engine.vhd.footer import FOOTER_BYTES, OFFSETS, FooterCopy
 from disks.engine.vhd.raw_view import footer_changes
+from disks.engine.vhd.room import PAGE_BYTES
 
 if TYPE_CHECKING:
     from disks.engine.vhd.image import VhdImage
@@ -87,7 +89,7 @@ def _repair_end(image: VhdImage, front: FooterCopy, end: FooterCopy) -> HeaderRe
         (_is_remains(end, front) and end_of_data <= end.offset)
         or (not any(end.raw) and end_of_blocks <= end.offset)
     )
-    offset = end.offset if in_place else round_up(size, SECTOR_BYTES)
+    offset = end.offset if in_place else round_up(size, PAGE_BYTES)
     size_after = max(size, offset + FOOTER_BYTES)
     rows = [
         FieldChange(

@@ -84,8 +84,8 @@ def _closed_findings(file: ImageFile) -> Iterator[Finding]:
 def _opened_findings(image: VhdxImage, deep: bool, walk: Walk) -> Iterator[Finding]:
     yield from image.findings
     kept: array[int] = array("Q")
-    yield from _bat_findings(image, kept)
-    yield from _overlap_findings(image, kept)
+    yield from _bat_findings(image, kept, walk)
+    yield from _overlap_findings(image, kept, walk)
     if image.locator is not None:
         yield from parent_locator.findings(image.locator)
         if parent_locator.linkage(image.locator)[0] == image.identity:
@@ -101,7 +101,7 @@ def _opened_findings(image: VhdxImage, deep: bool, walk: Walk) -> Iterator[Findi
         yield from _bitmap_findings(image, walk)
 
 
-def _bat_findings(image: VhdxImage, kept: array[int]) -> Iterator[Finding]:
+def _bat_findings(image: VhdxImage, kept: array[int], walk: Walk) -> Iterator[Finding]:
     """State and bounds of every entry; packs (MiB << 32 | index) of the sound ones into kept.
 
     More entries than fit into the file without overlapping are not kept: their overlap shows.
@@ -115,7 +115,11 @@ def _bat_findings(image: VhdxImage, kept: array[int]) -> Iterator[Finding]:
     high = image.file.size_bytes - image.block_size_bytes
     last = geometry.index_of(geometry.blocks - 1)
     beyond: list[tuple[int, int]] = []
+    looked_until = 0
     for index, entry in image.bat.used():
+        if index >= looked_until:
+            looked_until = index + bat.PIECE_ENTRIES
+            walk.reads(image.bat.entry_offset(index), bat.PIECE_ENTRIES * bat.ENTRY_BYTES)
         is_bitmap = index % stride == geometry.ratio
         if index > last and not is_bitmap:
             beyond.append((index, entry))
@@ -216,13 +220,15 @@ def _bitmap_entry_findings(image: VhdxImage, index: int, entry: int) -> Iterator
         image.check_bitmap_entry(chunk, entry)
 
 
-def _overlap_findings(image: VhdxImage, kept: array[int]) -> Iterator[Finding]:
+def _overlap_findings(image: VhdxImage, kept: array[int], walk: Walk) -> Iterator[Finding]:
     """Blocks and bitmaps that share bytes with each other: neighbours after sorting."""
     ordered = sorted(kept)
     block_mib = image.block_size_bytes // MIB
     last_end = last_index = -1
-    for packed in ordered:
+    for number, packed in enumerate(ordered):
         start, index = packed >> 32, packed & 0xFFFFFFFF
+        if number % bat.PIECE_ENTRIES == 0:
+            walk.reads(image.bat.entry_offset(index), 0)  # millions of them take a while, too
         if start < last_end:
             yield Finding(
                 Level.ERROR,

@@ -64,10 +64,10 @@ def plan_expand(
         logical,
         image.disk_type is DiskType.DIFFERENCING,
     )
-    cleared, bitmap_pages = _clear_tail(image)
+    cleared, cut_pages = _clear_tail(image)
     filled_until = max((one.offset + one.length for one in cleared), default=0)
     room = _make_room(image, geometry, filled_until)
-    pages = [_size_page(image, new_size_bytes), *bitmap_pages]
+    pages = [_size_page(image, new_size_bytes)]
     if room.table is not None:
         pages += _region_pages(image, room.table)
     identity = None if keeps_identity else new_guid()
@@ -77,6 +77,7 @@ def plan_expand(
         pages,
         rows,
         before=(*cleared, *room.pieces),
+        content=cut_pages,
         data_write_guid=identity,
         size_after_bytes=room.end,
     )
@@ -89,7 +90,11 @@ def plan_expand(
 
 
 def _clear_tail(image: VhdxImage) -> tuple[tuple[Fill, ...], list[tuple[int, bytes]]]:
-    """Zeros for what the old size cut off a block, and its bitmap without bits for that."""
+    """Zeros for what the old size cut off a block, in whole pages; and the pages to be logged.
+
+    Those are its bitmap's without bits for that, and the page that the disk ends within: the
+    last sectors lie there, which a power cut under a plain write could garble.
+    """
     inside = image.virtual_size_bytes % image.block_size_bytes
     block = image.virtual_size_bytes // image.block_size_bytes
     if not inside:
@@ -98,11 +103,21 @@ def _clear_tail(image: VhdxImage) -> tuple[tuple[Fill, ...], list[tuple[int, byt
     if state_of(entry) < bat.FULLY_PRESENT:
         return (), []
     start = image.check_entry(block, entry) + inside
-    length = image.block_size_bytes - inside
-    pages: list[tuple[int, bytes]] = []
+    end = start + image.block_size_bytes - inside
+    border = round_up(start, PAGE_BYTES)
+    pages = _cleared_rest(image, start, border)
     if state_of(entry) == bat.PARTIALLY_PRESENT:
-        pages = _cleared_bitmap(image, block, inside // image.logical_sector_bytes)
-    return (Fill(start, length),), pages
+        pages += _cleared_bitmap(image, block, inside // image.logical_sector_bytes)
+    return ((Fill(border, end - border),) if border < end else ()), pages
+
+
+def _cleared_rest(image: VhdxImage, start: int, border: int) -> list[tuple[int, bytes]]:
+    """The page that ends at border with zeros from start on; none if it has them already."""
+    page = border - PAGE_BYTES
+    kept = image.file.read_at(page, max(0, min(border, image.stored_file.size_bytes) - page))
+    if not any(kept[start - page :]):
+        return []
+    return [(page, kept[: start - page].ljust(PAGE_BYTES, b"\0"))]
 
 
 def _cleared_bitmap(image: VhdxImage, block: int, first: int) -> list[tuple[int, bytes]]:

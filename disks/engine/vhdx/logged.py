@@ -34,6 +34,7 @@ def plan_logged(
     changes: Sequence[FieldChange],
     *,
     before: Sequence[Write | Fill] = (),
+    content: Sequence[tuple[int, bytes]] = (),
     data_write_guid: bytes | None = None,
     size_after_bytes: int | None = None,
 ) -> HeaderRewrite:
@@ -41,12 +42,14 @@ def plan_logged(
 
     pages            (offset, 4 KiB) to be changed in place
     before           what they will refer to, in room that nothing uses yet
+    content          (offset, 4 KiB) of what belongs to the disk's content, changed with the pages;
+                     whoever uses the disk writes there, so these do not tell what became of it
     data_write_guid  for a change that shows in the virtual disk; in force with the log
     Raises `E_VHDX_LOG` where the log has no room.
     """
     size = image.stored_file.size_bytes if size_after_bytes is None else size_after_bytes
     guid = new_guid()
-    entry = log.pack_entry(image.headers.header, guid, list(pages), size)
+    entry = log.pack_entry(image.headers.header, guid, [*pages, *content], size)
     begun = {"file_write_guid": new_guid()}
     named = {"log_guid": guid}
     if data_write_guid is not None:
@@ -57,6 +60,7 @@ def plan_logged(
     )
     log_write = Write(image.headers.header.log_offset, entry)
     in_place = tuple(Write(offset, data) for offset, data in pages)
-    steps = (opened, (*before, log_write), live, in_place, done, again)
+    beside = tuple(Write(offset, data) for offset, data in content)
+    steps = (opened, (*before, log_write), live, in_place, beside, done, again)
     identity = None if data_write_guid is None else guid_text(data_write_guid)
     return HeaderRewrite(steps, size, tuple(changes), logged_step=3, identity_after=identity)

@@ -13,6 +13,8 @@ from disks.engine.errors import ImageError
 from disks.engine.findings import Level
 from disks.engine.formats import open_image
 from disks.engine.images import HeaderRewrite
+from disks.engine.units import round_up
+from disks.operations.pages import PAGE_BYTES
 from disks.operations.paths import Root, Roots
 from disks.tests.builders import (
     Built,
@@ -127,7 +129,7 @@ def test_a_missing_end_footer_goes_behind_the_last_byte(tmp_path: Path) -> None:
     built = build(tmp_path, end_footer="missing")
     before = built.path.read_bytes()
     rewrite = carry_out(built.path)
-    assert rewrite.size_after_bytes == len(before) + 512
+    assert rewrite.size_after_bytes == round_up(len(before), PAGE_BYTES) + 512
     assert built.path.read_bytes()[: len(before)] == before
     assert_sound(built)
 
@@ -144,7 +146,7 @@ def test_bytes_that_could_be_data_stay_and_the_footer_goes_behind_them(
     carry_out(built.path)
     after = built.path.read_bytes()
     assert after[: len(before)] == before
-    assert len(after) == -(-len(before) // 512) * 512 + 512
+    assert len(after) == round_up(len(before), PAGE_BYTES) + 512
     assert_sound(built)
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from disks.engine import chain, formats
+from disks.engine import chain, formats, walk
 from disks.engine.check import check_image
 from disks.engine.files import ImageFile
 from disks.engine.images import DiskType, NewImage
-from disks.engine.units import GIB
+from disks.engine.units import GIB, MIB, SECTOR_BYTES
+from disks.tests.builders import build_differencing_vhdx, build_dynamic_vhdx
 from disks.tests.engine.watched import (
     BLOCK_BYTES,
     MOST_BYTES,
@@ -65,6 +67,41 @@ def test_a_deep_check_stops_where_its_report_raises(
             check_image(file, deep=True, report=file.report)
         assert len(file.reports) == 3
         assert file.reads == 0  # nothing was read after it
+
+
+def child_with_bitmaps(folder: Path) -> Path:
+    """A VHDX whose blocks each hold a sector of their own: one bitmap to read for each."""
+    base = build_dynamic_vhdx(folder, "base.vhdx", size=64 * MIB, block_size=MIB, content=[])
+    sectors_per_block = MIB // SECTOR_BYTES
+    content = [(block * sectors_per_block, b"x" * SECTOR_BYTES) for block in range(40)]
+    return build_differencing_vhdx(folder, "child.vhdx", base, content=content).path
+
+
+@pytest.mark.parametrize(
+    "build", [full_bitmaps, clear_sectors, long_table, child_with_bitmaps], ids=lambda f: f.__name__
+)
+def test_on_slow_storage_a_deep_check_tells_by_time(
+    tmp_path: Path, build: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each read takes a fifth of a second: a wish to stop is heard within one, all the same."""
+    now, told = [0.0], [0.0]
+
+    class Slow(Watched):
+        def read_at(self, offset: int, length: int) -> bytes:
+            now[0] += 0.2
+            return super().read_at(offset, length)
+
+        def report(self, done_bytes: int, total_bytes: int) -> None:
+            told.append(now[0])
+            super().report(done_bytes, total_bytes)
+
+    monkeypatch.setattr(walk, "clock", lambda: now[0])
+    with Slow(build(tmp_path)) as file:
+        check_image(file, deep=True, report=file.report)
+    # Headers, a dozen reads of any disk, come before and after.
+    gaps = [after - before for before, after in itertools.pairwise(told)][1:]
+    assert len(gaps) > 5
+    assert max(gaps) <= 1
 
 
 class Places:

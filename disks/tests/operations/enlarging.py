@@ -168,9 +168,16 @@ def _vhdx(folder: Path, builder: Callable[..., Built], **options: Any) -> Built:
 def _stale_vhdx(folder: Path, **options: Any) -> Built:
     """What the size cuts off the last block holds leftovers."""
     built = _vhdx(folder, build_dynamic_vhdx, **options)
-    inside = VHDX_SIZE % MIB
-    built.patch(built.blocks[VHDX_SIZE // MIB] + inside, noise(8, (MIB - inside) // SECTOR))
+    last, inside = divmod(len(built.model), MIB)
+    built.patch(built.blocks[last] + inside, noise(8, (MIB - inside) // SECTOR))
     return built
+
+
+def _stale_vhdx_in_a_page(folder: Path) -> Built:
+    """The size ends within a page, which holds the disk's last sectors and leftovers."""
+    size = VHDX_SIZE + 3 * SECTOR
+    content = [*VHDX_CONTENT[:2], (size // SECTOR - 8, noise(3, 8))]
+    return _stale_vhdx(folder, size=size, content=content)
 
 
 def _vhdx_child(folder: Path) -> Built:
@@ -241,6 +248,9 @@ SCENES |= {
     "vhdx, dynamic": Scene(_stale_vhdx, VHDX_SIZES, format_name="vhdx"),
     "vhdx, downwards": Scene(
         _like(_stale_vhdx, order="descending"), VHDX_SIZES, format_name="vhdx"
+    ),
+    "vhdx, ends within a page": Scene(
+        _stale_vhdx_in_a_page, VHDX_SIZES, ONLY_QEMU, format_name="vhdx"
     ),
     "vhdx, sectors of 4096": Scene(
         _like(

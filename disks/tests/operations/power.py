@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -273,18 +273,15 @@ def survive_power_cuts(
     aside: Path,
     last_point_of_recovery: int = 24,
     dies_at: Sequence[str] = (),
-    left_to_a_person: Callable[[Rows], bool] = lambda rows: False,
 ) -> Counter[str]:
     """Cut the power under the scene's work this often; recovery mends it by itself each time.
 
     Half of the time the power fails again during recovery.
 
-    operation         what is cut, as docs/proof.md calls it
-    seed              where chance begins; VD_PROVE_SEED is added to it
-    aside             a folder on the same file system, for our own files
-    dies_at           names of points; it dies where one of them is reached, or at the next two
-    left_to_a_person  whether these rows are a state that recovery rightly leaves alone, in
-                      which case it has asserted all that must be true of it
+    operation  what is cut, as docs/proof.md calls it
+    seed       where chance begins; VD_PROVE_SEED is added to it
+    aside      a folder on the same file system, for our own files
+    dies_at    names of points; it dies where one of them is reached, or at the next two
 
     Returns how often each of the judge's states was met. A run of the work up to a point
     serves several cuts when there are many more of them than points.
@@ -333,7 +330,7 @@ def survive_power_cuts(
                             left.cut(random.Random(one + 1))
                         forget_second_names(spare)
                     with frozen.kept():
-                        seen[_mended(scene, left_to_a_person)] += 1
+                        seen[_mended(scene)] += 1
                 except Exception as error:
                     error.add_note(f"cut at {number} of {points} with {one}, again at {again}")
                     log(wrong=1)
@@ -361,10 +358,8 @@ def few_collections() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _mended(scene: Scene, left_to_a_person: Callable[[Rows], bool]) -> str:
+def _mended(scene: Scene) -> str:
     rows = scene.recover()
-    if left_to_a_person(rows):
-        return "left to a person"
     assert [row for row in rows if row["action"] in ("busy", "needs-attention")] == []
     state = scene.judge()
     assert scene.recover() == []

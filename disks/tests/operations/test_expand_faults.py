@@ -51,6 +51,7 @@ WORK = {
     "differencing, strings everywhere": MANY,
     "vhdx, fixed": 5 * MIB + 512 * KIB,
     "vhdx, dynamic": 5 * MIB,
+    "vhdx, ends within a page": 5 * MIB,
     "vhdx, differencing": 4 * MIB,
 }
 

@@ -46,7 +46,7 @@ def test_all_of_a_copy_is_forgotten_before_it_is_read_back(
         read(self, offset, buffer)
 
     with file:
-        filling.fill(file, [room], file.size_bytes, Progress())
+        filling.fill(file, [room], Progress())
         file.sync()
         monkeypatch.setattr(ImageFile, "forget", forgets)
         monkeypatch.setattr(ImageFile, "read_remembered", reads)
@@ -57,7 +57,7 @@ def test_all_of_a_copy_is_forgotten_before_it_is_read_back(
 
 def test_a_copy_that_reads_otherwise_is_refused(file: ImageFile, room: Fill) -> None:
     with file:
-        filling.fill(file, [room], file.size_bytes, Progress())
+        filling.fill(file, [room], Progress())
         file.write_at(room.length - 1, bytes([file.read_at(room.length - 1, 1)[0] ^ 1]))
         file.sync()
         with pytest.raises(ImageError) as refused:

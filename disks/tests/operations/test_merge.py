@@ -360,14 +360,15 @@ def test_a_sibling_that_appears_after_the_plan_is_found_under_lock(tmp_path: Pat
     assert worlds.snapshot(tmp_path) == before
 
 
+@pytest.mark.parametrize("in_place", [True, False], ids=["in place", "by copy"])
 def test_what_cannot_be_read_may_be_a_sibling_and_is_refused_until_somebody_declares(
-    tmp_path: Path,
+    tmp_path: Path, in_place: bool
 ) -> None:
     """bad-input D66: the trash would be emptied one day, and with it what a sibling needs."""
     world = chain(tmp_path)
     torn = build_differencing(tmp_path, "torn.vhd", world.middle)
     torn.patch(torn.header_offset + 40, b"?")
-    plan = merge.plan(world.path("leaf.vhd"), world.roots, into_parent=True)
+    plan = merge.plan(world.path("leaf.vhd"), world.roots, into_parent=True, in_place=in_place)
     assert plan.refused is None
     assert [row["path"] for row in plan.as_dict()["unread"]] == [str(torn.path)]
     before = worlds.snapshot(tmp_path)

@@ -13,7 +13,6 @@ from disks.engine.holding import Limits, Wanted
 from disks.engine.units import SECTOR_BYTES
 from disks.operations import merge, rewriting
 from disks.operations.merge_in_place import batches, old_pages
-from disks.operations.pages import changed_writes
 from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Progress, Stopped
 from disks.operations.recover import recover
@@ -56,7 +55,7 @@ def enlarge(leaf: Path, roots: Roots, by_bytes: int) -> int:
         makes_room = True
         while makes_room:
             planned = open_image(file).plan_expand(size)
-            rewriting.write_steps(file, changed_writes(file, planned.rewrite)[0], Progress())
+            rewriting.write_straight(file, planned.rewrite)
             makes_room = planned.makes_room
     return size
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from disks.operations.pages import PAGE_BYTES, Page, PageState, standing
+import pytest
+
+from disks.engine import faults
+from disks.engine.images import Fill, HeaderRewrite, Write
+from disks.operations.pages import PAGE_BYTES, Page, PageState, changed_writes, standing
+from disks.operations.rewriting import write_straight
 from disks.tests.engine.world import open_file
 from disks.tests.operations.worlds import noise
 
@@ -40,3 +45,36 @@ def test_what_an_interrupted_recovery_left_of_a_garbled_page_is_mended(tmp_path:
     stranger = replace(page, found=b"")
     assert mended(tmp_path, stranger, half) == []
     assert stranger.state(half) is PageState.FOREIGN
+
+
+def test_bytes_are_not_appended_to_a_page_that_others_end_in(tmp_path: Path) -> None:
+    """bad-input F86: garbled, and its growth lost, it would look like somebody else's writing."""
+    path = tmp_path / "disk"
+    path.write_bytes(OLD[:700])
+    footer = b"f" * SECTOR
+    with open_file(path) as file:
+        behind = HeaderRewrite(((Write(SECTOR * 2, footer),),), SECTOR * 3, ())
+        with pytest.raises(ValueError, match="appended"):
+            changed_writes(file, behind)
+        apart = HeaderRewrite(((Write(PAGE_BYTES, footer),),), PAGE_BYTES + SECTOR, ())
+        steps, pages = changed_writes(file, apart)
+    assert steps == [[Write(PAGE_BYTES, footer)]]
+    assert [page.offset for page in pages] == [PAGE_BYTES]
+
+
+def test_what_a_file_grows_by_is_reserved_and_reads_as_zeros(tmp_path: Path) -> None:
+    """Zeros are not written past the end; the footer is there before the room is."""
+    path = tmp_path / "disk"
+    path.write_bytes(OLD)
+    room, footer = Fill(SECTOR, 8 * PAGE_BYTES - SECTOR), Write(8 * PAGE_BYTES, b"f" * SECTOR)
+    seen: list[str] = []
+    with open_file(path, writable=True) as file:
+        planned = HeaderRewrite(((footer,), (room,)), footer.offset + SECTOR, ())
+        faults.watch(lambda event: seen.append(event.operation))
+        try:
+            write_straight(file, planned)
+        finally:
+            faults.watch(None)
+    assert seen == ["write", "allocate", "fsync", "write", "fsync"]
+    assert path.read_bytes() == OLD[:SECTOR].ljust(footer.offset, b"\0") + footer.data
+    assert path.stat().st_blocks * SECTOR >= footer.offset

@@ -14,7 +14,7 @@ from disks.engine.formats import open_image
 from disks.engine.images import DiskType, Image
 from disks.engine.vhdx.bat import FULLY_PRESENT, NOT_PRESENT, PARTIALLY_PRESENT, ZERO, state_of
 from disks.engine.vhdx.image import VhdxImage
-from disks.operations import compact, create, merge, relink
+from disks.operations import compact, convert, create, merge, relink
 from disks.tests.builders import (
     MIB,
     SECTOR,
@@ -248,6 +248,35 @@ def test_what_a_compaction_gives_back(tmp_path: Path) -> None:
     assert content_of(child.path) == seven_zip_sha256(child.path) == child.sha256
     assert states_of(child.path) == [NOT_PRESENT, ZERO, PARTIALLY_PRESENT, ZERO, NOT_PRESENT,
                                      NOT_PRESENT, PARTIALLY_PRESENT, NOT_PRESENT]  # fmt: skip
+
+
+@pytest.mark.parametrize(("block_mib", "told"), [(8, True), (2, False)])
+def test_a_plan_tells_that_a_copy_has_smaller_blocks(
+    tmp_path: Path, block_mib: int, told: bool
+) -> None:
+    base = build_dynamic_vhdx(
+        tmp_path, "base.vhdx", size=16 * MIB, block_size=block_mib * MIB, content=[(0, noise(1, 9))]
+    )
+    leaf = build_differencing_vhdx(
+        tmp_path, "leaf.vhdx", base, block_size=block_mib * MIB, content=[(9, noise(2, 9))]
+    )
+    roots, new = roots_of(tmp_path), str(tmp_path / "new.vhdx")
+    plans = [
+        compact.plan(str(leaf.path), roots, in_place=False),
+        merge.plan(str(leaf.path), roots, into_parent=True),
+        merge.plan(str(leaf.path), roots, to=new),
+        convert.plan(str(leaf.path), new, roots, disk_type="dynamic"),
+    ]
+    same = [
+        merge.plan(str(leaf.path), roots, into_parent=True, in_place=True),
+        convert.plan(str(leaf.path), new, roots, disk_type="fixed"),
+    ]
+    assert [one.refused for one in (*plans, *same)] == [None] * 6
+    sentence = f"has blocks of {block_mib} MiB; its copy gets blocks of 2 MiB"
+    for plan in plans:
+        assert any(sentence in warning for warning in plan.warnings) is told
+    for plan in same:
+        assert not any("blocks of" in warning for warning in plan.warnings)
 
 
 @pytest.mark.parametrize("bitmaps", ["full", "none"])

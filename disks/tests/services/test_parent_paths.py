@@ -274,7 +274,7 @@ def test_repair_plan_asks_a_constant_number_of_queries(
         scan(root)
         with django_assert_num_queries(1):
             repair_plans.repair_plan()
-        with django_assert_num_queries(2):
+        with django_assert_num_queries(3):
             overview.broken_groups()
         counts.append(Disk.objects.count())
     assert counts[1] > counts[0]
