@@ -150,7 +150,8 @@ def test_with_the_leafs_name_the_parents_row_goes_and_the_leafs_is_the_merged_di
 
 def test_stopped_it_is_paused_reads_as_before_and_goes_on(scene: Scene, paused: Job) -> None:
     assert worlds.content_of(scene.path("leaf")) == scene.leaf_sha256
-    assert re.fullmatch(r"The merge was stopped after [\d,]+ of [\d,]+ bytes\.", paused.sentence)
+    size = r"[\d.]+ (bytes|[KM]B)"
+    assert re.fullmatch(rf"The merge was stopped after {size} of {size}\.", paused.sentence)
     leaf, base = (os.path.basename(scene.path(stem)) for stem in ("leaf", "middle"))
     assert job_words.what_now(paused).startswith(f"{leaf} and {base} belong together until")
     assert DiskLock.objects.filter(job=paused).exists()
