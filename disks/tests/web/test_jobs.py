@@ -417,6 +417,13 @@ def test_a_merge_in_place_says_what_is_safe_meanwhile(operator, status, told):
     assert told in text(operator.get(reverse("job", args=[job.pk])))
 
 
+def test_what_is_safe_while_it_runs_is_not_said_as_if_it_ran_already(operator):
+    levels = ["/srv/leaf.vhd", "/srv/base.vhd"]
+    job = make_job(Job.Kind.MERGE, parameters={"in_place": True, "levels": levels})
+    told = text(operator.get(reverse("job", args=[job.pk])))
+    assert "Once it runs: data moves into base.vhd where it lies." in told
+
+
 def test_a_merge_in_place_is_stopped_and_one_by_copy_cancelled(operator):
     """Their buttons say so, and what is left after that."""
     for in_place, word, leaves in (
