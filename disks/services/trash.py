@@ -93,7 +93,8 @@ def run_restore(
     finally:
         scope.close()
     count = len(result["restored"])
-    return result | {"sentence": f"{count:,} files are back at their places."}
+    back = "1 file is back at its place" if count == 1 else f"{count:,} files are back at their places"
+    return result | {"sentence": f"{back}."}
 
 
 def finished_restore(job: Job, result: dict[str, Any]) -> None:
