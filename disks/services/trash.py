@@ -93,8 +93,8 @@ def run_restore(
     finally:
         scope.close()
     count = len(result["restored"])
-    back = "1 file is back at its place" if count == 1 else f"{count:,} files are back at their places"
-    return result | {"sentence": f"{back}."}
+    one, more = "1 file is back at its place.", f"{count:,} files are back at their places."
+    return result | {"sentence": one if count == 1 else more}
 
 
 def finished_restore(job: Job, result: dict[str, Any]) -> None:
