@@ -259,8 +259,8 @@ def time_shares(job: Job) -> str:
     """
     result = job.result if isinstance(job.result, dict) and job.token <= 1 else {}
     copying, proof = result.get("copy_seconds"), result.get("proof_seconds")
-    if not copying or not proof:
-        return ""
+    if not copying or not proof or min(copying, proof) < 1:
+        return ""  # the one was all of the time
     return f"{duration_text(copying)} copying, {duration_text(proof)} the proof"
 
 
