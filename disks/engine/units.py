@@ -1,4 +1,4 @@
-"""Bytes, sectors and rounding: the only place that converts between them."""
+"""Bytes, sectors, rounding, and sizes for people: the only place that converts between them."""
 
 SECTOR_BYTES = 512
 KIB = 1024
@@ -17,3 +17,21 @@ def to_bytes(count_sectors: int) -> int:
 
 def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
+
+
+_UNITS = ("bytes", "KB", "MB", "GB", "TB", "PB", "EB")
+
+
+def size_text(count_bytes: int | float | None) -> str:
+    """ "1.9 GB": steps of 1024 as Windows counts, two or three figures that matter."""
+    if count_bytes is None:
+        return "unknown"
+    sign, value = ("−", -count_bytes) if count_bytes < 0 else ("", count_bytes)
+    step = 0
+    while value >= 1023.5 and step < len(_UNITS) - 1:
+        value /= 1024
+        step += 1
+    if step == 0:
+        return f"{sign}{int(value)} {'byte' if value == 1 else 'bytes'}"
+    figures = f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
+    return f"{sign}{figures.removesuffix('.0')} {_UNITS[step]}"

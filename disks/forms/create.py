@@ -9,6 +9,7 @@ from django import forms
 
 from disks.engine.formats import FORMATS, by_name
 from disks.engine.images import Choices, Format
+from disks.engine.units import size_text
 from disks.forms.new_file import (
     RootChoice,
     checked_folder,
@@ -21,7 +22,6 @@ from disks.forms.new_file import (
 )
 from disks.forms.size import UNITS, in_bytes, size_field, unit_field
 from disks.models import Disk
-from disks.templatetags.console import size_text
 
 TYPES = [
     ("dynamic", "Dynamic: grows as it is filled"),

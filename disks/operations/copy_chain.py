@@ -17,6 +17,7 @@ from typing import Any
 from disks.engine.chain import Chain, open_chain
 from disks.engine.errors import ImageError
 from disks.engine.formats import by_name
+from disks.engine.units import size_text
 from disks.operations import (
     copying,
     file_copy,
@@ -204,7 +205,7 @@ def _copy(
         relocating.begin(roots, work)
         with contextlib.ExitStack() as stack:
             for draft, one in zip(drafts, base_first, strict=True):
-                progress.step("copy", f"Copying {one.file_size_bytes:,} bytes of {one.path}")
+                progress.step("copy", f"Copying {size_text(one.file_size_bytes)} of {one.path}")
                 stack.enter_context(draft)
                 link = links.get(one.target)
                 proofs[one.target] = file_copy.make(roots, one.path, draft, link, meter)

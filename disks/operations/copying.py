@@ -24,6 +24,7 @@ from disks.engine.findings import Level
 from disks.engine.formats import open_image
 from disks.engine.images import DiskType, NewImage, Target
 from disks.engine.raw import RAW
+from disks.engine.units import size_text
 from disks.operations import durable, space
 from disks.operations.journal import Sidecar
 from disks.operations.paths import Roots
@@ -195,7 +196,7 @@ def copy(
     short = space.shortage(predicted, draft.space(), draft.path)
     if short is not None:
         raise short
-    progress.step("copy", f"Copying {expected.held_bytes:,} bytes into {draft.name}")
+    progress.step("copy", f"Copying {size_text(expected.held_bytes)} into {draft.name}")
     started = time.monotonic()
     writer = target.writer(file, new, blocks=expected.blocks)
     streamed = stream(

@@ -9,7 +9,7 @@ import xxhash
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile, in_pages, page_buffer
 from disks.engine.images import Fill
-from disks.engine.units import MIB
+from disks.engine.units import MIB, size_text
 from disks.operations.progress import Progress
 
 _PIECE_BYTES = 2 * MIB
@@ -26,7 +26,7 @@ def reserve(file: ImageFile, start: int, end: int, progress: Progress) -> None:
     for at in range(start, end, step):
         done = min(end, at + step)
         file.allocate(done, from_bytes=at)
-        words = f"reserving {done - start:,} of {end - start:,} bytes"
+        words = f"reserving {size_text(done - start)} of {size_text(end - start)}"
         progress.report(done - start, end - start, words)
 
 

@@ -20,6 +20,7 @@ from disks.engine.errors import ImageError
 from disks.engine.formats import by_name, open_image
 from disks.engine.images import Image, NewParent
 from disks.engine.resolution import Status, resolve
+from disks.engine.units import size_text
 from disks.operations import (
     concerned,
     copying,
@@ -316,7 +317,7 @@ def _copy_over(
         arrivals=(Arrival(draft.temp_path, plan.output),),
         manifest=manifest,
     )
-    progress.step("copy", f"Copying {plan.bytes_to_copy:,} bytes to {plan.output}")
+    progress.step("copy", f"Copying {size_text(plan.bytes_to_copy)} to {plan.output}")
     with rolling_back(lambda: relocating.undo(roots, work), plan.path):
         relocating.begin(roots, work)
         with draft:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from disks.engine.errors import ImageError
+from disks.engine.units import size_text
 from disks.operations import copying, fingerprints, journal, merge, merge_again, space, steps
 from disks.operations.family import ChildrenOf
 from disks.operations.fingerprints import Fingerprint
@@ -481,7 +482,7 @@ def apply(
         if not row.get("was_done"):
             progress.log(
                 f"{label}merged {len(step.levels):,} disks into {shown(step.output)}, "
-                f"{row['bytes_written']:,} bytes in {row['seconds']:.1f} s"
+                f"{size_text(row['bytes_written'])} in {row['seconds']:.1f} s"
             )
         rows.append(row)
         if done is not None:

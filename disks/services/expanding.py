@@ -6,6 +6,7 @@ from contextlib import closing
 from typing import Any
 
 from disks.engine.formats import open_image
+from disks.engine.units import size_text
 from disks.models import Disk, Job
 from disks.operations import expand, fingerprints, recover
 from disks.operations.expand import ExpandPlan
@@ -142,7 +143,7 @@ def finished_expand(job: Job, result: dict[str, Any]) -> None:
     parameters = restored(job.parameters)
     before, after = parameters["size_before_bytes"], parameters["size_bytes"]
     result["sentence"] = (
-        f"The disk has {after:,} bytes now. Its partitions are as they were: enlarge them in "
+        f"The disk has {size_text(after)} now. Its partitions are as they were: enlarge them in "
         "the machine."
     )
     for key in ("output", "copy_seconds", "fingerprint"):  # the job's own disk; nothing was copied

@@ -225,7 +225,7 @@ def foreseen(job: Job) -> str:
         return ""
     goes_on = held.can_be_paused(job)
     if end.asked:
-        return f"It is {'paused' if goes_on else 'cancelled'} at {moment(end.at)}, as asked."
+        return f"It will be {'paused' if goes_on else 'cancelled'} at {moment(end.at)}, as asked."
     if goes_on:
         return f"It pauses at {moment(end.at)} by itself, and goes on in the next hours."
     if held.can_be_held(job) and len(held.others(job)) < settings.JOBS_HELD_AT_MOST:

@@ -93,7 +93,8 @@ def run_restore(
     finally:
         scope.close()
     count = len(result["restored"])
-    return result | {"sentence": f"{count:,} files are back at their places."}
+    one, more = "1 file is back at its place.", f"{count:,} files are back at their places."
+    return result | {"sentence": one if count == 1 else more}
 
 
 def finished_restore(job: Job, result: dict[str, Any]) -> None:

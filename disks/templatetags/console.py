@@ -20,29 +20,13 @@ from django.utils import timezone
 from django.utils.html import escape, format_html
 from django.utils.safestring import SafeString, mark_safe
 
+from disks.engine.units import size_text
 from disks.services import leases
 from disks.templatetags import field_words as fields
 
 register = template.Library()
 
 # --- numbers -----------------------------------------------------------------------------
-
-_UNITS = ("bytes", "KB", "MB", "GB", "TB", "PB", "EB")
-
-
-def size_text(count_bytes: int | float | None) -> str:
-    """ "1.9 GB": steps of 1024 as Windows counts, two or three figures that matter."""
-    if count_bytes is None:
-        return "unknown"
-    sign, value = ("−", -count_bytes) if count_bytes < 0 else ("", count_bytes)
-    step = 0
-    while value >= 1023.5 and step < len(_UNITS) - 1:
-        value /= 1024
-        step += 1
-    if step == 0:
-        return f"{sign}{int(value)} {'byte' if value == 1 else 'bytes'}"
-    figures = f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
-    return f"{sign}{figures.removesuffix('.0')} {_UNITS[step]}"
 
 
 @register.filter(name="bytes")

@@ -1,4 +1,4 @@
-"""Compact: what can be given back, why the rest stays in, then the job."""
+"""Compact: what can be given back, why the rest stays, then the job."""
 
 from __future__ import annotations
 

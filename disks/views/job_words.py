@@ -152,9 +152,10 @@ def meanwhile(job: Job) -> str:
     """What may be done with the disks while it runs."""
     if not job.is_active:
         return ""
+    words = _MEANWHILE.get(job.kind, "")
     if works_in_place(job.parameters) and job.kind in _IN_PLACE_MEANWHILE:
-        return _IN_PLACE_MEANWHILE[job.kind].format(**_merged_names(job))
-    return _MEANWHILE.get(job.kind, "")
+        words = _IN_PLACE_MEANWHILE[job.kind].format(**_merged_names(job))
+    return words if job.was_begun or not words else f"Once it runs: {words[0].lower()}{words[1:]}"
 
 
 def if_cancelled(job: Job) -> str:
@@ -190,7 +191,7 @@ def what_now(job: Job) -> str:
 
 # key of a result, the words for it, and what kind of value it is
 _RESULT: tuple[tuple[str, str, str], ...] = (
-    ("output", "Result", "path"),
+    ("output", "File", "path"),
     ("path", "Disk", "path"),
     ("virtual_size_before_bytes", "Virtual size before", "bytes"),
     ("virtual_size_bytes", "Virtual size", "bytes"),
@@ -220,9 +221,6 @@ _RESULT: tuple[tuple[str, str, str], ...] = (
     ("undone", "Taken back", "number"),
     ("done", "Done", "number"),
     ("failed", "Failed", "number"),
-    ("seconds", "Took", "seconds"),
-    ("copy_seconds", "of that, copying", "seconds"),
-    ("proof_seconds", "of that, the proof", "seconds"),
 )
 
 # lists of a result: key, words, kind
@@ -245,17 +243,25 @@ def result_rows(result: Any) -> list[tuple[str, str]]:
     for key, words, kind in _RESULT:
         if rows and key == "failed":
             continue
-        if key == "copy_seconds" and not result.get("proof_seconds"):
-            continue  # it is all of the time
         value = result.get(key)
         if value is None or isinstance(value, dict | list | bool):
-            continue
-        if value == 0 and kind == "seconds":
             continue
         rows.append((words, _drawn(value, kind)))
     if result.get("in_place") and result.get("bytes_written"):
         rows.append(("Content proof", _proven("each batch read back, and the same")))
     return rows
+
+
+def time_shares(job: Job) -> str:
+    """What a finished job's time went to, copying and the proof; empty where that is not known.
+
+    Of a job with several parts it is known of the last one alone.
+    """
+    result = job.result if isinstance(job.result, dict) and job.token <= 1 else {}
+    copying, proof = result.get("copy_seconds"), result.get("proof_seconds")
+    if not copying or not proof or min(copying, proof) < 1:
+        return ""  # the one was all of the time
+    return f"{duration_text(copying)} copying, {duration_text(proof)} the proof"
 
 
 def _links_in_sum(result: dict[str, Any]) -> list[tuple[str, str]]:
@@ -292,8 +298,6 @@ def _proven(words: str) -> str:
 def _drawn(value: Any, kind: str) -> str:
     if kind == "bytes" and isinstance(value, int):
         return bytes_(value)
-    if kind == "seconds" and isinstance(value, int | float):
-        return duration_text(value)
     if kind == "number" and isinstance(value, int):
         return f"{value:,}"
     if kind == "code":

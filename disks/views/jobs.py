@@ -221,6 +221,7 @@ def _show(
             "if_cancelled": job_words.if_cancelled(job),
             "stop_word": job_words.stop_word(job),
             "what_now": job_words.what_now(job),
+            "time_shares": job_words.time_shares(job),
             "result_rows": job_words.result_rows(job.result) + _readable_again(job, outcomes),
             "result_lists": lists,
             "outcomes": outcomes,

@@ -9,11 +9,11 @@ from django.urls import reverse
 from django.utils.http import urlencode
 from django.views.decorators.http import require_GET
 
+from disks.engine.units import size_text
 from disks.models import StorageRoot
 from disks.services import causes, piles
 from disks.services import overview as service
 from disks.services.overview import BrokenGroup, Totals
-from disks.templatetags.console import size_text
 from disks.views import pile
 from disks.views.rendering import render_page, wants_fragment
 

@@ -21,7 +21,7 @@ from disks.engine.files import ImageFile
 from disks.engine.formats import open_image
 from disks.engine.holding import HoldPlan, Limits, Wanted
 from disks.engine.images import Image, Write
-from disks.engine.units import MIB, SECTOR_BYTES, sectors
+from disks.engine.units import MIB, SECTOR_BYTES, sectors, size_text
 from disks.operations import unforeseen
 from disks.operations.merge_in_place import old_pages
 from disks.operations.merge_in_place.moving import move, prove
@@ -56,7 +56,7 @@ def run(roots: Roots, work: Work, progress: Progress, total_bytes: int | None) -
         file.pass_memory_by()
         total = levels.held_bytes(0) if total_bytes is None else total_bytes
         ahead = levels.held_bytes(work.position) if work.position else total
-        progress.step("merge", f"Moving {ahead:,} bytes into {os.path.basename(work.base)}")
+        progress.step("merge", f"Moving {size_text(ahead)} into {os.path.basename(work.base)}")
         moving = _Moving(roots, work, levels, file, journal_file, progress, total - ahead, total)
         moving.carry_out()
         work = moving.work
@@ -223,7 +223,7 @@ class _Moving:
                 self.progress.report(self.done_bytes, self.total_bytes)
                 first = self._batch(first)
             except (Cancelled, Stopped) as asked:
-                done = f"after {self.done_bytes:,} of {self.total_bytes:,} bytes"
+                done = f"after {size_text(self.done_bytes)} of {size_text(self.total_bytes)}"
                 self._stop(f"was stopped {done if self.done_bytes else _AT_FIRST}.", asked)
             except Lost:
                 raise

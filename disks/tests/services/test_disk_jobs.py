@@ -25,6 +25,7 @@ from disks.services import (
     jobs,
     merging,
     overview,
+    relocating,
     roots,
     sidecars,
     stopping,
@@ -210,6 +211,25 @@ def test_merge_with_a_sibling_is_refused_also_when_it_came_after_the_scan(
     assert "late.vhd" in job.error["message"]
     scan(other)
     assert merging.plan(leaf, into_parent=True).refused.code == "E_SIBLINGS"
+
+
+def test_a_merge_warns_of_a_deleted_disk_that_builds_on_what_is_merged_into(tmp_path: Path) -> None:
+    """It could be restored until then, and read; afterwards its parent is another disk."""
+    root = declare(tmp_path / "vms", "C:\\VMs")
+    middle = child(tmp_path / "vms", "middle.vhd", base(tmp_path / "vms"))
+    for name in ("leaf.vhd", "other.vhd"):
+        child(tmp_path / "vms", name, middle)
+    scan(root)
+    other = disk("other.vhd")
+    deletion = done(
+        relocating.request(other, relocating.plan_delete(other), user=None, idempotency_key=key())
+    )
+    (warning,) = merging.plan(disk("leaf.vhd"), into_parent=True).warnings
+    assert warning.startswith("A disk in the trash builds on what is merged into")
+    assert other.path in warning
+    assert merging.plan(disk("middle.vhd"), into_parent=True).warnings == []
+    TrashedJob.objects.filter(job=deletion).update(state=TrashedJob.State.EMPTIED)
+    assert merging.plan(disk("leaf.vhd"), into_parent=True).warnings == []
 
 
 def test_a_merge_stops_at_what_became_unreadable_and_its_form_asks_about_it_then(

@@ -42,7 +42,7 @@ def requested(found: Disk, size: int = LARGE, **more: Any) -> Job:
 def test_the_job_makes_the_disk_larger_and_the_catalog_right_and_is_audited(leaf: Disk) -> None:
     job = jobs.run_now(requested(leaf))
     assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
-    assert f"{LARGE:,} bytes now" in job.sentence
+    assert "The disk has 1 GB now." in job.sentence
     found = disk("leaf.vhd")
     assert (found.virtual_size_bytes, found.identity) == (LARGE, leaf.identity)
     assert found.health in (Disk.Health.HEALTHY, Disk.Health.NOTICE)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.test import Client
 
 from disks.engine import faults
 from disks.models import AuditEntry, Disk, DiskLock, Job, StorageRoot, TrashedJob
@@ -24,6 +25,7 @@ from disks.services import compacting, jobs, leases, merging, orphans, reconcili
 from disks.services.errors import Refusal
 from disks.services.work import JobContext
 from disks.tests.builders import FAMILIES, VHD, Family
+from disks.tests.factories import make_user
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import in_fork, with_fault
 from disks.tests.services.catalog import declare, key, scan
@@ -151,7 +153,8 @@ def test_with_the_leafs_name_the_parents_row_goes_and_the_leafs_is_the_merged_di
 
 def test_stopped_it_is_paused_reads_as_before_and_goes_on(scene: Scene, paused: Job) -> None:
     assert worlds.content_of(scene.path("leaf")) == scene.leaf_sha256
-    assert re.fullmatch(r"The merge was stopped after [\d,]+ of [\d,]+ bytes\.", paused.sentence)
+    size = r"[\d.]+ (bytes|[KM]B)"
+    assert re.fullmatch(rf"The merge was stopped after {size} of {size}\.", paused.sentence)
     leaf, base = (os.path.basename(scene.path(stem)) for stem in ("leaf", "middle"))
     assert job_words.what_now(paused).startswith(f"{leaf} and {base} belong together until")
     assert DiskLock.objects.filter(job=paused).exists()
@@ -195,6 +198,28 @@ def test_paused_before_anything_moved_it_goes_on(
     job = resumed(job)
     assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
     scene.assert_merged()
+
+
+def test_plans_on_its_disks_send_to_the_paused_job_and_to_no_command(
+    scene: Scene, paused: Job, client: Client
+) -> None:
+    client.force_login(make_user(is_superuser=True))
+    for verb in ("compact", "convert", "merge"):
+        page = client.get(f"/disks/{scene.row('leaf').pk}/{verb}").content.decode()
+        assert page.count('id="error-panel"') == 1
+        assert f'<a href="/jobs/{paused.pk}">Job {paused.pk}</a>' in page
+        assert "disk recover" not in page
+
+
+def test_of_a_merge_in_one_go_the_time_is_told_apart_and_of_parts_it_is_not(
+    scene: Scene, paused: Job
+) -> None:
+    times = {"copy_seconds": 21.0, "proof_seconds": 20.0}
+    whole = Job(token=1, result=times)
+    assert job_words.time_shares(whole) == "21 s copying, 20 s the proof"
+    parts = resumed(paused)
+    parts.result |= times  # of the last part alone
+    assert job_words.time_shares(parts) == ""
 
 
 def test_what_recovery_finished_meanwhile_is_a_success(scene: Scene, paused: Job) -> None:

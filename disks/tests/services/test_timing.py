@@ -767,7 +767,7 @@ def test_what_a_running_job_has_ahead_is_foreseen(wall: Wall, settings: Any) -> 
     assert timing.foreseen(copy).startswith("It waits from 06:00 on 5 May (UTC) by itself")
     assert timing.foreseen(in_place).startswith("It pauses at 06:00 on 5 May (UTC) by itself")
     Job.objects.filter(pk=copy.pk).update(stop_by=datetime(2026, 5, 5, 1, tzinfo=UTC))
-    assert timing.foreseen(fresh(copy)) == "It is cancelled at 01:00 on 5 May (UTC), as asked."
+    assert timing.foreseen(fresh(copy)) == "It will be cancelled at 01:00 on 5 May (UTC), as asked."
 
 
 def fresh(job: Job) -> Job:

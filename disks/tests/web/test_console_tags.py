@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.template import Context, Template
 
+from disks.engine.units import size_text
 from disks.models import Disk, Job, ParentLink, StorageRoot
 from disks.templatetags import console
 
@@ -28,7 +29,7 @@ from disks.templatetags import console
     ],
 )
 def test_sizes_for_people(count, words):
-    assert console.size_text(count) == words
+    assert size_text(count) == words
 
 
 def test_size_has_the_exact_bytes_on_hover():

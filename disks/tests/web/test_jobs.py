@@ -137,9 +137,17 @@ def test_last_answer_of_the_progress_has_no_trigger(viewer):
 
 def test_waiting_job_says_for_whom(viewer):
     first = make_job(summary="Merge a.vhd", status=Job.Status.RUNNING)
-    job = make_job(waits_for=first)
-    page = text(viewer.get(reverse("job", args=[job.pk])))
-    assert f'Waits for <a href="/jobs/{first.pk}">job {first.pk}</a>' in page
+    job = make_job(waits_for=first, sentence=f"Waits for job {first.pk} (Merge a.vhd).")
+    address = reverse("job", args=[job.pk])
+    for status, why in (
+        (Job.Status.RUNNING, "which works on the same disks."),
+        (Job.Status.PAUSED, "which is paused"),
+        (Job.Status.NEEDS_ATTENTION, "which needs attention"),
+    ):
+        Job.objects.filter(pk=first.pk).update(status=status)
+        page = text(viewer.get(address))
+        assert f'Waits for <a href="/jobs/{first.pk}">job {first.pk}</a>' in page
+        assert (page.count("Waits for"), why in page) == (1, True)
 
 
 def test_viewer_sees_no_buttons_that_change_something(viewer, operator):
@@ -415,6 +423,13 @@ def test_a_merge_in_place_says_what_is_safe_meanwhile(operator, status, told):
         started_at=timezone.now(),
     )
     assert told in text(operator.get(reverse("job", args=[job.pk])))
+
+
+def test_what_is_safe_while_it_runs_is_not_said_as_if_it_ran_already(operator):
+    levels = ["/srv/leaf.vhd", "/srv/base.vhd"]
+    job = make_job(Job.Kind.MERGE, parameters={"in_place": True, "levels": levels})
+    told = text(operator.get(reverse("job", args=[job.pk])))
+    assert "Once it runs: data moves into base.vhd where it lies." in told
 
 
 def test_a_merge_in_place_is_stopped_and_one_by_copy_cancelled(operator):

@@ -337,7 +337,7 @@ def test_compact_tells_gain_and_why_the_rest_stays(operator: Client, storage: Pa
     disk = Disk.objects.get()
     page = operator.get(f"/disks/{disk.pk}/compact").content.decode()
     assert "can be won back" in page
-    assert "Why the rest stays in" in page
+    assert "Why the rest stays" in page
     assert "Of zeros" in page
     assert "Room needed meanwhile</dt><dd>none" in page
     response = operator.post(f"/disks/{disk.pk}/compact", hidden(page))

@@ -63,7 +63,7 @@ def test_every_form_of_long_work_has_the_fold_and_says_what_the_root_allows(
     disk = leaf if verb != "expand" else Disk.objects.get(name="alone.vhd")
     page = operator.get(f"/disks/{disk.pk}/{verb}{query}").content.decode()
     assert page.count("When and how fast") == 1
-    assert re.search(r"\( ?vms ?: at most 30 MB ?/s\)", words(page))
+    assert re.search(r"how fast ?\( ?vms ?: at most 30 MB ?/s\)", words(page))
     assert "When and how fast" not in viewer.get(f"/disks/{disk.pk}/{verb}{query}").content.decode()
 
 
@@ -229,6 +229,7 @@ def test_hours_of_a_root_are_set_shown_and_offered_to_be_passed_over(
     assert "22:00–06:00" in administrator.get(f"/roots/{root.pk}").content.decode()
     assert AuditEntry.objects.get(action="root-change").after["hours"] == "22:00-06:00"
     page = words(operator.get(f"/disks/{leaf.pk}/merge").content.decode())
+    assert re.search(r"When and how fast ?\( ?vms ?: 22:00–06:00\)", page)
     assert "As soon as a worker is free, from 22:00 to 06:00" in page
     assert re.search(r"Run outside the hours of ?vms ?\(22:00–06:00\), too", page)
     assert job_of(sent(operator, leaf, "merge", outside_hours="on")).outside_hours

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
+from disks.engine.units import size_text as size_in_words
 from disks.templatetags.console import plain_text as visible
-from disks.templatetags.console import size_text as size_in_words
 
 __all__ = ["fitted", "size_in_words", "visible", "width_px"]
 
