@@ -34,7 +34,6 @@ from disks.services.walking import Folder, Walk, open_file
 from disks.services.work import JobContext
 
 _UNREAD_KEPT = 1_000
-_REPORT_EVERY = 100  # files; asked to stop, a scan stops there
 
 # ------------------------------------------------------------------------------ as a job
 
@@ -186,8 +185,7 @@ class Scan:
                 found = self._read(root, folder, name, telling)
                 if found is not None:
                     self._sort(Found(root, relative, found), known, others)
-                if self.outcome.files % _REPORT_EVERY == 0:
-                    self._report(root, folder)
+                self._report(root, folder)  # reading one takes a while on slow storage
             self._report(root, folder)
         others.write(lambda relative: _below_any(relative, walk.unread))
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from disks.engine.units import round_up
+from disks.operations.pages import PAGE_BYTES
 from disks.tests.builders import Built, build_dynamic, build_fixed
 from disks.tests.commandline.running import Disk
 
@@ -57,7 +59,7 @@ def test_a_missing_footer_is_written_behind_the_file(disk: Disk, tmp_path: Path)
     outcome = disk("repair", built.path)
     assert outcome.code == 0
     assert "the headers were repaired" in outcome.out
-    assert built.path.stat().st_size == -(-size // 4096) * 4096 + 512  # on a page of its own
+    assert built.path.stat().st_size == round_up(size, PAGE_BYTES) + 512
     assert disk("check", built.path).code == 0
 
 

@@ -555,6 +555,25 @@ def test_a_cancelled_scan_keeps_what_it_saw(tmp_path: Path) -> None:
     assert root.last_scan_at is None
 
 
+def test_a_scan_asks_after_each_file_that_it_reads_whether_it_shall_stop(tmp_path: Path) -> None:
+    folder = tmp_path / "vms"
+    root = declare(folder)
+    for name in ("a.vhd", "b.vhd", "c.vhd"):
+        base(folder, name)
+    told: list[int] = []
+
+    class Stopping(Progress):
+        def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
+            told.append(done_bytes)
+            if done_bytes == 2:
+                raise Cancelled
+
+    with pytest.raises(Cancelled):
+        scanning.scan(root, Stopping())
+    assert told == [1, 2]
+    assert not Disk.objects.filter(name="c.vhd").exists()
+
+
 def test_an_unreadable_folder_makes_nothing_missing(tmp_path: Path, monkeypatch: Any) -> None:
     folder = tmp_path / "vms"
     root = declare(folder)
