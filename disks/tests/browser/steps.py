@@ -56,7 +56,9 @@ def open_disk(page: Page, path: str) -> None:
     box = page.get_by_role("searchbox").first
     box.fill(path.rsplit("/", 1)[-1])
     box.press("Enter")
-    page.locator("tbody tr", has_text=path).get_by_role("link").first.click()
+    row = page.locator("tbody tr", has_text=path)
+    # Other tests' disks are listed as well, whose names may end like this one's.
+    row.get_by_role("link", name=path.rsplit("/", 1)[-1], exact=True).first.click()
     expect(page.get_by_role("heading", level=1)).to_contain_text(path.rsplit("/", 1)[-1])
 
 
