@@ -60,7 +60,9 @@ def plan_logged(
     )
     log_write = Write(image.headers.header.log_offset, entry)
     in_place = tuple(Write(offset, data) for offset, data in pages)
-    beside = tuple(Write(offset, data) for offset, data in content)
-    steps = (opened, (*before, log_write), live, in_place, beside, done, again)
+    steps = [opened, (*before, log_write), live, in_place]
+    if content:
+        steps.append(tuple(Write(offset, data) for offset, data in content))
+    steps += [done, again]
     identity = None if data_write_guid is None else guid_text(data_write_guid)
-    return HeaderRewrite(steps, size, tuple(changes), logged_step=3, identity_after=identity)
+    return HeaderRewrite(tuple(steps), size, tuple(changes), logged_step=3, identity_after=identity)
