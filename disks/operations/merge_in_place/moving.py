@@ -19,8 +19,8 @@ from disks.engine.units import KIB, MIB, SECTOR_BYTES
 from disks.operations.streaming import Run
 from disks.operations.windows import shown
 
-PIECE_BYTES = 2 * MIB
-"""Most that is copied, or read back, in one go."""
+PIECE_BYTES = 512 * KIB
+"""Most that is copied, or read back, in one go: it stays in the processor's cache."""
 
 REPORT_BYTES = 4 * MIB
 """What is copied, or read back, between two reports."""
