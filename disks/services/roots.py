@@ -25,6 +25,7 @@ from disks.services.errors import Refusal
 
 # Folders of the system itself: declaring one is a mistake, never a wish.
 _NEVER = ("/", "/proc", "/sys", "/dev", "/run", "/boot", "/etc", "/usr", "/bin", "/sbin", "/lib")
+_NEVER_BELOW = ("/proc/", "/sys/", "/dev/")
 
 
 # ------------------------------------------------------------------- handed to operations
@@ -317,7 +318,7 @@ def _checked_path(path: str, declared_by: str) -> str:
     normal = "/" + os.path.normpath(path).lstrip("/")
     if declared_by == StorageRoot.DeclaredBy.BROWSER:
         return _below_allowed(normal)
-    if normal in _NEVER or normal.startswith(("/proc/", "/sys/", "/dev/")):
+    if normal in _NEVER or normal.startswith(_NEVER_BELOW):
         raise Refusal("E_ROOT_PATH", f"{normal} belongs to the system; it cannot hold disks.")
     real = os.path.realpath(normal)
     if not os.path.isdir(real):
