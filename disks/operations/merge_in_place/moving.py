@@ -25,7 +25,7 @@ PIECE_BYTES = 512 * KIB
 REPORT_BYTES = 4 * MIB
 """What is copied, or read back, between two reports."""
 
-_NEAR_BYTES = 256 * KIB  # small places nearer to each other are one range to the storage
+_NEAR_BYTES = 256 * KIB  # places nearer to each other are one range to the storage
 
 Told = Callable[[int], None]
 """Told of bytes that were copied, or read back, since the last call; it may raise."""
@@ -64,11 +64,11 @@ def prove(file: ImageFile, places: Sequence[Place], digest: str, told: Told) -> 
 
     E_VERIFY if something else is read than was written, E_IO if it cannot be read.
     """
-    small = [place for place in places if place.count_sectors * SECTOR_BYTES < LARGE_BYTES]
-    for start, end in _ranges(small):
+    for start, end in _ranges(places):  # of large ones, too: their last piece may be a small one
         file.forget(start, end - start)
-    for place in small:
-        file.hint(place.file_offset, place.count_sectors * SECTOR_BYTES, os.POSIX_FADV_WILLNEED)
+    for place in places:
+        if (length := place.count_sectors * SECTOR_BYTES) < LARGE_BYTES:
+            file.hint(place.file_offset, length, os.POSIX_FADV_WILLNEED)
     buffer = page_buffer(PIECE_BYTES)
     again = xxhash.xxh3_128()
     meter = _Meter(told)
