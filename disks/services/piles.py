@@ -17,6 +17,7 @@ from django.db.models import Q, QuerySet
 from django.db.utils import DatabaseError
 
 from disks.engine.errors import ImageError
+from disks.engine.units import size_text
 from disks.models import Disk, Job, ParentLink, StorageRoot
 from disks.models.fields import to_column
 from disks.operations import concerned, fingerprints, merge, pile, pile_script
@@ -422,11 +423,11 @@ def run_pile(parameters: dict[str, Any], progress: Progress, context: JobContext
 
 def _told(row: dict[str, Any]) -> dict[str, Any]:
     """What was done with one pile, for the job's page."""
-    before, after = row["file_size_before_bytes"], row["file_size_after_bytes"]
+    before, after = map(size_text, (row["file_size_before_bytes"], row["file_size_after_bytes"]))
     return {
         "path": row["output"],
         "ok": True,
-        "sentence": f"{len(row['levels']):,} disks became this one: {before:,} → {after:,} bytes.",
+        "sentence": f"{len(row['levels']):,} disks became this one: {before} → {after}.",
     }
 
 

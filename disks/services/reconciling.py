@@ -23,7 +23,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from disks.engine.errors import ImageError
-from disks.models import DiskLock, Job, JobLogLine
+from disks.models import DiskLock, Job
 from disks.services import jobs, leases, orphans, processes, stopping, timing
 from disks.services.errors import Refusal
 from disks.services.leases import Lease, LeaseLost
@@ -105,7 +105,7 @@ def _lost(still: Any, job: Job, sentence: str) -> bool:
     if not still.update(status=Job.Status.LOST, sentence=sentence, lease_until=None, worker={}):
         return False
     logger.warning("job %s is lost: %s", job.pk, sentence)
-    jobs.audit_state(job, job.status, Job.Status.LOST, sentence, user=None)
+    jobs.note_state(job, job.status, Job.Status.LOST, sentence, user=None)
     return True
 
 
@@ -153,7 +153,7 @@ def recover_job(job_id: int) -> None:
             token=token, lease_until=leases.from_now(settings.JOB_LEASE_SECONDS)
         )
         if not waited:  # of many tries that only wait, the first is told
-            jobs.audit_state(
+            jobs.note_state(
                 job, Job.Status.LOST, Job.Status.RECOVERING, "recovery began.", user=None
             )
         job.refresh_from_db()
@@ -168,7 +168,7 @@ def _needs_attention(job: Job, seen: Any) -> None:
     )
     if seen.update(status=Job.Status.NEEDS_ATTENTION, sentence=sentence, finished_at=Now()):
         logger.error("job %s needs attention", job.pk)
-        jobs.audit_state(job, Job.Status.LOST, Job.Status.NEEDS_ATTENTION, sentence, user=None)
+        jobs.note_state(job, Job.Status.LOST, Job.Status.NEEDS_ATTENTION, sentence, user=None)
 
 
 def _recover(job: Job, token: int, lease: Lease) -> None:
@@ -205,16 +205,12 @@ def _wait(job: Job, token: int, error: ImageError) -> None:
             worker={},
         )
         if changed and job.sentence != sentence:
-            jobs.audit_state(job, Job.Status.RECOVERING, Job.Status.LOST, sentence, user=None)
+            jobs.note_state(job, Job.Status.RECOVERING, Job.Status.LOST, sentence, user=None)
 
 
 def _failed_try(job: Job, token: int, why: str) -> None:
-    JobLogLine.objects.create(
-        job=job,
-        at=timezone.now(),
-        text=readable(f"Recovery, try {job.recoveries} of {settings.JOB_RECOVERIES}: {why}"),
-    )
-    jobs.lose(job, token, Job.Status.RECOVERING, f"Recovery failed and is tried again. {why}")
+    told = f"Recovery, try {job.recoveries} of {settings.JOB_RECOVERIES}, failed: {why}"
+    jobs.lose(job, token, Job.Status.RECOVERING, told)
 
 
 def _conclude(job: Job, token: int, recovery: Recovery) -> None:
@@ -280,7 +276,7 @@ def _requeue(job: Job, token: int, *, stopped: bool) -> None:
             result={},
         )
         if changed:
-            jobs.audit_state(job, Job.Status.RECOVERING, Job.Status.QUEUED, sentence, user=None)
+            jobs.note_state(job, Job.Status.RECOVERING, Job.Status.QUEUED, sentence, user=None)
             if not stopped:
                 jobs.release(job)
             jobs.hand_over(job.pk)
