@@ -229,18 +229,20 @@ def _conclude(job: Job, token: int, recovery: Recovery) -> None:
         )
         return
     job.refresh_from_db(fields=["cancel_requested_at", "pause_requested_at", "error", "attempts"])
-    stopped = recovery.action == "stopped"
-    if stopped and _must_wait(job):
+    stopped = recovery.action in ("stopped", "ending")
+    if stopped and _must_wait(job, ending=recovery.action == "ending"):
         told = str(job.error["message"]) if job.error else recovery.sentence
         jobs.put_off(job, token, Job.Status.RECOVERING, told, cancellable=False)
+    elif stopped:
+        _requeue(job, token, stopped=True)
     elif job.error is not None:
         _end(job, token, Job.Status.FAILED, str(job.error.get("message", "")), job.error)
     elif job.cancel_requested_at is not None:
         _end(job, token, Job.Status.CANCELLED, work.after_cancel(restored(job.parameters)), None)
     elif job.pause_requested_at is not None and goes_on:
-        jobs.put_off(job, token, Job.Status.RECOVERING, jobs.PAUSED, cancellable=not stopped)
+        jobs.put_off(job, token, Job.Status.RECOVERING, jobs.PAUSED)
     elif goes_on and job.attempts < settings.JOB_ATTEMPTS:
-        _requeue(job, token, stopped=stopped)
+        _requeue(job, token, stopped=False)
     else:
         sentence = recovery.sentence or work.lost
         if goes_on:
@@ -253,13 +255,13 @@ def _end(job: Job, token: int, status: str, sentence: str, error: dict[str, Any]
     jobs.end(job, token, Job.Status.RECOVERING, status, sentence, error=error)
 
 
-def _must_wait(job: Job) -> bool:
-    """Of work that has moved data: it had an error, was asked to stop, or loses every worker."""
-    return (
-        job.error is not None
-        or job.cancel_requested_at is not None
-        or job.attempts >= settings.JOB_ATTEMPTS
-    )
+def _must_wait(job: Job, *, ending: bool) -> bool:
+    """Of work that has moved data: it had an error, loses every worker, or was asked to stop.
+
+    ending: too late for that.
+    """
+    asked = job.cancel_requested_at is not None or job.pause_requested_at is not None
+    return job.error is not None or job.attempts >= settings.JOB_ATTEMPTS or (asked and not ending)
 
 
 def _requeue(job: Job, token: int, *, stopped: bool) -> None:

@@ -66,7 +66,8 @@ def recover_by_sidecars(job: Job, context: JobContext) -> Recovery:
         with locks.hold(roots, changed, job=context.name, token=context.token):
             _sweep(roots, changed, context)
             if to_go_on is not None:  # the job does that: it may take hours
-                return Recovery("stopped", "The merge was interrupted; what has moved stays so.")
+                action = "ending" if merge_in_place.cannot_wait(roots, to_go_on) else "stopped"
+                return Recovery(action, "The merge was interrupted; what has moved stays so.")
             return recovery or _by_traces(job, roots)
 
 

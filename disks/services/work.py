@@ -107,6 +107,9 @@ class Recovery:
 
     `stopped`: every file is consistent, but the work has only its first part behind it, cannot
     be taken back, and has to go on. Its job keeps its locks until it does.
+
+    `ending`: the same, and a disk cannot be read before it is done, a moment's work: so that goes
+    on even if somebody has asked to stop.
     """
 
     action: str

@@ -287,17 +287,22 @@ def test_without_room_it_is_paused_with_the_reason_and_goes_on_later(scene: Scen
     scene.assert_merged()
 
 
-def killed(job: Job, fault: str) -> None:
-    """A worker that died in the middle of the job's work; it is recovered afterwards."""
+def killed(job: Job, fault: str, before: Callable[[], object] = lambda: None) -> None:
+    """A worker that died in the middle of the job's work; it is recovered afterwards.
+
+    before: what happened until then
+    """
     claimed = jobs.claim(job.pk)
     assert claimed is not None
     context = JobContext(claimed.job, claimed.token)
-    planned = merging.plan(job.disk, into_parent=True)
+    keep_name = job.parameters["keep_name"]
+    planned = merging.plan(job.disk, into_parent=True, keep_name=keep_name)
     with_roots = context.roots()
 
     def work() -> None:
         merge.apply(planned, with_roots, job=context.name, token=context.token)
 
+    before()
     assert in_fork(with_fault(fault, work)) == -signal.SIGKILL
     Job.objects.filter(pk=job.pk).update(lease_until=leases.from_now(-1), worker={})
     reconciling.mark_lost()
@@ -357,7 +362,7 @@ def test_what_somebody_stopped_on_the_command_line_does_not_go_on_by_itself(
     record = merge_in_place.pending(worlds.roots_of(scene.folder), scene.path("middle"))
     assert record is not None
     journal.write(
-        worlds.roots_of(scene.folder), replace(record, record=record.record | {"file": None})
+        worlds.roots_of(scene.folder), replace(record, record=record.record | {"stopped": False})
     )
     assert [row["action"] for row in orphans.recover_orphans()] == ["handed-over"]
 
@@ -488,18 +493,73 @@ def test_a_folder_that_cannot_be_looked_at_keeps_no_other_from_being_looked_afte
     assert [row["action"] for row in orphans.recover_orphans()] == ["undone"]
 
 
-def test_asked_to_stop_before_its_worker_died_it_is_paused(scene: Scene) -> None:
+@pytest.mark.parametrize("wish", [stopping.cancel, stopping.pause], ids=["stop", "pause"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "merge.journal.write:2:kill",
+        "merge.data.write:2:kill",
+        "merge.table.write:1:kill",
+        "face.sidecar.write:1:kill",
+    ],
+)
+def test_asked_to_stop_before_its_worker_died_it_is_paused(
+    scene: Scene, fault: str, wish: Callable[..., Job]
+) -> None:
     job = scene.ask()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reconciling, "mark_lost", lambda: stopping.cancel(job, None))
-        patch.setattr(reconciling, "recover_lost", lambda: None)
-        killed(job, "merge.data.write:2:kill")
-    reconciling.mark_lost()
-    reconciling.recover_lost()
-    job.refresh_from_db()
-    assert job.status == Job.Status.PAUSED
+    killed(job, fault, before=lambda: wish(job, None))
+    assert (job.status, job.cancellable) == (Job.Status.PAUSED, False)
     assert job.sentence == "The merge was interrupted; what has moved stays so."
     assert "a machine may use" in job_words.what_now(job)
+    for _ in range(2):  # nothing wakes it
+        reconciling.mark_lost()
+        reconciling.recover_lost()
+        assert orphans.recover_orphans() == []
+    assert Job.objects.get().status == Job.Status.PAUSED
+    assert resumed(job).status == Job.Status.SUCCEEDED
+    scene.assert_merged()
+
+
+@pytest.mark.parametrize("wish", [stopping.cancel, stopping.pause], ids=["stop", "pause"])
+@pytest.mark.parametrize(
+    ("keep_name", "fault"),
+    [
+        ("parent", "face.header.write:1:kill"),
+        ("parent", "face.header.fsync:2:kill"),
+        ("child", "merge.end.rename:1:kill"),
+        ("parent", "merge.end.rename:2:kill"),
+    ],
+)
+def test_when_names_are_changing_it_is_too_late_to_stop(
+    scene: Scene, keep_name: str, fault: str, wish: Callable[..., Job]
+) -> None:
+    """As for the worker that lives: between them the leaf cannot be read."""
+    job = scene.ask(keep_name=keep_name)
+    killed(job, fault, before=lambda: wish(job, None))
+    assert job.status == Job.Status.QUEUED
+    job = jobs.run_now(job)
+    assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
+    assert worlds.content_of(job.result["output"]) == scene.leaf_sha256
+
+
+@pytest.mark.parametrize("wish", [stopping.cancel, stopping.pause], ids=["stop", "pause"])
+def test_asked_to_stop_while_it_is_resumed_it_is_paused_again(
+    scene: Scene, paused: Job, wish: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = batches.prepare
+
+    def asked_meanwhile(*args: Any) -> Any:
+        wish(Job.objects.get(pk=paused.pk), None)
+        return prepare(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batches, "prepare", asked_meanwhile)
+        job = resumed(paused)
+    assert (job.status, job.cancellable) == (Job.Status.PAUSED, False)
+    assert orphans.recover_orphans() == []
+    record = merge_in_place.pending(worlds.roots_of(scene.folder), scene.path("middle"))
+    assert record is not None
+    assert merge_in_place.was_stopped(record)  # for another console, too
     assert resumed(job).status == Job.Status.SUCCEEDED
     scene.assert_merged()
 
