@@ -22,9 +22,9 @@ from disks.operations.merge_in_place import Work
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 from disks.operations.windows import shown
-from disks.services import chains, declarations, inspection, jobs, roots, trash
+from disks.services import chains, declarations, inspection, jobs, roots, sidecars, trash
 from disks.services.stored_json import readable, restored
-from disks.services.work import BEGUN_AS, JobContext
+from disks.services.work import BEGUN_AS, JobContext, Recovery
 
 _STRANDED_NAMED = 5  # of the disks in the trash, in the warning of a plan
 
@@ -307,15 +307,32 @@ def _begun_before(
     """
     if not _in_place(parameters):
         return None
-    paths, output = parameters["levels"], parameters["output"]
+    base = parameters["levels"][-1]
     job, token = context.name, context.token
-    done = merge_again.go_on(paths[-1], scope, job=job, token=token, progress=progress)
-    if done is not None:
-        return done
+    done = merge_again.go_on(base, scope, job=job, token=token, progress=progress)
+    return done if done is not None else _finished_before(parameters, scope)
+
+
+def _finished_before(parameters: dict[str, Any], scope: Roots) -> dict[str, Any] | None:
+    paths, output = parameters["levels"], parameters["output"]
     gone = paths[0] if output == paths[-1] else paths[-1]
     shown = {path: Fingerprint.from_dict(seen) for path, seen in parameters["fingerprint"]}
     levels = [(path, shown[path].file) for path in paths]
     return merge_again.finished(output, gone, levels, scope, in_place=True)
+
+
+def recover_merge(job: Job, context: JobContext) -> Recovery:
+    """What the records say; in place, where there is none any more, what the merge put away says.
+
+    Its worker may have died when all was done.
+    """
+    recovery = sidecars.recover_by_sidecars(job, context)
+    parameters = restored(job.parameters)
+    if not _in_place(parameters) or recovery.action not in ("nothing", "finished"):
+        return recovery
+    with closing(context.roots()) as scope:
+        done = _finished_before(parameters, scope)
+    return Recovery("nothing") if done is None else Recovery("finished", result=_told(done))
 
 
 def _told(result: dict[str, Any]) -> dict[str, Any]:

@@ -217,8 +217,8 @@ def _conclude(job: Job, token: int, recovery: Recovery) -> None:
     """Recovery is through: into the state that tells the truth."""
     work = WORK[job.kind]
     goes_on = work.goes_on(restored(job.parameters))
-    # Of work that is gone on with, a finished part says nothing of the whole.
-    if recovery.action == "finished" and not goes_on:
+    # Of work that consists of parts, a finished one says nothing of the whole.
+    if recovery.action == "finished" and not work.requeue_when_lost:
         jobs.note_finished(job, recovery.result)
         jobs.succeed(
             job,

@@ -165,6 +165,7 @@ WORK: dict[str, Work] = {
     Job.Kind.MERGE: Work(
         "disks.services.merging.run_merge",
         "disks.services.merging.finished_merge",
+        "disks.services.merging.recover_merge",
         moves_data=True,
     ),
     Job.Kind.PILE: Work(

@@ -27,7 +27,7 @@ from disks.services.work import JobContext
 from disks.tests.builders import FAMILIES, VHD, Family
 from disks.tests.factories import make_user
 from disks.tests.operations import worlds
-from disks.tests.operations.crashing import in_fork, with_fault
+from disks.tests.operations.crashing import DIED, DONE, in_fork, with_fault
 from disks.tests.services.catalog import declare, key, scan
 from disks.views import job_words
 
@@ -287,10 +287,12 @@ def test_without_room_it_is_paused_with_the_reason_and_goes_on_later(scene: Scen
     scene.assert_merged()
 
 
-def killed(job: Job, fault: str, before: Callable[[], object] = lambda: None) -> None:
+def killed(
+    job: Job, fault: str, before: Callable[[], object] = lambda: None, code: int = DIED
+) -> None:
     """A worker that died in the middle of the job's work; it is recovered afterwards.
 
-    before: what happened until then
+    before: what happened until then; code: what the work itself came to
     """
     claimed = jobs.claim(job.pk)
     assert claimed is not None
@@ -303,7 +305,7 @@ def killed(job: Job, fault: str, before: Callable[[], object] = lambda: None) ->
         merge.apply(planned, with_roots, job=context.name, token=context.token)
 
     before()
-    assert in_fork(with_fault(fault, work)) == -signal.SIGKILL
+    assert in_fork(with_fault(fault, work)) == code
     Job.objects.filter(pk=job.pk).update(lease_until=leases.from_now(-1), worker={})
     reconciling.mark_lost()
     reconciling.recover_lost()
@@ -540,6 +542,15 @@ def test_when_names_are_changing_it_is_too_late_to_stop(
     job = jobs.run_now(job)
     assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
     assert worlds.content_of(job.result["output"]) == scene.leaf_sha256
+
+
+def test_asked_to_stop_when_all_was_done_it_is_no_cancelled_job(scene: Scene) -> None:
+    """Its worker died before it could say so: every file is as it shall be, not as it was."""
+    job = scene.ask()
+    killed(job, "kill.never:1:kill", before=lambda: stopping.cancel(job, None), code=DONE)
+    assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
+    assert job.sentence == "Merged: recovery had finished it meanwhile."
+    scene.assert_merged()
 
 
 @pytest.mark.parametrize("wish", [stopping.cancel, stopping.pause], ids=["stop", "pause"])
