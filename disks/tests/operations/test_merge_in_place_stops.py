@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,16 +132,23 @@ def interrupted_at(number: int) -> Iterator[list[int]]:
         faults.watch(None)
 
 
+def merged_or_stopped(scene: Scene, number: int) -> bool:
+    """Whether the merge has begun to move before it heard of the stop."""
+    try:
+        scene.merge(StopsAt(number))
+    except Cancelled:
+        return False
+    except Stopped:
+        return True
+    raise AssertionError("nobody stopped it")
+
+
 def begun(scene: Scene, how: str) -> None:
     """A merge that somebody goes on with: it died in a batch, or at its end, or was stopped."""
     if how == "stopped":
-        with pytest.raises(Stopped):
-            for number in range(1, 400):
-                progress = StopsAt(number)
-                try:
-                    scene.merge(progress)
-                except Cancelled:
-                    continue
+        number = 1
+        while not merged_or_stopped(scene, number):
+            number += 1
         return
     assert in_fork(with_fault(how, scene.merge)) == DIED
     record = scene.record()
@@ -205,13 +213,7 @@ def test_who_dies_while_it_notes_a_stop_leaves_what_can_be_gone_on_with(
     for fault in ("write", "fsync", "rename", "fsync-folder"):
         scene = scene_of()
 
-        def stopped(scene: Scene = scene) -> None:
-            for number in range(1, 400):
-                try:
-                    scene.merge(StopsAt(number))
-                except Cancelled:
-                    continue
-
+        stopped = partial(begun, scene, "stopped")
         assert in_fork(with_fault(f"merge.stop.{fault}:1:kill", stopped)) == DIED
         scene.assert_it_can_be_ended()
 
