@@ -405,7 +405,7 @@ def run_pile(parameters: dict[str, Any], progress: Progress, context: JobContext
     with (
         closing(context.roots()) as scope,
         declarations.unread_remembered(),
-        merging.lost_before_it_moved(context),
+        merging.lost_before_it_moved(context, [dict(step.levels) for step in steps]),
     ):
         rows = pile.apply(
             steps,

@@ -342,6 +342,62 @@ def test_what_had_only_begun_is_taken_back(scene: Scene) -> None:
     scene.assert_merged()
 
 
+def swapped(path: str) -> None:
+    shutil.copy2(path, f"{path}.aside")
+    os.rename(f"{path}.aside", path)
+
+
+@pytest.mark.parametrize("stem", ["leaf", "middle"])
+@pytest.mark.parametrize("change", [swapped, os.utime], ids=["swapped", "written"])
+def test_what_somebody_changed_is_not_said_to_be_the_lost_workers_doing(
+    scene: Scene, stem: str, change: Callable[[str], object]
+) -> None:
+    job = scene.ask()
+    killed(job, "merge.begin.rename:4:kill")
+    change(scene.path(stem))
+    job = jobs.run_now(job)
+    assert (job.status, job.error["code"]) == (Job.Status.FAILED, "E_CHANGED")
+    assert "Its worker" not in job.sentence
+    assert job.sentence.startswith(os.path.realpath(scene.folder))
+
+
+def test_a_file_swapped_before_recovery_came_is_not_the_lost_workers_doing(scene: Scene) -> None:
+    job = scene.ask()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reconciling, "recover_lost", lambda: None)
+        killed(job, "merge.begin.rename:4:kill")
+    swapped(scene.path("middle"))
+    reconciling.recover_lost()
+    job = jobs.run_now(job)
+    assert (job.status, job.error["code"]) == (Job.Status.FAILED, "E_CHANGED")
+    assert "Its worker" not in job.sentence
+
+
+def test_a_worker_lost_before_it_began_is_not_blamed_for_what_somebody_changed(
+    scene: Scene,
+) -> None:
+    job = scene.ask()
+    assert jobs.claim(job.pk) is not None
+    Job.objects.filter(pk=job.pk).update(lease_until=leases.from_now(-1), worker={})
+    reconciling.mark_lost()
+    reconciling.recover_lost()
+    os.utime(scene.path("leaf"))
+    job = jobs.run_now(Job.objects.get(pk=job.pk))
+    assert (job.attempts, job.error["code"]) == (2, "E_CHANGED")
+    assert "Its worker" not in job.sentence
+
+
+def test_a_job_that_was_paused_when_its_worker_was_lost_knows_that_when_it_is_resumed(
+    scene: Scene,
+) -> None:
+    job = scene.ask()
+    killed(job, "merge.begin.rename:4:kill", before=lambda: stopping.pause(job, None))
+    assert (job.status, job.cancellable) == (Job.Status.PAUSED, True)
+    job = resumed(job)
+    assert (job.status, job.attempts) == (Job.Status.FAILED, 1)
+    assert job.sentence.startswith("Its worker stopped before anything was moved. ")
+
+
 class CtrlC(Progress):
     asked = False
 

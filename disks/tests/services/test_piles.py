@@ -309,7 +309,7 @@ def test_stopped_when_data_has_moved_and_no_batch_is_at_work_it_is_paused(
     assert orphans.recover_orphans() == []
     stopping.resume(job, None)
     done(job)
-    assert content(made.path("d")) == made.disks["d"].sha256
+    assert content(made.path("vm")) == made.disks["d"].sha256
 
 
 def test_cancelled_between_two_piles_the_first_is_in_the_catalog(
