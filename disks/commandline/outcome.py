@@ -17,7 +17,7 @@ def conclude(
     if refused is None:
         console.result(document, text)
         return 0
-    console.note(f"error: {refused.code}: {refused.message}")
+    console.refuse(refused)
     console.result(document)
     return 1
 

@@ -98,7 +98,7 @@ def located(text: str) -> str:
     except ImageError as error:
         if error.code in ("E_OUTSIDE_ROOTS", "E_NAME"):
             raise forms.ValidationError(NOT_BELOW) from error
-        raise forms.ValidationError(error.message) from error
+        raise forms.ValidationError(error.sentence) from error
     finally:
         roots.close()
     raise forms.ValidationError(

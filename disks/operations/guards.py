@@ -42,8 +42,7 @@ def require_offline(managed: Iterable[dict[str, str]], *, offline: bool) -> None
             return
         raise ImageError(
             "E_MANAGED",
-            f"{row['path']}: {row['sentence']} {row['way_out']} To go on all the same, declare "
-            "that the disks are offline and that the manager does not know them any more.",
+            f"{row['path']}: {row['sentence']} {row['way_out']}",
             file=row["path"],
             field="managed_by",
             value=row["code"],

@@ -196,12 +196,10 @@ def require_settled(roots: Roots, paths: Iterable[str], *, job: str = "") -> Non
     for sidecar in pending(roots, paths):
         if job and sidecar.job == job:
             continue
-        folder = os.path.dirname(sidecar.disk)
         raise ImageError(
             "E_UNFINISHED",
             f"An operation on {shown(sidecar.disk)} was interrupted and is neither done nor "
-            f"undone, so nothing else is done to it or to the disks it concerns. Run recovery "
-            f"first: “manage.py disk recover {shown(folder)}”, or the Jobs page.",
+            f"undone, so nothing else is done to it or to the disks it concerns.",
             file=sidecar.disk,
             field="sidecar",
             value=os.path.basename(sidecar.path),

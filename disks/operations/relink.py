@@ -235,7 +235,7 @@ def plan_undo(child: str, roots: Roots) -> LinkPlan:
             raise ImageError(
                 "E_LINK_CHANGED",
                 f"The parent link of {shown(child)} is not the one that the last update wrote: "
-                "something else has changed it since. Update the parent path instead.",
+                "something else has changed it since.",
                 file=child,
             )
         rewriting.require_one_name(file)
@@ -287,9 +287,7 @@ def managed(path: str, manager: Manager) -> ImageError:
     """E_MANAGED: somebody else keeps books about this disk, and nobody has taken that on."""
     return ImageError(
         "E_MANAGED",
-        f"{shown(path)} is not changed without a declaration. {manager.sentence} "
-        f"{manager.way_out} If the manager is stopped or does not know this disk any more, "
-        "declare that the disks are offline (--offline).",
+        f"{shown(path)} is not changed without a declaration. {manager.sentence} {manager.way_out}",
         file=path,
         field="managed_by",
         value=manager.code,
@@ -432,8 +430,8 @@ def _new_parent(
     if not windows.is_windows_name(name):
         raise ImageError(
             "E_NAME",
-            f"“{shown(name)}” is no name that Windows can open, so no parent locator can hold it. "
-            "Rename the parent first.",
+            f"“{shown(name)}” is no name that Windows can open, so no parent locator can hold it.",
+            advice="Rename the parent first.",
             file=path,
         )
     absolute = _given_path(given) if given is not None else roots.windows_path(path)
@@ -442,8 +440,7 @@ def _new_parent(
         raise ImageError(
             "E_NO_WINDOWS_PATH",
             f"Windows could not find {shown(path)} from {shown(child_path)}: they lie in different "
-            "places, and it is not known how Windows names the parent's folder. Give its storage "
-            "root a Windows view (--map 'C:\\VMs=/srv/vms'), or name it with --windows-path.",
+            "places, and it is not known how Windows names the parent's folder.",
             file=child_path,
             field="parent_locators",
             value=path,
@@ -461,8 +458,8 @@ def _given_path(text: str) -> str:
     if parsed is None or not parsed.parts:
         raise ImageError(
             "E_NAME",
-            f"“{shown(text)}” is no absolute Windows path of a file. Write it like "
-            "C:\\VMs\\base.vhd or \\\\server\\share\\base.vhd.",
+            f"“{shown(text)}” is no absolute Windows path of a file.",
+            advice="Write it like C:\\VMs\\base.vhd or \\\\server\\share\\base.vhd.",
             field="windows_path",
             value=shown(text),
         )

@@ -500,7 +500,7 @@ def require_one_name(file: ImageFile) -> None:
         raise ImageError(
             "E_HARD_LINKS",
             f"{shown(file.path)} has {links} names (hard links). Its header is not changed, "
-            "because it would change under the other name too. Make a copy of its own first.",
+            "because it would change under the other name too.",
             file=file.path,
             field="links",
             value=links,
@@ -516,7 +516,7 @@ def recent_write(file: ImageFile) -> Iterator[Finding]:
         yield Finding(
             Level.WARNING,
             "W_RECENT_WRITE",
-            f"The disk was written {words} ago. Make sure that nobody has it open.",
+            f"The disk was written {words} ago; perhaps somebody has it open.",
             "mtime",
             None,
             int(seconds),
@@ -587,8 +587,9 @@ def attention(path: str, why: str) -> ImageError:
     return ImageError(
         "E_NEEDS_ATTENTION",
         f"{shown(path)} was left half changed by an interrupted operation, and {why}. Nothing "
-        "was touched. Make a copy of the disk and of the sidecar beside it; the sidecar says "
-        "in plain words what was being done and how to take it back by hand.",
+        "was touched.",
+        advice="Make a copy of the disk and of the sidecar beside it; the sidecar says in plain "
+        "words what was being done and how to take it back by hand.",
         file=path,
     )
 

@@ -150,7 +150,7 @@ def located(text: str) -> str:
             )
         raise Refusal("E_NOT_FOUND", "There is no such file below the storage root.")
     except ImageError as error:
-        raise Refusal(error.code, error.message) from error
+        raise Refusal(error.code, error.message, error.advice) from error
     finally:
         scope.close()
 

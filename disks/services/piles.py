@@ -227,7 +227,7 @@ def _lost(disk: Disk) -> Lost | None:
         return None
     link: ParentLink | None = getattr(disk, "parent_link", None)
     if link is None:
-        return Lost("E_PARENT_MISSING", "Its parent was not looked for yet; scan the root.")
+        return Lost("E_PARENT_MISSING", "Its parent was not looked for yet: its root needs a scan.")
     code = disk.health_code if disk.health_code.startswith("E_") else "E_PARENT_MISSING"
     return Lost(code, link.reason)
 
@@ -299,7 +299,7 @@ def _dry_run(leaf: Disk, run: Run, keep_name: str, in_place: bool) -> MergePlan:
             leaf, into_parent=True, base=run.base, keep_name=keep_name, in_place=in_place
         )
     except Refusal as refusal:
-        error = ImageError(refusal.code, f"{refusal.message} {refusal.advice}".strip())
+        error = ImageError(refusal.code, refusal.message, advice=refusal.advice)
     except ImageError as error_found:
         error = error_found
     request = merge.Request(run.leaf, run.base, None, None, keep_name, in_place)

@@ -247,7 +247,7 @@ def _conclude(job: Job, token: int, recovery: Recovery) -> None:
         sentence = recovery.sentence or work.lost
         if goes_on:
             sentence = f"Its worker stopped {job.attempts} times. {sentence}"
-        error = jobs.INTERNAL_ERROR | {"code": "E_WORKER_LOST", "message": sentence}
+        error = jobs.INTERNAL_ERROR | {"code": "E_WORKER_LOST", "message": sentence, "advice": ""}
         _end(job, token, Job.Status.FAILED, sentence, error)
 
 

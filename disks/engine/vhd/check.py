@@ -394,8 +394,7 @@ def _end_findings(image: VhdImage, ordered: array[int]) -> Iterator[Finding]:
         yield Finding(
             Level.NOTE,
             "N_UNUSED_SPACE",
-            f"{unused:,} bytes behind the last block belong to nothing; compacting gives them "
-            "back.",
+            f"{unused:,} bytes behind the last block belong to nothing.",
             "footer",
             end,
             unused,
@@ -466,7 +465,7 @@ def _content_findings(
             yield Finding(
                 Level.NOTE,
                 "N_EMPTY_BLOCK",
-                f"Block {block:,} is allocated but holds no sector; compacting gives it back.",
+                f"Block {block:,} is allocated but holds no sector.",
                 "sector_bitmap",
                 offset,
                 block,

@@ -34,7 +34,7 @@ def take_along(roots: Roots, work: Work, progress: Progress) -> Work:
                     file, path, work.surviving, roots, instead="delete that disk"
                 )
     except ImageError as error:
-        raise _stop(roots, work, f"It cannot end yet: {error.message}") from error
+        raise _stop(roots, work, f"It cannot end yet: {error.sentence}") from error
     except Cancelled as asked:
         raise _stop(roots, work, "It was stopped before the names changed.") from asked
     unread = found.unread_warnings()

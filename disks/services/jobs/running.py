@@ -129,7 +129,8 @@ def _work(claimed: Claim, lease: Lease) -> Callable[[], object]:
 
 INTERNAL_ERROR: dict[str, Any] = {
     "code": "E_INTERNAL",
-    "message": "Internal error. The log of the worker has the details.",
+    "message": "Something went wrong in this job that should not.",
+    "advice": "The log of the worker has the details; please report them.",
     "file": None,
     "field": None,
     "offset": None,

@@ -36,7 +36,7 @@ INSPECT_KEYS = {
     "parent",
     "findings",
 }
-ERROR_KEYS = {"code", "message", "file", "field", "offset", "value"}
+ERROR_KEYS = {"code", "message", "advice", "file", "field", "offset", "value"}
 CORPUS_HASHES = {
     "ntfs-differential.vhd": "b7922a46a6b08fa4f4fc0c51a25d5587d1d49f15cfade45ca740dd07110ae144",
     "ntfs-dynamic.vhd": "8b10b52e3d1e76075d05a5101a6536b9fa8376a5b8f7c22f502d0987d165c876",

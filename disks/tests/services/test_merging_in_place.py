@@ -335,7 +335,7 @@ def test_what_had_only_begun_is_taken_back(scene: Scene) -> None:
     assert (job.status, job.error["code"]) == (Job.Status.FAILED, "E_CHANGED")
     assert job.sentence.startswith("Its worker stopped before anything was moved. ")
     assert "every disk reads as it did" in job.sentence
-    assert "start the merge anew" in job.sentence
+    assert "start the merge anew" in job.error["advice"]
     assert jobs.needs_a_new_plan(job)
     scan(scene.root)
     assert jobs.run_now(scene.ask()).status == Job.Status.SUCCEEDED
