@@ -191,9 +191,7 @@ def test_work_that_changed_nothing_has_failed_and_says_so():
     reconciling.recover_lost()
     job = fresh(job)
     assert job.status == Job.Status.FAILED
-    assert job.sentence == (
-        "The worker stopped before the work was complete; nothing was changed. Try again."
-    )
+    assert job.sentence == ("The worker stopped before the work was complete; nothing was changed.")
     assert job.error["code"] == "E_WORKER_LOST"
     assert job.token == 2
     assert not DiskLock.objects.exists()
