@@ -16,7 +16,7 @@ from django.test import Client
 
 from disks.engine import faults
 from disks.models import AuditEntry, Disk, DiskLock, Job, StorageRoot, TrashedJob
-from disks.operations import journal, locks, merge, merge_in_place
+from disks.operations import journal, locks, merge, merge_in_place, verdicts
 from disks.operations.merge_in_place import batches, step_zero
 from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Progress, Stopped
@@ -671,3 +671,32 @@ def test_a_compaction_goes_on_with_the_disk_that_it_has_changed_itself(tmp_path:
     reconciling.recover_lost()
     job = jobs.run_now(job)
     assert (job.status, job.error["code"]) == (Job.Status.FAILED, "E_CHANGED")
+
+
+def test_a_compaction_that_is_paused_while_it_looks_says_that_it_will_look_anew(
+    tmp_path: Path,
+) -> None:
+    """A machine may write to the disk meanwhile: what held nothing may hold something then."""
+    folder = tmp_path / "vms"
+    folder.mkdir()
+    block = 512 * 1024
+    built = VHD.dynamic(
+        folder, "zeros.vhd", size=32 * block, block_size=block,
+        content=[(number * 1024, bytes(block)) for number in range(32)],
+    )  # fmt: skip
+    scan(declare(folder, "C:\\VMs"))
+    job = compacting.request(Disk.objects.get(), user=None, idempotency_key=key())
+    judged = verdicts._Judging.verdict
+
+    def asked_meanwhile(self: Any, number: int) -> Any:
+        stopping.pause(Job.objects.get(pk=job.pk), None)
+        return judged(self, number)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verdicts._Judging, "verdict", asked_meanwhile)
+        job = jobs.run_now(job)
+    assert (job.status, job.step) == (Job.Status.PAUSED, "look")
+    assert job.sentence == "Paused while it looked at the disk: it looks anew when it is resumed."
+    job = resumed(job)
+    assert (job.status, job.result["blocks_dropped"]) == (Job.Status.SUCCEEDED, 32)
+    assert os.path.getsize(built.path) < block
