@@ -17,7 +17,7 @@ from disks.operations.merge_in_place import batches
 from disks.operations.recover import recover
 from disks.tests.builders import Family
 from disks.tests.operations import piles, worlds
-from disks.tests.operations.crashing import Work
+from disks.tests.operations.dying import Work
 from disks.tests.operations.power import cuts_of, survive_power_cuts
 
 pytestmark = [pytest.mark.slow, pytest.mark.power_cuts]

@@ -17,7 +17,11 @@ from disks.operations import create, journal, merge, rewriting, trash
 from disks.operations.paths import Roots
 from disks.operations.recover import recover
 from disks.tests.builders import build_differencing, build_dynamic
-from disks.tests.operations.crashing import DIED, in_fork, with_fault
+from disks.tests.operations.crashing import (
+    in_fork,
+    with_fault,
+)
+from disks.tests.operations.dying import DIED
 from disks.tests.operations.worlds import (
     BLOCK,
     KIB,
