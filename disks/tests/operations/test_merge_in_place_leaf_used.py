@@ -66,7 +66,8 @@ def write_at_sector(leaf: Path, roots: Roots, *numbers: int) -> None:
         wanted = iter([Wanted(sector, 8, zeros=False) for sector in numbers])
         held = open_image(file).plan_hold(wanted, Limits(4 * 1024 * 1024, 10_000))
         assert held.until_sector is None
-        file.allocate(held.size_after_bytes, from_bytes=file.size_bytes)
+        if held.size_after_bytes > file.size_bytes:
+            file.allocate(held.size_after_bytes, from_bytes=file.size_bytes)
         for place in held.places:
             file.write_at(place.file_offset, b"Z" * (place.count_sectors * SECTOR_BYTES))
         for writes in (held.room, held.beside, *held.steps):
