@@ -29,6 +29,7 @@ from disks.operations import (
     ownership,
     replacing,
     rules,
+    stranded,
     trash,
 )
 from disks.operations.copying import Copied, Draft
@@ -203,6 +204,8 @@ def plan(
             _fill(result, chain, roots, concerned.Known(children_of, suspects, scan), progress)
     except ImageError as error:
         result.refused = error
+    if into_parent:
+        result.warnings += stranded.warnings(roots, result.levels)
     return result
 
 

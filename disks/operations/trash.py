@@ -101,6 +101,16 @@ class Manifest:
         return self.primary == self.folder
 
     @property
+    def entries_here(self) -> list[Entry]:
+        """Those of the files that lie in this folder."""
+        return [entry for entry in self.entries if os.path.dirname(entry.trash) == self.folder]
+
+    @property
+    def can_be_restored(self) -> bool:
+        """By kind and state; what else may stand in the way: restore_refusal()."""
+        return self.kind != MERGED_IN_PLACE and self.state in (COMPLETE, RESTORING)
+
+    @property
     def is_believable(self) -> bool:
         """What is deleted or moved is believed only where it lies in trash folders."""
         return all(
@@ -334,10 +344,9 @@ def size(root: str, roots: Roots) -> int:
     """Bytes that emptying the trash of one root would free there."""
     total = 0
     for manifest in list_trash(root, roots):
-        for entry in manifest.entries:
-            if os.path.dirname(entry.trash) == manifest.folder:
-                with contextlib.suppress(ImageError):
-                    total += roots.stat(entry.trash).st_blocks * 512
+        for entry in manifest.entries_here:
+            with contextlib.suppress(ImageError):
+                total += roots.stat(entry.trash).st_blocks * 512
     return total
 
 

@@ -228,7 +228,8 @@ def test_a_merge_warns_of_a_deleted_disk_that_builds_on_what_is_merged_into(tmp_
     assert warning.startswith("A disk in the trash builds on what is merged into")
     assert other.path in warning
     assert merging.plan(disk("middle.vhd"), into_parent=True).warnings == []
-    TrashedJob.objects.filter(job=deletion).update(state=TrashedJob.State.EMPTIED)
+    item = TrashedJob.objects.get(job=deletion)
+    done(trash.request_empty([item], user=None, idempotency_key=key()))
     assert merging.plan(disk("leaf.vhd"), into_parent=True).warnings == []
 
 
