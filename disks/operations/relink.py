@@ -21,7 +21,7 @@ from disks.engine.findings import Finding, Level
 from disks.engine.formats import open_image
 from disks.engine.images import DiskType, FieldChange, HeaderRewrite, Image, NewParent
 from disks.engine.resolution import Status, resolve
-from disks.operations import fingerprints, journal, links, locks, rewriting, windows
+from disks.operations import fingerprints, in_use, journal, links, locks, rewriting, windows
 from disks.operations.inspection import link_document, managed_by
 from disks.operations.journal import UNDO
 from disks.operations.managers import Manager
@@ -122,6 +122,7 @@ def _plan_update(
         findings += _windows_warnings(child, parent, new, roots)
         if broken is not None:
             findings.append(broken)
+        findings += in_use.findings(roots, [child], ancestors)
         return LinkPlan(
             child=child,
             parent=parent,
@@ -246,7 +247,7 @@ def plan_undo(child: str, roots: Roots) -> LinkPlan:
             parent="",
             is_undo=True,
             changes=tuple(row for row in rewrite.changes if row.now or row.after),
-            warnings=tuple(rewriting.recent_write(file)),
+            warnings=(*rewriting.recent_write(file), *in_use.findings(roots, [child])),
             windows_will_look_at=(),
             fingerprint=rewriting.fingerprint(file, image, [restored]),
             manager=managed_by(child, roots, hidden=bool(getattr(image, "hidden", False))),

@@ -97,7 +97,8 @@ def test_a_merge_warns_of_a_deleted_disk_that_it_makes_unreadable(
     world = chain(tmp_path, family=family)
     other = family.differencing(tmp_path, family.file("other"), world.middle)
     assert disk("delete", other.path).code == 0
-    assert disk("compact", world.leaf.path).code == 0  # the old leaf is in the trash
+    assert disk("compact", world.leaf.path, "--rewrite").code == 0
+    assert len(os.listdir(tmp_path / ".vdtrash")) == 2  # the old leaf, too
     warning = (
         "A disk in the trash builds on what is merged into, and cannot be read any more "
         f"afterwards, restored or not: {other.path}. Restore what is still needed first."
