@@ -30,6 +30,7 @@ from disks.services import (
     sidecars,
     stopping,
     trash,
+    trash_index,
 )
 from disks.services.errors import Refusal
 from disks.services.stored_json import restored
@@ -363,7 +364,7 @@ def test_compact_frees_zero_blocks_and_warns_no_child(tmp_path: Path) -> None:
     assert job.result["freed_bytes"] > 0
     item.refresh_from_db()
     assert item.state == TrashedJob.State.EMPTIED
-    assert overview.trash_bytes() == 0
+    assert trash_index.given_back_bytes() == 0
 
 
 def test_compact_in_place_keeps_the_file_and_needs_no_trash(tmp_path: Path) -> None:
