@@ -287,7 +287,8 @@ CODES: dict[str, Code] = {
     ),
     "E_RELINK": Code(
         "Parent links would break",
-        "Let them be rewritten in the same job (--relink), or name the disks that may break.",
+        "Let them be rewritten in the same job (on the command line: --relink), or name the disks "
+        "that may break.",
     ),
     "E_SHRINK": Code(
         "Not larger than it is",

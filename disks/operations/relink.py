@@ -290,7 +290,7 @@ def managed(path: str, manager: Manager) -> ImageError:
         "E_MANAGED",
         f"{shown(path)} is not changed without a declaration. {manager.sentence} "
         f"{manager.way_out} If the manager is stopped or does not know this disk any more, "
-        "declare that the disks are offline (--offline).",
+        "declare that the disks are offline (on the command line: --offline).",
         file=path,
         field="managed_by",
         value=manager.code,
@@ -444,7 +444,8 @@ def _new_parent(
             "E_NO_WINDOWS_PATH",
             f"Windows could not find {shown(path)} from {shown(child_path)}: they lie in different "
             "places, and it is not known how Windows names the parent's folder. Give its storage "
-            "root a Windows view (--map 'C:\\VMs=/srv/vms'), or name it with --windows-path.",
+            "root a Windows view, or type how Windows names the parent (on the command line: "
+            "--map 'C:\\VMs=/srv/vms', --windows-path).",
             file=child_path,
             field="parent_locators",
             value=path,
