@@ -27,6 +27,7 @@ from disks.operations import (
     copying,
     fingerprints,
     guards,
+    in_use,
     journal,
     locks,
     rewriting,
@@ -136,6 +137,8 @@ def plan(
             _measure(result, chain, time_budget_seconds, progress)
     except ImageError as error:
         result.refused = error
+    else:
+        result.warnings += in_use.warnings(roots, result.exclusive, result.shared)
     return result
 
 

@@ -20,7 +20,7 @@ from disks.engine.formats import FORMATS, by_name, identify
 from disks.engine.images import DiskType, Image, NewImage, Target
 from disks.engine.raw import RAW
 from disks.engine.units import SECTOR_BYTES
-from disks.operations import copying, journal, locks, new_copy, rules
+from disks.operations import copying, in_use, journal, locks, new_copy, rules
 from disks.operations.counting import count_levels
 from disks.operations.fingerprints import Fingerprint
 from disks.operations.new_copy import CopyPlan, Level
@@ -96,6 +96,8 @@ def plan(
             _fill(result, disk, roots, progress)
     except ImageError as error:
         result.refused = error
+    else:
+        result.warnings += in_use.warnings(roots, result.exclusive, result.shared)
     return result
 
 

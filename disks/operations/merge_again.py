@@ -73,7 +73,9 @@ def finished(
                 "file_size_after_bytes": roots.stat(output).st_size,
                 "levels": [path for path, _ in levels],
                 "relinked": list(manifest.relinked),
-                "space_back_when_trash_emptied_bytes": manifest.size_bytes,
+                "space_back_when_trash_emptied_bytes": sum(
+                    trash.given_back_bytes(roots, entry) for entry in manifest.entries
+                ),
                 "trash": manifest.primary,
                 "was_done": True,
                 "commands": [],

@@ -21,7 +21,7 @@ from disks.engine.findings import Finding, Level
 from disks.engine.formats import open_image
 from disks.engine.images import DiskType, FieldChange, HeaderRewrite, Image, NewParent
 from disks.engine.resolution import Status, resolve
-from disks.operations import fingerprints, journal, links, locks, rewriting, windows
+from disks.operations import fingerprints, in_use, journal, links, locks, rewriting, windows
 from disks.operations.inspection import link_document, managed_by
 from disks.operations.journal import UNDO
 from disks.operations.managers import Manager
@@ -122,6 +122,7 @@ def _plan_update(
         findings += _windows_warnings(child, parent, new, roots)
         if broken is not None:
             findings.append(broken)
+        findings += in_use.findings(roots, [child], ancestors)
         return LinkPlan(
             child=child,
             parent=parent,
@@ -246,7 +247,7 @@ def plan_undo(child: str, roots: Roots) -> LinkPlan:
             parent="",
             is_undo=True,
             changes=tuple(row for row in rewrite.changes if row.now or row.after),
-            warnings=tuple(rewriting.recent_write(file)),
+            warnings=(*rewriting.recent_write(file), *in_use.findings(roots, [child])),
             windows_will_look_at=(),
             fingerprint=rewriting.fingerprint(file, image, [restored]),
             manager=managed_by(child, roots, hidden=bool(getattr(image, "hidden", False))),
@@ -289,7 +290,7 @@ def managed(path: str, manager: Manager) -> ImageError:
         "E_MANAGED",
         f"{shown(path)} is not changed without a declaration. {manager.sentence} "
         f"{manager.way_out} If the manager is stopped or does not know this disk any more, "
-        "declare that the disks are offline (--offline).",
+        "declare that the disks are offline (on the command line: --offline).",
         file=path,
         field="managed_by",
         value=manager.code,
@@ -443,7 +444,8 @@ def _new_parent(
             "E_NO_WINDOWS_PATH",
             f"Windows could not find {shown(path)} from {shown(child_path)}: they lie in different "
             "places, and it is not known how Windows names the parent's folder. Give its storage "
-            "root a Windows view (--map 'C:\\VMs=/srv/vms'), or name it with --windows-path.",
+            "root a Windows view, or type how Windows names the parent (on the command line: "
+            "--map 'C:\\VMs=/srv/vms', --windows-path).",
             file=child_path,
             field="parent_locators",
             value=path,

@@ -101,6 +101,16 @@ class Manifest:
         return self.primary == self.folder
 
     @property
+    def entries_here(self) -> list[Entry]:
+        """Those of the files that lie in this folder."""
+        return [entry for entry in self.entries if os.path.dirname(entry.trash) == self.folder]
+
+    @property
+    def can_be_restored(self) -> bool:
+        """By kind and state; what else may stand in the way: restore_refusal()."""
+        return self.kind != MERGED_IN_PLACE and self.state in (COMPLETE, RESTORING)
+
+    @property
     def is_believable(self) -> bool:
         """What is deleted or moved is believed only where it lies in trash folders."""
         return all(
@@ -110,7 +120,7 @@ class Manifest:
 
     @property
     def size_bytes(self) -> int:
-        """What emptying would free, by the files' sizes."""
+        """Of the files as they are read; what emptying frees: given_back_bytes()."""
         return sum(entry.file.size_bytes for entry in self.entries)
 
     def as_dict(self) -> dict[str, Any]:
@@ -330,15 +340,18 @@ def list_trash(root: str, roots: Roots) -> list[Manifest]:
     return sorted(found, key=lambda manifest: manifest.created, reverse=True)
 
 
-def size(root: str, roots: Roots) -> int:
-    """Bytes that emptying the trash of one root would free there."""
-    total = 0
-    for manifest in list_trash(root, roots):
-        for entry in manifest.entries:
-            if os.path.dirname(entry.trash) == manifest.folder:
-                with contextlib.suppress(ImageError):
-                    total += roots.stat(entry.trash).st_blocks * 512
-    return total
+def given_back_bytes(roots: Roots, entry: Entry) -> int:
+    """What the storage gets back when this file is deleted: the room that it takes up there.
+
+    0 for a file that is gone, or that has another name.
+    """
+    with contextlib.suppress(ImageError):
+        return _room_bytes(roots.stat(entry.trash))
+    return 0
+
+
+def _room_bytes(status: os.stat_result) -> int:
+    return status.st_blocks * 512 if status.st_nlink == 1 else 0
 
 
 # ---------------------------------------------------------------------- bringing back
@@ -472,7 +485,7 @@ def _emptied(roots: Roots, manifest: Manifest) -> int:
                 continue
             raise
         durable.unlink(roots, entry.trash, missing_ok=True)
-        freed += status.st_blocks * 512 if status.st_nlink == 1 else 0
+        freed += _room_bytes(status)
     for each in reversed(manifest.folders):
         _remove_folder(roots, each)
     return freed
