@@ -10,9 +10,10 @@ from disks.engine.check import pair_errors
 from disks.engine.errors import ImageError, OutOfRange, ParentMissing
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
-from disks.engine.images import Extent, Image, Report, Source, unreported
+from disks.engine.images import Extent, Image, Source
 from disks.engine.resolution import Places, Resolution, find_parent
 from disks.engine.units import MIB, SECTOR_BYTES
+from disks.engine.walk import Report, unreported
 
 LIMIT = 256
 LONG_CHAIN = 30  # more levels than any manager makes on purpose

@@ -25,7 +25,8 @@ from typing import Any, NamedTuple, Protocol
 from disks.engine import formats
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
-from disks.engine.images import Image, LocatorRole, ParentReference
+from disks.engine.images import Image
+from disks.engine.parent_link import LocatorRole, ParentReference
 
 _EMPTY_IDENTITIES = ("00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff")
 

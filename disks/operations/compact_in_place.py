@@ -16,12 +16,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from disks.engine.chain import Chain, open_chain
+from disks.engine.changes import Compaction, HeaderRewrite, Move, Round
 from disks.engine.check import check_image
 from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
 from disks.engine.findings import Level
 from disks.engine.formats import open_image
-from disks.engine.images import Compaction, HeaderRewrite, Image, Move, Round
+from disks.engine.images import Image
 from disks.operations import (
     compact_plan,
     copying,

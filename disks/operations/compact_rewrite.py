@@ -18,13 +18,9 @@ from typing import Any
 from disks.engine.chain import Chain, open_chain
 from disks.engine.errors import ImageError
 from disks.engine.formats import by_name, open_image
-from disks.engine.images import (
-    DiskType,
-    Image,
-    LocatorRole,
-    NewImage,
-    NewParent,
-)
+from disks.engine.images import DiskType, Image
+from disks.engine.new_image import NewImage
+from disks.engine.parent_link import LocatorRole, NewParent
 from disks.engine.units import SECTOR_BYTES
 from disks.operations import (
     copying,

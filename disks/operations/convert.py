@@ -17,7 +17,8 @@ from disks.engine.chain import open_chain
 from disks.engine.errors import ImageError, NotAnImage
 from disks.engine.files import ImageFile
 from disks.engine.formats import FORMATS, by_name, identify
-from disks.engine.images import DiskType, Image, NewImage, Target
+from disks.engine.images import DiskType, Image
+from disks.engine.new_image import NewImage, Target
 from disks.engine.raw import RAW
 from disks.engine.units import SECTOR_BYTES
 from disks.operations import copying, journal, locks, new_copy, rules

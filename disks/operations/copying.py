@@ -22,7 +22,8 @@ from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile, storage_error
 from disks.engine.findings import Level
 from disks.engine.formats import open_image
-from disks.engine.images import DiskType, NewImage, Target
+from disks.engine.images import DiskType
+from disks.engine.new_image import NewImage, Target
 from disks.engine.raw import RAW
 from disks.engine.units import size_text
 from disks.operations import durable, space

@@ -16,12 +16,13 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from disks.engine.chain import Chain, open_chain
+from disks.engine.changes import FieldChange
 from disks.engine.check import check_image
 from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
 from disks.engine.findings import Level
 from disks.engine.formats import open_image
-from disks.engine.images import DiskType, FieldChange, Image, Source
+from disks.engine.images import DiskType, Image, Source
 from disks.engine.units import MIB, SECTOR_BYTES
 from disks.operations import family, fingerprints, guards, journal, locks, rewriting, rules, space
 from disks.operations.family import ChildrenOf

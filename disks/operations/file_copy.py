@@ -18,7 +18,7 @@ from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.findings import Level
 from disks.engine.formats import open_image
-from disks.engine.images import NewParent
+from disks.engine.parent_link import NewParent
 from disks.engine.units import MIB
 from disks.operations import copying, rewriting
 from disks.operations.copying import Draft

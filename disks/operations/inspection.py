@@ -12,7 +12,8 @@ from disks.engine.errors import ImageError, NotAnImage
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
 from disks.engine.formats import identify
-from disks.engine.images import Image, ParentReference
+from disks.engine.images import Image
+from disks.engine.parent_link import ParentReference
 from disks.engine.resolution import Resolution
 from disks.operations import journal
 from disks.operations.managers import Manager, manager_of

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from disks.engine.images import Image, NewParent
+from disks.engine.images import Image
+from disks.engine.parent_link import NewParent
 from disks.operations.paths import Roots
 
 

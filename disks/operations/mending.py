@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
+from disks.engine.changes import FieldChange
 from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity, ImageFile
 from disks.engine.findings import Finding
 from disks.engine.formats import open_image
-from disks.engine.images import FieldChange, Image
+from disks.engine.images import Image
 from disks.operations import fingerprints, guards, journal, locks, rewriting
 from disks.operations.looks import Looks
 from disks.operations.paths import Roots

@@ -15,7 +15,8 @@ from typing import Any
 from disks.engine.chain import Chain, open_chain
 from disks.engine.errors import ImageError
 from disks.engine.formats import by_name
-from disks.engine.images import DiskType, Image, NewImage
+from disks.engine.images import DiskType, Image
+from disks.engine.new_image import NewImage
 from disks.operations import (
     concerned,
     copying,

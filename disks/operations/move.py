@@ -18,7 +18,8 @@ from typing import Any
 from disks.engine.chain import walk
 from disks.engine.errors import ImageError
 from disks.engine.formats import by_name, open_image
-from disks.engine.images import Image, NewParent
+from disks.engine.images import Image
+from disks.engine.parent_link import NewParent
 from disks.engine.resolution import Status, resolve
 from disks.engine.units import size_text
 from disks.operations import (

@@ -13,7 +13,8 @@ from typing import Any
 
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
-from disks.engine.images import Image, NewImage, Target
+from disks.engine.images import Image
+from disks.engine.new_image import NewImage, Target
 from disks.operations import copying, fingerprints, powershell, rules, space
 from disks.operations.copying import Copied, Draft
 from disks.operations.fingerprints import Fingerprint

@@ -14,12 +14,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from disks.engine.chain import open_chain, walk
+from disks.engine.changes import FieldChange, HeaderRewrite
 from disks.engine.check import check_link
 from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity, ImageFile
 from disks.engine.findings import Finding, Level
 from disks.engine.formats import open_image
-from disks.engine.images import DiskType, FieldChange, HeaderRewrite, Image, NewParent
+from disks.engine.images import DiskType, Image
+from disks.engine.parent_link import NewParent
 from disks.engine.resolution import Status, resolve
 from disks.operations import fingerprints, journal, links, locks, rewriting, windows
 from disks.operations.inspection import link_document, managed_by

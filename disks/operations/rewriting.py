@@ -16,11 +16,12 @@ from datetime import datetime
 from typing import Any
 
 from disks.engine import faults
+from disks.engine.changes import Fill, HeaderRewrite, Write
 from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity, ImageFile, storage_error
 from disks.engine.findings import Finding, Level
 from disks.engine.formats import by_name, open_image
-from disks.engine.images import DiskType, Fill, HeaderRewrite, Image, Write
+from disks.engine.images import DiskType, Image
 from disks.operations import filling, fingerprints, journal
 from disks.operations.journal import DONE, UNDO, Sidecar
 from disks.operations.pages import (

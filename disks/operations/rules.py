@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from disks.engine.check import check_image
 from disks.engine.errors import ImageError
 from disks.engine.findings import Level
-from disks.engine.formats import FORMATS, by_name
-from disks.engine.images import DiskType, Format, Image, NewImage, Target
+from disks.engine.formats import FORMATS, Format, by_name
+from disks.engine.images import DiskType, Image
+from disks.engine.new_image import NewImage, Target
 from disks.engine.units import MIB
 from disks.operations import windows
 from disks.operations.paths import Roots, is_internal_name

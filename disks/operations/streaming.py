@@ -24,7 +24,8 @@ import xxhash
 from disks.engine.chain import ChainExtent
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile, storage_error
-from disks.engine.images import DiskType, Holding, Image, ImageWriter, Source
+from disks.engine.images import DiskType, Image, Source
+from disks.engine.new_image import Holding, ImageWriter
 from disks.engine.units import GIB, KIB, MIB, SECTOR_BYTES, round_up, sectors
 from disks.operations.progress import Progress
 

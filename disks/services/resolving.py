@@ -7,7 +7,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
-from disks.engine.images import Image, ParentReference
+from disks.engine.images import Image
+from disks.engine.parent_link import ParentReference
 from disks.engine.resolution import Resolution, Verdict, as_trace, is_volume_path, resolve
 from disks.models import Disk, ParentLink
 from disks.services import roots

@@ -16,7 +16,7 @@ from functools import lru_cache
 from disks.engine.errors import ImageError, NotAnImage
 from disks.engine.files import ImageFile
 from disks.engine.findings import MAX_ALIKE, Finding, Level, limited
-from disks.engine.images import DiskType, Report, unreported
+from disks.engine.images import DiskType
 from disks.engine.sector_bitmap import held_runs
 from disks.engine.units import MIB, SECTOR_BYTES, round_up
 from disks.engine.vhd import dynamic_header, footer
@@ -33,7 +33,7 @@ from disks.engine.vhd.parent_locator import (
     decode_name,
 )
 from disks.engine.vhd.text import ascii_label
-from disks.engine.walk import Walk
+from disks.engine.walk import Report, Walk, unreported
 
 
 def check_file(

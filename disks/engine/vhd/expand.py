@@ -16,15 +16,9 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from disks.engine.changes import Expansion, FieldChange, Fill, HeaderRewrite, Write
 from disks.engine.errors import ImageError
-from disks.engine.images import (
-    DiskType,
-    Expansion,
-    FieldChange,
-    Fill,
-    HeaderRewrite,
-    Write,
-)
+from disks.engine.images import DiskType
 from disks.engine.units import SECTOR_BYTES, round_up
 from disks.engine.vhd import dynamic_header, footer, room
 from disks.engine.vhd.bat import ABSENT, MAX_FILE_SECTORS

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from disks.engine.changes import Write
 from disks.engine.errors import ImageError
 from disks.engine.holding import HoldPlan, Limits, Place, Wanted, by_block
-from disks.engine.images import DiskType, Write
+from disks.engine.images import DiskType
 from disks.engine.sector_bitmap import set_range
 from disks.engine.units import SECTOR_BYTES, round_up
 from disks.engine.vhd import expand

@@ -7,26 +7,16 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from disks.engine.block_runs import block_runs
+from disks.engine.changes import Compaction, Expansion, HeaderRewrite, LogReplay, Round
 from disks.engine.errors import ImageError, OutOfRange
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
-from disks.engine.images import (
-    Compaction,
-    DiskType,
-    Expansion,
-    Extent,
-    HeaderRewrite,
-    Image,
-    LogReplay,
-    NewParent,
-    ParentReference,
-    RawRegion,
-    Round,
-    Source,
-)
+from disks.engine.holding import HoldPlan, Limits, Wanted
+from disks.engine.images import DiskType, Extent, Image, RawRegion, Source
+from disks.engine.parent_link import NewParent, ParentReference
 from disks.engine.sector_bitmap import Run, RunCache, held_runs
 from disks.engine.units import SECTOR_BYTES
 from disks.engine.vhd import dynamic_header, footer, link, raw_view, repair
@@ -48,9 +38,6 @@ from disks.engine.vhd.text import (
     moment,
     windows_guid,
 )
-
-if TYPE_CHECKING:
-    from disks.engine.holding import HoldPlan, Limits, Wanted
 
 _TYPES = {
     footer.FIXED: DiskType.FIXED,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 
+from disks.engine.changes import FieldChange
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
-from disks.engine.images import FieldChange, RawField, RawRegion
+from disks.engine.images import RawField, RawRegion
 from disks.engine.vhd import dynamic_header, footer, parent_locator
 from disks.engine.vhd.text import ascii_label, identity_text, moment
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from disks.engine.changes import FieldChange, HeaderRewrite, Write
 from disks.engine.errors import ImageError
-from disks.engine.images import DiskType, FieldChange, HeaderRewrite, Write
+from disks.engine.images import DiskType
 from disks.engine.units import SECTOR_BYTES, round_up
 from disks.engine.vhd import footer, parent_locator
 from disks.engine.vhd.batmap import find_batmap

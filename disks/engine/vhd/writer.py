@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from disks.engine.errors import ImageError, OutOfRange
 from disks.engine.files import ImageFile
-from disks.engine.images import DiskType, ImageWriter, NewImage
+from disks.engine.images import DiskType
+from disks.engine.new_image import ImageWriter, NewImage
 from disks.engine.sector_bitmap import set_range
 from disks.engine.units import SECTOR_BYTES, round_up
 from disks.engine.vhd import dynamic_header, footer, parent_locator

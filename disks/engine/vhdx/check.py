@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.findings import MAX_ALIKE, Finding, Level, limited
-from disks.engine.images import DiskType, Report, unreported
+from disks.engine.images import DiskType
 from disks.engine.units import MIB, SECTOR_BYTES
 from disks.engine.vhdx import bat, headers, metadata, parent_locator, regions
 from disks.engine.vhdx.bat import offset_of, state_of
 from disks.engine.vhdx.image import BITMAP_BLOCK_BYTES, VhdxImage
-from disks.engine.walk import Walk
+from disks.engine.walk import Report, Walk, unreported
 
 
 def check_file(

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from disks.engine.changes import Expansion, FieldChange, Fill, Write
 from disks.engine.errors import ImageError
-from disks.engine.images import DiskType, Expansion, FieldChange, Fill, Write
+from disks.engine.images import DiskType
 from disks.engine.units import MIB, round_up
 from disks.engine.vhdx import bat, metadata, regions
 from disks.engine.vhdx.bat import Geometry, offset_of, state_of

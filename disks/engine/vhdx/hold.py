@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from disks.engine.changes import Write
 from disks.engine.holding import HoldPlan, Limits, Place, Wanted, by_block, steps_of
-from disks.engine.images import DiskType, Write
+from disks.engine.images import DiskType
 from disks.engine.sector_bitmap import set_range
 from disks.engine.units import MIB, SECTOR_BYTES, round_up
 from disks.engine.vhdx import bat, expand

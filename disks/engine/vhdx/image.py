@@ -5,35 +5,22 @@ from __future__ import annotations
 import bisect
 from collections.abc import Collection, Iterator
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from disks.engine.block_runs import block_runs
+from disks.engine.changes import Compaction, Expansion, HeaderRewrite, LogReplay, Round
 from disks.engine.errors import ImageError, OutOfRange
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
-from disks.engine.images import (
-    Compaction,
-    DiskType,
-    Expansion,
-    Extent,
-    HeaderRewrite,
-    Image,
-    LogReplay,
-    NewParent,
-    ParentReference,
-    RawRegion,
-    Round,
-    Source,
-)
+from disks.engine.holding import HoldPlan, Limits, Wanted
+from disks.engine.images import DiskType, Extent, Image, RawRegion, Source
+from disks.engine.parent_link import NewParent, ParentReference
 from disks.engine.sector_bitmap import Run, RunCache, held_runs
 from disks.engine.units import MIB, SECTOR_BYTES
 from disks.engine.vhdx import bat, headers, log, metadata, parent_locator, regions
 from disks.engine.vhdx.bat import BlockAllocationTable, Geometry, offset_of, state_of
 from disks.engine.vhdx.guid import guid_text
 from disks.engine.vhdx.parent_locator import ParentLocator
-
-if TYPE_CHECKING:
-    from disks.engine.holding import HoldPlan, Limits, Wanted
 
 BITMAP_BLOCK_BYTES = 1 * MIB
 _READ_AS_ZEROS = (bat.UNDEFINED, bat.ZERO, bat.UNMAPPED)

@@ -17,10 +17,11 @@ from typing import NoReturn
 
 from disks.engine import faults
 from disks.engine.chain import ChainView
+from disks.engine.changes import Write
 from disks.engine.files import ImageFile
 from disks.engine.formats import open_image
 from disks.engine.holding import HoldPlan, Limits, Wanted
-from disks.engine.images import Image, Write
+from disks.engine.images import Image
 from disks.engine.units import MIB, SECTOR_BYTES, sectors, size_text
 from disks.operations import unforeseen
 from disks.operations.merge_in_place import old_pages

@@ -12,9 +12,10 @@ from dataclasses import replace
 
 from disks.engine import faults
 from disks.engine.chain import Chain, open_chain
+from disks.engine.changes import Expansion, HeaderRewrite
 from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
-from disks.engine.images import Expansion, HeaderRewrite, Image
+from disks.engine.images import Image
 from disks.operations import durable, fingerprints, journal, rewriting, rules, steps, trash
 from disks.operations.merge_in_place import batches, old_pages
 from disks.operations.merge_in_place.work import MERGING, Work, pointers, write

@@ -17,7 +17,8 @@ from disks.engine import formats
 from disks.engine.chain import open_chain
 from disks.engine.check import check_image
 from disks.engine.errors import ImageError
-from disks.engine.images import DiskType, Image, NewParent
+from disks.engine.images import DiskType, Image
+from disks.engine.parent_link import NewParent
 from disks.engine.units import SECTOR_BYTES
 from disks.operations import journal, trash, windows
 from disks.operations.paths import Root, Roots
