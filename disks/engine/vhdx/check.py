@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
-from disks.engine.findings import MAX_ALIKE, Finding, Level, limited
+from disks.engine.findings import MAX_ALIKE, Finding, Level, collected
 from disks.engine.images import DiskType
 from disks.engine.units import MIB, SECTOR_BYTES
 from disks.engine.vhdx import bat, headers, metadata, parent_locator, regions
@@ -24,25 +24,12 @@ def check_file(
     file: ImageFile, *, deep: bool = False, report: Report = unreported
 ) -> list[Finding]:
     """All findings of a file that claims to be a VHDX. deep: every sector bitmap too."""
-    findings: list[Finding] = []
-    try:
-        for finding in limited(_check(file, deep, Walk(file, report))):
-            findings.append(finding)
-    except ImageError as error:
-        # The storage failed or the file ends early; what was found so far still holds.
-        findings.append(Finding.from_error(error))
-    return findings
+    return collected(_check(file, deep, Walk(file, report)))
 
 
 def check_opened(image: VhdxImage) -> list[Finding]:
     """The same as check_file for an image that opened, without reading its headers again."""
-    findings: list[Finding] = []
-    try:
-        for finding in limited(_opened_findings(image, False, Walk(image.file, unreported))):
-            findings.append(finding)
-    except ImageError as error:
-        findings.append(Finding.from_error(error))
-    return findings
+    return collected(_opened_findings(image, False, Walk(image.file, unreported)))
 
 
 def _check(file: ImageFile, deep: bool, walk: Walk) -> Iterator[Finding]:
