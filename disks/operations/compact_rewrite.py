@@ -41,21 +41,15 @@ from disks.operations.compact_plan import (
     kept_mtime,
     require_same,
 )
+from disks.operations.content import ChainContent
 from disks.operations.copying import Copied, Draft
+from disks.operations.counting import Amount, count
 from disks.operations.family import ChildrenOf
+from disks.operations.output_blocks import is_zero, read_block, whole_blocks
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 from disks.operations.rollback import rolling_back
-from disks.operations.streaming import (
-    Amount,
-    ChainContent,
-    Verdict,
-    count,
-    is_zero,
-    read_block,
-    stream,
-    whole_blocks,
-)
+from disks.operations.streaming import Verdict, stream
 from disks.operations.verdicts import likely, spread
 
 

@@ -22,12 +22,12 @@ from disks.engine.new_image import NewImage, Target
 from disks.engine.raw import RAW
 from disks.engine.units import SECTOR_BYTES
 from disks.operations import copying, journal, locks, new_copy, rules
-from disks.operations.counting import count_levels
+from disks.operations.content import ChainContent, PlainContent, View
+from disks.operations.counting import count, count_levels
 from disks.operations.fingerprints import Fingerprint
 from disks.operations.new_copy import CopyPlan, Level
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
-from disks.operations.streaming import ChainContent, PlainContent, View, count
 from disks.operations.windows import shown
 
 TARGETS: tuple[Target, ...] = (*FORMATS, RAW)

@@ -32,6 +32,7 @@ from disks.operations import (
     rules,
     trash,
 )
+from disks.operations.content import ChainContent
 from disks.operations.copying import Copied, Draft
 from disks.operations.counting import count_levels
 from disks.operations.family import ChildrenOf
@@ -40,7 +41,6 @@ from disks.operations.new_copy import CopyPlan, Level
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 from disks.operations.rollback import rolling_back
-from disks.operations.streaming import ChainContent
 
 PARENT = "parent"
 CHILD = "child"

@@ -12,10 +12,11 @@ from disks.engine.errors import ImageError
 from disks.engine.holding import Wanted
 from disks.engine.units import sectors
 from disks.operations import copying, merge_in_place, rewriting, rules, trash
+from disks.operations.content import ChainContent, Run
+from disks.operations.counting import Amount, Counting
 from disks.operations.merge_in_place import Work
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
-from disks.operations.streaming import Amount, ChainContent, Counting, Run
 
 if TYPE_CHECKING:
     from disks.operations.merge import MergePlan

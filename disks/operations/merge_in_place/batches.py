@@ -24,6 +24,7 @@ from disks.engine.holding import HoldPlan, Limits, Wanted
 from disks.engine.images import Image
 from disks.engine.units import MIB, SECTOR_BYTES, sectors, size_text
 from disks.operations import unforeseen
+from disks.operations.content import ChainContent, Run
 from disks.operations.merge_in_place import old_pages
 from disks.operations.merge_in_place.moving import move, prove
 from disks.operations.merge_in_place.old_pages import Slot
@@ -32,7 +33,6 @@ from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Lost, Progress, Stopped
 from disks.operations.rewriting import attention
 from disks.operations.rollback import quietly
-from disks.operations.streaming import ChainContent, Run
 from disks.operations.windows import shown
 
 _AT_FIRST = "before its first batch was complete"
