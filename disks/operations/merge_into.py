@@ -17,6 +17,7 @@ from disks.operations.counting import Amount, Counting
 from disks.operations.merge_in_place import Work
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
+from disks.operations.trash import manifests
 
 if TYPE_CHECKING:
     from disks.operations.merge import MergePlan
@@ -126,7 +127,7 @@ def start(
     manifest = trash.planned(
         roots,
         job=trash.free_job(roots, plan.trash, copying.job_word(job)),
-        kind=trash.MERGED_IN_PLACE,
+        kind=manifests.MERGED_IN_PLACE,
         summary=f"Merged {names} in place into {plan.output}",
         replacement=plan.output,
         put_away=[

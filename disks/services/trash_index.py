@@ -17,7 +17,7 @@ from django.utils import timezone
 from disks.engine.errors import ImageError
 from disks.models import Job, StorageRoot, TrashedJob
 from disks.operations import paths, trash
-from disks.operations.trash import Manifest
+from disks.operations.trash.manifests import PLANNED, Manifest
 from disks.services import roots
 from disks.services.stored_json import readable
 
@@ -47,7 +47,7 @@ def sync(root: StorageRoot, folders: Iterable[str] = ()) -> int:
     present = set()
     with transaction.atomic():
         for manifest in manifests:
-            if manifest.state == trash.PLANNED or not manifest.is_primary:
+            if manifest.state == PLANNED or not manifest.is_primary:
                 continue  # the job is not over, or the full list lies elsewhere
             folder = os.path.relpath(manifest.folder, root.path)
             present.add(folder)

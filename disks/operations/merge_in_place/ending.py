@@ -8,12 +8,13 @@ from typing import Any
 from disks.engine import faults
 from disks.engine.formats import open_image
 from disks.engine.images import Image
-from disks.operations import durable, rewriting, steps, trash
+from disks.operations import durable, rewriting, steps
 from disks.operations.fingerprints import Fingerprint
 from disks.operations.merge_in_place.step_zero import remove_records, rewrite, settle
 from disks.operations.merge_in_place.work import Work
 from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Progress
+from disks.operations.trash import manifests
 
 
 def finish(roots: Roots, work: Work, progress: Progress) -> dict[str, Any]:
@@ -53,8 +54,8 @@ def finish(roots: Roots, work: Work, progress: Progress) -> dict[str, Any]:
             size = file.size_bytes
         relinked = [path for path in work.relink if path not in {row["path"] for row in refused}]
         work.manifest.relinked = relinked
-        work.manifest.state = trash.COMPLETE
-        trash.write(roots, work.manifest)
+        work.manifest.state = manifests.COMPLETE
+        manifests.write(roots, work.manifest)
         remove_records(roots, work)
     done = work.result | {
         "file_size_after_bytes": size,
@@ -98,7 +99,7 @@ def _require_face(image: Image, theirs: Image) -> None:
         raise rewriting.unverified(image.file.path, "it has another size")
 
 
-def _take_name(roots: Roots, work: Work, leaf: trash.Entry) -> None:
+def _take_name(roots: Roots, work: Work, leaf: manifests.Entry) -> None:
     """The leaf gets a second name in the trash, so that its own never goes missing."""
     if steps.inode(roots, work.surviving) == work.inodes[-1]:
         return

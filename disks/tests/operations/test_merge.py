@@ -23,6 +23,7 @@ from disks.operations import concerned, locks, merge, relink, steps, trash
 from disks.operations.paths import Root, Roots
 from disks.operations.progress import Cancelled, Progress
 from disks.operations.recover import recover_disk
+from disks.operations.trash import restoring
 from disks.tests.builders import (
     MIB,
     SECTOR,
@@ -292,7 +293,8 @@ def test_a_grandchild_that_refuses_its_new_link_is_named_for_repair(
     assert done["relinked"] == []
     assert any(below in warning for warning in done["warnings"])
     monkeypatch.undo()
-    back = trash.restore(done["trash"], world.roots, offline=True)  # its old link is right again
+    # its old link is right again
+    back = restoring.restore(done["trash"], world.roots, offline=True)
     assert back["warnings"] == []
     assert world.grandchild is not None
     assert content_of(below) == world.grandchild.sha256

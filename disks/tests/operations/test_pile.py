@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from disks.engine.errors import ImageError
-from disks.operations import concerned, pile, space, trash
+from disks.operations import concerned, pile, space
 from disks.operations.paths import Root, Roots
 from disks.operations.pile import PilePlan, Step
 from disks.operations.progress import Cancelled, Progress
 from disks.operations.recover import recover
 from disks.operations.space import Space
+from disks.operations.trash import restoring
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import DONE, in_fork, with_fault
 from disks.tests.operations.piles import FORMATS, Pile, make, ring, roots_of
@@ -102,7 +103,7 @@ def test_everything_can_be_brought_back_from_the_trash(tmp_path: Path, format: s
     make(tmp_path, format)
     before = worlds.snapshot(tmp_path)
     (row,) = merged(tmp_path)
-    trash.restore(row["trash"], roots_of(tmp_path), offline=True)
+    restoring.restore(row["trash"], roots_of(tmp_path), offline=True)
     assert worlds.snapshot(tmp_path) == before
 
 

@@ -16,6 +16,7 @@ from disks.engine.files import FileIdentity
 from disks.operations import create, journal, merge, rewriting, trash
 from disks.operations.paths import Roots
 from disks.operations.recover import recover
+from disks.operations.trash import restoring
 from disks.tests.builders import build_differencing, build_dynamic
 from disks.tests.operations.crashing import DIED, in_fork, with_fault
 from disks.tests.operations.worlds import (
@@ -202,7 +203,7 @@ def test_nothing_is_restored_into_a_chain_that_waits_for_recovery(tmp_path: Path
     below = world.path("below.vhd")
     in_fork(with_fault("forward.rename:1:kill", lambda: merge_into_parent(below, world.roots)))
     with pytest.raises(ImageError) as caught:
-        trash.restore(before.folder, world.roots, offline=True)
+        restoring.restore(before.folder, world.roots, offline=True)
     assert caught.value.code == "E_UNFINISHED"
 
 
