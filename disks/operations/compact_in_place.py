@@ -23,21 +23,14 @@ from disks.engine.files import FileIdentity
 from disks.engine.findings import Level
 from disks.engine.formats import open_image
 from disks.engine.images import Image
-from disks.operations import (
-    compact_plan,
-    copying,
-    fingerprints,
-    guards,
-    journal,
-    locks,
-    rewriting,
-)
+from disks.operations import compact_plan, copying, fingerprints, guards, journal, locks, rewriting
 from disks.operations.compact_plan import CompactPlan, describe, require_same
 from disks.operations.family import ChildrenOf
 from disks.operations.looks import Looks
 from disks.operations.pages import PAGE_BYTES
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
+from disks.operations.rewriting import kinds
 from disks.operations.verdicts import GOES, STAYS, Judged, Verdict, judge, likely
 
 _MOVES_PER_READ = 6  # read, write, flush and read back, each slower than the read of a look
@@ -207,8 +200,8 @@ def _describe(result: InPlacePlan, chain: Chain, roots: Roots) -> None:
     """Everything that needs no block read. Raises what stands in the way."""
     describe(result, chain, roots, so="nothing is moved in it")
     file = chain.images[0].file
-    rewriting.require_one_name(file)
-    result.warnings = [finding.message for finding in rewriting.recent_write(file)]
+    guards.require_one_name(file)
+    result.warnings = [finding.message for finding in guards.recent_write(file)]
 
 
 def _measure(
@@ -316,7 +309,7 @@ class _Work:
         change = rewriting.Change(
             build=build,
             check=check,
-            about=rewriting.COMPACT,
+            about=kinds.COMPACT,
             keep_mtime=self.keep_mtime,
             progress=progress or self.progress,
         )

@@ -30,6 +30,7 @@ from disks.operations.fingerprints import Fingerprint
 from disks.operations.looks import Looks
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
+from disks.operations.rewriting import kinds
 from disks.operations.windows import shown
 
 _LOOKED_AT_BYTES = 32 * MIB  # of the grown area, at both of its ends
@@ -215,7 +216,7 @@ def _fill(
     if damaged is not None:
         raise damaged
     roots.require_writable(result.path)
-    rewriting.require_one_name(file)
+    guards.require_one_name(file)
     journal.require_settled(roots, [*result.exclusive, *result.shared])
     planned = image.plan_expand(result.new_size_bytes)
     result.changes = planned.changes
@@ -224,7 +225,7 @@ def _fill(
     result.new_identity = planned.rewrite.identity_after is not None
     result.warnings = [
         *planned.warnings,
-        *(finding.message for finding in rewriting.recent_write(file)),
+        *(finding.message for finding in guards.recent_write(file)),
     ]
     result.free_space_bytes, short = space.shortage_at(roots, result.path, result.growth_bytes)
     found = family.look(
@@ -339,7 +340,7 @@ def _rewrite(
         check=lambda image: (
             _require_moved(image, before) if makes_room else _require_larger(image, before, size)
         ),
-        about=rewriting.MAKE_ROOM if makes_room else rewriting.EXPAND,
+        about=kinds.MAKE_ROOM if makes_room else kinds.EXPAND,
         progress=progress,
     )
     rewriting.rewrite(roots, plan.path, change, expected=expected, job=job, token=token)

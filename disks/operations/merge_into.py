@@ -11,7 +11,7 @@ from disks.engine.chain import Chain
 from disks.engine.errors import ImageError
 from disks.engine.holding import Wanted
 from disks.engine.units import sectors
-from disks.operations import copying, merge_in_place, rewriting, rules, trash
+from disks.operations import copying, guards, merge_in_place, rules, trash
 from disks.operations.content import ChainContent, Run
 from disks.operations.counting import Amount, Counting
 from disks.operations.merge_in_place import Work
@@ -47,7 +47,7 @@ def refusals(plan: MergePlan, chain: Chain, last: int, roots: Roots) -> Iterator
     base, above = chain.images[last], chain.images[last - 1]
     path = chain.paths[last]
     for image in (base, above):
-        rewriting.require_one_name(image.file)
+        guards.require_one_name(image.file)
     size = chain.virtual_size_bytes
     if size > base.virtual_size_bytes:
         larger = _larger_ancestor(chain, last)

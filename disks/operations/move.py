@@ -35,7 +35,6 @@ from disks.operations import (
     new_copy,
     ownership,
     relocating,
-    rewriting,
     rules,
     space,
     trash,
@@ -157,7 +156,7 @@ def _fill(
             )
         ]
         result.fingerprints = {path: Fingerprint.of(file)}
-        result.warnings = [one.message for one in rewriting.recent_write(file)]
+        result.warnings = [one.message for one in guards.recent_write(file)]
         managed = guards.managers(roots, [(path, image)])
         roots.require_writable(path)
         rules.check_new_name(roots, target, by_name(image.format_name))
@@ -208,7 +207,7 @@ def _own_link(result: MovePlan, image: Image, roots: Roots) -> bool:
     if change is None:
         return False
     if not result.across:  # a copy of it is written to, else the disk itself
-        rewriting.require_one_name(image.file)
+        guards.require_one_name(image.file)
     result.links.insert(0, change)
     result.warnings += change.warnings
     return True

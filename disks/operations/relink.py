@@ -23,12 +23,22 @@ from disks.engine.formats import open_image
 from disks.engine.images import DiskType, Image
 from disks.engine.parent_link import NewParent
 from disks.engine.resolution import Status, resolve
-from disks.operations import fingerprints, journal, links, locks, rewriting, windows
+from disks.operations import (
+    fingerprints,
+    guards,
+    journal,
+    links,
+    locks,
+    modification_times,
+    rewriting,
+    windows,
+)
 from disks.operations.inspection import link_document, managed_by
 from disks.operations.journal import UNDO
 from disks.operations.managers import Manager
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
+from disks.operations.rewriting import records
 from disks.operations.windows import shown
 
 
@@ -131,7 +141,7 @@ def _plan_update(
             changes=changes,
             warnings=tuple(findings),
             windows_will_look_at=tuple(looks),
-            fingerprint=rewriting.fingerprint(
+            fingerprint=fingerprints.of_plan(
                 child_file, image, [new, parent_file.path, target.identity]
             ),
             manager=managed_by(child, roots, hidden=bool(getattr(image, "hidden", False))),
@@ -184,7 +194,7 @@ def apply(
             rewriting.Change(
                 build=lambda image: _rewrite_of(fresh, image),
                 check=lambda image: _verify(fresh, image, roots),
-                keep_mtime=rewriting.is_recorded(fresh.file.mtime_ns, known_children),
+                keep_mtime=modification_times.is_recorded(fresh.file.mtime_ns, known_children),
                 is_undo=fresh.is_undo,
                 neighbours=(fresh.parent,) if fresh.parent else (),
             ),
@@ -233,14 +243,14 @@ def plan_undo(child: str, roots: Roots) -> LinkPlan:
                 f"The record beside {shown(child)} belongs to another disk that had this name.",
                 file=child,
             )
-        if not rewriting.same_link(record.get("link_after"), image.recorded_link()):
+        if not records.same_link(record.get("link_after"), image.recorded_link()):
             raise ImageError(
                 "E_LINK_CHANGED",
                 f"The parent link of {shown(child)} is not the one that the last update wrote: "
                 "something else has changed it since. Update the parent path instead.",
                 file=child,
             )
-        rewriting.require_one_name(file)
+        guards.require_one_name(file)
         restored = record["link_before"]
         rewrite = image.plan_recorded_link(restored)
         return LinkPlan(
@@ -248,9 +258,9 @@ def plan_undo(child: str, roots: Roots) -> LinkPlan:
             parent="",
             is_undo=True,
             changes=tuple(row for row in rewrite.changes if row.now or row.after),
-            warnings=tuple(rewriting.recent_write(file)),
+            warnings=tuple(guards.recent_write(file)),
             windows_will_look_at=(),
-            fingerprint=rewriting.fingerprint(file, image, [restored]),
+            fingerprint=fingerprints.of_plan(file, image, [restored]),
             manager=managed_by(child, roots, hidden=bool(getattr(image, "hidden", False))),
             ancestors=(),
             chain_complete=False,
@@ -314,7 +324,7 @@ def _differencing(file: ImageFile) -> Image:
         )
     if image.write_refusal is not None:
         raise image.write_refusal
-    rewriting.require_one_name(file)
+    guards.require_one_name(file)
     return image
 
 
@@ -488,7 +498,7 @@ def _leads_here(child: str, parent: str, new: NewParent, roots: Roots) -> bool:
 def _warnings(
     child_file: ImageFile, parent_file: ImageFile, parent: str, image: Image, roots: Roots
 ) -> Iterator[Finding]:
-    yield from rewriting.recent_write(child_file)
+    yield from guards.recent_write(child_file)
     links = parent_file.stat().st_nlink
     if links > 1:
         yield Finding(
@@ -595,7 +605,7 @@ def _verify(plan: LinkPlan, image: Image, roots: Roots) -> None:
     if image.parent is None:
         raise rewriting.unverified(plan.child, "it is no differencing disk any more")
     if plan.new_parent is None:
-        if not rewriting.same_link(image.recorded_link(), plan.restored):
+        if not records.same_link(image.recorded_link(), plan.restored):
             raise rewriting.unverified(plan.child, "its link is not the recorded one")
         return
     if image.parent.identity != plan.new_parent.identity:

@@ -31,7 +31,7 @@ from disks.operations.merge_in_place.old_pages import Slot
 from disks.operations.merge_in_place.work import ENDING, Work, write
 from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Lost, Progress, Stopped
-from disks.operations.rewriting import attention
+from disks.operations.rewriting.recovery import attention
 from disks.operations.rollback import quietly
 from disks.operations.windows import shown
 

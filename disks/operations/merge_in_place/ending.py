@@ -14,6 +14,7 @@ from disks.operations.merge_in_place.step_zero import remove_records, rewrite, s
 from disks.operations.merge_in_place.work import Work
 from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Progress
+from disks.operations.rewriting import kinds, recovery
 from disks.operations.trash import manifests
 
 
@@ -71,13 +72,13 @@ def _take_face(roots: Roots, work: Work) -> None:
     if steps.inode(roots, work.base) != work.inodes[-1]:
         if steps.inode(roots, work.surviving) == work.inodes[-1]:
             return  # it has taken the leaf's name already, and before that its face
-        raise rewriting.attention(work.base, "another file has its name now")
+        raise recovery.attention(work.base, "another file has its name now")
     settle(roots, work.base)
     leaf = work.manifest.entries[0]
     kept = steps.inode(roots, leaf.trash) == work.inodes[0]
     with roots.open(leaf.trash if kept else work.leaf) as leaf_file:
         if leaf_file.stat().st_ino != work.inodes[0]:
-            raise rewriting.attention(work.leaf, "another file has its name now")
+            raise recovery.attention(work.leaf, "another file has its name now")
         theirs = open_image(leaf_file)
         with roots.open(work.base) as file:
             if open_image(file).identity == theirs.identity:
@@ -86,7 +87,7 @@ def _take_face(roots: Roots, work: Work) -> None:
             roots,
             work,
             work.base,
-            rewriting.FACE,
+            kinds.FACE,
             lambda image: image.plan_face(theirs),
             lambda image: _require_face(image, theirs),
         )
@@ -107,5 +108,5 @@ def _take_name(roots: Roots, work: Work, leaf: manifests.Entry) -> None:
     if kept is None:
         steps.link_or_move(roots, leaf.original, leaf.trash)
     elif kept != leaf.file.inode:
-        raise rewriting.attention(leaf.trash, "another file lies in the trash under this name")
+        raise recovery.attention(leaf.trash, "another file lies in the trash under this name")
     durable.rename(roots, work.base, work.surviving)
