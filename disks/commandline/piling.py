@@ -20,9 +20,9 @@ from disks.commandline.options import (
 )
 from disks.commandline.outcome import count
 from disks.engine.errors import ImageError
-from disks.operations import guards, merge, pile, pile_script
+from disks.operations import guards, merge
 from disks.operations.paths import Roots
-from disks.operations.pile import Pile, PilePlan
+from disks.operations.pile import Pile, PilePlan, applying, planning, windows_script
 from disks.operations.progress import Cancelled, Stopped
 
 _MOST_LINES = 20  # of each list that is only for information
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     # What a header does not lead to is looked for by identity, in the folder itself first.
     args.search = [folder, *args.search]
     roots = build_roots(args, leaves, [folder])
-    plan = pile.plan(
+    plan = planning.plan(
         folder,
         roots,
         keep_name=args.keep_name,
@@ -127,7 +127,7 @@ def _carry_out(plan: PilePlan, roots: Roots, unrelated: list[str], console: Cons
     finished: list[dict[str, Any]] = []
     progress = console.progress()
     try:
-        pile.apply(
+        applying.apply(
             steps,
             roots,
             offline=True,
@@ -146,7 +146,7 @@ def _carry_out(plan: PilePlan, roots: Roots, unrelated: list[str], console: Cons
         if not finished:
             raise
         raise Stopped(f"{_merged_before(finished)}. {stopped.sentence}") from stopped
-    done = pile.outcome(finished)
+    done = applying.outcome(finished)
     lines = [done["sentence"]]
     for row in finished:
         lines.append(f"{row['output']}: the old files are in {row['trash']}")
@@ -163,7 +163,7 @@ def _merged_before(finished: list[dict[str, Any]]) -> str:
 
 
 def _print_script(plan: PilePlan, roots: Roots, console: Console) -> int:
-    text, steps = pile_script.script(plan.piles, plan.forest, roots, plan.survey.folder)
+    text, steps = windows_script.script(plan.piles, plan.forest, roots, plan.survey.folder)
     refused = plan.refused
     if not steps and refused is not None:
         raise refused

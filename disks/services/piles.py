@@ -19,11 +19,11 @@ from django.db.utils import DatabaseError
 from disks.engine.errors import ImageError
 from disks.models import Disk, Job, ParentLink, StorageRoot
 from disks.models.fields import to_column
-from disks.operations import concerned, fingerprints, merge, pile, pile_script
+from disks.operations import concerned, fingerprints, merge
 from disks.operations.forest import Forest, Lost, Member, Run
 from disks.operations.managers import NO_CLAIM
 from disks.operations.merge import MergePlan
-from disks.operations.pile import Pile, PilePlan, Step
+from disks.operations.pile import Pile, PilePlan, Step, applying, planning, windows_script
 from disks.operations.progress import Progress
 from disks.operations.survey import Survey, is_inside
 from disks.services import declarations, jobs, merging, roots
@@ -100,7 +100,7 @@ def forgotten(most: int | None = None) -> tuple[list[Forgotten], int]:
             count=len(here),
             allocated_bytes=-negative,
             are_checkpoints=all(
-                level.relative_path.lower().endswith(pile.CHECKPOINT_ENDINGS) for level in here
+                level.relative_path.lower().endswith(planning.CHECKPOINT_ENDINGS) for level in here
             ),
         )
         for negative, leaf, here in found[:most]
@@ -278,16 +278,16 @@ def plan(
     """
     found, disks = survey(root, folder)
     runs = found.forest.runs
-    chosen = pile.chosen(runs, [leaf] if leaf else [])[:PLANNED_AT_ONCE]
+    chosen = planning.chosen(runs, [leaf] if leaf else [])[:PLANNED_AT_ONCE]
     with closing(roots.operation_roots()) as scope:
         piles = [
-            pile.judged(
+            planning.judged(
                 found.forest, run, _dry_run(disks[run.leaf], run, keep_name, in_place), scope
             )
             for run in chosen
         ]
         ready = [one for one in piles if one.refused is None] or piles
-        short = pile.shortage(ready, scope)
+        short = planning.shortage(ready, scope)
         planned = PilePlan(found, ready, keep_name, short, in_place)
     return FolderPlan(planned, piles, disks, [run for run in runs if run not in chosen])
 
@@ -309,7 +309,7 @@ def script(planned: FolderPlan) -> str:
     """The same merges as PowerShell for the Hyper-V host; E_NO_PILE where there are none."""
     found = planned.plan
     with closing(roots.operation_roots()) as scope:
-        text, steps = pile_script.script(planned.piles, found.forest, scope, found.survey.folder)
+        text, steps = windows_script.script(planned.piles, found.forest, scope, found.survey.folder)
     if steps:
         return text
     raise found.refused or ImageError(
@@ -406,7 +406,7 @@ def run_pile(parameters: dict[str, Any], progress: Progress, context: JobContext
         declarations.unread_remembered(),
         merging.lost_before_it_moved(context),
     ):
-        rows = pile.apply(
+        rows = applying.apply(
             steps,
             scope,
             offline=context.job.declared_offline,
@@ -417,7 +417,7 @@ def run_pile(parameters: dict[str, Any], progress: Progress, context: JobContext
             children_of=declarations.catalog_children,
             done=done,
         )
-    return pile.outcome(rows) | {"rows": [_told(row) for row in rows]}
+    return applying.outcome(rows) | {"rows": [_told(row) for row in rows]}
 
 
 def _told(row: dict[str, Any]) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from django.test.utils import CaptureQueriesContext
 from disks.engine.chain import open_chain
 from disks.engine.errors import ImageError
 from disks.models import AuditEntry, Disk, Job, JobLogLine, StorageRoot, TrashedJob
-from disks.operations import concerned, pile
-from disks.operations.pile import Step
+from disks.operations import concerned
+from disks.operations.pile import Step, applying, planning
 from disks.services import jobs, leases, piles, reconciling, roots, stopping, trash
 from disks.services.errors import Refusal
 from disks.services.stored_json import restored
@@ -129,7 +129,7 @@ def test_a_folder_is_told_as_the_files_alone_would_tell_it(
     made.disks["gone"].path.unlink()
     scan(root)
     by_catalog = piles.plan(root, "srv").plan.as_dict()
-    by_files = pile.plan(str(made.folder), roots.operation_roots(), in_place=True).as_dict()
+    by_files = planning.plan(str(made.folder), roots.operation_roots(), in_place=True).as_dict()
     for one in (*by_catalog["piles"], *by_files["piles"]):
         del one["merge"]["free_space_bytes"]  # other tests write meanwhile
     for said in ("piles", "branches", "needed_outside", "rings", "disks", "allocated_bytes"):
@@ -214,7 +214,7 @@ def lost(job: Job, fault: str) -> None:
     scope = roots.operation_roots()
 
     def work() -> None:
-        pile.apply(steps, scope, offline=True, job=context.name, token=context.token)
+        applying.apply(steps, scope, offline=True, job=context.name, token=context.token)
 
     assert in_fork(with_fault(f"{fault}:kill", work)) == -signal.SIGKILL
     Job.objects.filter(pk=job.pk).update(lease_until=leases.from_now(-1), worker={})
@@ -285,7 +285,7 @@ def test_cancelled_between_two_piles_the_first_is_in_the_catalog(
 ) -> None:
     root, made = scene
     job = piles.request(root, "srv", user=None, idempotency_key=key(), declared_offline=True)
-    original = pile.apply
+    original = applying.apply
 
     def stopped_after_one(*args: Any, **options: Any) -> Any:
         told = options["done"]
@@ -296,7 +296,7 @@ def test_cancelled_between_two_piles_the_first_is_in_the_catalog(
 
         return original(*args, **options | {"done": done_and_stop})
 
-    monkeypatch.setattr(pile, "apply", stopped_after_one)
+    monkeypatch.setattr(applying, "apply", stopped_after_one)
     monkeypatch.setattr("django.conf.settings.JOB_PROGRESS_SECONDS", 0.0)
     job = jobs.run_now(job)
     assert job.status == Job.Status.CANCELLED
@@ -304,7 +304,7 @@ def test_cancelled_between_two_piles_the_first_is_in_the_catalog(
     assert content(made.path("vm")) == made.disks["d"].sha256
     assert row(made.path("d")).health_code == "N_PUT_AWAY"
     assert content(made.path("p")) == made.disks["p"].sha256
-    monkeypatch.setattr(pile, "apply", original)
+    monkeypatch.setattr(applying, "apply", original)
     again = done(jobs.retry(job, None))
     assert [one.get("was_done", False) for one in again.result["merges"]] == [True, False]
     assert content(made.path("other")) == made.disks["p"].sha256
