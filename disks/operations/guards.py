@@ -12,6 +12,7 @@ from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
 from disks.engine.images import Image
 from disks.operations.inspection import managed_by
+from disks.operations.managers import Manager
 from disks.operations.paths import Roots
 from disks.operations.windows import shown
 
@@ -87,3 +88,16 @@ def recent_write(file: ImageFile) -> Iterator[Finding]:
             None,
             int(seconds),
         )
+
+
+def managed(path: str, manager: Manager) -> ImageError:
+    """E_MANAGED: somebody else keeps books about this disk, and nobody has taken that on."""
+    return ImageError(
+        "E_MANAGED",
+        f"{shown(path)} is not changed without a declaration. {manager.sentence} "
+        f"{manager.way_out} If the manager is stopped or does not know this disk any more, "
+        "declare that the disks are offline (--offline).",
+        file=path,
+        field="managed_by",
+        value=manager.code,
+    )

@@ -6,7 +6,7 @@ from typing import Any
 
 from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
-from disks.operations import durable, journal, locks, relink
+from disks.operations import durable, guards, journal, locks, relink
 from disks.operations.copying import job_word
 from disks.operations.family import ChildrenOf
 from disks.operations.fingerprints import Fingerprint
@@ -81,7 +81,7 @@ def restore(
     for path in sorted(paths):
         manager = managed_by(path, roots)
         if manager is not None and not offline:
-            raise relink.managed(path, manager)
+            raise guards.managed(path, manager)
         roots.require_writable(path)
     existing = sorted(path for path in paths if roots.exists(path))
     with locks.hold(roots, [lock_path(manifest), *existing], job=job, token=token):
