@@ -28,8 +28,9 @@ from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
 from disks.operations import durable, journal, steps, trash
 from disks.operations.journal import Sidecar
-from disks.operations.paths import Roots, is_internal_name
+from disks.operations.paths import Roots
 from disks.operations.progress import Progress
+from disks.operations.storage_roots import is_internal_name
 from disks.operations.trash import manifests
 
 MOVE, COPY, DELETE = "move", "copy", "delete"

@@ -24,8 +24,9 @@ from disks.engine.errors import ImageError
 from disks.operations import copying, durable, journal, steps, trash
 from disks.operations.fingerprints import Fingerprint
 from disks.operations.journal import Sidecar
-from disks.operations.paths import Roots, is_internal_name
+from disks.operations.paths import Roots
 from disks.operations.progress import Progress
+from disks.operations.storage_roots import is_internal_name
 from disks.operations.trash import manifests
 
 COPYING = "copying"

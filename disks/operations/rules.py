@@ -14,7 +14,8 @@ from disks.engine.images import DiskType, Image
 from disks.engine.new_image import NewImage, Target
 from disks.engine.units import MIB
 from disks.operations import windows
-from disks.operations.paths import Roots, is_internal_name
+from disks.operations.paths import Roots
+from disks.operations.storage_roots import is_internal_name
 
 LARGEST_NAME_BYTES = 255
 MOST_BLOCK_BYTES = 2 * MIB  # of what is written anew: of larger ones fewer can be left out

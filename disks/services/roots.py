@@ -20,6 +20,7 @@ from django.db.models import Q
 from disks.engine.errors import ImageError
 from disks.models import Disk, Job, StorageRoot, WindowsView
 from disks.operations import paths, probing
+from disks.operations.storage_roots import Root, parsed_view
 from disks.services import audit, hours, root_state, timing
 from disks.services.errors import Refusal
 
@@ -44,11 +45,11 @@ def operation_roots(only: Iterable[StorageRoot] | None = None) -> paths.Roots:
     return paths.Roots([operation_root(root) for root in chosen], find_identity=find_identity)
 
 
-def operation_root(root: StorageRoot) -> paths.Root:
+def operation_root(root: StorageRoot) -> Root:
     """One row as the operations know it."""
     views = sorted(root.windows_views.all(), key=lambda view: (not view.preferred, view.prefix))
     known = root.device is not None and root.inode is not None
-    return paths.Root(
+    return Root(
         path=root.path,
         name=root.name,
         windows_views=tuple(view.prefix for view in views),
@@ -73,7 +74,7 @@ def find_identity(identity: str) -> list[str]:
 def locate(path: str) -> tuple[StorageRoot, str]:
     """The root that holds a host path, and the path below it. Raises E_OUTSIDE_ROOTS, E_NAME."""
     roots = list(StorageRoot.objects.all())
-    found, relative = paths.Roots([paths.Root(path=root.path) for root in roots]).locate(path)
+    found, relative = paths.Roots([Root(path=root.path) for root in roots]).locate(path)
     return next(root for root in roots if root.path == found.path), relative
 
 
@@ -306,7 +307,7 @@ def try_out(path: str) -> dict[str, Any]:
     Raises Refusal E_ROOT_PATH for a folder that could not be declared there.
     """
     path = _checked_path(path, StorageRoot.DeclaredBy.BROWSER)
-    return probing.probe(paths.Roots([paths.Root(path=path)]), path).as_dict()
+    return probing.probe(paths.Roots([Root(path=path)]), path).as_dict()
 
 
 # ----------------------------------------------------------------------------------- inside
@@ -328,7 +329,7 @@ def _checked_path(path: str, declared_by: str) -> str:
 
 def _below_allowed(path: str) -> str:
     """Opened below the allowed folder alone; says nothing about what lies elsewhere."""
-    allowed = paths.Roots([paths.Root(path=folder) for folder in allowed_folders()])
+    allowed = paths.Roots([Root(path=folder) for folder in allowed_folders()])
     try:
         os.close(allowed.open_folder(path))
     except ImageError as error:
@@ -410,7 +411,7 @@ def _set_views(root: StorageRoot, prefixes: Sequence[str]) -> None:
         if not prefix:
             continue
         try:
-            text = str(paths.parsed_view(prefix))
+            text = str(parsed_view(prefix))
         except ImageError as error:
             raise Refusal(error.code, error.message) from error
         if text.casefold() not in {known.casefold() for known in wanted}:

@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from disks.engine.errors import ImageError
 from disks.models import Job, StorageRoot, TrashedJob
-from disks.operations import paths, trash
+from disks.operations import storage_roots, trash
 from disks.operations.trash.manifests import PLANNED, Manifest
 from disks.services import roots
 from disks.services.stored_json import readable
@@ -61,7 +61,7 @@ def sync(root: StorageRoot, folders: Iterable[str] = ()) -> int:
 
 def _holder(folder: str) -> str:
     """The folder that holds the trash folder of a row."""
-    head, _, _ = folder.rpartition(f"{paths.TRASH_FOLDER}/")
+    head, _, _ = folder.rpartition(f"{storage_roots.TRASH_FOLDER}/")
     return head.rstrip("/")
 
 

@@ -18,7 +18,8 @@ from collections.abc import Iterable
 from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
 from disks.operations import durable, locks
-from disks.operations.paths import TRASH_FOLDER, Roots
+from disks.operations.paths import Roots
+from disks.operations.storage_roots import TRASH_FOLDER
 from disks.operations.trash.manifests import (
     MANIFEST,
     README,

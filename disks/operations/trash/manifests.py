@@ -15,7 +15,8 @@ from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
 from disks.operations import durable, journal
 from disks.operations.fingerprints import Fingerprint
-from disks.operations.paths import TRASH_FOLDER, Roots
+from disks.operations.paths import Roots
+from disks.operations.storage_roots import TRASH_FOLDER
 
 MANIFEST = "manifest.json"
 README = "README.txt"

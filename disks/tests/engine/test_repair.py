@@ -15,7 +15,8 @@ from disks.engine.findings import Level
 from disks.engine.formats import open_image
 from disks.engine.units import round_up
 from disks.operations.pages import PAGE_BYTES
-from disks.operations.paths import Root, Roots
+from disks.operations.paths import Roots
+from disks.operations.storage_roots import Root
 from disks.tests.builders import (
     Built,
     build_differencing,

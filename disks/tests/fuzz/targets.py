@@ -21,7 +21,8 @@ from disks.engine.images import DiskType, Image
 from disks.engine.parent_link import NewParent
 from disks.engine.units import SECTOR_BYTES
 from disks.operations import journal, windows
-from disks.operations.paths import Root, Roots
+from disks.operations.paths import Roots
+from disks.operations.storage_roots import Root
 from disks.operations.trash import manifests
 from disks.tests.engine.world import World, open_file
 from disks.tests.fuzz.damage import Bytes, Template, damaged, templates

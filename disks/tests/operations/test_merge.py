@@ -20,17 +20,12 @@ from disks.engine.chain import open_chain
 from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
 from disks.operations import concerned, locks, merge, relink, steps, trash
-from disks.operations.paths import Root, Roots
+from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Progress
 from disks.operations.recover import recover_disk
+from disks.operations.storage_roots import Root
 from disks.operations.trash import restoring
-from disks.tests.builders import (
-    MIB,
-    SECTOR,
-    build_differencing,
-    build_dynamic,
-    seven_zip_sha256,
-)
+from disks.tests.builders import MIB, SECTOR, build_differencing, build_dynamic, seven_zip_sha256
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import in_fork, with_fault
 from disks.tests.operations.worlds import BLOCK, KIB, chain, content_of, errors_in, noise, roots_of

@@ -12,8 +12,9 @@ from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
 from disks.engine.resolution import Status, Verdict, resolve
 from disks.operations import journal, move, relink, trash
-from disks.operations.paths import Root, Roots
+from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Progress
+from disks.operations.storage_roots import Root
 from disks.operations.trash import manifests, restoring
 from disks.tests.builders import Family, build_differencing_vhdx, build_dynamic_vhdx
 from disks.tests.operations import worlds

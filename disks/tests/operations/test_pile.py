@@ -13,11 +13,12 @@ import pytest
 
 from disks.engine.errors import ImageError
 from disks.operations import concerned, space
-from disks.operations.paths import Root, Roots
+from disks.operations.paths import Roots
 from disks.operations.pile import PilePlan, Step, applying, planning
 from disks.operations.progress import Cancelled, Progress
 from disks.operations.recover import recover
 from disks.operations.space import Space
+from disks.operations.storage_roots import Root
 from disks.operations.trash import restoring
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import DONE, in_fork, with_fault

@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from disks.operations import merge
-from disks.operations.paths import Root, Roots
+from disks.operations.paths import Roots
 from disks.operations.pile import planning, windows_script
 from disks.operations.powershell import quoted
+from disks.operations.storage_roots import Root
 from disks.tests.operations.piles import FORMATS, Pile, make, ring, roots_of
 
 QUOTES = "'\u2018\u2019\u201a\u201b"  # all of them open and close a literal

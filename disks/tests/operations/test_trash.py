@@ -142,7 +142,8 @@ def test_the_trash_moves_along_with_its_root(tmp_path: Path) -> None:
 
 
 def test_disks_of_two_roots_go_to_the_trash_of_each(tmp_path: Path) -> None:
-    from disks.operations.paths import Root, Roots
+    from disks.operations.paths import Roots
+    from disks.operations.storage_roots import Root
     from disks.tests.builders import build_differencing
 
     for name in ("one", "two"):

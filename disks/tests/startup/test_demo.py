@@ -13,8 +13,9 @@ from disks.engine.errors import NotAnImage
 from disks.engine.formats import open_image
 from disks.operations import demo
 from disks.operations.inspection import inspect
-from disks.operations.paths import Root, Roots
+from disks.operations.paths import Roots
 from disks.operations.pile import planning
+from disks.operations.storage_roots import Root
 
 
 @pytest.fixture(scope="module")
