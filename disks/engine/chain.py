@@ -11,7 +11,9 @@ from disks.engine.errors import ImageError, OutOfRange, ParentMissing
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
 from disks.engine.images import Extent, Image, Source
-from disks.engine.resolution import Places, Resolution, find_parent
+from disks.engine.resolution import find_parent
+from disks.engine.resolution.outcome import Resolution
+from disks.engine.resolution.places import Places
 from disks.engine.units import MIB, SECTOR_BYTES
 from disks.engine.walk import Report, unreported
 

@@ -14,7 +14,8 @@ from disks.engine.findings import Finding, Level
 from disks.engine.formats import identify
 from disks.engine.images import Image
 from disks.engine.parent_link import ParentReference
-from disks.engine.resolution import Resolution
+from disks.engine.resolution import outcome, reasons
+from disks.engine.resolution.outcome import Resolution
 from disks.operations import journal
 from disks.operations.managers import Manager, manager_of
 from disks.operations.paths import Roots
@@ -113,7 +114,7 @@ def link_document(parent: ParentReference) -> dict[str, Any]:
     return {
         "identity": parent.identity,
         "name": parent.name,
-        "named": resolution.named(parent),
+        "named": reasons.named(parent),
         "timestamp": moment(parent.timestamp),
         "locators": [
             {"code": locator.code, "path": locator.path}
@@ -184,7 +185,7 @@ def _resolved(found: Resolution) -> dict[str, Any]:
         "status": str(found.status),
         "path": found.path,
         "suggested": found.suggested,
-        "trace": resolution.as_trace(found),
+        "trace": outcome.as_trace(found),
     }
 
 

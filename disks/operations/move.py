@@ -20,7 +20,8 @@ from disks.engine.errors import ImageError
 from disks.engine.formats import by_name, open_image
 from disks.engine.images import Image
 from disks.engine.parent_link import NewParent
-from disks.engine.resolution import Status, resolve
+from disks.engine.resolution import resolve
+from disks.engine.resolution.outcome import Status
 from disks.engine.units import size_text
 from disks.operations import (
     concerned,

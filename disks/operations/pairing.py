@@ -13,7 +13,7 @@ from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
 from disks.engine.formats import open_image
 from disks.engine.images import DiskType, Image
-from disks.engine.resolution import Status
+from disks.engine.resolution.outcome import Status
 from disks.operations import guards
 from disks.operations.paths import Roots
 from disks.operations.windows import shown

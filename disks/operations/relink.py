@@ -19,7 +19,8 @@ from disks.engine.findings import Finding
 from disks.engine.formats import open_image
 from disks.engine.images import Image
 from disks.engine.parent_link import NewParent
-from disks.engine.resolution import Status, resolve
+from disks.engine.resolution import resolve
+from disks.engine.resolution.outcome import Status
 from disks.operations import (
     fingerprints,
     guards,

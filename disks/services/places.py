@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from disks.engine.errors import ImageError
-from disks.engine.resolution import Known
+from disks.engine.resolution.places import Known
 from disks.models import Disk, StorageRoot
 from disks.operations import paths
 from disks.operations.storage_roots import Root

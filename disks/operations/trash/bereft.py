@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
-from disks.engine.resolution import Resolution, Status, resolve
+from disks.engine.resolution import resolve
+from disks.engine.resolution.outcome import Resolution, Status
 from disks.operations import family
 from disks.operations.family import ChildrenOf
 from disks.operations.paths import Roots

@@ -10,7 +10,8 @@ import pytest
 from disks.engine import chain, formats
 from disks.engine.images import Image
 from disks.engine.parent_link import NewParent
-from disks.engine.resolution import Status, resolve
+from disks.engine.resolution import resolve
+from disks.engine.resolution.outcome import Status
 from disks.tests.builders import MIB, Built, build_differencing, build_fixed
 from disks.tests.engine.world import World, examine, open_file
 

@@ -12,7 +12,8 @@ import pytest
 from disks.engine.chain import open_chain
 from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
-from disks.engine.resolution import Verdict, resolve
+from disks.engine.resolution import resolve
+from disks.engine.resolution.outcome import Verdict
 from disks.operations import copy_chain, file_copy, space
 from disks.operations.copy_chain import CopyChainPlan
 from disks.operations.inspection import link_document

@@ -10,7 +10,8 @@ import pytest
 
 from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
-from disks.engine.resolution import Status, Verdict, resolve
+from disks.engine.resolution import resolve
+from disks.engine.resolution.outcome import Status, Verdict
 from disks.operations import journal, move, relink, trash
 from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Progress
