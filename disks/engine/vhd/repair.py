@@ -15,6 +15,7 @@ from disks.engine.images import DiskType
 from disks.engine.units import SECTOR_BYTES, round_up
 from disks.engine.vhd import footer, parent_locator
 from disks.engine.vhd.batmap import find_batmap
+from disks.engine.vhd.extents import check_entry
 from disks.engine.vhd.footer import FOOTER_BYTES, OFFSETS, FooterCopy
 from disks.engine.vhd.raw_view import footer_changes
 from disks.engine.vhd.room import PAGE_BYTES
@@ -54,7 +55,7 @@ def _nothing(image: VhdImage, why: str) -> ImageError:
 
 def _repair_front(image: VhdImage, front: FooterCopy, end: FooterCopy) -> HeaderRewrite:
     for block, entry in image.bat.below(1):
-        image.check_entry(block, entry)  # a block over the copy's place: raises
+        check_entry(image, block, entry)  # a block over the copy's place: raises
     now = "missing" if front.footer is None else "damaged: its checksum is wrong"
     rows = [
         FieldChange("footer copy", now, f"as the footer at byte {end.offset:,}", 0, FOOTER_BYTES),
@@ -125,7 +126,7 @@ def _ends(image: VhdImage) -> tuple[int, int]:
     data = blocks = max(ends)
     whole = image.bitmap_bytes + image.block_size_bytes
     for block, entry in image.bat.allocated():
-        image.check_entry(block, entry)
+        check_entry(image, block, entry)
         offset = entry * SECTOR_BYTES
         data = max(data, offset + image.block_bytes(block))
         blocks = max(blocks, offset + whole)

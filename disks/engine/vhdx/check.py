@@ -16,7 +16,8 @@ from disks.engine.images import DiskType
 from disks.engine.units import MIB, SECTOR_BYTES
 from disks.engine.vhdx import bat, headers, metadata, parent_locator, regions
 from disks.engine.vhdx.bat import offset_of, state_of
-from disks.engine.vhdx.image import BITMAP_BLOCK_BYTES, VhdxImage
+from disks.engine.vhdx.extents import bitmap_place, check_bitmap_entry, check_entry, held
+from disks.engine.vhdx.image import VhdxImage
 from disks.engine.walk import Report, Walk, unreported
 
 
@@ -154,7 +155,7 @@ def _entry_findings(image: VhdxImage, index: int, entry: int, is_bitmap: bool) -
     block = image.geometry.block_of(index)
     if state < bat.FULLY_PRESENT:
         if state not in bat.STATE_NAMES:
-            image.check_entry(block, entry)  # raises
+            check_entry(image, block, entry)  # raises
         if offset:
             yield Finding(
                 Level.WARNING,
@@ -166,7 +167,7 @@ def _entry_findings(image: VhdxImage, index: int, entry: int, is_bitmap: bool) -
                 entry,
             )
         return
-    image.check_entry(block, entry)
+    check_entry(image, block, entry)
     if offset + image.block_size_bytes > image.file.size_bytes:
         yield Finding(
             Level.WARNING,
@@ -177,7 +178,7 @@ def _entry_findings(image: VhdxImage, index: int, entry: int, is_bitmap: bool) -
             entry,
         )
     if state == bat.PARTIALLY_PRESENT:
-        image.bitmap_place(block)
+        bitmap_place(image, block)
 
 
 def _bitmap_entry_findings(image: VhdxImage, index: int, entry: int) -> Iterator[Finding]:
@@ -204,7 +205,7 @@ def _bitmap_entry_findings(image: VhdxImage, index: int, entry: int) -> Iterator
             entry,
         )
     elif state == bat.BITMAP_PRESENT:
-        image.check_bitmap_entry(chunk, entry)
+        check_bitmap_entry(image, chunk, entry)
 
 
 def _overlap_findings(image: VhdxImage, kept: array[int], walk: Walk) -> Iterator[Finding]:
@@ -257,9 +258,9 @@ def _bitmap_findings(image: VhdxImage, walk: Walk) -> Iterator[Finding]:
         if image.geometry.is_bitmap(index) or state_of(entry) != bat.PARTIALLY_PRESENT:
             continue
         block = image.geometry.block_of(index)
-        walk.reads(offset_of(entry), BITMAP_BLOCK_BYTES // image.geometry.ratio)
+        walk.reads(offset_of(entry), bat.BITMAP_BLOCK_BYTES // image.geometry.ratio)
         try:
-            runs = image.held(block)
+            runs = held(image, block)
         except ImageError as error:
             yield Finding.from_error(error)
             continue

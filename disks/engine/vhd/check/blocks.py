@@ -20,6 +20,7 @@ from disks.engine.vhd.check.content import batmap_findings, content_findings
 from disks.engine.vhd.check.headers import trailing
 from disks.engine.vhd.check.regions import region_findings
 from disks.engine.vhd.dynamic_header import DynamicHeader
+from disks.engine.vhd.extents import check_entry
 from disks.engine.vhd.image import VhdImage
 from disks.engine.walk import Walk
 
@@ -74,7 +75,7 @@ def _bat_findings(
             if alike[kind] > MAX_ALIKE + 1:
                 continue  # a table full of nonsense is told in a few findings
             try:
-                image.check_entry(block, entry)
+                check_entry(image, block, entry)
             except ImageError as error:
                 yield Finding.from_error(error)
                 continue
