@@ -20,7 +20,7 @@ from disks.engine.changes import Expansion, FieldChange, Fill, HeaderRewrite, Wr
 from disks.engine.errors import ImageError
 from disks.engine.images import DiskType
 from disks.engine.units import SECTOR_BYTES, round_up
-from disks.engine.vhd import dynamic_header, footer, room
+from disks.engine.vhd import dynamic_header, footer, geometry, room
 from disks.engine.vhd.bat import ABSENT, MAX_FILE_SECTORS
 from disks.engine.vhd.batmap import HEADER_BYTES as BATMAP_HEADER_BYTES
 from disks.engine.vhd.batmap import find_batmap
@@ -61,7 +61,7 @@ def plan_expand(image: VhdImage, new_size_bytes: int) -> Expansion:
 
 def _larger(image: VhdImage, size_bytes: int) -> Footer:
     """The footer with another size. A blktap disk's says that no tdbatmap is there any more."""
-    cylinders, heads, track = footer.geometry_of(size_bytes)
+    cylinders, heads, track = geometry.geometry_of(size_bytes)
     changed = image.footer._replace(
         current_size=size_bytes, cylinders=cylinders, heads=heads, sectors_per_track=track
     )

@@ -18,10 +18,20 @@ from disks.engine.images import DiskType, Extent, Image, RawRegion, Source
 from disks.engine.parent_link import NewParent, ParentReference
 from disks.engine.sector_bitmap import RunCache
 from disks.engine.units import SECTOR_BYTES
-from disks.engine.vhd import dynamic_header, extents, footer, link, raw_view, repair
+from disks.engine.vhd import (
+    dynamic_header,
+    extents,
+    footer,
+    footer_copies,
+    footer_findings,
+    link,
+    raw_view,
+    repair,
+)
 from disks.engine.vhd.bat import BlockAllocationTable
 from disks.engine.vhd.dynamic_header import HEADER_BYTES, DynamicHeader
-from disks.engine.vhd.footer import Footer, Footers
+from disks.engine.vhd.footer import Footer
+from disks.engine.vhd.footer_copies import Footers
 from disks.engine.vhd.parent_locator import (
     FREE,
     LocatorEntry,
@@ -79,16 +89,19 @@ class VhdImage:
         """Raises ImageError where the headers are not sound enough to read the disk."""
         self.file = file
         self.findings: list[Finding] = []
-        self.footers: Footers = footer.read_footers(file)
+        self.footers: Footers = footer_copies.read_footers(file)
         chosen = self.footers.chosen
         if chosen is None or chosen.footer is None:
-            raise footer.unusable(self.footers, file.path)
+            raise footer_copies.unusable(self.footers, file.path)
         self.footer: Footer = chosen.footer
         self.footer_offset = chosen.offset
         self.end_is_footer = chosen is self.footers.end
         self.data_end = self.footers.end.offset if self.end_is_footer else file.size_bytes
-        self._note(footer.copy_findings(self.footers), frozenset())
-        self._note(footer.field_findings(self.footer, chosen.offset, now_timestamp()), footer.FATAL)
+        self._note(footer_copies.copy_findings(self.footers), frozenset())
+        self._note(
+            footer_findings.field_findings(self.footer, chosen.offset, now_timestamp()),
+            footer_findings.FATAL,
+        )
         self.disk_type = _TYPES[self.footer.disk_type]
         self.virtual_size_bytes = self.footer.current_size
         self.identity = identity_text(self.footer.unique_id)

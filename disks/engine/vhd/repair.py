@@ -13,10 +13,11 @@ from disks.engine.changes import FieldChange, HeaderRewrite, Write
 from disks.engine.errors import ImageError
 from disks.engine.images import DiskType
 from disks.engine.units import SECTOR_BYTES, round_up
-from disks.engine.vhd import footer, parent_locator
+from disks.engine.vhd import footer_copies, parent_locator
 from disks.engine.vhd.batmap import find_batmap
 from disks.engine.vhd.extents import check_entry
-from disks.engine.vhd.footer import FOOTER_BYTES, OFFSETS, FooterCopy
+from disks.engine.vhd.footer import FOOTER_BYTES, OFFSETS
+from disks.engine.vhd.footer_copies import FooterCopy
 from disks.engine.vhd.raw_view import footer_changes
 from disks.engine.vhd.room import PAGE_BYTES
 
@@ -77,7 +78,7 @@ def _repair_end(image: VhdImage, front: FooterCopy, end: FooterCopy) -> HeaderRe
             offset=size,
             value=end_of_data,
         )
-    lost = footer.find_lost_footer(image.file)
+    lost = footer_copies.find_lost_footer(image.file)
     if lost is not None and lost[0] >= end_of_data and lost[1] != front.raw:
         raise ImageError(
             "E_FOOTERS_DIFFER",

@@ -10,7 +10,7 @@ import pytest
 from disks.engine import chain, formats
 from disks.engine.check import check_image
 from disks.engine.sector_bitmap import held_runs, set_range
-from disks.engine.vhd.footer import geometry_of
+from disks.engine.vhd.geometry import geometry_of
 from disks.tests.builders import MIB, build_differencing, build_dynamic, build_fixed, chs
 from disks.tests.engine.world import World, examine, open_file
 

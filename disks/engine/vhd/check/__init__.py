@@ -7,14 +7,9 @@ from collections.abc import Iterator
 from disks.engine.errors import ImageError, NotAnImage
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, collected
-from disks.engine.vhd import footer
+from disks.engine.vhd import footer, footer_copies, footer_findings
 from disks.engine.vhd.check.blocks import block_findings
-from disks.engine.vhd.check.headers import (
-    header_findings,
-    left_header,
-    lost_footer,
-    size_findings,
-)
+from disks.engine.vhd.check.headers import header_findings, left_header, lost_footer, size_findings
 from disks.engine.vhd.check.parent import parent_findings
 from disks.engine.vhd.image import VhdImage, now_timestamp
 from disks.engine.walk import Report, Walk, unreported
@@ -34,7 +29,7 @@ def check_opened(image: VhdImage) -> list[Finding]:
 
 def _check(file: ImageFile, deep: bool, walk: Walk) -> Iterator[Finding]:
     try:
-        footers = footer.read_footers(file)
+        footers = footer_copies.read_footers(file)
     except NotAnImage as error:
         yield Finding.from_error(error)
         if error.code == "E_NO_FOOTER":
@@ -44,15 +39,15 @@ def _check(file: ImageFile, deep: bool, walk: Walk) -> Iterator[Finding]:
     yield from size_findings(file)
     chosen = footers.chosen
     if chosen is None or chosen.footer is None:
-        yield Finding.from_error(footer.unusable(footers, file.path))
+        yield Finding.from_error(footer_copies.unusable(footers, file.path))
         yield from lost_footer(file)
         return
-    yield from footer.copy_findings(footers)
+    yield from footer_copies.copy_findings(footers)
     if not footers.end.is_right:
         yield from lost_footer(file)
     for copy in (chosen, footers.front if footers.differ else footers.end):
         if copy.footer is not None and (copy is chosen or footers.differ):
-            yield from footer.field_findings(copy.footer, copy.offset, now_timestamp())
+            yield from footer_findings.field_findings(copy.footer, copy.offset, now_timestamp())
     end_is_footer = chosen is footers.end
     data_end = footers.end.offset if end_is_footer else file.size_bytes
     if chosen.footer.disk_type in (footer.DYNAMIC, footer.DIFFERENCING):
@@ -77,7 +72,7 @@ def _check_opened(image: VhdImage) -> Iterator[Finding]:
     if not footers.end.is_right:
         yield from lost_footer(image.file)
     if footers.differ and footers.front.footer is not None:
-        yield from footer.field_findings(
+        yield from footer_findings.field_findings(
             footers.front.footer, footers.front.offset, now_timestamp()
         )
     yield from image.findings

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
 from disks.engine.units import SECTOR_BYTES
-from disks.engine.vhd import dynamic_header, footer
+from disks.engine.vhd import dynamic_header, footer, footer_copies
 from disks.engine.vhd.dynamic_header import HEADER_BYTES, DynamicHeader
 from disks.engine.vhd.footer import Footer
 
@@ -27,7 +27,7 @@ def size_findings(file: ImageFile) -> Iterator[Finding]:
 
 def lost_footer(file: ImageFile) -> Iterator[Finding]:
     """Whether a footer lies a little before the file's end, with other bytes behind it."""
-    found = footer.find_lost_footer(file)
+    found = footer_copies.find_lost_footer(file)
     if found is not None:
         yield trailing(found[0], file.size_bytes)
 
