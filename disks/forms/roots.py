@@ -11,7 +11,7 @@ from disks.engine.units import MIB
 from disks.forms.timing import ClockField, RateField
 from disks.models import StorageRoot
 from disks.services.roots import Declaration
-from disks.templatetags.console import odd_character
+from disks.templatetags.names import odd_character
 
 SCHEDULES = (
     (15, "Every 15 minutes"),

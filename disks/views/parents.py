@@ -17,8 +17,8 @@ from disks.models import Disk, Job, ParentLink
 from disks.services import chains, parent_paths
 from disks.services.access import Role, allows
 from disks.services.errors import Refusal
-from disks.templatetags.console import plain_text
 from disks.templatetags.field_words import SOURCES
+from disks.templatetags.names import plain_text
 from disks.views import plans
 from disks.views.drawing.from_catalog import drawn_chain
 from disks.views.guard import client_address
