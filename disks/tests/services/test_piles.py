@@ -17,7 +17,7 @@ from disks.engine.errors import ImageError
 from disks.models import AuditEntry, Disk, Job, JobLogLine, StorageRoot, TrashedJob
 from disks.operations import concerned
 from disks.operations.pile import Step, applying, planning
-from disks.services import jobs, leases, piles, reconciling, roots, stopping, trash
+from disks.services import jobs, leases, pile_catalog, piles, reconciling, roots, stopping, trash
 from disks.services.errors import Refusal
 from disks.services.stored_json import restored
 from disks.services.work import JobContext
@@ -66,7 +66,7 @@ def test_three_or_more_in_one_folder_are_seen_with_their_size(
     scene: tuple[StorageRoot, Pile],
 ) -> None:
     root, made = scene
-    ((found,), _) = piles.forgotten()
+    ((found,), _) = pile_catalog.forgotten()
     checkpoints = [row(path) for path in made.paths("a", "b", "c", "d")]
     assert (found.root, found.folder, found.count) == (root, "srv", 4)
     assert found.leaf == row(made.path("d"))
@@ -80,14 +80,14 @@ def test_what_a_manager_beside_them_claims_is_no_pile_without_a_host(
     root, made = scene
     (made.folder / "srv.vmcx").write_bytes(b"")
     scan(root)
-    assert piles.forgotten() == ([], 0)
+    assert pile_catalog.forgotten() == ([], 0)
     assert {disk.managed_by for disk in Disk.objects.filter(name__startswith="a.")} == {
         "hyper-v-machine"
     }
     (made.folder / "srv.vmcx").unlink()
     (made.folder / (Path(made.path("d")).name + ".rct")).write_bytes(b"")  # a backup left this
     scan(root)
-    assert [found.count for found in piles.forgotten()[0]] == [4]
+    assert [found.count for found in pile_catalog.forgotten()[0]] == [4]
 
 
 def test_seeing_them_takes_the_same_queries_for_one_pile_and_for_three(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_seeing_them_takes_the_same_queries_for_one_pile_and_for_three(tmp_path:
         with CaptureQueriesContext(
             connection,
         ) as asked:
-            assert piles.forgotten()[1] == number + 1
+            assert pile_catalog.forgotten()[1] == number + 1
         counts.append(len(asked))
     assert len(set(counts)) == 1
 
@@ -109,10 +109,10 @@ def test_seeing_them_takes_the_same_queries_for_one_pile_and_for_three(tmp_path:
 def test_links_that_lead_in_a_circle_end(scene: tuple[StorageRoot, Pile]) -> None:
     """What a hostile folder between two scans can make of the catalog's numbers."""
     _, made = scene
-    levels = piles._levels()
+    levels = pile_catalog._levels()
     a, b, d = (row(made.path(name)).pk for name in "abd")
     levels[a] = levels[a]._replace(parent=b)  # and b names a
-    (run, *_) = [run for run in piles._runs(levels) if run[0].pk == d]
+    (run, *_) = [run for run in pile_catalog._runs(levels) if run[0].pk == d]
     assert [level.pk for level in run] == [row(path).pk for path in made.paths(*"dcba")]
 
 
@@ -202,7 +202,7 @@ def test_what_it_replaced_comes_back_from_the_trash(scene: tuple[StorageRoot, Pi
     for name in ("d", "p"):
         assert content(made.path(name)) == made.disks[name].sha256
     assert row(made.path("d")).chain_position == 5
-    assert [found.count for found in piles.forgotten()[0]] == [4]
+    assert [found.count for found in pile_catalog.forgotten()[0]] == [4]
 
 
 def lost(job: Job, fault: str) -> None:
