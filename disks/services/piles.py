@@ -1,7 +1,7 @@
 """Checkpoint piles: the dry run of a folder, and its job.
 
-The catalog says how the disks hang together (`pile_catalog`); what their merge comes to is read from the
-files as they are, and the job reads everything again under lock.
+The catalog says how the disks hang together (`pile_catalog`); what their merge comes to is
+read from the files as they are, and the job reads everything again under lock.
 """
 
 from __future__ import annotations

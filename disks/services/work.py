@@ -119,21 +119,21 @@ WORK: dict[str, Work] = {
     Job.Kind.SCAN: Work("disks.services.scanning.run_scan", recover="", requeue_when_lost=True),
     Job.Kind.CHECK: Work("disks.services.inspection.run_check", recover="", requeue_when_lost=True),
     Job.Kind.UPDATE_PARENT: Work(
-        "disks.services.parent_paths.run_update", "disks.services.parent_paths.finished_update"
+        "disks.services.parent_updates.run_update", "disks.services.parent_updates.finished_update"
     ),
     Job.Kind.UNDO_UPDATE: Work(
-        "disks.services.parent_paths.run_undo", "disks.services.parent_paths.finished_update"
+        "disks.services.parent_updates.run_undo", "disks.services.parent_updates.finished_update"
     ),
     Job.Kind.REPAIR_PLAN: Work(
         "disks.services.repair_plans.run_repair",
-        "disks.services.parent_paths.finished_update",
+        "disks.services.parent_updates.finished_update",
         requeue_when_lost=True,
         cancelled=_SOME_STAY,
         lost=_TRY_ON,
     ),
     Job.Kind.UNDO_PLAN: Work(
         "disks.services.repair_plans.run_undo_plan",
-        "disks.services.parent_paths.finished_update",
+        "disks.services.parent_updates.finished_update",
         requeue_when_lost=True,
         cancelled="Cancelled. What was taken back before that stays so.",
         lost=_TRY_ON,
