@@ -12,7 +12,14 @@ import pytest
 from disks.engine import formats
 from disks.engine.errors import ImageError
 from disks.models import AuditEntry, Disk, Job, LinkUndo, ParentLink, StorageRoot
-from disks.services import jobs, overview, parent_candidates, parent_paths, repair_plans, roots
+from disks.services import (
+    jobs,
+    overview,
+    parent_candidates,
+    parent_paths,
+    repair_plans,
+    root_declarations,
+)
 from disks.services.errors import Refusal
 from disks.tests.builders import VHDX, Built, Family
 from disks.tests.engine.world import open_file
@@ -164,13 +171,13 @@ def test_writing_needs_a_declaration_where_somebody_opens_the_root(
     broken: tuple[StorageRoot, Built],
 ) -> None:
     root, _ = broken
-    roots.change(root, says=roots.Declaration(opened_by="hyper-v"))
+    root_declarations.change(root, says=root_declarations.Declaration(opened_by="hyper-v"))
     with pytest.raises(Refusal) as refused:
         parent_paths.request_update(
             disk("middle.vhd"), disk("base.vhd").path, user=administrator(), idempotency_key=key()
         )
     assert refused.value.code == "E_NOT_OFFLINE"
-    roots.change(root, says=roots.Declaration(read_only=True))
+    root_declarations.change(root, says=root_declarations.Declaration(read_only=True))
     with pytest.raises(Refusal) as denied:
         parent_paths.request_update(
             disk("middle.vhd"),
