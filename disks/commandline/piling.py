@@ -20,7 +20,7 @@ from disks.commandline.options import (
 )
 from disks.commandline.outcome import count
 from disks.engine.errors import ImageError
-from disks.operations import guards, merge
+from disks.operations import guards, merge_plan
 from disks.operations.paths import Roots
 from disks.operations.pile import Pile, PilePlan, applying, planning, windows_script
 from disks.operations.progress import Cancelled, Stopped
@@ -46,8 +46,8 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--keep-name",
-        choices=(merge.PARENT, merge.CHILD),
-        default=merge.PARENT,
+        choices=(merge_plan.PARENT, merge_plan.CHILD),
+        default=merge_plan.PARENT,
         help="whose name each merged disk has: its lowest disk's (default) or its leaf's",
     )
     add_ways(parser)
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     folder = os.path.abspath(args.folder)
     if not os.path.isdir(folder):
         args.usage_error(f"argument DIR: {args.folder} is no directory")
-    if args.powershell and args.keep_name != merge.PARENT:
+    if args.powershell and args.keep_name != merge_plan.PARENT:
         args.usage_error("--keep-name child: Merge-VHD always keeps the parent's name")
     require_in_place(args, in_place=not args.copy)
     leaves = [file_path(leaf) for leaf in args.leaf]

@@ -14,11 +14,11 @@ from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
 from disks.engine.images import DiskType
 from disks.models import Disk, Job, TrashedJob
-from disks.operations import concerned, fingerprints, merge, merge_again, steps
+from disks.operations import concerned, fingerprints, merge, merge_again, merge_plan, steps
 from disks.operations.fingerprints import Fingerprint
 from disks.operations.journal import Sidecar
-from disks.operations.merge import MergePlan
 from disks.operations.merge_in_place import Work
+from disks.operations.merge_plan import MergePlan
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 from disks.operations.windows import shown
@@ -35,7 +35,7 @@ def plan(
     into_parent: bool = False,
     to: str | None = None,
     base: str | None = None,
-    keep_name: str = merge.PARENT,
+    keep_name: str = merge_plan.PARENT,
     in_place: bool = True,
     disk_type: DiskType | str | None = None,
 ) -> MergePlan:
@@ -110,7 +110,7 @@ def request(
     into_parent: bool = False,
     to: str | None = None,
     base: str | None = None,
-    keep_name: str = merge.PARENT,
+    keep_name: str = merge_plan.PARENT,
     in_place: bool = True,
     disk_type: DiskType | str | None = None,
     seen: dict[str, Any] | None = None,
@@ -178,7 +178,7 @@ def go_on_with(begun: Sidecar) -> Job:
                 "into_parent": True,
                 "to": None,
                 "base": work.base,
-                "keep_name": merge.PARENT if work.surviving == work.base else merge.CHILD,
+                "keep_name": merge_plan.PARENT if work.surviving == work.base else merge_plan.CHILD,
                 "in_place": True,
                 "disk_type": None,
                 "leaf": work.leaf,

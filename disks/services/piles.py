@@ -15,9 +15,9 @@ from django.db.utils import DatabaseError
 
 from disks.engine.errors import ImageError
 from disks.models import Disk, Job, StorageRoot
-from disks.operations import concerned, fingerprints, merge
+from disks.operations import concerned, fingerprints, merge_plan
 from disks.operations.forest import Run
-from disks.operations.merge import MergePlan
+from disks.operations.merge_plan import MergePlan
 from disks.operations.pile import Pile, PilePlan, Step, applying, planning, windows_script
 from disks.operations.progress import Progress
 from disks.services import declarations, jobs, merging, roots
@@ -60,7 +60,7 @@ def plan(
     folder: str,
     *,
     leaf: str = "",
-    keep_name: str = merge.PARENT,
+    keep_name: str = merge_plan.PARENT,
     in_place: bool = True,
 ) -> FolderPlan:
     """What merging the piles of a folder comes to; leaf: only the pile that ends there.
@@ -95,7 +95,7 @@ def _dry_run(leaf: Disk, run: Run, keep_name: str, in_place: bool) -> MergePlan:
         error = ImageError(refusal.code, f"{refusal.message} {refusal.advice}".strip())
     except ImageError as error_found:
         error = error_found
-    request = merge.Request(run.leaf, run.base, None, None, keep_name, in_place)
+    request = merge_plan.Request(run.leaf, run.base, None, None, keep_name, in_place)
     return MergePlan(request=request, output=run.base, refused=error)
 
 
@@ -121,7 +121,7 @@ def request(
     user: Any,
     idempotency_key: str,
     leaf: str = "",
-    keep_name: str = merge.PARENT,
+    keep_name: str = merge_plan.PARENT,
     in_place: bool = True,
     declared_offline: bool = False,
     unrelated: Sequence[str] = (),

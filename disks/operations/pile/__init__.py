@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from disks.engine.errors import ImageError
-from disks.operations import merge
 from disks.operations.fingerprints import Fingerprint
 from disks.operations.forest import Forest, Member, Run
-from disks.operations.merge import MergePlan
+from disks.operations.merge_plan import PARENT, MergePlan
 from disks.operations.pile.surroundings import branches, member_as_dict, strangers
 from disks.operations.survey import Survey
 
@@ -40,7 +39,7 @@ class Step:
 
     @property
     def output(self) -> str:
-        return self.base if self.keep_name == merge.PARENT else self.leaf
+        return self.base if self.keep_name == PARENT else self.leaf
 
     @property
     def gone(self) -> str:
@@ -88,7 +87,7 @@ class Pile:
     @property
     def output(self) -> str:
         kept = self.merge.request.keep_name
-        return self.run.base if kept == merge.PARENT else self.run.leaf
+        return self.run.base if kept == PARENT else self.run.leaf
 
     @property
     def pairwise_bytes(self) -> int:

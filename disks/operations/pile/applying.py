@@ -8,7 +8,7 @@ from typing import Any
 from disks.engine.units import size_text
 from disks.operations import copying, fingerprints, merge, merge_again, steps
 from disks.operations.family import ChildrenOf
-from disks.operations.merge import MergePlan
+from disks.operations.merge_plan import MergePlan
 from disks.operations.paths import Roots
 from disks.operations.pile import Step
 from disks.operations.progress import Progress

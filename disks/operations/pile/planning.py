@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterable, Sequence
 
 from disks.engine.errors import ImageError
-from disks.operations import journal, merge, space
+from disks.operations import journal, merge, merge_plan, space
 from disks.operations.family import listed
 from disks.operations.forest import Forest, Member, Run
-from disks.operations.merge import MergePlan
+from disks.operations.merge_plan import MergePlan
 from disks.operations.paths import Roots
 from disks.operations.pile import Pile, PilePlan, room_bytes
 from disks.operations.progress import Progress
@@ -22,7 +22,7 @@ def plan(
     folder: str,
     roots: Roots,
     *,
-    keep_name: str = merge.PARENT,
+    keep_name: str = merge_plan.PARENT,
     in_place: bool = False,
     leaves: Sequence[str] = (),
     progress: Progress | None = None,

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from disks.engine.chain import open_chain
 from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
-from disks.operations import concerned, locks, merge, relink, steps, trash
+from disks.operations import concerned, locks, merge, merge_plan, relink, steps, trash
 from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Progress
 from disks.operations.recover import recover_disk
@@ -411,7 +411,7 @@ def test_a_damaged_child_of_the_leaf_is_left_as_it_is(tmp_path: Path) -> None:
     assert refused is not None
     assert refused.file == str(below.path)
     before = below.path.read_bytes()
-    merged(world, into_parent=True, keep_name=merge.CHILD)
+    merged(world, into_parent=True, keep_name=merge_plan.CHILD)
     assert below.path.read_bytes() == before
     assert content_of(world.path("leaf.vhd")) == world.leaf.sha256
 
