@@ -20,7 +20,7 @@ from disks.operations.merge_in_place import batches
 from disks.operations.recover import recover
 from disks.tests.builders import MIB, VHD, VHDX, BuiltVhdx, Family
 from disks.tests.operations import worlds
-from disks.tests.operations.crashing import Work
+from disks.tests.operations.dying import Work
 from disks.tests.operations.power import cuts_of, survive_power_cuts
 from disks.tests.operations.test_merge_in_place_leaf_used import (
     enlarge,

@@ -18,7 +18,7 @@ from disks.operations.pile import applying, planning
 from disks.operations.recover import recover
 from disks.tests.builders import Family
 from disks.tests.operations import piles, worlds
-from disks.tests.operations.crashing import Work
+from disks.tests.operations.dying import Work
 from disks.tests.operations.power import cuts_of, survive_power_cuts
 
 pytestmark = [pytest.mark.slow, pytest.mark.power_cuts]

@@ -20,13 +20,13 @@ from disks.operations.rewriting import writing
 from disks.tests.builders import FAMILIES, VHD, VHDX, Family
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import (
-    DIED,
     SAMPLE,
-    Work,
     faulty,
+    in_fork,
     mended_at_every_point,
     with_fault,
 )
+from disks.tests.operations.dying import DIED, Work
 
 both = pytest.mark.parametrize("family", FAMILIES, ids=[one.name for one in FAMILIES])
 
@@ -245,7 +245,7 @@ def test_killed_while_it_gets_more_room_for_old_pages_it_goes_on(
 
     mended_at_every_point(
         fresh,
-        lambda number, work: with_fault(f"merge.prepare:{number}:{kind}", work),
+        lambda number, work: in_fork(with_fault(f"merge.prepare:{number}:{kind}", work)),
         expected=DIED,
         recover=lambda: scenes[0].recover(),
         judge=lambda: scenes[0].judge(),

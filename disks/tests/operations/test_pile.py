@@ -21,7 +21,7 @@ from disks.operations.space import Space
 from disks.operations.storage_roots import Root
 from disks.operations.trash import restoring
 from disks.tests.operations import worlds
-from disks.tests.operations.crashing import DONE, in_fork, with_fault
+from disks.tests.operations.dying import DONE
 from disks.tests.operations.piles import FORMATS, Pile, make, ring, roots_of
 from disks.tests.operations.worlds import errors_in
 
@@ -474,7 +474,7 @@ def test_killed_anywhere_recovered_and_begun_again_it_comes_to_the_same_end(
         def work(roots: Roots = roots, steps: list[Step] = steps) -> object:
             return applying.apply(steps, roots, offline=True, job="7", token=1)
 
-        code = in_fork(with_fault(f"*:{number}:kill", work))
+        code = killed(number, work)
         if code == DONE:
             break
         assert code == -signal.SIGKILL

@@ -19,7 +19,11 @@ from disks.operations.recover import recover
 from disks.operations.rewriting import kinds, recovery
 from disks.operations.trash import restoring
 from disks.tests.builders import build_differencing, build_dynamic
-from disks.tests.operations.crashing import DIED, in_fork, with_fault
+from disks.tests.operations.crashing import (
+    in_fork,
+    with_fault,
+)
+from disks.tests.operations.dying import DIED
 from disks.tests.operations.worlds import (
     BLOCK,
     KIB,

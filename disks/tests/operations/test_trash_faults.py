@@ -18,7 +18,11 @@ from disks.operations.recover import recover
 from disks.operations.trash import emptying, restoring
 from disks.tests.builders import Family
 from disks.tests.operations import worlds
-from disks.tests.operations.crashing import DIED, Work, faulty, mended_at_every_point
+from disks.tests.operations.crashing import (
+    faulty,
+    mended_at_every_point,
+)
+from disks.tests.operations.dying import DIED, Work
 from disks.tests.operations.power import cuts_of, survive_power_cuts
 from disks.tests.operations.worlds import chain, errors_in, essence_of, names_in, roots_of
 

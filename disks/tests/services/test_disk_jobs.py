@@ -39,7 +39,11 @@ from disks.tests import builders
 from disks.tests.builders import MIB
 from disks.tests.factories import make_user
 from disks.tests.operations import worlds
-from disks.tests.operations.crashing import DIED, in_fork, with_fault
+from disks.tests.operations.crashing import (
+    in_fork,
+    with_fault,
+)
+from disks.tests.operations.dying import DIED
 from disks.tests.services.catalog import base, child, declare, disk, key, scan
 from disks.views import job_words
 

@@ -26,7 +26,11 @@ from disks.services.mending import MENDINGS, Mending
 from disks.services.work import JobContext
 from disks.tests.builders import Built, BuiltVhdx
 from disks.tests.factories import make_user
-from disks.tests.operations.crashing import DONE, in_fork, with_fault
+from disks.tests.operations.crashing import (
+    in_fork,
+    with_fault,
+)
+from disks.tests.operations.dying import DONE
 from disks.tests.services.catalog import base, child, declare, disk, key, scan
 
 pytestmark = pytest.mark.django_db(transaction=True)
