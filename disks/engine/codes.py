@@ -287,7 +287,8 @@ CODES: dict[str, Code] = {
     ),
     "E_RELINK": Code(
         "Parent links would break",
-        "Let them be rewritten in the same job (--relink), or name the disks that may break.",
+        "Let them be rewritten in the same job (on the command line: --relink), or name the disks "
+        "that may break.",
     ),
     "E_SHRINK": Code(
         "Not larger than it is",
@@ -336,6 +337,7 @@ CODES: dict[str, Code] = {
         "Compare when they were last written, and choose the right one.",
     ),
     "W_RECENT_WRITE": Code("Written a moment ago", "Make sure that no machine has the disk open."),
+    "W_IN_USE": Code("Open elsewhere now", "Shut down the virtual machine that uses the disk."),
     "W_RELATIVE_ASSUMED": Code(
         "Relative path assumed",
         "Give both storage roots their Windows views, so that the path is computed for Windows.",

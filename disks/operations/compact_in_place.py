@@ -23,7 +23,16 @@ from disks.engine.files import FileIdentity
 from disks.engine.findings import Level
 from disks.engine.formats import open_image
 from disks.engine.images import Image
-from disks.operations import compact_plan, copying, fingerprints, guards, journal, locks, rewriting
+from disks.operations import (
+    compact_plan,
+    copying,
+    fingerprints,
+    guards,
+    in_use,
+    journal,
+    locks,
+    rewriting,
+)
 from disks.operations.compact_plan import CompactPlan, describe, require_same
 from disks.operations.family import ChildrenOf
 from disks.operations.looks import Looks
@@ -130,6 +139,8 @@ def plan(
             _measure(result, chain, time_budget_seconds, progress)
     except ImageError as error:
         result.refused = error
+    else:
+        result.warnings += in_use.warnings(roots, result.exclusive, result.shared)
     return result
 
 

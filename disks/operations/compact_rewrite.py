@@ -26,6 +26,7 @@ from disks.operations import (
     copying,
     fingerprints,
     guards,
+    in_use,
     locks,
     ownership,
     replacing,
@@ -92,6 +93,8 @@ def plan(
             _check_room(result, roots)
     except ImageError as error:
         result.refused = error
+    else:
+        result.warnings += in_use.warnings(roots, result.exclusive, result.shared)
     return result
 
 

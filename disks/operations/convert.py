@@ -21,7 +21,7 @@ from disks.engine.images import DiskType, Image
 from disks.engine.new_image import NewImage, Target
 from disks.engine.raw import RAW
 from disks.engine.units import SECTOR_BYTES
-from disks.operations import copying, journal, locks, new_copy, rules
+from disks.operations import copying, in_use, journal, locks, new_copy, rules
 from disks.operations.content import ChainContent, PlainContent, View
 from disks.operations.counting import count, count_levels
 from disks.operations.fingerprints import Fingerprint
@@ -97,6 +97,8 @@ def plan(
             _fill(result, disk, roots, progress)
     except ImageError as error:
         result.refused = error
+    else:
+        result.warnings += in_use.warnings(roots, result.exclusive, result.shared)
     return result
 
 

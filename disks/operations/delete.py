@@ -15,6 +15,7 @@ from disks.operations import (
     family,
     fingerprints,
     guards,
+    in_use,
     journal,
     locks,
     relocating,
@@ -80,6 +81,8 @@ def plan(
         _fill(result, roots, children_of, scan, progress)
     except ImageError as error:
         result.refused = error
+    else:
+        result.warnings += in_use.warnings(roots, result.exclusive, result.shared)
     return result
 
 

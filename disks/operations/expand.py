@@ -24,7 +24,17 @@ from disks.engine.findings import Level
 from disks.engine.formats import open_image
 from disks.engine.images import DiskType, Image, Source
 from disks.engine.units import MIB, SECTOR_BYTES
-from disks.operations import family, fingerprints, guards, journal, locks, rewriting, rules, space
+from disks.operations import (
+    family,
+    fingerprints,
+    guards,
+    in_use,
+    journal,
+    locks,
+    rewriting,
+    rules,
+    space,
+)
 from disks.operations.family import ChildrenOf
 from disks.operations.fingerprints import Fingerprint
 from disks.operations.looks import Looks
@@ -140,6 +150,8 @@ def plan(
             _fill(result, chain, roots, children_of, scan, progress)
     except ImageError as error:
         result.refused = error
+    else:
+        result.warnings += in_use.warnings(roots, result.exclusive, result.shared)
     return result
 
 

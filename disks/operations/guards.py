@@ -96,7 +96,7 @@ def managed(path: str, manager: Manager) -> ImageError:
         "E_MANAGED",
         f"{shown(path)} is not changed without a declaration. {manager.sentence} "
         f"{manager.way_out} If the manager is stopped or does not know this disk any more, "
-        "declare that the disks are offline (--offline).",
+        "declare that the disks are offline (on the command line: --offline).",
         file=path,
         field="managed_by",
         value=manager.code,

@@ -97,7 +97,8 @@ def renewed(
             "E_NO_WINDOWS_PATH",
             f"Windows could not find {shown(path)} from {shown(child_path)}: they lie in different "
             "places, and it is not known how Windows names the parent's folder. Give its storage "
-            "root a Windows view (--map 'C:\\VMs=/srv/vms'), or name it with --windows-path.",
+            "root a Windows view, or type how Windows names the parent (on the command line: "
+            "--map 'C:\\VMs=/srv/vms', --windows-path).",
             file=child_path,
             field="parent_locators",
             value=path,

@@ -17,7 +17,7 @@ from disks.engine.files import FileIdentity, ImageFile
 from disks.engine.findings import Finding
 from disks.engine.formats import open_image
 from disks.engine.images import Image
-from disks.operations import fingerprints, guards, journal, locks, modification_times
+from disks.operations import fingerprints, guards, in_use, journal, locks, modification_times
 from disks.operations.looks import Looks
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
@@ -115,7 +115,7 @@ def plan(mend: Mend, path: str, roots: Roots, *, job: str = "") -> MendPlan:
         return MendPlan(
             path=path,
             changes=intent.changes,
-            warnings=tuple(guards.recent_write(file)),
+            warnings=(*guards.recent_write(file), *in_use.findings(roots, [path])),
             managers=tuple(guards.managers(roots, [(path, image)])),
             size_before_bytes=file.size_bytes,
             size_after_bytes=intent.size_after_bytes,

@@ -22,6 +22,7 @@ from disks.operations import (
     copying,
     fingerprints,
     guards,
+    in_use,
     journal,
     links,
     locks,
@@ -30,6 +31,7 @@ from disks.operations import (
     ownership,
     replacing,
     rules,
+    stranded,
     trash,
 )
 from disks.operations.content import ChainContent
@@ -90,6 +92,10 @@ def plan(
             _fill(result, chain, roots, concerned.Known(children_of, suspects, scan), progress)
     except ImageError as error:
         result.refused = error
+    if result.refused is None:
+        result.warnings += in_use.warnings(roots, result.exclusive, result.shared)
+    if into_parent:
+        result.warnings += stranded.warnings(roots, result.levels)
     return result
 
 

@@ -13,7 +13,7 @@ from disks.engine.files import FileIdentity
 from disks.operations import copying, locks, merge_in_place, trash
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
-from disks.operations.trash import manifests
+from disks.operations.trash import emptying, manifests
 
 
 def go_on(
@@ -74,7 +74,9 @@ def finished(
                 "file_size_after_bytes": roots.stat(output).st_size,
                 "levels": [path for path, _ in levels],
                 "relinked": list(manifest.relinked),
-                "space_back_when_trash_emptied_bytes": manifest.size_bytes,
+                "space_back_when_trash_emptied_bytes": sum(
+                    emptying.given_back_bytes(roots, entry) for entry in manifest.entries
+                ),
                 "trash": manifest.primary,
                 "was_done": True,
                 "commands": [],

@@ -30,6 +30,7 @@ from disks.operations import (
     file_copy,
     fingerprints,
     guards,
+    in_use,
     journal,
     link_changes,
     locks,
@@ -90,6 +91,8 @@ def plan(
         _fill(result, roots, children_of, scan, progress)
     except ImageError as error:
         result.refused = error
+    else:
+        result.warnings += in_use.warnings(roots, result.exclusive, result.shared)
     return result
 
 

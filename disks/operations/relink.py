@@ -24,6 +24,7 @@ from disks.engine.resolution.outcome import Status
 from disks.operations import (
     fingerprints,
     guards,
+    in_use,
     journal,
     links,
     locks,
@@ -132,6 +133,7 @@ def _plan_update(
         findings += links.windows_warnings(child, parent, new, roots)
         if broken is not None:
             findings.append(broken)
+        findings += in_use.findings(roots, [child], ancestors)
         return LinkPlan(
             child=child,
             parent=parent,
@@ -256,7 +258,7 @@ def plan_undo(child: str, roots: Roots) -> LinkPlan:
             parent="",
             is_undo=True,
             changes=tuple(row for row in rewrite.changes if row.now or row.after),
-            warnings=tuple(guards.recent_write(file)),
+            warnings=(*guards.recent_write(file), *in_use.findings(roots, [child])),
             windows_will_look_at=(),
             fingerprint=fingerprints.of_plan(file, image, [restored]),
             manager=managed_by(child, roots, hidden=bool(getattr(image, "hidden", False))),

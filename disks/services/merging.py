@@ -13,7 +13,7 @@ from django.db import transaction
 from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
 from disks.engine.images import DiskType
-from disks.models import Disk, Job, TrashedJob
+from disks.models import Disk, Job
 from disks.operations import concerned, fingerprints, merge, merge_again, merge_plan, steps
 from disks.operations.fingerprints import Fingerprint
 from disks.operations.journal import Sidecar
@@ -21,12 +21,9 @@ from disks.operations.merge_in_place import Work
 from disks.operations.merge_plan import MergePlan
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
-from disks.operations.windows import shown
 from disks.services import chains, declarations, inspection, jobs, roots, trash
 from disks.services.stored_json import readable, restored
 from disks.services.work import BEGUN_AS, JobContext
-
-_STRANDED_NAMED = 5  # of the disks in the trash, in the warning of a plan
 
 
 def plan(
@@ -67,37 +64,7 @@ def plan(
         )
     finally:
         scope.close()
-    if into_parent:
-        planned.warnings += _stranded_in_the_trash(planned)
     return planned
-
-
-def _stranded_in_the_trash(planned: MergePlan) -> list[str]:
-    """A warning where deleted disks could be restored, but build on what is merged into."""
-    merged_into = [_catalogued(level.path) for level in planned.levels[1:]]
-    restorable = [
-        item.job_id
-        for item in TrashedJob.objects.filter(state=TrashedJob.State.IN_TRASH).only(
-            "job_id", "operation"
-        )
-        if item.can_be_restored
-    ]
-    stranded = Disk.objects.filter(
-        parent_link__named_identity__in=[
-            disk.identity for disk in merged_into if disk is not None and disk.identity
-        ],
-        put_away_by__in=restorable,
-    ).select_related("root")
-    paths = sorted(shown(disk.path) for disk in stranded)
-    if not paths:
-        return []
-    one = len(paths) == 1
-    what = "A disk in the trash builds" if one else f"{len(paths)} disks in the trash build"
-    return [
-        f"{what} on what is merged into, and cannot be read any more afterwards, restored or not: "
-        f"{', '.join(paths[:_STRANDED_NAMED])}"
-        f"{', …' if len(paths) > _STRANDED_NAMED else ''}. Restore what is still needed first."
-    ]
 
 
 def request(

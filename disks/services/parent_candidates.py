@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 
 from django.db.models import Q
@@ -77,22 +78,25 @@ def _more(row: Disk | None, child: Disk) -> Iterator[str]:
 def located(text: str) -> str:
     """A typed path, Windows or of this host, as a host path below a root.
 
-    Raises Refusal E_OUTSIDE_ROOTS or E_NOT_FOUND; nothing outside the roots is asked about.
+    Raises Refusal E_NOT_FOUND, or E_OUTSIDE_ROOTS in the same words whatever lies there: nothing
+    outside the roots is asked about, nor in folders of them that are left out.
     """
-    scope = roots.operation_roots()
-    try:
-        found = [text] if text.startswith("/") else scope.from_windows(text)
-        there = [path for path in found if scope.holds(path) and scope.exists(path)]
-        if there:
-            return scope.actual(there[0])
-        if not found or not any(scope.holds(path) for path in found):
+    with closing(roots.operation_roots()) as scope:
+        try:
+            found = [path for path in scope.from_windows(text) if scope.holds(path)]
+        except ImageError:
+            found = []  # no path at all, or one that climbs out
+        for path in found:
+            if scope.exists(path):
+                return scope.actual(path)
+        if found:
+            root, relative = scope.locate(found[0])
             raise Refusal(
-                "E_OUTSIDE_ROOTS",
-                "This path is not below a storage root; the console looks only into its roots.",
-                "An administrator can add a root, or tell a root how Windows sees it.",
+                "E_NOT_FOUND",
+                f"There is no file {readable(relative)} in the storage root {root.label}.",
             )
-        raise Refusal("E_NOT_FOUND", "There is no such file below the storage root.")
-    except ImageError as error:
-        raise Refusal(error.code, error.message) from error
-    finally:
-        scope.close()
+    raise Refusal(
+        "E_OUTSIDE_ROOTS",
+        "This path is not below a storage root; the console looks only into its roots.",
+        "An administrator can add a root, or tell a root how Windows sees it.",
+    )

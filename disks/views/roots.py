@@ -17,7 +17,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from disks import tasks
 from disks.forms.roots import NewRootForm, RootForm
 from disks.models import Disk, Job, StorageRoot
-from disks.services import root_declarations, root_state, scanning
+from disks.services import root_declarations, root_state, scanning, trash_index
 from disks.services.errors import Refusal
 from disks.views import job_words
 from disks.views.guard import client_address
@@ -207,9 +207,7 @@ def _show(
                 row for row in job_words.result_rows(root.last_scan_result) if row[1] != "0"
             ],
             "scans": list(Job.objects.filter(root=root, kind=Job.Kind.SCAN).order_by("-pk")[:5]),
-            "trash_size": sum(
-                root.trash.filter(state="in-trash").values_list("size_bytes", flat=True)
-            ),
+            "trash_bytes": trash_index.given_back_bytes(root),
             "scan_key": uuid.uuid4().hex,
             "refusal": refusal,
         },

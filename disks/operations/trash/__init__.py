@@ -163,17 +163,6 @@ def list_trash(root: str, roots: Roots) -> list[Manifest]:
     return sorted(found, key=lambda manifest: manifest.created, reverse=True)
 
 
-def size(root: str, roots: Roots) -> int:
-    """Bytes that emptying the trash of one root would free there."""
-    total = 0
-    for manifest in list_trash(root, roots):
-        for entry in manifest.entries:
-            if os.path.dirname(entry.trash) == manifest.folder:
-                with contextlib.suppress(ImageError):
-                    total += roots.stat(entry.trash).st_blocks * 512
-    return total
-
-
 # ---------------------------------------------------------------------- the folders
 
 

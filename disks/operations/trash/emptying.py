@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+
 from disks.engine.errors import ImageError
 from disks.operations import durable, locks
 from disks.operations.paths import Roots
@@ -10,6 +13,7 @@ from disks.operations.trash.manifests import (
     EMPTYING,
     PLANNED,
     RESTORING,
+    Entry,
     Manifest,
     read,
     write,
@@ -50,7 +54,21 @@ def _emptied(roots: Roots, manifest: Manifest) -> int:
                 continue
             raise
         durable.unlink(roots, entry.trash, missing_ok=True)
-        freed += status.st_blocks * 512 if status.st_nlink == 1 else 0
+        freed += _room_bytes(status)
     for each in reversed(manifest.folders):
         remove_folder(roots, each)
     return freed
+
+
+def given_back_bytes(roots: Roots, entry: Entry) -> int:
+    """What the storage gets back when this file is deleted: the room that it takes up there.
+
+    0 for a file that is gone, or that has another name.
+    """
+    with contextlib.suppress(ImageError):
+        return _room_bytes(roots.stat(entry.trash))
+    return 0
+
+
+def _room_bytes(status: os.stat_result) -> int:
+    return status.st_blocks * 512 if status.st_nlink == 1 else 0

@@ -90,6 +90,16 @@ class Manifest:
         return self.primary == self.folder
 
     @property
+    def entries_here(self) -> list[Entry]:
+        """Those of the files that lie in this folder."""
+        return [entry for entry in self.entries if os.path.dirname(entry.trash) == self.folder]
+
+    @property
+    def can_be_restored(self) -> bool:
+        """By kind and state; what else may stand in the way: restore_refusal()."""
+        return self.kind != MERGED_IN_PLACE and self.state in (COMPLETE, RESTORING)
+
+    @property
     def is_believable(self) -> bool:
         """What is deleted or moved is believed only where it lies in trash folders."""
         return all(
@@ -99,7 +109,7 @@ class Manifest:
 
     @property
     def size_bytes(self) -> int:
-        """What emptying would free, by the files' sizes."""
+        """Of the files as they are read; what emptying frees: `emptying.given_back_bytes`."""
         return sum(entry.file.size_bytes for entry in self.entries)
 
     def as_dict(self) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import itertools
 import os
 import random
 import shutil
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,6 +38,8 @@ BLOCK = 16 * 1024
 KIB = 1024
 PAGE = 4096
 _ZEROS = bytes(64 * KIB)
+_FLOCK = "hhqqi4x"
+HAS, DENIES = 100, 200  # the byte ranges of qemu (block/file-posix.c)
 
 
 def noise(seed: int, sectors: int) -> bytes:
@@ -288,6 +292,20 @@ def close_to_us(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 
     for module in ("disks.operations.root_folders", "disks.services.walking"):
         monkeypatch.setattr(f"{module}.open_beneath", refusing)
+
+
+@contextmanager
+def machine(path: str | os.PathLike[str], *, writes: bool = True) -> Iterator[None]:
+    """Hold a disk open as a virtual machine of qemu does: one that writes, or only reads."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        for byte in [HAS, *range(HAS + 1, HAS + 4)] if writes else [HAS]:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_RDLCK, 0, byte, 1, 0))
+        for byte in (DENIES + 1, DENIES + 3):
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_RDLCK, 0, byte, 1, 0))
+        yield
+    finally:
+        os.close(fd)
 
 
 def names_in(folder: Path) -> Iterator[str]:
