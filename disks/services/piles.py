@@ -14,6 +14,7 @@ from typing import Any
 from django.db.utils import DatabaseError
 
 from disks.engine.errors import ImageError
+from disks.engine.units import size_text
 from disks.models import Disk, Job, StorageRoot
 from disks.operations import concerned, fingerprints, merge_plan
 from disks.operations.forest import Run
@@ -198,7 +199,7 @@ def run_pile(parameters: dict[str, Any], progress: Progress, context: JobContext
     with (
         closing(context.roots()) as scope,
         declarations.unread_remembered(),
-        merging.lost_before_it_moved(context),
+        merging.lost_before_it_moved(context, [dict(step.levels) for step in steps]),
     ):
         rows = applying.apply(
             steps,
@@ -216,11 +217,11 @@ def run_pile(parameters: dict[str, Any], progress: Progress, context: JobContext
 
 def _told(row: dict[str, Any]) -> dict[str, Any]:
     """What was done with one pile, for the job's page."""
-    before, after = row["file_size_before_bytes"], row["file_size_after_bytes"]
+    before, after = map(size_text, (row["file_size_before_bytes"], row["file_size_after_bytes"]))
     return {
         "path": row["output"],
         "ok": True,
-        "sentence": f"{len(row['levels']):,} disks became this one: {before:,} → {after:,} bytes.",
+        "sentence": f"{len(row['levels']):,} disks became this one: {before} → {after}.",
     }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from disks.engine.errors import ImageError
+from disks.engine.units import size_text
 from disks.models import Disk, Job, TrashedJob
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
@@ -157,7 +158,7 @@ def run_empty(
     return {
         "freed_bytes": freed,
         "failed": failed,
-        "sentence": f"{freed:,} bytes are free again."
+        "sentence": f"{size_text(freed)} free again."
         + (f" {len(failed):,} folders could not be emptied." if failed else ""),
     }
 

@@ -8,7 +8,7 @@ from typing import Any
 from disks.engine import faults
 from disks.engine.formats import open_image
 from disks.engine.images import Image
-from disks.operations import durable, rewriting, steps
+from disks.operations import durable, journal, rewriting, steps
 from disks.operations.fingerprints import Fingerprint
 from disks.operations.merge_in_place.step_zero import remove_records, rewrite, settle
 from disks.operations.merge_in_place.work import Work
@@ -65,6 +65,20 @@ def finish(roots: Roots, work: Work, progress: Progress) -> dict[str, Any]:
         "relinked": relinked,
     }
     return done | ({steps.TO_REPAIR: refused} if refused else {})
+
+
+def has_begun(roots: Roots, work: Work) -> bool:
+    """Whether base is getting the leaf's face, or a name has changed, of a merge that is ending.
+
+    From then on the leaf cannot be read until the end.
+    """
+    if steps.inode(roots, work.base) != work.inodes[-1]:
+        return True
+    rewritten = journal.of(roots, work.base, journal.UNDO)
+    if rewritten is not None and rewritten.unfinished:
+        return True
+    with roots.open(work.base) as file:
+        return open_image(file).identity != work.identity
 
 
 def _take_face(roots: Roots, work: Work) -> None:

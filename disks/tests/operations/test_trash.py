@@ -113,7 +113,7 @@ def test_a_link_that_somebody_changed_since_stays(tmp_path: Path) -> None:
 def test_emptying_frees_what_it_said(tmp_path: Path) -> None:
     world = merged(tmp_path)
     manifest = only(world)
-    expected = sum(trash.given_back_bytes(world.roots, entry) for entry in manifest.entries)
+    expected = sum(emptying.given_back_bytes(world.roots, entry) for entry in manifest.entries)
     assert expected == sum(
         (Path(manifest.folder) / name).stat().st_blocks * 512 for name in ("middle.vhd", "leaf.vhd")
     )

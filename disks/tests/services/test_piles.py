@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,21 @@ from django.test.utils import CaptureQueriesContext
 
 from disks.engine.chain import open_chain
 from disks.engine.errors import ImageError
-from disks.models import AuditEntry, Disk, Job, JobLogLine, StorageRoot, TrashedJob
+from disks.models import AuditEntry, Disk, DiskLock, Job, JobLogLine, StorageRoot, TrashedJob
 from disks.operations import concerned
+from disks.operations.merge_in_place import batches
 from disks.operations.pile import Step, applying, planning
-from disks.services import jobs, leases, pile_catalog, piles, reconciling, roots, stopping, trash
+from disks.services import (
+    jobs,
+    leases,
+    orphans,
+    pile_catalog,
+    piles,
+    reconciling,
+    roots,
+    stopping,
+    trash,
+)
 from disks.services.errors import Refusal
 from disks.services.stored_json import restored
 from disks.services.work import JobContext
@@ -278,6 +290,36 @@ def test_a_killed_worker_leaves_a_job_that_goes_on_by_itself(
         ".vdroot", ".vdtrash", *(Path(path).name for path in made.paths("vm", "d", "x")),
     }  # fmt: skip
     assert not Disk.objects.filter(missing_since=None, health="broken").exists()
+
+
+@pytest.mark.parametrize("wish", [stopping.cancel, stopping.pause], ids=["stop", "pause"])
+def test_stopped_when_data_has_moved_and_no_batch_is_at_work_it_is_paused(
+    scene: tuple[StorageRoot, Pile],
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Any,
+    wish: Callable[..., Job],
+) -> None:
+    """A new step of one of its merges is where that is heard."""
+    settings.JOB_PROGRESS_SECONDS = 0
+    root, made = scene
+    job = piles.request(root, "srv", user=None, idempotency_key=key(), declared_offline=True)
+    prepare = batches.prepare
+
+    def asked_meanwhile(*args: Any) -> Any:
+        work = prepare(*args)
+        wish(Job.objects.get(pk=job.pk), None)
+        return work
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batches, "prepare", asked_meanwhile)
+        job = jobs.run_now(job)
+    assert (job.status, job.cancellable) == (Job.Status.PAUSED, False)
+    assert job.sentence == "The merge was stopped before its first batch was complete."
+    assert DiskLock.objects.filter(job=job).exists()
+    assert orphans.recover_orphans() == []
+    stopping.resume(job, None)
+    done(job)
+    assert content(made.path("vm")) == made.disks["d"].sha256
 
 
 def test_cancelled_between_two_piles_the_first_is_in_the_catalog(
