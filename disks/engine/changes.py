@@ -1,7 +1,7 @@
 """Planned changes of an image where it lies: fields, writes in their order, moves of blocks.
 
 A plan is made by a format and writes nothing; whoever carries it out makes each step durable
-before the next (`operations/rewriting.py`).
+before the next (`operations/rewriting`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An opened VHD: where every sector of the virtual disk comes from, and what its headers say."""
+"""An opened VHD: what its headers say, and what can be read and planned by them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An opened VHDX: where every sector of the virtual disk comes from, and what its items say."""
+"""An opened VHDX: what its headers and items say, and what can be read and planned by them."""
 
 from __future__ import annotations
 
