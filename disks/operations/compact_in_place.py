@@ -16,12 +16,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from disks.engine.chain import Chain, open_chain
+from disks.engine.changes import Compaction, HeaderRewrite, Move, Round
 from disks.engine.check import check_image
 from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
 from disks.engine.findings import Level
 from disks.engine.formats import open_image
-from disks.engine.images import Compaction, HeaderRewrite, Image, Move, Round
+from disks.engine.images import Image
 from disks.operations import (
     compact_plan,
     copying,
@@ -38,6 +39,7 @@ from disks.operations.looks import Looks
 from disks.operations.pages import PAGE_BYTES
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
+from disks.operations.rewriting import kinds
 from disks.operations.verdicts import GOES, STAYS, Judged, Verdict, judge, likely
 
 _MOVES_PER_READ = 6  # read, write, flush and read back, each slower than the read of a look
@@ -209,8 +211,8 @@ def _describe(result: InPlacePlan, chain: Chain, roots: Roots) -> None:
     """Everything that needs no block read. Raises what stands in the way."""
     describe(result, chain, roots, so="nothing is moved in it")
     file = chain.images[0].file
-    rewriting.require_one_name(file)
-    result.warnings = [finding.message for finding in rewriting.recent_write(file)]
+    guards.require_one_name(file)
+    result.warnings = [finding.message for finding in guards.recent_write(file)]
 
 
 def _measure(
@@ -318,7 +320,7 @@ class _Work:
         change = rewriting.Change(
             build=build,
             check=check,
-            about=rewriting.COMPACT,
+            about=kinds.COMPACT,
             keep_mtime=self.keep_mtime,
             progress=progress or self.progress,
         )
