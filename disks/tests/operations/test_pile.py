@@ -21,6 +21,7 @@ from disks.operations.space import Space
 from disks.operations.storage_roots import Root
 from disks.operations.trash import restoring
 from disks.tests.operations import worlds
+from disks.tests.operations.crashing import killed
 from disks.tests.operations.dying import DONE
 from disks.tests.operations.piles import FORMATS, Pile, make, ring, roots_of
 from disks.tests.operations.worlds import errors_in
@@ -463,7 +464,7 @@ def test_killed_anywhere_recovered_and_begun_again_it_comes_to_the_same_end(
     """SIGKILL at every eleventh change of the storage, through the merges of both piles."""
     model = tree(place / "model", format)
     upper, lower = ("e", "b") if keep_name == "child" else ("c", "vm")
-    killed = 0
+    deaths = 0
     for number in range(1, 2000, 11):
         folder = place / "run"
         shutil.rmtree(folder, ignore_errors=True)
@@ -478,7 +479,7 @@ def test_killed_anywhere_recovered_and_begun_again_it_comes_to_the_same_end(
         if code == DONE:
             break
         assert code == -signal.SIGKILL
-        killed += 1
+        deaths += 1
         recover(str(folder), roots, assume_dead=True)
         applying.apply(steps, roots, offline=True, job="7", token=2)
         assert content_of(folder / Path(model.path(upper)).name, roots) == model.disks["e"].sha256
@@ -489,7 +490,7 @@ def test_killed_anywhere_recovered_and_begun_again_it_comes_to_the_same_end(
         assert left - undo == {Path(model.path(name)).name for name in (upper, lower, "x")}
     else:
         pytest.fail("the work never came to its end")
-    assert killed > 10
+    assert deaths > 10
 
 
 @every_format
