@@ -82,15 +82,17 @@ class InPlacePlan(CompactPlan):
         if not self.blocks:
             return "it stores no block."
         about = "about " if self.estimated else ""
+        if not going and len(staying) == 1:
+            return f"no block can go: all are {staying[0][1]}."
         if not going:
             return f"no block can go; {self.blocks:,} stay: {_list(staying)}."
         dropped = self.blocks - self.blocks_kept
         rest = f"; {self.blocks_kept:,} stay: {_list(staying)}" if staying else ""
         return f"{about}{dropped:,} of {self.blocks:,} blocks can go: {_list(going)}{rest}."
 
-    def _reasons(self, verdicts: tuple[Verdict, ...]) -> list[str]:
+    def _reasons(self, verdicts: tuple[Verdict, ...]) -> list[tuple[int, str]]:
         found = [(self.scaled(verdict), _WORDS[verdict]) for verdict in verdicts]
-        return [f"{count:,} {words}" for count, words in found if count]
+        return [(count, words) for count, words in found if count]
 
     def scaled(self, verdict: Verdict) -> int:
         """Blocks of a verdict in the whole disk, as far as it was looked at."""
@@ -258,7 +260,8 @@ def _extrapolate(result: InPlacePlan, judged: Judged, block_bytes: int) -> None:
     result.bytes_to_move = result.moves * block_bytes
 
 
-def _list(words: list[str]) -> str:
+def _list(reasons: list[tuple[int, str]]) -> str:
+    words = [f"{count:,} {reason}" for count, reason in reasons]
     if len(words) < 2:
         return "".join(words)
     return f"{', '.join(words[:-1])} and {words[-1]}"
