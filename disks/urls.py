@@ -30,6 +30,7 @@ from disks.views import (
     repair,
     roots,
     session,
+    timing,
     trash,
 )
 from disks.views.guard import View, guarded
@@ -91,6 +92,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     # --- jobs
     page("jobs", jobs.job_list, name="jobs", role=VIEWER),
     page("jobs/running", jobs.running, name="jobs-running", role=VIEWER),
+    page("jobs/time", timing.time_guess, name="job-time", role=OPERATOR),
     page("jobs/<int:job_id>", jobs.job_detail, name="job", role=VIEWER),
     page("jobs/<int:job_id>/cancel", jobs.cancel, name="job-cancel", role=OPERATOR),
     page("jobs/<int:job_id>/pause", jobs.pause, name="job-pause", role=OPERATOR),

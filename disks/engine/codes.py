@@ -359,6 +359,7 @@ CODES: dict[str, Code] = {
         "Compare when they were last written, and choose the right one.",
     ),
     "W_RECENT_WRITE": Code("Written a moment ago", "Make sure that no machine has the disk open."),
+    "W_IN_USE": Code("Open elsewhere now", "Shut down the virtual machine that uses the disk."),
     "W_RELATIVE_ASSUMED": Code(
         "Relative path assumed",
         "Give both storage roots their Windows views, so that the path is computed for Windows.",

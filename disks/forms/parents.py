@@ -7,18 +7,12 @@ from typing import Any
 
 from django import forms
 
-from disks.engine.errors import ImageError
 from disks.models import Disk
-from disks.operations.paths import Roots
-from disks.services import roots as root_service
+from disks.services import parent_candidates
+from disks.services.errors import Refusal
 
 LONGEST_PATH = 4_096
 _WINDOWS = re.compile(r"^([A-Za-z]:[\\/]|\\\\|//[^/]+/[^/]+)")
-# The same words whether such a file exists outside or not: nothing is asked about it.
-NOT_BELOW = (
-    "This path is not below a storage root. The console looks only into its roots; "
-    "an administrator can add one."
-)
 
 
 class ChooseParentForm(forms.Form):
@@ -84,41 +78,13 @@ class ConfirmNameForm(forms.Form):
 
 
 def located(text: str) -> str:
-    """A typed path as a path on this host, below a root; raises ValidationError.
-
-    A Windows path is mapped by the roots' Windows views only; nothing is asked of the network.
-    """
-    roots = root_service.operation_roots()
-    try:
-        if _WINDOWS.match(text):
-            return _from_windows(text, roots)
-        if text.startswith("/"):
-            roots.locate(text)
-            return _existing([text], roots)
-    except ImageError as error:
-        if error.code in ("E_OUTSIDE_ROOTS", "E_NAME"):
-            raise forms.ValidationError(NOT_BELOW) from error
-        raise forms.ValidationError(error.sentence) from error
-    finally:
-        roots.close()
-    raise forms.ValidationError(
-        "Type a full path: as Windows sees it (C:\\VMs\\base.vhd, \\\\server\\share\\base.vhd) "
-        "or on this host (/srv/vms/base.vhd)."
-    )
-
-
-def _from_windows(text: str, roots: Roots) -> str:
-    candidates = roots.from_windows(text)
-    if not candidates:
+    """A typed path as a path on this host, below a root; raises ValidationError."""
+    if not _WINDOWS.match(text) and not text.startswith("/"):
         raise forms.ValidationError(
-            "No storage root has this Windows path. An administrator can tell a root how "
-            "Windows sees it; or type the path on this host."
+            "Type a full path: as Windows sees it (C:\\VMs\\base.vhd, "
+            "\\\\server\\share\\base.vhd) or on this host (/srv/vms/base.vhd)."
         )
-    return _existing(candidates, roots)
-
-
-def _existing(candidates: list[str], roots: Roots) -> str:
-    for path in candidates:
-        if roots.exists(path):
-            return roots.actual(path)
-    raise forms.ValidationError("There is no such file below the storage root.")
+    try:
+        return parent_candidates.located(text)
+    except Refusal as refusal:
+        raise forms.ValidationError(f"{refusal.message} {refusal.advice}".strip()) from refusal

@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from disks.engine.units import MIB
 from disks.operations.wall_clock import next_time
+from disks.services.estimates import Measure
 from disks.services.timing import Choice
 
 NOW, LATER = "now", "later"
@@ -21,6 +22,8 @@ _LIMITS = [
 ]
 MOST_AHEAD = timedelta(days=366)
 MOST_MB_PER_SECOND = 1_000_000
+MOST_SECONDS = 1e10
+MOST_BYTES = 1e18
 
 
 class RateField(forms.IntegerField):
@@ -45,6 +48,21 @@ class ClockField(forms.TimeField):
             error_messages={"invalid": "Give a time like 22:00."},
             **options,
         )
+
+
+class MeasureForm(forms.Form):
+    """What the time of a plan rests on, as the fold sends it along; see estimates.Measure."""
+
+    seconds = forms.FloatField(min_value=0, max_value=MOST_SECONDS, required=False)
+    bytes = forms.FloatField(min_value=0, max_value=MOST_BYTES)
+    roots = forms.RegexField(r"^[0-9]{1,18}(,[0-9]{1,18}){0,99}$", required=False)
+    in_place = forms.BooleanField(required=False)
+
+    def measure(self) -> Measure:
+        """Only of a valid form."""
+        said = self.cleaned_data
+        roots = [int(number) for number in said["roots"].split(",") if number]
+        return Measure(said["seconds"], said["bytes"], roots, said["in_place"])
 
 
 class TimingForm(forms.Form):

@@ -22,6 +22,7 @@ from disks.operations import (
     copying,
     file_copy,
     fingerprints,
+    in_use,
     journal,
     link_changes,
     locks,
@@ -71,6 +72,8 @@ def plan(path: str, folder: str, roots: Roots, *, whole: bool = False) -> CopyCh
             _fill(result, chain, roots)
     except ImageError as error:
         result.refused = error
+    else:
+        result.warnings += in_use.warnings(roots, result.exclusive, result.shared)
     return result
 
 

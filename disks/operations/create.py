@@ -8,9 +8,20 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from disks.engine.errors import ImageError
-from disks.engine.formats import open_image
-from disks.engine.images import DiskType, Format, NewImage
-from disks.operations import copying, filling, fingerprints, journal, links, locks, rules, space
+from disks.engine.formats import Format, open_image
+from disks.engine.images import DiskType
+from disks.engine.new_image import NewImage
+from disks.operations import (
+    copying,
+    filling,
+    fingerprints,
+    in_use,
+    journal,
+    links,
+    locks,
+    rules,
+    space,
+)
 from disks.operations.copying import Draft
 from disks.operations.fingerprints import Fingerprint
 from disks.operations.paths import Roots
@@ -107,6 +118,7 @@ def plan(
             _check(path, format, new)
         predicted = format.predicted_size_bytes(new, 0)
         free, refused = space.shortage_at(roots, path, predicted)
+        warnings += in_use.warnings(roots, [path], [parent] if parent else [])
     except ImageError as error:
         refused = error
     return CreatePlan(

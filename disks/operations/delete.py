@@ -15,10 +15,10 @@ from disks.operations import (
     family,
     fingerprints,
     guards,
+    in_use,
     journal,
     locks,
     relocating,
-    rewriting,
     trash,
 )
 from disks.operations.family import ChildrenOf
@@ -81,6 +81,8 @@ def plan(
         _fill(result, roots, children_of, scan, progress)
     except ImageError as error:
         result.refused = error
+    else:
+        result.warnings += in_use.warnings(roots, result.exclusive, result.shared)
     return result
 
 
@@ -155,7 +157,7 @@ def _look_at(result: DeletePlan, file: ImageFile, roots: Roots) -> None:
     path = result.path
     status = file.stat()
     result.allocated_bytes = status.st_blocks * 512
-    result.warnings += [one.message for one in rewriting.recent_write(file)]
+    result.warnings += [one.message for one in guards.recent_write(file)]
     try:
         image = open_image(file)
     except ImageError as error:

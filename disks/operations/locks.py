@@ -29,7 +29,8 @@ from dataclasses import dataclass
 from disks.engine.errors import ImageError
 from disks.engine.files import storage_error
 from disks.operations.beneath import libc, open_beneath
-from disks.operations.paths import LOCK_FOLDER, Roots
+from disks.operations.paths import Roots
+from disks.operations.storage_roots import LOCK_FOLDER
 from disks.operations.windows import shown
 
 # qemu's permissions: read consistently, write, write the same again, resize.
@@ -92,6 +93,48 @@ def hold(
             yield
         finally:
             _mine.reset(reset)
+
+
+def in_the_way(roots: Roots, path: str, *, exclusive: bool) -> ImageError | None:
+    """What hold() would raise for this disk now, without waiting, taking or writing anything.
+
+    E_LOCKED or E_IN_USE; None also where that cannot be told, and for what this job holds.
+    """
+    if path in _mine.get({}):
+        return None
+    try:
+        who = None if roots.locate(path)[0].read_only else _holder_of(roots, path, exclusive)
+        return who or _other_program(roots, path, exclusive)
+    except (ImageError, OSError):
+        return None
+
+
+def _holder_of(roots: Roots, path: str, exclusive: bool) -> ImageError | None:
+    """E_LOCKED while another job has the disk's lock file in a way that excludes this one."""
+    folder_fd = roots.open_folder(os.path.dirname(path))
+    try:
+        name = f"{LOCK_FOLDER}/{lock_name(path)}"
+        fd = open_beneath(folder_fd, name, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    finally:
+        os.close(folder_fd)
+    try:
+        kind = fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK
+        return _locked(fd, path) if _others_hold(fd, kind, 0, 0) else None
+    finally:
+        os.close(fd)
+
+
+def _other_program(roots: Roots, path: str, exclusive: bool) -> ImageError | None:
+    """E_IN_USE while another program has the image open in a way that excludes this job."""
+    if not roots.exists(path):
+        return None
+    with roots.open(path) as file:
+        if _file_system(file.fd) in _NO_BYTE_LOCKS:
+            return None
+        has, denies = _WRITER if exclusive else _READER
+        return _in_use(path) if _is_taken(file.fd, has, denies) else None
 
 
 def lock_name(path: str) -> str:
@@ -231,18 +274,21 @@ def _lock_image(roots: Roots, path: str, stack: contextlib.ExitStack, *, exclusi
             _set_lock(file.fd, fcntl.F_RDLCK, _HAS_BASE + permission, 1)
         for permission in denies:
             _set_lock(file.fd, fcntl.F_RDLCK, _DENIES_BASE + permission, 1)
-        taken = any(_others_hold(file.fd, _DENIES_BASE + permission) for permission in has)
-        taken = taken or any(_others_hold(file.fd, _HAS_BASE + permission) for permission in denies)
+        taken = _is_taken(file.fd, has, denies)
     except OSError as error:
         if error.errno in _UNSUPPORTED:
             raise _no_locks(path) from error
         raise storage_error(error, path, verb="lock") from error
     if taken:
-        raise ImageError(
-            "E_IN_USE",
-            f"{shown(path)} is open in another program, for example a running virtual machine.",
-            file=path,
-        )
+        raise _in_use(path)
+
+
+def _is_taken(fd: int, has: Sequence[int], denies: Sequence[int]) -> bool:
+    """Whether others deny what we want to have of an image, or have what we want to deny."""
+    return any(
+        _others_hold(fd, fcntl.F_WRLCK, byte, 1)
+        for byte in (*(_DENIES_BASE + one for one in has), *(_HAS_BASE + one for one in denies))
+    )
 
 
 def _set_lock(fd: int, kind: int, start: int, length: int) -> bool:
@@ -257,9 +303,9 @@ def _set_lock(fd: int, kind: int, start: int, length: int) -> bool:
     return True
 
 
-def _others_hold(fd: int, byte: int) -> bool:
-    """True if another open file description has any lock on that byte."""
-    request = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+def _others_hold(fd: int, kind: int, start: int, length: int) -> bool:
+    """True if another open file description has a lock there that excludes one of that kind."""
+    request = struct.pack(_FLOCK, kind, os.SEEK_SET, start, length, 0)
     answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, request)
     return bool(struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK)
 
@@ -286,6 +332,14 @@ def _locked(fd: int, path: str) -> ImageError:
         file=path,
         field="lock",
         value=who,
+    )
+
+
+def _in_use(path: str) -> ImageError:
+    return ImageError(
+        "E_IN_USE",
+        f"{shown(path)} is open in another program, for example a running virtual machine.",
+        file=path,
     )
 
 

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from disks.models import Job
-from disks.services import speed, timing
+from disks.models import Job, StorageRoot
+from disks.services import declarations, speed, timing
+from disks.services.timing import Choice
 
 JOBS_ASKED = 5
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a guess rests on: it can be made anew when something else is chosen for the job.
+
+    seconds      at full speed, the proof included; None: no job to guess from
+    moved_bytes  what a limit counts: all that is read and written
+    roots        keys of the storage roots whose limit and hours count
+    """
+
+    seconds: float | None
+    moved_bytes: float
+    roots: Sequence[int]
+    in_place: bool = False
 
 
 @dataclass(frozen=True)
@@ -23,6 +39,7 @@ class Guess:
     seconds: float | None
     limit_bytes_per_second: int = 0
     hours: str = ""
+    measure: Measure | None = field(default=None, compare=False)
 
 
 def guess(
@@ -51,18 +68,30 @@ def guess(
 def within_limit(
     seconds: float | None, moved_bytes: float, *, paths: Iterable[str], in_place: bool = False
 ) -> Guess:
-    """The guess at full speed, or longer where the limit of a root says so.
+    """The guess at full speed, or longer where the limit of a root says so."""
+    roots = declarations.roots_of(paths)
+    measure = Measure(seconds, moved_bytes, [root.pk for root in roots], in_place)
+    return _guess(measure, roots, Choice())
 
-    As if no other job ran there: those that do share the limit.
-    """
-    paths = list(paths)
-    limit = speed.of_paths(paths)
-    guess = Guess(seconds)
-    if limit and (seconds is None or seconds <= moved_bytes / limit):
-        guess = Guess(moved_bytes / limit, limit)
-    if guess.seconds is None:
-        return guess
-    return replace(guess, hours=timing.does_not_fit(guess.seconds, paths, goes_on=in_place))
+
+def chosen(measure: Measure, choice: Choice) -> Guess:
+    """The guess once more, for what was chosen for the job."""
+    return _guess(measure, list(StorageRoot.objects.filter(pk__in=measure.roots)), choice)
+
+
+def _guess(measure: Measure, roots: Sequence[StorageRoot], choice: Choice) -> Guess:
+    """As if no other job ran on these roots: those that do share the limit."""
+    seconds, limit = measure.seconds, choice.limit_bytes_per_second
+    if limit is None:
+        limit = speed.of_roots(roots)
+    if limit and (seconds is None or seconds <= measure.moved_bytes / limit):
+        seconds = measure.moved_bytes / limit
+    else:
+        limit = 0
+    if seconds is None:
+        return Guess(None, measure=measure)
+    hours = timing.does_not_fit(seconds, roots, choice, goes_on=measure.in_place)
+    return Guess(seconds, limit, hours, measure)
 
 
 def proof_share(kinds: Collection[str]) -> float:

@@ -13,15 +13,14 @@ from django.db import transaction
 from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
 from disks.engine.images import DiskType
-from disks.models import Disk, Job, TrashedJob
-from disks.operations import concerned, fingerprints, merge, merge_again, steps
+from disks.models import Disk, Job
+from disks.operations import concerned, fingerprints, merge, merge_again, merge_plan, steps
 from disks.operations.fingerprints import Fingerprint
 from disks.operations.journal import Sidecar
-from disks.operations.merge import MergePlan
 from disks.operations.merge_in_place import Work
+from disks.operations.merge_plan import MergePlan
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
-from disks.operations.windows import shown
 from disks.services import (
     chains,
     declarations,
@@ -35,8 +34,6 @@ from disks.services import (
 from disks.services.stored_json import readable, restored
 from disks.services.work import BEGUN_AS, JobContext, Recovery
 
-_STRANDED_NAMED = 5  # of the disks in the trash, in the warning of a plan
-
 
 def plan(
     leaf: Disk,
@@ -44,7 +41,7 @@ def plan(
     into_parent: bool = False,
     to: str | None = None,
     base: str | None = None,
-    keep_name: str = merge.PARENT,
+    keep_name: str = merge_plan.PARENT,
     in_place: bool = True,
     disk_type: DiskType | str | None = None,
 ) -> MergePlan:
@@ -76,37 +73,7 @@ def plan(
         )
     finally:
         scope.close()
-    if into_parent:
-        planned.warnings += _stranded_in_the_trash(planned)
     return planned
-
-
-def _stranded_in_the_trash(planned: MergePlan) -> list[str]:
-    """A warning where deleted disks could be restored, but build on what is merged into."""
-    merged_into = [_catalogued(level.path) for level in planned.levels[1:]]
-    restorable = [
-        item.job_id
-        for item in TrashedJob.objects.filter(state=TrashedJob.State.IN_TRASH).only(
-            "job_id", "operation"
-        )
-        if item.can_be_restored
-    ]
-    stranded = Disk.objects.filter(
-        parent_link__named_identity__in=[
-            disk.identity for disk in merged_into if disk is not None and disk.identity
-        ],
-        put_away_by__in=restorable,
-    ).select_related("root")
-    paths = sorted(shown(disk.path) for disk in stranded)
-    if not paths:
-        return []
-    one = len(paths) == 1
-    what = "A disk in the trash builds" if one else f"{len(paths)} disks in the trash build"
-    return [
-        f"{what} on what is merged into, and cannot be read any more afterwards, restored or not: "
-        f"{', '.join(paths[:_STRANDED_NAMED])}"
-        f"{', …' if len(paths) > _STRANDED_NAMED else ''}. Restore what is still needed first."
-    ]
 
 
 def request(
@@ -119,7 +86,7 @@ def request(
     into_parent: bool = False,
     to: str | None = None,
     base: str | None = None,
-    keep_name: str = merge.PARENT,
+    keep_name: str = merge_plan.PARENT,
     in_place: bool = True,
     disk_type: DiskType | str | None = None,
     seen: dict[str, Any] | None = None,
@@ -187,7 +154,7 @@ def go_on_with(begun: Sidecar) -> Job:
                 "into_parent": True,
                 "to": None,
                 "base": work.base,
-                "keep_name": merge.PARENT if work.surviving == work.base else merge.CHILD,
+                "keep_name": merge_plan.PARENT if work.surviving == work.base else merge_plan.CHILD,
                 "in_place": True,
                 "disk_type": None,
                 "leaf": work.leaf,

@@ -12,7 +12,7 @@ from datetime import datetime
 from django.db.models import Count, Max, Min, Q, QuerySet, Sum
 from django.db.models.functions import Coalesce, NullIf
 
-from disks.models import Disk, Job, ParentLink, StorageRoot, TrashedJob
+from disks.models import Disk, Job, ParentLink, StorageRoot
 from disks.services import causes
 from disks.services.chains import JOINING
 
@@ -246,12 +246,6 @@ def spare_bytes() -> int:
     """Room in files that no block takes: won back without reading one block."""
     rows = Disk.objects.filter(missing_since=None, spare_bytes__isnull=False)
     return int(rows.aggregate(size=Sum("spare_bytes"))["size"] or 0)
-
-
-def trash_bytes() -> int:
-    """What emptying the trash would give back."""
-    rows = TrashedJob.objects.filter(state=TrashedJob.State.IN_TRASH)
-    return int(rows.aggregate(size=Sum("size_bytes"))["size"] or 0)
 
 
 def recent_jobs(most: int = 6) -> list[Job]:

@@ -16,7 +16,8 @@ from disks.engine.errors import ImageError
 from disks.models import DiskLock, Job
 from disks.operations import copying, durable, journal, locks, merge_in_place, recover
 from disks.operations.journal import Sidecar
-from disks.operations.paths import TRASH_FOLDER, Roots
+from disks.operations.paths import Roots
+from disks.operations.storage_roots import TRASH_FOLDER
 from disks.services import leases, taken_back
 from disks.services.stored_json import restored
 from disks.services.work import JobContext, Recovery

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from disks.models import Job
-from disks.services import declarations, job_roots
+from disks.models import Job, StorageRoot
+from disks.services import job_roots
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def _shares(job: Job) -> bool:
     return job_roots.moves_data(job) and job.limit_bytes_per_second is None and job.held_at is None
 
 
-def of_paths(paths: Iterable[str]) -> int:
-    """The smallest limit of the roots that hold these host paths; 0: none."""
-    limits = [root.limit_bytes_per_second for root in declarations.roots_of(paths)]
+def of_roots(roots: Iterable[StorageRoot]) -> int:
+    """The smallest limit of these roots; 0: none."""
+    limits = [root.limit_bytes_per_second for root in roots]
     return min((limit for limit in limits if limit > 0), default=0)

@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from disks.engine.units import MIB
 from disks.models import Job, StorageRoot
-from disks.services import audit, declarations, held, job_roots, speed
+from disks.services import audit, held, job_roots, speed
 from disks.services.hours import Hours
 from disks.services.work import WORK
 
@@ -240,15 +240,17 @@ def foreseen(job: Job) -> str:
     )
 
 
-def does_not_fit(seconds: float, paths: Iterable[str], *, goes_on: bool) -> str:
+def does_not_fit(
+    seconds: float, roots: Iterable[StorageRoot], choice: Choice, *, goes_on: bool
+) -> str:
     """What a plan says where its hours are over before the work can be done; "" where not.
 
-    paths: host paths that the work reads or writes; goes_on: it can be paused without its worker
+    roots: those that the work reads or writes in; goes_on: it can be paused without its worker
     """
-    roots = [root for root in declarations.roots_of(paths) if hours_of(root) is not None]
+    roots = [root for root in roots if hours_of(root) is not None]
     hours = _hours(roots)
-    begin = _opens(hours, timezone.now())
-    if begin is None or not hours:
+    begin = _opens(hours, max(timezone.now(), choice.not_before or timezone.now()))
+    if begin is None or not hours or choice.outside_hours:
         return ""
     end = min(one.closes(begin) or begin for one in hours)
     if (end - begin).total_seconds() >= seconds:

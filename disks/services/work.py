@@ -129,14 +129,14 @@ WORK: dict[str, Work] = {
     ),
     Job.Kind.CHECK: Work("disks.services.inspection.run_check", recover="", requeue_when_lost=True),
     Job.Kind.UPDATE_PARENT: Work(
-        "disks.services.parent_paths.run_update", "disks.services.parent_paths.finished_update"
+        "disks.services.parent_updates.run_update", "disks.services.parent_updates.finished_update"
     ),
     Job.Kind.UNDO_UPDATE: Work(
-        "disks.services.parent_paths.run_undo", "disks.services.parent_paths.finished_update"
+        "disks.services.parent_updates.run_undo", "disks.services.parent_updates.finished_update"
     ),
     Job.Kind.REPAIR_PLAN: Work(
         "disks.services.repair_plans.run_repair",
-        "disks.services.parent_paths.finished_update",
+        "disks.services.parent_updates.finished_update",
         requeue_when_lost=True,
         measured_in_bytes=False,
         cancelled=_SOME_STAY,
@@ -144,7 +144,7 @@ WORK: dict[str, Work] = {
     ),
     Job.Kind.UNDO_PLAN: Work(
         "disks.services.repair_plans.run_undo_plan",
-        "disks.services.parent_paths.finished_update",
+        "disks.services.parent_updates.finished_update",
         requeue_when_lost=True,
         measured_in_bytes=False,
         cancelled="Cancelled. What was taken back before that stays so.",

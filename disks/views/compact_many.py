@@ -99,4 +99,9 @@ def _row(disk: Disk) -> dict[str, Any]:
     if plan.refused is not None:
         return row | {"reason": plan.refused.message}
     gain = max(0, plan.file_size_bytes - plan.predicted_size_bytes)
-    return row | {"gain": gain, "estimated": plan.estimated, "why": plan.why}
+    return row | {
+        "gain": gain,
+        "estimated": plan.estimated,
+        "why": plan.why,
+        "warnings": plan.warnings,
+    }

@@ -11,7 +11,7 @@ from django.views.decorators.http import require_GET
 
 from disks.engine.units import size_text
 from disks.models import StorageRoot
-from disks.services import causes, piles
+from disks.services import causes, pile_catalog, trash_index
 from disks.services import overview as service
 from disks.services.overview import BrokenGroup, Totals
 from disks.views import pile
@@ -43,7 +43,7 @@ def overview(request: HttpRequest) -> HttpResponse:
     context = _jobs()
     if not wants_fragment(request):
         known = service.totals()
-        trash = service.trash_bytes()
+        trash = trash_index.given_back_bytes()
         context |= _verdict(known) | {
             "notices": _notices(known, trash),
             "roots": list(StorageRoot.objects.order_by("name")),
@@ -218,7 +218,7 @@ def _notices(counts: Totals, trash: int) -> list[dict[str, Any]]:
 
 def _piles() -> list[dict[str, Any]]:
     """Checkpoints that no host seems to know any more, folder by folder."""
-    found, total = piles.forgotten(most=PILES_SHOWN)
+    found, total = pile_catalog.forgotten(most=PILES_SHOWN)
     notices = []
     for one in found:
         disks = f"{one.count:,} checkpoints" if one.are_checkpoints else f"{one.count:,} disks"

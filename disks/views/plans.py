@@ -18,7 +18,7 @@ from disks.engine.errors import ImageError
 from disks.forms.declarations import DeclarationForm
 from disks.forms.timing import TimingForm
 from disks.models import Disk, Job, ParentLink
-from disks.services import timing
+from disks.services import estimates, timing
 from disks.services.errors import Refusal
 from disks.views.guard import client_address
 from disks.views.rendering import render_page
@@ -92,6 +92,8 @@ def start(
 
     declaration: DeclarationForm | None = context.get("declaration")
     timed = context["timing"] = TimingForm(request.POST)
+    if timed.is_valid() and context.get("guess") and context["guess"].measure:
+        context["guess"] = estimates.chosen(context["guess"].measure, timed.choice())
     told = declaration is not None and declaration.is_valid()
     if not timed.is_valid() or not told or declaration is None or context["refused"]:
         return again(422)

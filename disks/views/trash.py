@@ -6,7 +6,6 @@ import uuid
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Count, Sum
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
@@ -15,7 +14,7 @@ from django.views.decorators.http import require_GET, require_POST
 from disks import tasks
 from disks.engine.errors import ImageError
 from disks.models import Job, StorageRoot, TrashedJob
-from disks.services import trash
+from disks.services import trash, trash_index
 from disks.services.errors import Refusal
 from disks.views import listing
 from disks.views.guard import client_address
@@ -100,12 +99,7 @@ def _show(request: HttpRequest, *, refusal: Any = None) -> HttpResponse:
     rows = TrashedJob.objects.filter(state=state).select_related("root", "job")
     if root_id:
         rows = rows.filter(root=root_id)
-    in_trash = (
-        StorageRoot.objects.filter(trash__state=TrashedJob.State.IN_TRASH)
-        .annotate(trash_bytes=Sum("trash__size_bytes"), trash_count=Count("trash"))
-        .order_by("name")
-    )
-    totals = list(in_trash)
+    totals = list(trash_index.totals())
     page = listing.paged(rows, query)
     for item in page.rows:
         files = [row for row in item.items if isinstance(row, dict)]

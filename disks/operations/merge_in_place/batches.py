@@ -17,21 +17,22 @@ from typing import NoReturn
 
 from disks.engine import faults
 from disks.engine.chain import ChainView
+from disks.engine.changes import Write
 from disks.engine.files import ImageFile
 from disks.engine.formats import open_image
 from disks.engine.holding import HoldPlan, Limits, Wanted
-from disks.engine.images import Image, Write
+from disks.engine.images import Image
 from disks.engine.units import MIB, SECTOR_BYTES, sectors, size_text
 from disks.operations import unforeseen
+from disks.operations.content import ChainContent, Run
 from disks.operations.merge_in_place import old_pages
 from disks.operations.merge_in_place.moving import move, prove
 from disks.operations.merge_in_place.old_pages import Slot
 from disks.operations.merge_in_place.work import ENDING, Work, write
 from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Lost, Progress, Stopped
-from disks.operations.rewriting import attention
+from disks.operations.rewriting.recovery import attention
 from disks.operations.rollback import quietly
-from disks.operations.streaming import ChainContent, Run
 from disks.operations.windows import shown
 
 _AT_FIRST = "before its first batch was complete"

@@ -8,9 +8,10 @@ from typing import Any
 
 from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
-from disks.operations import journal, steps, trash
+from disks.operations import journal, steps
 from disks.operations.journal import MERGE, Sidecar
 from disks.operations.paths import Roots
+from disks.operations.trash import manifests
 
 BEGUN = "begun"  # identities are changing; nothing was moved yet: it is taken back
 MERGING = "merging"  # batch after batch: it goes on
@@ -39,7 +40,7 @@ class Work:
     surviving: str
     job: str
     token: int
-    manifest: trash.Manifest
+    manifest: manifests.Manifest
     inodes: tuple[int, ...]
     old_identity: str
     old_link: dict[str, Any]
@@ -128,7 +129,7 @@ class Work:
                 surviving=above(record["surviving"]),
                 job=sidecar.job,
                 token=sidecar.token,
-                manifest=trash.Manifest.from_stored(record["manifest"], above(record["trash"])),
+                manifest=manifests.Manifest.from_stored(record["manifest"], above(record["trash"])),
                 inodes=tuple(int(inode) for inode in record["inodes"]),
                 old_identity=str(record["old_identity"]),
                 old_link=dict(record["old_link"]),

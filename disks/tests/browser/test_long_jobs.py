@@ -155,6 +155,7 @@ def test_a_merge_in_place_is_stopped_and_resumed(
     ready.get_by_text("When and how fast").click()
     ready.get_by_label("At most", exact=True).check()
     ready.locator("input[name=limit_mb]").fill("40")  # else it is done before anybody can stop it
+    expect(ready.locator("#time-guess")).to_contain_text("at 40 MB/s")  # the plan's time follows
     ready.get_by_role("button", name="Merge leaf.vhd into middle.vhd").click()
     expect(ready).to_have_url(re.compile(r"/jobs/\d+$"))
     wait_until_copying(ready)

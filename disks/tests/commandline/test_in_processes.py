@@ -227,9 +227,13 @@ def test_a_disk_that_is_swapped_meanwhile_is_not_touched(scene: Scene, disk: Dis
 def test_a_disk_that_a_vm_holds_is_left_alone(
     scene: Scene, disk: Disk, machine: Callable[[Path], None]
 ) -> None:
-    """bad-input E72."""
+    """bad-input E72: the dry run says so, and the work is refused."""
     machine(scene.target)
     before = worlds.snapshot(scene.folder)
+    foreseen = disk.json(*scene.command, "--dry-run")
+    told = f"{scene.target} is open in another program now"
+    assert any(warning.startswith(told) for warning in foreseen.document["warnings"])
+    assert f"warning: {told}" in foreseen.err
     outcome = disk.json(*scene.command)
     assert outcome.code == 1
     assert outcome.document["error"]["code"] == "E_IN_USE"

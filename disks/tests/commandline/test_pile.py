@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from disks.operations import pile
+from disks.operations.pile import applying
 from disks.operations.progress import Progress
 from disks.tests.commandline.running import Disk
 from disks.tests.operations import worlds
@@ -138,6 +138,26 @@ def test_what_cannot_be_read_must_be_declared_unrelated(
 
 
 @every_format
+def test_a_deleted_disk_that_builds_on_what_is_merged_into_is_told_before(
+    disk: Disk, tmp_path: Path, format: str
+) -> None:
+    """It could be restored until then; the plan says so, and so does the work before it begins."""
+    made = make(tmp_path, format, names="abc")
+    made.child("x", "a")
+    made.child("y", "c")
+    for name in "yx":  # the parent of y keeps its identity: y stays readable
+        assert disk("delete", made.path(name), "--offline").code == 0
+    warning = (
+        "A disk in the trash builds on what is merged into, and cannot be read any more "
+        f"afterwards, restored or not: {made.path('x')}. Restore what is still needed first."
+    )
+    (found,) = disk.json("pile", tmp_path).document["piles"]
+    assert warning in found["warnings"]
+    assert f"warning           {warning}" in disk("pile", tmp_path).out
+    assert f"warning: {warning}" in disk("pile", tmp_path, "--offline").err
+
+
+@every_format
 def test_branch_orphan_circle_and_stranger_are_told(
     disk: Disk, tmp_path: Path, format: str
 ) -> None:
@@ -216,7 +236,7 @@ def test_stopped_between_two_piles_it_says_what_is_merged(
     made = make(tmp_path, names="ab")
     made.base("other")
     made.child("o", "other")
-    finished = pile.apply
+    finished = applying.apply
 
     def interrupted(*args: object, **options: object) -> object:
         progress = options["progress"]
@@ -230,7 +250,7 @@ def test_stopped_between_two_piles_it_says_what_is_merged(
         monkeypatch.setattr(progress, "commit_ends", ctrl_c)
         return finished(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(pile, "apply", interrupted)
+    monkeypatch.setattr(applying, "apply", interrupted)
     told = disk.json("pile", tmp_path, "--offline", "--copy")
     assert (told.code, told.document["error"]["code"]) == (1, "E_CANCELLED")
     assert "1 pile was merged before" in told.document["error"]["message"]

@@ -88,3 +88,27 @@ def test_delete_names_who_depends_on_it(tmp_path: Path, family: Family, disk: Di
     assert not world.middle.path.exists()
     (folder,) = done.document["trash"]
     assert os.path.exists(os.path.join(folder, family.file("middle")))
+
+
+def test_a_merge_warns_of_a_deleted_disk_that_it_makes_unreadable(
+    tmp_path: Path, family: Family, disk: Disk
+) -> None:
+    """In the plan, before the work; not after it, nor of an old copy of what is merged."""
+    world = chain(tmp_path, family=family)
+    other = family.differencing(tmp_path, family.file("other"), world.middle)
+    assert disk("delete", other.path).code == 0
+    assert disk("compact", world.leaf.path, "--rewrite").code == 0
+    assert len(os.listdir(tmp_path / ".vdtrash")) == 2  # the old leaf, too
+    warning = (
+        "A disk in the trash builds on what is merged into, and cannot be read any more "
+        f"afterwards, restored or not: {other.path}. Restore what is still needed first."
+    )
+    merge = ("merge", world.leaf.path, "--into-parent")
+    foreseen = disk.json(*merge, "--dry-run")
+    assert warning in foreseen.document["warnings"]
+    assert f"warning: {warning}\n" in foreseen.err
+    assert warning not in disk.json("merge", world.middle.path, "--into-parent", "--dry-run").err
+    done = disk.json(*merge)
+    assert done.code == 0
+    assert done.err.count(warning) == 1
+    assert warning not in done.document["warnings"]

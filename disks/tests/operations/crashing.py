@@ -1,25 +1,28 @@
 """Breaking the world around an operation: deaths and errors at every point.
 
-A forked child does the work and dies at the n-th fault point; the parent looks at what
-the storage holds then. What a power cut leaves of it is in `power.py`.
+Work dies at its n-th fault point, then the test looks at what the storage holds. Every few
+points it is a forked child that SIGKILL ends, at the others a death within this process
+(`dying.py`); `make prove` kills at every point. What a power cut leaves is in `power.py`.
 """
 
 from __future__ import annotations
 
 import gc
 import os
-import signal
 from collections.abc import Callable, Iterator
 
 from disks.engine import faults
 from disks.engine.errors import ImageError
+from disks.tests.operations import worlds
+from disks.tests.operations.dying import DONE, REFUSED, Work, die_at, few_collections
 
-DONE, REFUSED, DIED = 0, 7, -signal.SIGKILL
 FEWEST_POINTS, MOST_POINTS = 5, 400
-# Kills come at every point; of the other faults a sample, unless `make prove` asks for all.
-SAMPLE = 1 if "VD_PROVE" in os.environ else 4
+# Deaths come at every point; of the other faults, and of the deaths that are SIGKILL, a sample,
+# unless `make prove` asks for all.
+SAMPLE, SAMPLE_OF_KILLS = (1, 1) if "VD_PROVE" in os.environ else (4, 5)
 
-Work = Callable[[], object]
+# Runs work broken at its n-th point, whichever that is: DONE, REFUSED or DIED.
+Breaking = Callable[[int, Work], int]
 
 
 def in_fork(work: Callable[[], object]) -> int:
@@ -39,6 +42,15 @@ def in_fork(work: Callable[[], object]) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
+def outcome_of(work: Work) -> int:
+    """Run work in this process: DONE or REFUSED (ImageError)."""
+    try:
+        work()
+    except ImageError:
+        return REFUSED
+    return DONE
+
+
 def with_fault(text: str, work: Callable[[], object]) -> Callable[[], object]:
     """work, broken as VD_FAULT would break it."""
 
@@ -52,14 +64,41 @@ def with_fault(text: str, work: Callable[[], object]) -> Callable[[], object]:
     return broken
 
 
-def faulty(kind: str) -> Callable[[int, Work], Work]:
-    """Breaks work at its n-th point, whichever that is, with one kind of fault."""
-    return lambda number, work: with_fault(f"*:{number}:{kind}", work)
+def faulty(kind: str) -> Breaking:
+    """Breaks work at its n-th point with one kind of fault."""
+    if kind == "kill":
+        return killed
+    end = in_fork if kind == "torn" else outcome_of
+    return lambda number, work: end(with_fault(f"*:{number}:{kind}", work))
+
+
+def killed(number: int, work: Work) -> int:
+    """Run work, which dies at its n-th point: every few times by SIGKILL."""
+    if number % SAMPLE_OF_KILLS == 0:
+        return in_fork(with_fault(f"*:{number}:kill", work))
+    return die_at(number, work)
+
+
+def failing_from(number: int, work: Work) -> int:
+    """Run work on a storage that answers every change with an error from the n-th on."""
+    count = 0
+
+    def fail(event: faults.Event) -> None:
+        nonlocal count
+        count += 1
+        if count >= number:
+            raise OSError(5, os.strerror(5), event.path)
+
+    faults.watch(fail)
+    try:
+        return outcome_of(work)
+    finally:
+        faults.watch(None)
 
 
 def broken_at_every_point(
     fresh: Callable[[], Work],
-    breaking: Callable[[int, Work], Work],
+    breaking: Breaking,
     *,
     expected: int,
     every: int = 1,
@@ -71,19 +110,20 @@ def broken_at_every_point(
     Yields the number after each run that ended as expected (DIED, REFUSED), for the caller
     to look at what it left; what the last run left is there after the loop.
     """
-    for number in range(1, MOST_POINTS, every):
-        code = in_fork(breaking(number, fresh()))
-        if code == DONE:
-            assert number > FEWEST_POINTS
-            return
-        assert code == expected
-        yield number
+    with few_collections(), worlds.remembering():
+        for number in range(1, MOST_POINTS, every):
+            code = breaking(number, fresh())
+            if code == DONE:
+                assert number > FEWEST_POINTS
+                return
+            assert code == expected, f"broken at {number}"
+            yield number
     raise AssertionError(f"it did not come through in {MOST_POINTS} runs")
 
 
 def mended_at_every_point(
     fresh: Callable[[], Work],
-    breaking: Callable[[int, Work], Work],
+    breaking: Breaking,
     *,
     expected: int,
     recover: Callable[[], list[dict[str, object]]],
@@ -102,24 +142,3 @@ def mended_at_every_point(
         states.add(judge())
         assert recover() == [], f"broken at {number}"
     return states
-
-
-def failing_from(number: int, work: Callable[[], object]) -> Callable[[], object]:
-    """work on a storage that answers every change with an error from the n-th on."""
-
-    def broken() -> None:
-        count = 0
-
-        def fail(event: faults.Event) -> None:
-            nonlocal count
-            count += 1
-            if count >= number:
-                raise OSError(5, os.strerror(5), event.path)
-
-        faults.watch(fail)
-        try:
-            work()
-        finally:
-            faults.watch(None)
-
-    return broken

@@ -3,34 +3,26 @@
 Every 4 KiB page and every name that was not yet made durable is kept, lost or garbled, as a
 seed decides. One run of the real code up to a point serves several seeds: what it left is put
 back as it was, inodes and all, and cut anew.
-
-The death is an exception that passes through everything, while nothing that is still done on
-its way reaches the storage: the same as SIGKILL in a process of its own, which
-`test_faults.py` compares, but without the fork, which took most of the time.
 """
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import json
 import math
 import os
 import random
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn, Protocol
-from unittest import mock
+from typing import Protocol
 
 from disks.engine import faults
-from disks.engine.errors import ImageError
 from disks.tests.operations import worlds
-from disks.tests.operations.crashing import DIED, DONE, FEWEST_POINTS, REFUSED, Work
+from disks.tests.operations.crashing import FEWEST_POINTS
+from disks.tests.operations.dying import DIED, Work, die_at, few_collections
 from disks.tests.operations.frozen import Contents, Frozen, forget_second_names
 
 PAGE = 4096
@@ -150,30 +142,6 @@ class Storage:
             change.take_back(self.keep)
 
 
-class Died(BaseException):
-    """The power is gone: no handler may take it for an error of the work."""
-
-
-# What changes the storage: all that the dead may still call on their way out, also behind the
-# fault points. (Files are created through a fault point only, locks never on the way out.)
-_CHANGES = [
-    "chmod",
-    "fchmod",
-    "fchown",
-    "ftruncate",
-    "link",
-    "mkdir",
-    "posix_fallocate",
-    "pwrite",
-    "removexattr",
-    "rename",
-    "rmdir",
-    "setxattr",
-    "unlink",
-    "utime",
-]
-
-
 def run_until(number: int, work: Work, keep: Path) -> tuple[int, Storage | None]:
     """Run work, which dies at its number-th fault point.
 
@@ -182,55 +150,8 @@ def run_until(number: int, work: Work, keep: Path) -> tuple[int, Storage | None]
     Returns how it ended, and, if it died, what was not yet durable then.
     """
     storage = Storage(str(keep))
-    count = 0
-
-    def see(event: faults.Event) -> None:
-        nonlocal count
-        count += 1
-        if count < number:
-            storage.event(event)
-            return
-        if count == number:
-            for name in _CHANGES:
-                of_the_dead.enter_context(mock.patch.object(os, name, _die))
-        raise Died
-
-    code = DONE
-    with _leaving_nothing_open(), contextlib.ExitStack() as of_the_dead:
-        faults.watch(see)
-        try:
-            work()
-        except ImageError:
-            code = REFUSED
-        except Died:
-            code = DIED
-        finally:
-            faults.watch(None)
-    return (DIED, storage) if count >= number else (code, None)
-
-
-def _die(*_: object, **__: object) -> NoReturn:
-    raise Died
-
-
-@contextlib.contextmanager
-def _leaving_nothing_open() -> Iterator[None]:
-    """Like the kernel at a process's death: its threads are over, its files closed."""
-    threads, files = set(threading.enumerate()), set(_open_files())
-    yield
-    for thread in set(threading.enumerate()) - threads:
-        thread.join()
-    if set(_open_files()) - files:
-        gc.collect()  # who closes a file when it is collected shall not close another's later
-        for left in set(_open_files()) - files:
-            os.close(left)
-
-
-def _open_files() -> Iterator[int]:
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # of the listing itself
-            os.fstat(int(name))
-            yield int(name)
+    code = die_at(number, work, storage.event)
+    return code, storage if code == DIED else None
 
 
 class Scene(Protocol):
@@ -345,17 +266,6 @@ def survive_power_cuts(
             contents.forget_all_but(start.files.keys())
     log()
     return seen
-
-
-@contextlib.contextmanager
-def few_collections() -> Iterator[None]:
-    """What was there before is not looked through again and again for garbage."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _mended(scene: Scene) -> str:

@@ -7,7 +7,6 @@ behind, and compacting it again comes to the same end as without the trouble.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,17 +17,16 @@ from disks.operations.recover import recover
 from disks.tests.builders import Built
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import (
-    DIED,
-    DONE,
-    REFUSED,
     SAMPLE,
-    Work,
+    Breaking,
     failing_from,
     faulty,
-    in_fork,
+    killed,
     mended_at_every_point,
+    outcome_of,
     with_fault,
 )
+from disks.tests.operations.dying import DIED, DONE, REFUSED, Work
 from disks.tests.operations.power import cuts_of, survive_power_cuts
 from disks.tests.operations.shrinking import SCENES, Scene
 from disks.tests.operations.worlds import content_of, errors_in, roots_of
@@ -120,17 +118,17 @@ def running(request: pytest.FixtureRequest, place: Path) -> Running:
 
 
 @pytest.mark.parametrize(
-    ("breaking", "expected"),
+    ("breaking", "expected", "every"),
     [
-        (faulty("kill"), DIED),
-        (faulty("torn"), DIED),
-        (faulty("enospc"), REFUSED),
-        (failing_from, REFUSED),
+        (faulty("kill"), DIED, 1),
+        (faulty("torn"), DIED, SAMPLE),
+        (faulty("enospc"), REFUSED, SAMPLE),
+        (failing_from, REFUSED, SAMPLE),
     ],
     ids=["kill", "torn", "enospc", "fails for good"],
 )
 def test_broken_at_any_point_the_disk_reads_as_before(
-    running: Running, breaking: Callable[[int, Work], Work], expected: int
+    running: Running, breaking: Breaking, expected: int, every: int
 ) -> None:
     """bad-input F81, F84, F85."""
 
@@ -144,7 +142,7 @@ def test_broken_at_any_point_the_disk_reads_as_before(
         expected=expected,
         recover=running.recover,
         judge=running.judge,
-        every=1 if expected == DIED else SAMPLE,
+        every=every,
     )
     assert "as it was" in states
     assert running.judge() == "done"
@@ -154,7 +152,7 @@ def test_after_a_death_anywhere_compacting_goes_on(running: Running) -> None:
     """bad-input E79, F85."""
     for number in range(3, 200, 13):
         running.reset()
-        code = in_fork(with_fault(f"*:{number}:kill", running.compact))
+        code = killed(number, running.compact)
         running.recover()
         running.require_goes_on()
         if code == DONE:
@@ -166,7 +164,7 @@ def test_short_writes_are_continued(running: Running) -> None:
     """bad-input F84."""
     for number in range(1, 14):
         running.reset()
-        assert in_fork(with_fault(f"write:{number}:short", running.compact)) == DONE
+        assert outcome_of(with_fault(f"write:{number}:short", running.compact)) == DONE
         assert running.judge() == "done"
 
 

@@ -24,14 +24,14 @@ from disks.operations.recover import recover
 from disks.tests.builders import MIB, VHD, VHDX, Family
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import (
-    DIED,
     SAMPLE,
-    Work,
     faulty,
     in_fork,
+    killed,
     mended_at_every_point,
     with_fault,
 )
+from disks.tests.operations.dying import DIED, Work
 from disks.tests.operations.power import cuts_of, points_of, survive_power_cuts
 from disks.tests.operations.worlds import (
     BLOCK,
@@ -304,9 +304,9 @@ def test_three_kills_during_recovery_do_no_harm(place: Path, family: Family, poi
     """bad-input F87."""
     prepared = Prepared(CASES["into the parent"], place, family)
     total = len(points_of(prepared))
-    in_fork(with_fault(f"*:{total - 25}:kill", prepared.fresh()))
+    killed(total - 25, prepared.fresh())
     for number in (point, point + 1, point + 2):
-        in_fork(with_fault(f"*:{number}:kill", prepared.recover))
+        killed(number, prepared.recover)
     prepared.recover()
     prepared.check(finished=False)
 

@@ -21,14 +21,16 @@ from disks.operations.recover import recover
 from disks.tests.builders import MIB, BuiltVhdx
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import (
-    DONE,
-    REFUSED,
     SAMPLE,
-    Work,
+    broken_at_every_point,
     failing_from,
+    faulty,
     in_fork,
+    killed,
+    outcome_of,
     with_fault,
 )
+from disks.tests.operations.dying import DONE, REFUSED, Work
 from disks.tests.operations.enlarging import BLOCK, HUGE, KIB, LARGE, MANY, MORE, SCENES
 from disks.tests.operations.power import cuts_of, survive_power_cuts
 from disks.tests.operations.worlds import errors_in, essence_of, essence_of_bytes, roots_of
@@ -144,21 +146,20 @@ def test_killed_at_every_point_it_is_the_old_disk_or_the_larger_one(
 ) -> None:
     """bad-input F85: kill at every fault point; 0 damage after recovery."""
     seen = set()
-    for number in range(1, MOST_POINTS, 1 if kind == "kill" else SAMPLE):
-        running.reset()
-        code = in_fork(with_fault(f"*:{number}:{kind}", running.expand))
-        if code == DONE:
-            break
-        assert code == DIED
+    for _ in broken_at_every_point(
+        running.fresh,
+        faulty(kind),
+        expected=DIED,
+        every=1 if kind == "kill" else SAMPLE,
+    ):
         if kind == "kill":
             running.assert_readable()
         rows = running.recover()
         assert [row for row in rows if row["action"] in ("busy", "needs-attention")] == []
-        seen.add(running.assert_sound())
+        seen.add(running.judge())
         assert running.recover() == []
-    assert number > 10
     assert seen == {"old", "larger"} or kind != "kill"
-    assert running.assert_sound() == "larger"
+    assert running.judge() == "larger"
 
 
 @pytest.mark.parametrize("kind", ["enospc", "eio"])
@@ -166,34 +167,24 @@ def test_an_error_at_any_point_leaves_the_old_disk_or_the_larger_one(
     running: Running, kind: str
 ) -> None:
     """bad-input F81, F84."""
-    for number in range(1 if kind == "enospc" else 3, MOST_POINTS, SAMPLE):
-        running.reset()
-        code = in_fork(with_fault(f"*:{number}:{kind}", running.expand))
-        if code == DONE:
-            break
-        assert code == REFUSED
+    for _ in broken_at_every_point(running.fresh, faulty(kind), expected=REFUSED, every=SAMPLE):
         running.recover()
-        running.assert_sound()
-    assert number > 10
-    assert running.assert_sound() == "larger"
+        running.judge()
+    assert running.judge() == "larger"
 
 
 def test_storage_that_fails_for_good_is_mended_once_it_works_again(running: Running) -> None:
     """bad-input F84."""
-    for number in range(1, MOST_POINTS, SAMPLE):
-        running.reset()
-        if in_fork(failing_from(number, running.expand)) == DONE:
-            break
+    for _ in broken_at_every_point(running.fresh, failing_from, expected=REFUSED, every=SAMPLE):
         running.recover()
-        running.assert_sound()
-    assert number > 10
+        running.judge()
 
 
 def test_short_writes_are_continued(running: Running) -> None:
     """bad-input F84: short writes are looped."""
     for number in range(1, 14, 3):
         running.reset()
-        assert in_fork(with_fault(f"write:{number}:short", running.expand)) == DONE
+        assert outcome_of(with_fault(f"write:{number}:short", running.expand)) == DONE
         assert running.assert_sound() == "larger"
 
 
@@ -222,7 +213,7 @@ def test_recovery_killed_three_times_in_a_row_still_mends(running: Running) -> N
             running.reset()
             in_fork(with_fault(f"*:{start}:torn", running.expand))
             for attempt in range(3):
-                in_fork(with_fault(f"*:{number + attempt}:kill", running.recover))
+                killed(number + attempt, running.recover)
             running.recover()
             running.assert_sound()
 
@@ -355,10 +346,7 @@ def test_who_has_used_the_added_area_before_recovery_keeps_what_was_written(
 ) -> None:
     """Once the disk is larger to anybody, the change is only completed, never taken back."""
     used = 0
-    for number in range(1, MOST_POINTS):
-        running.reset()
-        if in_fork(with_fault(f"*:{number}:kill", running.expand)) == DONE:
-            break
+    for _ in broken_at_every_point(running.fresh, killed, expected=DIED):
         if not guest_writes(running):
             continue
         running.recover()

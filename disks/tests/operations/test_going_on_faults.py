@@ -20,7 +20,7 @@ from disks.operations.merge_in_place import batches
 from disks.operations.recover import recover
 from disks.tests.builders import MIB, VHD, VHDX, BuiltVhdx, Family
 from disks.tests.operations import worlds
-from disks.tests.operations.crashing import Work
+from disks.tests.operations.dying import Work
 from disks.tests.operations.power import cuts_of, survive_power_cuts
 from disks.tests.operations.test_merge_in_place_leaf_used import (
     enlarge,
@@ -47,6 +47,11 @@ def _written(world: worlds.World, family: Family) -> None:
         file.write_at(next(one.file_offset for one in extents if one.file_offset), b"g" * 512)
 
 
+def _written_all_over(world: worlds.World, family: Family) -> None:
+    """In so many places that their old pages need more room than the merge had planned for."""
+    write_at_sector(world.leaf.path, world.roots, *range(3, 4000, 16))
+
+
 def _left_with_a_log(world: worlds.World, family: Family) -> None:
     assert isinstance(world.leaf, BuiltVhdx)
     world.leaf.move_into_log(world.leaf.table_offset)
@@ -60,12 +65,18 @@ def _built_upon(world: worlds.World, family: Family) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """meanwhile: what happens to a leaf whose merge into the base, or the middle, was stopped."""
+    """A merge into base that was stopped.
+
+    meanwhile  what happens to its leaf then
+    dies_at    where the power fails; anywhere, where nothing is said
+    """
 
     family: Family
     meanwhile: Callable[[worlds.World, Family], None]
     base: str = "middle"
     base_type: str = "dynamic"
+    size: int | None = None
+    dies_at: tuple[str, ...] = ()
 
     @property
     def batch_bytes(self) -> int:
@@ -73,14 +84,22 @@ class Case:
         return (12 if self.base_type == "dynamic" else 128) * 1024
 
 
+# The journal's file is made anew, larger, and takes the other's name.
+MORE_ROOM = tuple(
+    f"merge.prepare.{operation}"
+    for operation in ("create", "allocate", "write", "fsync", "rename", "fsync-folder")
+)
+
 CASES = {
     "vhd, enlarged, table and all": Case(VHD, _enlarged(8 * MIB)),
     "vhd, enlarged over a fixed base": Case(VHD, _enlarged(MIB), "base", "fixed"),
     "vhd, written": Case(VHD, _written),
+    "vhd, written all over": Case(VHD, _written_all_over, size=2 * MIB, dies_at=MORE_ROOM),
     "vhd, built upon": Case(VHD, _built_upon),
     "vhdx, enlarged": Case(VHDX, _enlarged(8 * MIB)),
     "vhdx, enlarged over a fixed base": Case(VHDX, _enlarged(MIB), "base", "fixed"),
     "vhdx, written": Case(VHDX, _written),
+    "vhdx, written all over": Case(VHDX, _written_all_over, dies_at=MORE_ROOM),
     "vhdx, left with a log": Case(VHDX, _left_with_a_log),
     "vhdx, built upon": Case(VHDX, _built_upon),
 }
@@ -98,7 +117,12 @@ class Scene:
 
     def fresh(self) -> Work:
         shutil.rmtree(self.folder, ignore_errors=True)
-        world = worlds.chain(self.folder, family=self.case.family, base_type=self.case.base_type)
+        world = worlds.chain(
+            self.folder,
+            family=self.case.family,
+            base_type=self.case.base_type,
+            size=self.case.size,
+        )
         stopped(self.leaf, self.base, world.roots)
         self.case.meanwhile(world, self.case.family)
         self.contents = {self.base: worlds.essence_of(self.leaf)}
@@ -141,4 +165,5 @@ def test_power_cuts_while_it_goes_on_lose_nothing(
         seed=request.node.name,
         aside=place / "aside",
         last_point_of_recovery=60,
+        dies_at=case.dies_at,
     )

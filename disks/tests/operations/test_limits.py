@@ -14,7 +14,10 @@ from disks.engine.errors import ImageError
 from disks.operations import family as families
 from disks.operations.recover import recover
 from disks.tests.builders import Family
-from disks.tests.operations.crashing import DONE, in_fork
+from disks.tests.operations.crashing import (
+    in_fork,
+)
+from disks.tests.operations.dying import DONE
 from disks.tests.operations.worlds import roots_of
 
 FEW_FILES = 48

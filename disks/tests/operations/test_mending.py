@@ -18,10 +18,11 @@ from disks.engine.formats import open_image
 from disks.operations import journal, mending, relink
 from disks.operations.mending import Mend, MendPlan
 from disks.operations.pages import PAGE_BYTES
-from disks.operations.paths import Root, Roots
+from disks.operations.paths import Roots
 from disks.operations.recover import recover
 from disks.operations.repair import REPAIR
 from disks.operations.replay import REPLAY
+from disks.operations.storage_roots import Root
 from disks.tests.builders import (
     MIB,
     BuiltVhdx,
@@ -35,16 +36,15 @@ from disks.tests.builders import (
 )
 from disks.tests.builders.vhdx_log import Entry, Page
 from disks.tests.operations.crashing import (
-    DIED,
-    REFUSED,
     SAMPLE,
-    Work,
+    Breaking,
     failing_from,
     faulty,
     in_fork,
     mended_at_every_point,
     with_fault,
 )
+from disks.tests.operations.dying import DIED, REFUSED, Work
 from disks.tests.operations.power import cuts_of, survive_power_cuts
 from disks.tests.operations.worlds import content_of
 
@@ -233,7 +233,7 @@ def test_seven_zip_reads_the_mended_disk(scene: Scene) -> None:
     ids=["kill", "torn", "enospc", "eio", "fails for good"],
 )
 def test_broken_at_any_point_it_is_finished_or_undone(
-    scene: Scene, breaking: Callable[[int, Work], Work], expected: int, every: int
+    scene: Scene, breaking: Breaking, expected: int, every: int
 ) -> None:
     """bad-input F81, F84, F85, A4, A6."""
 

@@ -17,23 +17,20 @@ from disks.engine import faults, files
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.formats import open_image
-from disks.operations import journal, merge, merge_in_place
+from disks.operations import journal, merge, merge_in_place, merge_plan
 from disks.operations.merge_in_place import batches, moving, old_pages
 from disks.operations.progress import Cancelled, Progress, Stopped
 from disks.operations.recover import recover
 from disks.tests.builders import VHD, VHDX, BuiltVhdx, Family
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import (
-    DIED,
-    DONE,
-    REFUSED,
     SAMPLE,
-    Work,
     faulty,
     in_fork,
     mended_at_every_point,
     with_fault,
 )
+from disks.tests.operations.dying import DIED, DONE, REFUSED, Work
 from disks.tests.operations.power import cuts_of, survive_power_cuts
 
 
@@ -67,7 +64,7 @@ class Scene:
     def output(self) -> str:
         return self.path("leaf" if self.keep_name == "child" else self.base or "middle")
 
-    def plan(self) -> merge.MergePlan:
+    def plan(self) -> merge_plan.MergePlan:
         return merge.plan(
             self.path("leaf"),
             self.roots,
@@ -168,7 +165,7 @@ def test_an_error_at_every_point_leaves_what_recovery_finishes_or_takes_back(
     scenes: list[Scene] = []
     for number in range(1, 400, SAMPLE):
         scenes[:] = [scene_of()]
-        code = in_fork(faulty(kind)(number, scenes[0].merge_or_stop))
+        code = faulty(kind)(number, scenes[0].merge_or_stop)
         scenes[0].recover()
         state = scenes[0].judge()
         if code == DONE and state == "merged" and number > 40:
@@ -180,7 +177,7 @@ def test_an_error_at_every_point_leaves_what_recovery_finishes_or_takes_back(
 def test_short_writes_change_nothing(scene_of: Callable[[], Scene]) -> None:
     for number in range(1, 200, 17):
         scene = scene_of()
-        assert in_fork(with_fault(f"*:{number}:short", scene.merge)) == DONE
+        assert faulty("short")(number, scene.merge) == DONE
         assert scene.judge() == "merged"
 
 

@@ -11,21 +11,22 @@ import pytest
 from disks.engine.formats import open_image
 from disks.engine.holding import Limits, Wanted
 from disks.engine.units import SECTOR_BYTES
-from disks.operations import merge, rewriting
+from disks.operations import merge
 from disks.operations.merge_in_place import batches, old_pages
 from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Progress, Stopped
 from disks.operations.recover import recover
+from disks.operations.rewriting import writing
 from disks.tests.builders import FAMILIES, VHD, VHDX, Family
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import (
-    DIED,
     SAMPLE,
-    Work,
     faulty,
+    in_fork,
     mended_at_every_point,
     with_fault,
 )
+from disks.tests.operations.dying import DIED, Work
 
 both = pytest.mark.parametrize("family", FAMILIES, ids=[one.name for one in FAMILIES])
 
@@ -55,7 +56,7 @@ def enlarge(leaf: Path, roots: Roots, by_bytes: int) -> int:
         makes_room = True
         while makes_room:
             planned = open_image(file).plan_expand(size)
-            rewriting.write_straight(file, planned.rewrite)
+            writing.write_straight(file, planned.rewrite)
             makes_room = planned.makes_room
     return size
 
@@ -66,7 +67,8 @@ def write_at_sector(leaf: Path, roots: Roots, *numbers: int) -> None:
         wanted = iter([Wanted(sector, 8, zeros=False) for sector in numbers])
         held = open_image(file).plan_hold(wanted, Limits(4 * 1024 * 1024, 10_000))
         assert held.until_sector is None
-        file.allocate(held.size_after_bytes, from_bytes=file.size_bytes)
+        if held.size_after_bytes > file.size_bytes:
+            file.allocate(held.size_after_bytes, from_bytes=file.size_bytes)
         for place in held.places:
             file.write_at(place.file_offset, b"Z" * (place.count_sectors * SECTOR_BYTES))
         for writes in (held.room, held.beside, *held.steps):
@@ -244,7 +246,7 @@ def test_killed_while_it_gets_more_room_for_old_pages_it_goes_on(
 
     mended_at_every_point(
         fresh,
-        lambda number, work: with_fault(f"merge.prepare:{number}:{kind}", work),
+        lambda number, work: in_fork(with_fault(f"merge.prepare:{number}:{kind}", work)),
         expected=DIED,
         recover=lambda: scenes[0].recover(),
         judge=lambda: scenes[0].judge(),

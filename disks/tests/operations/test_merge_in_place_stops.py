@@ -17,14 +17,16 @@ from typing import Any
 import pytest
 
 from disks.engine import faults
-from disks.operations import journal, merge, merge_in_place, pile
+from disks.operations import journal, merge, merge_in_place
 from disks.operations.merge_in_place import batches
 from disks.operations.paths import Roots
+from disks.operations.pile import applying, planning
 from disks.operations.progress import Cancelled, Progress, Stopped
 from disks.operations.recover import recover
 from disks.tests.builders import FAMILIES, Family
 from disks.tests.operations import piles, worlds
-from disks.tests.operations.crashing import DIED, SAMPLE, in_fork, with_fault
+from disks.tests.operations.crashing import SAMPLE, in_fork, with_fault
+from disks.tests.operations.dying import DIED
 
 BATCH = "merge.data.write:2:kill"
 ENDING = "merge.end.rename:1:kill"
@@ -249,10 +251,10 @@ def test_a_stop_at_whatever_a_pile_tells_is_noted(tmp_path: Path) -> None:
         folder = tmp_path / str(number)
         piles.make(folder)
         roots = piles.roots_of(folder)
-        steps = pile.plan(str(folder), roots, in_place=True).steps()
+        steps = planning.plan(str(folder), roots, in_place=True).steps()
         progress = StopsAt(number)
         with suppress(Cancelled, Stopped):
-            pile.apply(steps, roots, offline=True, progress=progress)
+            applying.apply(steps, roots, offline=True, progress=progress)
         record = merge_in_place.pending(roots, steps[0].base)
         if record is not None:
             assert merge_in_place.was_stopped(record), f"stopped at {number}"

@@ -16,7 +16,11 @@ from disks.operations.progress import Cancelled, Lost, Progress
 from disks.operations.recover import recover
 from disks.tests.builders import FAMILIES, Family
 from disks.tests.operations import worlds
-from disks.tests.operations.crashing import DIED, in_fork, with_fault
+from disks.tests.operations.crashing import (
+    in_fork,
+    with_fault,
+)
+from disks.tests.operations.dying import DIED
 
 # Where it died: before a disk was written, when base had its new identity, when the leaf knew it.
 NOTHING = "identity.sidecar.create:1:kill"

@@ -20,8 +20,12 @@ from disks.operations import durable, merge
 from disks.operations.probing import probe
 from disks.tests.builders import Family
 from disks.tests.operations import worlds
-from disks.tests.operations.crashing import DIED, DONE, in_fork, with_fault
-from disks.tests.operations.test_copy_faults import CASES, Prepared, points_of
+from disks.tests.operations.crashing import (
+    broken_at_every_point,
+    killed,
+)
+from disks.tests.operations.dying import DIED
+from disks.tests.operations.test_copy_faults import CASES, Prepared
 from disks.tests.operations.worlds import chain, content_of, roots_of
 
 
@@ -74,13 +78,12 @@ def test_a_kill_at_every_point_is_mended_on_shares_that_can_do_less(
     SHARES[share](monkeypatch)
     prepared = Prepared(CASES[name], place, family)
     outcomes = set()
-    for number in range(1, len(points_of(prepared)) + 2):
-        code = in_fork(with_fault(f"*:{number}:kill", prepared.fresh()))
-        assert code in (DIED, DONE)
+    for _ in broken_at_every_point(prepared.fresh, killed, expected=DIED):
         rows = prepared.recover()
         assert all(row["action"] in ("finished", "undone", "swept") for row in rows), rows
-        outcomes.add(prepared.check(finished=code == DONE))
+        outcomes.add(prepared.check(finished=False))
         assert prepared.recover() == []
+    assert prepared.check(finished=True)
     assert outcomes == {False, True}
 
 

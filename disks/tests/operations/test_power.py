@@ -13,9 +13,13 @@ import pytest
 from disks.operations import merge
 from disks.tests.builders import Family
 from disks.tests.operations import worlds
-from disks.tests.operations.crashing import DIED, in_fork, with_fault
+from disks.tests.operations.crashing import (
+    in_fork,
+    with_fault,
+)
+from disks.tests.operations.dying import DIED, few_collections
 from disks.tests.operations.frozen import Contents, Frozen
-from disks.tests.operations.power import few_collections, run_until
+from disks.tests.operations.power import run_until
 
 
 def _state(folder: Path) -> dict[str, int]:

@@ -13,19 +13,23 @@ import pytest
 from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
 from disks.operations import journal, relink
-from disks.operations.paths import Root, Roots
+from disks.operations.paths import Roots
 from disks.operations.recover import recover
+from disks.operations.storage_roots import Root
 from disks.tests.builders import VHD, VHDX, Built
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import (
-    DONE,
-    REFUSED,
     SAMPLE,
-    Work,
+    broken_at_every_point,
     failing_from,
+    faulty,
     in_fork,
+    killed,
+    mended_at_every_point,
+    outcome_of,
     with_fault,
 )
+from disks.tests.operations.dying import DONE, REFUSED, Work
 from disks.tests.operations.power import cuts_of, survive_power_cuts
 
 SIZE = 128 * 1024
@@ -183,20 +187,17 @@ def test_update_killed_at_every_point_is_finished_or_undone(
     scene_of: Callable[[], Scene], kind: str
 ) -> None:
     """bad-input F85: kill at every fault point; 0 damage after recovery."""
-    seen = set()
-    for number in range(1, MOST_POINTS, 1 if kind == "kill" else SAMPLE):
-        scene = scene_of()
-        code = in_fork(with_fault(f"*:{number}:{kind}", scene.update))
-        if code == DONE:
-            break
-        assert code == DIED
-        rows = scene.recover()
-        assert [row for row in rows if row["action"] in ("busy", "needs-attention")] == []
-        seen.add(assert_sound(scene))
-        assert scene.recover() == []
-    assert number > 10
+    updating = Updating(scene_of)
+    seen = mended_at_every_point(
+        updating.fresh,
+        faulty(kind),
+        expected=DIED,
+        recover=updating.recover,
+        judge=updating.judge,
+        every=1 if kind == "kill" else SAMPLE,
+    )
     assert seen == {"old", "new"}
-    assert assert_sound(scene) == "new"
+    assert updating.judge() == "new"
 
 
 @pytest.mark.parametrize("kind", ["enospc", "eio"])
@@ -204,38 +205,28 @@ def test_update_that_meets_an_error_leaves_the_disk_as_it_was(
     scene_of: Callable[[], Scene], kind: str
 ) -> None:
     """bad-input F81, F84: an error at each write, fsync and rename ends the attempt."""
-    for number in range(1 if kind == "enospc" else 3, MOST_POINTS, SAMPLE):
-        scene = scene_of()
-        code = in_fork(with_fault(f"*:{number}:{kind}", scene.update))
-        if code == DONE:
-            break
-        assert code == REFUSED
-        scene.recover()
-        assert_sound(scene)
-    assert number > 10
-    assert assert_sound(scene) == "new"
+    updating = Updating(scene_of)
+    for _ in broken_at_every_point(updating.fresh, faulty(kind), expected=REFUSED, every=SAMPLE):
+        updating.recover()
+        updating.judge()
+    assert updating.judge() == "new"
 
 
 def test_update_on_storage_that_fails_for_good_is_mended_once_it_works_again(
     scene_of: Callable[[], Scene],
 ) -> None:
     """bad-input F84: even putting the old pages back fails; the sidecar keeps them."""
-    for number in range(1, MOST_POINTS, SAMPLE):
-        scene = scene_of()
-        code = in_fork(failing_from(number, scene.update))
-        if code == DONE:
-            break
-        assert code == REFUSED
-        scene.recover()
-        assert_sound(scene)
-    assert number > 10
+    updating = Updating(scene_of)
+    for _ in broken_at_every_point(updating.fresh, failing_from, expected=REFUSED, every=SAMPLE):
+        updating.recover()
+        updating.judge()
 
 
 def test_short_writes_are_continued(scene_of: Callable[[], Scene]) -> None:
     """bad-input F84: short writes are looped."""
     for number in range(1, MOST_POINTS, 3):
         scene = scene_of()
-        assert in_fork(with_fault(f"write:{number}:short", scene.update)) == DONE
+        assert outcome_of(with_fault(f"write:{number}:short", scene.update)) == DONE
         assert assert_sound(scene) == "new"
         if number > 12:
             break
@@ -243,20 +234,12 @@ def test_short_writes_are_continued(scene_of: Callable[[], Scene]) -> None:
 
 def test_undo_killed_at_every_point_is_finished_or_undone(scene_of: Callable[[], Scene]) -> None:
     """bad-input F85, for the way back."""
-    seen = set()
-    for number in range(1, MOST_POINTS):
-        scene = scene_of()
-        scene.update()
-        code = in_fork(with_fault(f"*:{number}:kill", scene.undo))
-        scene.recover()
-        assert worlds.content_of(scene.child, scene.roots()) == scene.sha256
-        assert worlds.errors_in(scene.child) == []
-        seen.add(scene.found_parent())
-        if code == DONE:
-            break
-        assert code == DIED
-    assert number > 10
-    assert seen == {scene.parent, str(scene.folder / os.path.basename(scene.parent))}
+    undoing = Undoing(scene_of)
+    seen = mended_at_every_point(
+        undoing.fresh, killed, expected=DIED, recover=undoing.recover, judge=undoing.judge
+    )
+    assert seen == {"old", "new"}
+    assert undoing.judge() == "old"
 
 
 def test_recovery_killed_three_times_in_a_row_still_mends(scene_of: Callable[[], Scene]) -> None:
@@ -266,7 +249,7 @@ def test_recovery_killed_three_times_in_a_row_still_mends(scene_of: Callable[[],
             scene = scene_of()
             assert in_fork(with_fault(f"*:{start}:torn", scene.update)) == DIED
             for attempt in range(3):
-                in_fork(with_fault(f"*:{number + attempt}:kill", scene.recover))
+                killed(number + attempt, scene.recover)
             scene.recover()
             assert_sound(scene)
 

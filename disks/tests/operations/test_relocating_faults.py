@@ -19,16 +19,13 @@ from disks.operations.recover import recover
 from disks.tests.builders import Family
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import (
-    DIED,
-    REFUSED,
     SAMPLE,
-    Work,
     broken_at_every_point,
     faulty,
-    in_fork,
+    killed,
     mended_at_every_point,
-    with_fault,
 )
+from disks.tests.operations.dying import DIED, REFUSED, Work
 from disks.tests.operations.power import cuts_of, survive_power_cuts
 from disks.tests.operations.worlds import chain, errors_in, essence_of, names_in, roots_of, snapshot
 
@@ -205,7 +202,7 @@ def test_an_error_at_every_point_leaves_the_old_or_the_new(scene: Scene, kind: s
     seen = set()
     while True:
         number += SAMPLE
-        code = in_fork(with_fault(f"*:{number}:{kind}", scene.fresh()))
+        code = faulty(kind)(number, scene.fresh())
         assert code in (0, REFUSED)
         left = [row for row in scene.recover() if row["action"] in ("busy", "needs-attention")]
         assert left == [], f"broken at {number}"
@@ -222,7 +219,7 @@ def test_killed_again_during_recovery_it_is_finished_or_undone(scene: Scene) -> 
     """bad-input F87."""
     for _ in broken_at_every_point(scene.fresh, faulty("kill"), expected=DIED, every=SAMPLE):
         for again in (1, 2, 4, 7):
-            in_fork(with_fault(f"*:{again}:kill", scene.recover))
+            killed(again, scene.recover)
         rows = scene.recover()
         assert [row for row in rows if row["action"] in ("busy", "needs-attention")] == []
         scene.judge()

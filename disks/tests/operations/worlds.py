@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import itertools
 import os
 import random
 import shutil
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +27,8 @@ from disks.engine.images import Source
 from disks.engine.vhd.bat import BlockAllocationTable
 from disks.engine.vhd.dynamic_header import HEADER_BYTES, DynamicHeader
 from disks.operations.beneath import open_beneath
-from disks.operations.paths import Root, Roots
+from disks.operations.paths import Roots
+from disks.operations.storage_roots import Root
 from disks.tests.builders import MIB, SECTOR, VHD, Built, Family
 from disks.tests.operations.frozen import extents
 
@@ -35,6 +38,8 @@ BLOCK = 16 * 1024
 KIB = 1024
 PAGE = 4096
 _ZEROS = bytes(64 * KIB)
+_FLOCK = "hhqqi4x"
+HAS, DENIES = 100, 200  # the byte ranges of qemu (block/file-posix.c)
 
 
 def noise(seed: int, sectors: int) -> bytes:
@@ -285,8 +290,22 @@ def close_to_us(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return open_beneath(folder_fd, relative, flags, mode)
 
-    for module in ("disks.operations.paths", "disks.services.walking"):
+    for module in ("disks.operations.root_folders", "disks.services.walking"):
         monkeypatch.setattr(f"{module}.open_beneath", refusing)
+
+
+@contextmanager
+def machine(path: str | os.PathLike[str], *, writes: bool = True) -> Iterator[None]:
+    """Hold a disk open as a virtual machine of qemu does: one that writes, or only reads."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        for byte in [HAS, *range(HAS + 1, HAS + 4)] if writes else [HAS]:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_RDLCK, 0, byte, 1, 0))
+        for byte in (DENIES + 1, DENIES + 3):
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_RDLCK, 0, byte, 1, 0))
+        yield
+    finally:
+        os.close(fd)
 
 
 def names_in(folder: Path) -> Iterator[str]:

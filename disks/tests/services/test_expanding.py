@@ -15,7 +15,11 @@ from disks.services import converting, expanding, inspection, jobs, roots, sidec
 from disks.services.errors import Refusal
 from disks.services.work import JobContext
 from disks.tests.factories import make_user
-from disks.tests.operations.crashing import DONE, in_fork, with_fault
+from disks.tests.operations.crashing import (
+    in_fork,
+    with_fault,
+)
+from disks.tests.operations.dying import DONE
 from disks.tests.operations.worlds import content_of, errors_in
 from disks.tests.services.catalog import SIZE, base, child, declare, disk, key, scan
 

@@ -16,7 +16,7 @@ from disks.services import (
     jobs,
     leases,
     mending,
-    parent_paths,
+    parent_updates,
     reconciling,
     roots,
     sidecars,
@@ -26,7 +26,11 @@ from disks.services.mending import MENDINGS, Mending
 from disks.services.work import JobContext
 from disks.tests.builders import Built, BuiltVhdx
 from disks.tests.factories import make_user
-from disks.tests.operations.crashing import DONE, in_fork, with_fault
+from disks.tests.operations.crashing import (
+    in_fork,
+    with_fault,
+)
+from disks.tests.operations.dying import DONE
 from disks.tests.services.catalog import base, child, declare, disk, key, scan
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -214,7 +218,7 @@ def test_a_replay_whose_worker_died_is_done_again(damaged: Disk, point: str) -> 
 
 @pytest.mark.parametrize("kind", ["footer"], indirect=True)
 def test_the_times_that_children_store_come_from_the_catalog(damaged: Disk) -> None:
-    assert len(parent_paths.recorded_times(damaged.path)) == 1
+    assert len(parent_updates.recorded_times(damaged.path)) == 1
 
 
 def test_a_log_is_replayed_before_anything_else(tmp_path: Path) -> None:

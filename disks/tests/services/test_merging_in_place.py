@@ -27,7 +27,8 @@ from disks.services.work import JobContext
 from disks.tests.builders import FAMILIES, VHD, Family
 from disks.tests.factories import make_user
 from disks.tests.operations import worlds
-from disks.tests.operations.crashing import DIED, DONE, in_fork, with_fault
+from disks.tests.operations.crashing import DONE, in_fork, with_fault
+from disks.tests.operations.dying import DIED
 from disks.tests.services.catalog import declare, key, scan
 from disks.views import job_words
 

@@ -15,7 +15,11 @@ from disks.services import jobs, relocating, sidecars
 from disks.services.stored_json import restored
 from disks.services.work import JobContext, function
 from disks.tests.factories import make_user
-from disks.tests.operations.crashing import DONE, in_fork, with_fault
+from disks.tests.operations.crashing import (
+    in_fork,
+    with_fault,
+)
+from disks.tests.operations.dying import DONE
 from disks.tests.operations.worlds import content_of, copy_tree
 from disks.tests.services.catalog import base, child, declare, disk, key, scan
 

@@ -164,6 +164,42 @@ def test_paths_that_lead_nowhere_are_refused_in_words(
     assert response.context["form"].errors["path"]
 
 
+@pytest.mark.parametrize("typed", ["D:\\VMs\\archive\\gone.vhd", "{root}/archive/gone.vhd"])
+def test_a_file_that_is_not_there_is_told_as_a_place_in_its_storage_root(
+    viewer: Client, moved: Disk, typed: str
+) -> None:
+    """As the list of disks names it; whoever types a Windows path need not know the host's."""
+    path = typed.format(root=moved.root.path)
+    response = viewer.get(f"/disks/{moved.pk}/parent", {"path": path})
+    assert response.context["form"].errors["path"] == [
+        f"There is no file archive/gone.vhd in the storage root {moved.root.name}."
+    ]
+
+
+def test_a_disk_in_the_trash_cannot_be_typed_as_parent(viewer: Client, moved: Disk) -> None:
+    put_away = Path(moved.root.path) / ".vdtrash" / "job-1" / "base.vhd"
+    put_away.parent.mkdir(parents=True)
+    put_away.write_bytes(Path(base_of(moved).path).read_bytes())
+    response = viewer.get(f"/disks/{moved.pk}/parent", {"path": str(put_away)})
+    assert response.context["plan"] is None
+    assert "This path is not below a storage root" in response.context["form"].errors["path"][0]
+
+
+def test_a_refused_parent_that_was_typed_as_windows_names_it_says_where_it_lies(
+    viewer: Client, moved: Disk, either_format: Family
+) -> None:
+    other = named("other.vhd")
+    either_format.dynamic(Path(moved.root.path) / "archive", other, size=4 * builders.MIB)
+    typed = f"D:\\VMs\\archive\\{other}"
+    page = viewer.get(f"/disks/{moved.pk}/parent", {"path": typed}).content.decode()
+    told = re.sub(r"<[^>]+>", "", page)
+    local = f"{moved.root.path}/archive/{other}"
+    assert f"{typed} is {local} on this host." in told
+    page = viewer.get(f"/disks/{moved.pk}/parent", {"path": local}).content.decode()
+    assert "E_PARENT_IDENTITY" in page
+    assert "on this host." not in re.sub(r"<[^>]+>", "", page)
+
+
 def test_the_answer_does_not_tell_what_exists_outside(viewer: Client, moved: Disk) -> None:
     """bad-input 103."""
     answers = {

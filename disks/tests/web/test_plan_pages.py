@@ -18,6 +18,7 @@ from disks.operations import new_copy
 from disks.services import compacting, jobs, merging, scanning
 from disks.tests import builders
 from disks.tests.factories import make_disk, make_link, make_root
+from disks.tests.operations import worlds
 
 pytestmark = pytest.mark.django_db
 
@@ -106,6 +107,24 @@ def test_a_disk_that_changed_since_gives_409_and_a_fresh_view(
     assert "This has changed since you looked" in page
     assert not Job.objects.filter(kind=Job.Kind.MERGE).exists()
     assert operator.post(f"/disks/{leaf.pk}/merge", hidden(page)).status_code == 302
+
+
+def test_a_plan_says_that_a_disk_is_open_elsewhere_and_can_be_started_all_the_same(
+    operator: Client, chain: list[Disk]
+) -> None:
+    """bad-input E72: only now does a machine run on it; the job may be meant for the night."""
+    leaf = chain[2]
+    pages = [f"/disks/{leaf.pk}/{verb}" for verb in ("merge", "compact", "delete")]
+    pages += [f"/disks/{leaf.pk}/move?name=new.vhd", f"/disks/compact?disk={leaf.pk}"]
+    with worlds.machine(leaf.path):
+        told = [operator.get(page).content.decode() for page in pages]
+        form = hidden(told[0])
+    for page in told:
+        assert f"{leaf.path} is open in another program now" in re.sub(r"<[^>]+>", "", page)
+        assert "It cannot be done now" not in page
+    assert operator.post(pages[0], form).status_code == 302
+    for page in pages:
+        assert "open in another program" not in operator.get(page).content.decode()
 
 
 def test_siblings_are_named_and_a_new_disk_is_the_way_out(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
 from datetime import datetime, time, timedelta
 from pathlib import Path
@@ -104,7 +106,7 @@ def test_a_limit_that_is_none_is_told_beside_its_field_and_no_job_is_made(
     answer = sent(operator, leaf, "merge", limit="own", limit_mb=value)
     page = answer.content.decode()
     assert (answer.status_code, Job.objects.exists()) == (422, False)
-    assert '<details class="card-body timing" open>' in page
+    assert re.search(r'<details class="card-body timing" open\s', page)
     assert said in page
 
 
@@ -326,6 +328,79 @@ def test_the_time_of_a_plan_follows_the_limit_of_its_root(
         assert "no job to guess from yet" not in page
 
 
+def fold_asks(client: Client, page: str, **chosen: str) -> Any:
+    """What the fold of a plan's page sends for while somebody fills it in."""
+    fold = re.search(r'<details class="card-body timing".*?>', page, re.S)
+    assert fold
+    assert 'hx-target="#time-guess"' in fold[0]
+    address = re.search(r'hx-get="(.*?)"', fold[0])
+    values = re.search(r"hx-vals='(.*?)'", fold[0])
+    assert address
+    assert values
+    return client.get(address[1], json.loads(values[1]) | chosen, headers={"HX-Request": "true"})
+
+
+@pytest.mark.parametrize("verb", ["merge", "compact", "convert", "copy"])
+def test_the_time_of_a_plan_follows_the_speed_that_is_typed(
+    operator: Client, leaf: Disk, tmp_path: Path, verb: str
+) -> None:
+    StorageRoot.objects.update(limit_bytes_per_second=1)
+    (tmp_path / "there").mkdir()
+    query = "?folder=there" if verb == "copy" else ""
+    page = operator.get(f"/disks/{leaf.pk}/{verb}{query}").content.decode()
+    assert page.count('id="time-guess"') == page.count('id="plan-hours"') == 1
+    whole = re.search(r'<div id="time-guess".*?</div>', page, re.S)
+    assert whole
+    assert "at 1 byte" in words(whole[0])
+    as_before = fold_asks(operator, page, limit="root").content.decode()
+    assert whole[0] in as_before  # the very figure that the page was drawn with
+    own = words(fold_asks(operator, page, limit="own", limit_mb="7").content.decode())
+    assert ("by this machine" if verb == "compact" else "at 7 MB /s") in own
+    assert "1 byte" not in own
+    none = words(fold_asks(operator, page, limit="none").content.decode())
+    assert "by this machine's last jobs" in html.unescape(none)
+
+
+def test_half_typed_the_time_stays_as_it_is(operator: Client, leaf: Disk) -> None:
+    page = operator.get(f"/disks/{leaf.pk}/merge").content.decode()
+    for chosen in ({"limit": "own", "limit_mb": ""}, {"limit": "own", "limit_mb": "x"}):
+        answer = fold_asks(operator, page, **chosen)
+        assert (answer.status_code, answer.content) == (204, b"")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "",
+        "bytes=x",
+        "bytes=-1",
+        "bytes=nan",
+        "bytes=1e30",
+        "bytes=1&roots=a",
+        "bytes=1&seconds=inf",
+    ],
+)
+def test_an_address_that_no_fold_asks_for_is_answered_with_nothing(
+    operator: Client, query: str
+) -> None:
+    assert operator.get(f"/jobs/time?{query}").status_code == 204
+
+
+def test_a_form_that_is_shown_again_has_the_time_of_what_was_typed(
+    operator: Client, leaf: Disk
+) -> None:
+    """Without script: the plan changed meanwhile, and is asked about once more."""
+    StorageRoot.objects.update(limit_bytes_per_second=1)
+    address = f"/disks/{leaf.pk}/convert"
+    form = hidden(operator.get(address).content.decode())
+    Path(leaf.path).touch()
+    answer = operator.post(address, form | {"limit": "none"})
+    assert answer.status_code == 409
+    page = words(answer.content.decode())
+    assert "by this machine" in page
+    assert "at 1 byte" not in page
+
+
 def test_a_plan_that_does_not_fit_into_the_hours_says_so_above_it(
     operator: Client, leaf: Disk
 ) -> None:
@@ -334,8 +409,14 @@ def test_a_plan_that_does_not_fit_into_the_hours_says_so_above_it(
     StorageRoot.objects.update(
         limit_bytes_per_second=1, hours_begin=begin.time(), hours_end=end.time()
     )
-    page = words(operator.get(f"/disks/{leaf.pk}/convert").content.decode())
-    assert "It takes longer than the hours of vms last, which end at" in page
+    plain = operator.get(f"/disks/{leaf.pk}/convert").content.decode()
+    longer = "It takes longer than the hours of vms last, which end at"
+    assert longer in words(plain)
+    assert longer in words(fold_asks(operator, plain, stop_by="05:00").content.decode())
+    for chosen in ({"limit": "own", "limit_mb": "9"}, {"outside_hours": "on"}):
+        told = fold_asks(operator, plain, **chosen).content.decode()
+        assert '<div id="plan-hours" hx-swap-oob="true">' in told
+        assert "It takes longer" not in told
     StorageRoot.objects.update(hours_begin=None, hours_end=None)
     page = words(operator.get(f"/disks/{leaf.pk}/convert").content.decode())
     assert "It takes longer than" not in page
