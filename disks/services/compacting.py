@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from disks.engine.files import FileIdentity
+from disks.engine.units import size_text
 from disks.models import Disk, Job
 from disks.operations import compact, fingerprints
 from disks.operations.compact import CompactPlan
@@ -147,3 +148,7 @@ def finished_compact(job: Job, result: dict[str, Any]) -> None:
     )
     inspection.refresh_paths([], rewritten=changed, job=job)
     trash.sync_for(changed, job)
+    before, after = result.get("file_size_before_bytes"), result.get("file_size_after_bytes")
+    if before is not None and after is not None:  # recovery does not know them
+        was = "as before" if after == before else f"{size_text(before)} before"
+        result["sentence"] = f"The file has {size_text(after)} now, {was}."

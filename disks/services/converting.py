@@ -95,3 +95,4 @@ def finished_convert(job: Job, result: dict[str, Any]) -> None:
     """The new disk gets its row; a plain image is no disk that the catalog knows."""
     output = result.get("output") or restored(job.parameters)["output"]
     inspection.refresh_paths([output], job=job)
+    result["sentence"] = f"{readable(os.path.basename(output))} is there, and reads the same."

@@ -331,6 +331,15 @@ def _told(result: dict[str, Any]) -> dict[str, Any]:
     return result | {"sentence": f"Merged{steps.and_to_repair(result)}"}
 
 
+def _became(parameters: dict[str, Any]) -> str:
+    """The verdict on a merge that is done: which disk has it all."""
+    levels, output = parameters["levels"], parameters["output"]
+    name, count = readable(os.path.basename(output)), len(levels)
+    if output in levels:
+        return f"{count:,} disks became one: {name}."
+    return f"{name} holds what {count:,} disks hold together; they are as they were."
+
+
 def note(job: Job, merged: dict[str, Any]) -> None:
     """The catalog after one merge into a parent, from the operation's document; repeatable."""
     levels, output = merged["levels"], merged["output"]
@@ -347,6 +356,7 @@ def note(job: Job, merged: dict[str, Any]) -> None:
 
 def finished_merge(job: Job, result: dict[str, Any]) -> None:
     """The catalog after a merge, also after one that recovery finished (result is bare then)."""
+    result.setdefault("sentence", _became(restored(job.parameters)))
     if result.get("in_place"):
         note(job, result)
         return

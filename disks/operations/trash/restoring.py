@@ -94,7 +94,8 @@ def restore(
         left = bereft.look(roots, manifest, children_of=children_of, progress=progress)
         if left.refusal is not None:
             raise left.refusal
-        progress.step("commit", f"Bringing back {len(manifest.entries)} files")
+        count = len(manifest.entries)
+        progress.step("commit", f"Bringing back {count:,} {'file' if count == 1 else 'files'}")
         progress.commit_starts()
         manifest.state = RESTORING
         write(roots, manifest)

@@ -13,6 +13,7 @@ import pytest
 
 from disks.engine.chain import open_chain
 from disks.engine.errors import ImageError
+from disks.engine.units import size_text
 from disks.models import Disk, Job, StorageRoot, TrashedJob
 from disks.operations import relink
 from disks.operations.progress import Progress
@@ -88,6 +89,7 @@ def test_merge_into_the_parent_and_restore_keep_the_catalog_right(chained: Stora
     assert planned["grandchildren"] == [disk("leaf.vhd").path]
     user = make_user()
     job = done(merge_by_copy("middle.vhd"))
+    assert job.sentence == "2 disks became one: base.vhd."
     leaf, bottom = disk("leaf.vhd"), disk("base.vhd")
     assert leaf.parent_link.parent_id == bottom.pk
     assert (leaf.chain_position, leaf.health) == (2, Disk.Health.HEALTHY)
@@ -317,7 +319,10 @@ def test_no_merge_of_a_disk_whose_child_is_in_an_offline_root(
 def test_merge_to_a_new_disk_adds_it_to_the_catalog(chained: StorageRoot, tmp_path: Path) -> None:
     target = str(tmp_path / "vms" / "new.vhd")
     before = content(disk("leaf.vhd").path)
-    done(merging.request(disk("leaf.vhd"), to=target, user=make_user(), idempotency_key=key()))
+    job = done(
+        merging.request(disk("leaf.vhd"), to=target, user=make_user(), idempotency_key=key())
+    )
+    assert job.sentence == "new.vhd holds what 3 disks hold together; they are as they were."
     new = disk("new.vhd")
     assert (new.disk_type, new.health) == ("dynamic", Disk.Health.HEALTHY)
     assert content(new.path) == before
@@ -380,6 +385,8 @@ def test_compact_in_place_keeps_the_file_and_needs_no_trash(tmp_path: Path) -> N
     before, inode = content(disk("leaf.vhd").path), os.stat(row.path).st_ino
     job = done(compacting.request(row, user=make_user(), idempotency_key=key()))
     assert job.result["blocks_dropped"] == 2
+    was, now = (size_text(size) for size in (row.file_size_bytes, os.stat(row.path).st_size))
+    assert job.sentence == f"The file has {now} now, {was} before."
     assert (disk("base.vhd").blocks_allocated, disk("base.vhd").pk) == (1, row.pk)
     assert os.stat(row.path).st_ino == inode
     assert not TrashedJob.objects.exists()
