@@ -40,8 +40,9 @@ def candidates_for(child: Disk) -> list[Candidate]:
         .defer("findings")
     )
     above = {disk.pk for disk in chains.descendants(child)}
+    siblings = Q(parent_link__named_identity=link.named_identity)  # no disk is its own parent
     name = link.named_path.replace("\\", "/").rpartition("/")[2]
-    others = usable.exclude(identity=link.named_identity).filter(
+    others = usable.exclude(Q(identity=link.named_identity) | siblings).filter(
         Q(name__iexact=name)
         | (Q(virtual_disk_id=child.virtual_disk_id) & ~Q(virtual_disk_id=""))
         | Q(root=child.root, virtual_size_bytes=child.virtual_size_bytes)

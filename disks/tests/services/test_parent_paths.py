@@ -134,6 +134,17 @@ def test_a_double_click_is_one_job(broken: tuple[StorageRoot, Built]) -> None:
     assert LinkUndo.objects.count() == 1
 
 
+def test_siblings_are_not_offered_as_a_parent(broken: tuple[StorageRoot, Built]) -> None:
+    """They name the same parent, so none of them is it; in a VHDX they are of the same chain."""
+    root, bottom = broken
+    child(Path(root.path), "sibling.vhd", bottom)
+    scan(root)
+    middle = disk("middle.vhd")
+    offered = [one.path for one in parent_candidates.candidates_for(middle)]
+    assert disk("base.vhd").path in offered
+    assert disk("sibling.vhd").path not in offered
+
+
 def test_descendants_and_cycles_are_refused(broken: tuple[StorageRoot, Built]) -> None:
     """bad-input D60."""
     middle = disk("middle.vhd")
