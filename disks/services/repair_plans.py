@@ -139,6 +139,15 @@ def broken_count(cause: str = "") -> int:
     return links.filter(cause=cause).count() if cause else links.count()
 
 
+def above_count(cause: str = "") -> int:
+    """How many disks more are broken because they stand on those that repair_plan() has."""
+    above = ParentLink.objects.filter(status__in=JOINING, child__missing_since=None)
+    if cause:
+        return above.filter(cause=cause).count()
+    direct = ParentLink.objects.exclude(status__in=JOINING).filter(child__missing_since=None)
+    return above.filter(cause__in=direct.filter(cause__gt="").values("cause")).count()
+
+
 def chosen_rows(values: Iterable[str]) -> list[RepairRow]:
     """The rows of a sent form, looked up anew; what is mended meanwhile is left out."""
     wanted = {}

@@ -147,6 +147,7 @@ def _context(
         "shown": shown,
         "total": total,
         "left_out": total - shown,
+        "above": repair_plans.above_count(cause),
         "chosen_cause": cause,
         "as_of": overview.last_scans().words,
         "repairs": _repairs(),

@@ -374,6 +374,19 @@ def test_a_repair_plan_that_is_too_long_says_what_it_leaves_out(
     assert "not shown here" not in viewer.get("/repair").content.decode()
 
 
+def test_a_repair_plan_counts_the_disks_that_stand_on_broken_ones(viewer: Client) -> None:
+    """As the overview does; those that stand on an offline root are none of its disks."""
+    middle, other = make_disk("middle.vhd"), make_disk("other.vhd")
+    make_link(middle, cause="missing:a")
+    make_link(make_disk("leaf.vhd"), middle, cause="missing:a")
+    make_link(make_disk("far.vhd"), other, cause="offline:nas")
+    make_link(make_disk("sound.vhd"), other)
+    page = viewer.get("/repair").content.decode()
+    assert "1 disk is broken by 1 cause, and 1 more stands on it. " in page
+    page = viewer.get("/repair?cause=missing:a").content.decode()
+    assert "1 disk is broken by 1 cause, and 1 more stands on it. " in page
+
+
 def test_a_parent_written_since_is_forced_with_its_own_warning(
     operator: Client, administrator: Client, tmp_path: Path
 ) -> None:
