@@ -227,7 +227,9 @@ def troubled_roots() -> list[tuple[StorageRoot, str]]:
     found = []
     for root in StorageRoot.objects.order_by("name"):
         if root.state in (StorageRoot.State.OFFLINE, StorageRoot.State.CHANGED):
-            found.append((root, f"{root.name} is offline: {root.state_reason}"))
+            changed = root.state == StorageRoot.State.CHANGED
+            how = "not the storage that was set up" if changed else "offline"
+            found.append((root, f"{root.name} is {how}: {root.state_reason}"))
             continue
         if root.last_scan_at is None:
             found.append((root, f"{root.name} was never scanned: none of its disks is known yet."))
