@@ -400,7 +400,7 @@ CODES: dict[str, Code] = {
     "E_IDEMPOTENCY": Code("Form already used", "Open the form again for another job."),
     "E_NOTHING_CHOSEN": Code("Nothing chosen", "Choose at least one row and send the form again."),
     "E_NOT_IN_TRASH": Code("Not in the trash any more", "Look whether it was restored already."),
-    "N_PUT_AWAY": Code("Merged away", "Restore the whole job from the trash to get it back."),
+    "N_PUT_AWAY": Code("Put away", "Restore the whole job from the trash to get it back."),
     "E_NOT_ALLOWED": Code("Not allowed for your role", "Ask an administrator to do this."),
     "E_NOT_CONFIRMED": Code("Not confirmed", "Type the disk's name exactly as it is shown."),
     "E_INTERNAL": Code("Internal error", "The log has the details; please report it."),

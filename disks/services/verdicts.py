@@ -79,8 +79,8 @@ def missing_verdict(since: datetime, put_away_by: int | None = None) -> Verdict:
         return Verdict(
             Health.MISSING,
             "N_PUT_AWAY",
-            f"Job {put_away_by} merged this disk away on {since:%Y-%m-%d %H:%M} UTC; what the "
-            "job put away is in the trash until that is emptied.",
+            f"Job {put_away_by} put this disk into the trash on {since:%Y-%m-%d %H:%M} UTC; it "
+            "stays there until that is emptied.",
         )
     return Verdict(
         Health.MISSING,

@@ -24,6 +24,7 @@ _HEALTH = {
     "in-use": ("azure", "lock", "In use"),
     "unreadable": ("red", "circle-x", "Unreadable"),
     "missing": ("red", "file-x", "Missing"),
+    "put-away": ("secondary", "trash", "Put away"),  # missing, and a job of ours has done it
 }
 _LEVELS = {
     "error": ("red", "circle-x", "Error"),
@@ -124,4 +125,6 @@ setting_changed.connect(_forget_drawn)
 @register.simple_tag
 def health(disk: Any) -> str:
     """The health badge of a disk (or of a health word)."""
-    return badge("health", getattr(disk, "health", disk))
+    known = getattr(disk, "health", disk)
+    put_away = known == "missing" and getattr(disk, "health_code", "") == "N_PUT_AWAY"
+    return badge("health", "put-away" if put_away else known)

@@ -174,3 +174,12 @@ def test_sort_header_turns_around_and_forgets_the_page(rf):
     assert (row["direction"], row["address"]) == ("ascending", "?q=a&sort=-name")
     other = console.sort_header(context, "size", "Size")
     assert (other["direction"], other["address"]) == ("", "?q=a&sort=size")
+
+
+def test_what_a_job_put_away_is_not_missed() -> None:
+    gone = Disk(health="missing", health_code="E_NOT_FOUND")
+    put_away = Disk(health="missing", health_code="N_PUT_AWAY")
+    assert "Missing" in states.health(gone)
+    assert "state-red" in states.health(gone)
+    assert "Put away" in states.health(put_away)
+    assert "state-red" not in states.health(put_away)
