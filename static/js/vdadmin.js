@@ -86,15 +86,31 @@
   function showSelectAll(scope) {
     scope.querySelectorAll("[data-select-all][hidden]").forEach(function (box) {
       box.hidden = false;
+      tellSelectAll(box);
     });
   }
+  function boxesBelow(all) {
+    return Array.from(all.closest("table").querySelectorAll('td > input[type="checkbox"]:not(:disabled)'));
+  }
+  function tellSelectAll(all) {
+    var boxes = boxesBelow(all);
+    var chosen = boxes.filter(function (box) {
+      return box.checked;
+    }).length;
+    all.checked = chosen > 0 && chosen === boxes.length;
+    all.indeterminate = chosen > 0 && chosen < boxes.length;
+  }
   document.addEventListener("change", function (event) {
-    var all = event.target.closest("[data-select-all]");
+    var table = event.target.closest("table");
+    var all = table && table.querySelector("[data-select-all]");
     if (!all) return;
-    var boxes = all.closest("table").querySelectorAll('td > input[type="checkbox"]:not(:disabled)');
-    boxes.forEach(function (box) {
-      box.checked = all.checked;
-    });
+    if (event.target === all) {
+      boxesBelow(all).forEach(function (box) {
+        box.checked = all.checked;
+      });
+    } else {
+      tellSelectAll(all);
+    }
   });
 
   // --- filters of a list apply as soon as they are changed
