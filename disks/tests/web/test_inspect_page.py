@@ -106,6 +106,21 @@ def test_above_a_broken_child_the_way_leads_to_the_disk_at_fault(operator: Clien
     assert "Its chain is broken: update the parent path first." in page_of(operator, bottom)
 
 
+@pytest.mark.parametrize(("kind", "told"), [(Job.Kind.MERGE, True), (Job.Kind.COMPACT, False)])
+def test_a_disk_of_a_half_done_merge_says_what_may_be_opened(
+    viewer: Client, kind: str, told: bool
+) -> None:
+    """Its own verdict, of the last scan, is as healthy as ever."""
+    disk = make_disk("base.vhd")
+    job = make_job(kind=kind, status=Job.Status.PAUSED, cancellable=False)
+    DiskLock.objects.create(
+        path=disk.path, mode="exclusive", job=job, token=1, lease_until=timezone.now()
+    )
+    page = page_of(viewer, disk)
+    assert "A paused job has this disk" in page
+    assert ("do not open those below it by themselves" in page) is told
+
+
 @pytest.mark.parametrize("value", HOSTILE)
 @pytest.mark.parametrize("tab", TABS)
 def test_hostile_text_from_disks_stays_text(viewer: Client, value: str, tab: str) -> None:
