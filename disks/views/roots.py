@@ -32,6 +32,7 @@ def root_list(request: HttpRequest) -> HttpResponse:
         disk_count=Count("disks", filter=Q(disks__missing_since=None)),
         risk_count=Count("disks", filter=Q(disks__health__in=_AT_RISK, disks__put_away_by=None)),
     )
+    found = found.order_by("name")  # counting forgets the model's own order
     return render_page(
         request,
         "disks/roots.html",

@@ -44,6 +44,13 @@ def test_empty_list_invites_the_administrator(administrator, viewer):
     assert reverse("root-add") not in text(viewer.get(reverse("roots")))
 
 
+def test_roots_are_listed_by_name_wherever_they_lie(viewer):
+    make_root("/srv/a", name="Zeta")
+    make_root("/srv/z", name="Alpha")
+    page = text(viewer.get(reverse("roots")))
+    assert page.index("Alpha") < page.index("Zeta")
+
+
 def test_add_declares_a_root_below_an_allowed_folder(administrator, allowed):
     answer = administrator.post(reverse("root-add"), fields())
     root = StorageRoot.objects.get()
