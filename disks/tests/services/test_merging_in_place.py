@@ -512,6 +512,26 @@ def test_what_was_finished_on_the_command_line_before_its_job_began_is_a_success
     scene.assert_merged()
 
 
+def test_what_the_command_line_put_away_beside_the_disks_is_found_from_a_root_above(
+    tmp_path: Path,
+) -> None:
+    """It knows no storage roots: its trash is the one in the folder of the disks."""
+    world = worlds.chain(tmp_path / "vms", family=VHD, grandchild=True)
+    assert world.grandchild is not None
+    scene = Scene(
+        tmp_path / "vms", VHD, declare(tmp_path, "C:\\"),
+        worlds.content_of(world.leaf.path), worlds.content_of(world.grandchild.path),
+    )  # fmt: skip
+    scan(scene.root)
+    killed_on_the_command_line(scene, "merge.data.write:2:kill")
+    orphans.recover_orphans()
+    rows = recover(str(scene.folder), worlds.roots_of(scene.folder))
+    assert [row["action"] for row in rows] == ["finished"]
+    job = jobs.run_now(Job.objects.get(kind=Job.Kind.MERGE))
+    assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
+    scene.assert_merged()
+
+
 def test_a_job_that_went_on_and_lost_its_worker_goes_on_again(scene: Scene) -> None:
     killed_on_the_command_line(scene, "merge.data.write:1:kill")
     orphans.recover_orphans()
