@@ -17,6 +17,7 @@ from django.test import Client
 from disks.engine import faults
 from disks.models import AuditEntry, Disk, DiskLock, Job, StorageRoot, TrashedJob
 from disks.operations import journal, locks, merge, merge_in_place, verdicts
+from disks.operations import recover as recovery
 from disks.operations.merge_in_place import batches, step_zero
 from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Progress, Stopped
@@ -464,6 +465,22 @@ def test_a_job_goes_on_with_what_was_killed_on_the_command_line(
     else:
         assert worlds.content_of(scene.path("leaf")) == scene.leaf_sha256
         assert not os.path.exists(scene.path("middle"))
+
+
+def test_what_somebody_stops_just_when_it_is_found_stays_stopped(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only its locks tell that nobody is at it any more: the record may be another by then."""
+    killed_on_the_command_line(scene, "merge.data.write:1:kill")
+    held = recovery.held
+
+    def held_after_a_stop(merge: journal.Sidecar, roots: Roots) -> Any:
+        journal.write(roots, replace(merge, record=merge.record | {"stopped": True}))
+        return held(merge, roots)
+
+    monkeypatch.setattr(recovery, "held", held_after_a_stop)
+    assert orphans.recover_orphans() == []
+    assert not Job.objects.filter(kind=Job.Kind.MERGE).exists()
 
 
 def test_such_a_job_is_paused_and_resumed_and_never_cancelled(
