@@ -326,10 +326,16 @@ def test_a_worker_that_died_is_followed_by_another_that_goes_on(scene: Scene, fa
     scene.assert_merged()
 
 
-def test_what_had_only_begun_is_taken_back(scene: Scene) -> None:
+@pytest.mark.parametrize(
+    "fault",
+    ["merge.begin.rename:4:kill", "identity.done.unlink:1:kill", "identity.done.unlink:2:kill"],
+    ids=["begun", "parent changed", "leaf changed"],
+)
+def test_what_had_only_begun_is_taken_back(scene: Scene, fault: str) -> None:
+    """Of a header that was all but changed recovery first finishes the change, then undoes it."""
     job = scene.ask()
     before = {stem: worlds.content_of(scene.path(stem)) for stem in ("middle", "leaf", "below")}
-    killed(job, "merge.begin.rename:4:kill")
+    killed(job, fault)
     assert job.status == Job.Status.QUEUED
     assert not DiskLock.objects.filter(job=job).exists()
     assert before == {stem: worlds.content_of(scene.path(stem)) for stem in before}
