@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from disks.engine.errors import ImageError
-from disks.engine.files import FileIdentity
+from disks.engine.files import FileIdentity, is_of_the_storage
 from disks.operations import durable, journal, locks, rewriting, trash
 from disks.operations.journal import Sidecar
 from disks.operations.paths import Roots
@@ -30,7 +30,6 @@ _UNSEEN = {
     "then recover again.",
 }
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS, errno.EACCES)
-_STORAGE_FAILED = ("E_NOSPC", "E_IO", "E_READ_ONLY", "E_ACCESS", "E_TOO_LARGE")
 
 
 # ---------------------------------------------------------------------- which file is where
@@ -110,11 +109,6 @@ def point(roots: Roots, child: str, parent: str, *, job: str, token: int) -> Ima
             raise
         return error
     return None
-
-
-def is_of_the_storage(error: ImageError) -> bool:
-    """Whether it tells nothing of the disk itself: it may be otherwise the next time."""
-    return error.code in _STORAGE_FAILED
 
 
 def point_each(
