@@ -23,7 +23,8 @@ from disks.engine.chain import open_chain
 from disks.engine.check import check_image
 from disks.engine.errors import ImageError
 from disks.engine.findings import Level
-from disks.operations.paths import Root, Roots
+from disks.operations.paths import Roots
+from disks.operations.storage_roots import Root
 
 Damage = Callable[[str], None]
 

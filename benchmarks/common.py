@@ -23,10 +23,12 @@ PROJECT = os.path.dirname(HERE)
 sys.path.insert(0, PROJECT)
 
 from disks.engine.chain import open_chain  # noqa: E402
-from disks.engine.images import DiskType, NewImage  # noqa: E402
+from disks.engine.images import DiskType  # noqa: E402
+from disks.engine.new_image import NewImage  # noqa: E402
 from disks.operations import create  # noqa: E402
 from disks.operations.copying import Draft  # noqa: E402
-from disks.operations.paths import Root, Roots  # noqa: E402
+from disks.operations.paths import Roots  # noqa: E402
+from disks.operations.storage_roots import Root  # noqa: E402
 
 BLOCK = 2 * 1024 * 1024
 BLOCK_SECTORS = BLOCK // 512

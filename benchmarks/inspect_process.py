@@ -16,7 +16,8 @@ import time
 import common
 
 from disks.operations.inspection import inspect
-from disks.operations.paths import Root, Roots
+from disks.operations.paths import Roots
+from disks.operations.storage_roots import Root
 
 
 def main() -> None:

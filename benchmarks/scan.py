@@ -107,11 +107,11 @@ def prepare(state: Path) -> Any:
     from django.core.management import call_command
 
     from disks.models import StorageRoot
-    from disks.services import roots
+    from disks.services import root_declarations
 
     call_command("migrate", verbosity=0)
     declared = StorageRoot.DeclaredBy.COMMAND_LINE
-    return roots.declare(path=str(state / "storage"), declared_by=declared)
+    return root_declarations.declare(path=str(state / "storage"), declared_by=declared)
 
 
 def one_round(state: Path) -> list[dict[str, Any]]:

@@ -222,7 +222,13 @@ TEMPLATES: list[dict[str, Any]] = [
                 "django.contrib.messages.context_processors.messages",
                 "disks.views.rendering.shell",
             ],
-            "builtins": ["django.templatetags.static", "disks.templatetags.console"],
+            "builtins": [
+                "django.templatetags.static",
+                "disks.templatetags.amounts",
+                "disks.templatetags.names",
+                "disks.templatetags.states",
+                "disks.templatetags.console",
+            ],
         },
     }
 ]

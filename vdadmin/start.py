@@ -1,15 +1,13 @@
 """`make run`: everything that the console needs, on this machine, from one command.
 
-The first start makes the database, a secret key, an administrator and a demo storage root.
-Stamps remember the inputs of the slow steps, so that a later start skips them and is up as
-fast as Python can import. What a person sees at the terminal is said here and nowhere else.
+The first start makes the state folder and a secret key, and has everything else prepared
+(`preparing`); then the processes run under the supervisor until somebody ends them.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import http.client
 import json
 import os
@@ -17,15 +15,14 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vdadmin.preparing import BASE_DIR, preparations
+from vdadmin.processes import services
 from vdadmin.supervisor import Service, Supervisor
 
-BASE_DIR = Path(__file__).resolve().parent.parent
-ADMINISTRATOR = "admin"
-WEB_THREADS = 8
 WEB_START_CRASHES = 3  # after so many the first start gives up instead of trying for ever
 
 
@@ -61,11 +58,11 @@ def _main() -> int:
     try:
         if not os.environ.get("REDIS_URL"):
             supervisor.start(_broker(state, supervisor, keep_closed=[lock, listener.fileno()]))
-        for step in _preparations(state):
+        for step in preparations(state, with_demo=not os.environ.get("VDADMIN_STORAGE_ROOTS")):
             if supervisor.asked_to_end():
                 return 0
             step()
-        for service in _services(listener, lock):
+        for service in services(listener, lock):
             supervisor.start(service)
         ready = supervisor.wait(until=lambda: _is_up(listener, supervisor))
         if ready:
@@ -78,9 +75,6 @@ def _main() -> int:
         supervisor.stop()
     print("vdadmin has ended.", flush=True)
     return 0
-
-
-# --- before anything is started ------------------------------------------------------------
 
 
 def _port(text: str) -> int:
@@ -191,126 +185,6 @@ def _make_watcher() -> Callable[[], bool]:
     return lambda: did and not catches()
 
 
-# --- data ------------------------------------------------------------------------------------
-
-
-def _preparations(state: Path) -> list[Callable[[], None]]:
-    """What must be true before anything is served, in order; each does only what is missing."""
-    return [
-        _load_django,
-        lambda: _migrate(state),
-        lambda: _collect_static(state),
-        _make_administrator,
-        lambda: _make_demo(state),
-        _import_everything,
-    ]
-
-
-def _load_django() -> None:
-    import django
-
-    django.setup()
-
-
-def _migrate(state: Path) -> None:
-    from django.conf import settings
-    from django.core.management import call_command
-
-    wanted = _digest(BASE_DIR.glob("disks/migrations/*.py"), [BASE_DIR / "requirements.txt"])
-    database = settings.DATABASES["default"]
-    # A database elsewhere may have been replaced meanwhile: it is always asked itself.
-    is_known = "sqlite3" in database["ENGINE"] and Path(str(database["NAME"])).exists()
-    if is_known and _stamp(state, "migrated") == wanted:
-        return
-    _say("Preparing the database …")
-    call_command("migrate", interactive=False, verbosity=0)
-    _set_stamp(state, "migrated", wanted)
-
-
-def _collect_static(state: Path) -> None:
-    from django.conf import settings
-    from django.core.management import call_command
-
-    wanted = _digest(
-        (path for path in BASE_DIR.glob("static/**/*") if path.is_file()),
-        [BASE_DIR / "requirements.txt"],
-    )
-    collected = Path(settings.STATIC_ROOT) / "staticfiles.json"
-    if collected.exists() and _stamp(state, "collected") == wanted:
-        return
-    _say("Collecting style sheets and scripts …")
-    call_command("collectstatic", interactive=False, verbosity=0)
-    _set_stamp(state, "collected", wanted)
-
-
-def _make_demo(state: Path) -> None:
-    """Once: what somebody changed in it, or removed, stays as it is."""
-    from django.core.management import call_command
-
-    if _stamp(state, "demo") or os.environ.get("VDADMIN_STORAGE_ROOTS"):
-        return
-    _say("Making a demo storage root …")
-    call_command("demo", verbosity=0)
-    _set_stamp(state, "demo", "made")
-
-
-def _make_administrator() -> None:
-    """An administrator with a password that nobody else knows, shown once."""
-    from django.contrib.auth import get_user_model
-
-    users = get_user_model()._default_manager
-    if users.exists():
-        return
-    password = secrets.token_urlsafe(12)
-    users.create_superuser(username=ADMINISTRATOR, email="", password=password)
-    _say("")
-    _say(f"Sign in as    {ADMINISTRATOR}")
-    _say(f"Password      {password}")
-    _say("It is shown this once. To set another: .venv/bin/python manage.py changepassword admin")
-    _say("")
-
-
-def _import_everything() -> None:
-    """What the children need, imported once here: they fork with it instead of each reading it."""
-    from django.db import connections
-    from django.urls import get_resolver
-
-    import vdadmin.celery
-    import vdadmin.wsgi
-
-    vdadmin.celery.app.loader.import_default_modules()
-    _ = get_resolver().url_patterns
-    connections.close_all()  # a connection must not be shared by forked processes
-
-
-def _digest(*groups: Iterable[Path]) -> str:
-    """Changes when a file's name, size or time of change does."""
-    digest = hashlib.sha256()
-    for path in sorted(path for group in groups for path in group):
-        seen = path.stat()
-        digest.update(f"{path}\0{seen.st_size}\0{seen.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-def _stamp(state: Path, name: str) -> str:
-    try:
-        return (state / "stamps" / name).read_text(encoding="ascii").strip()
-    except FileNotFoundError:
-        return ""
-
-
-def _set_stamp(state: Path, name: str, value: str) -> None:
-    (state / "stamps").mkdir(exist_ok=True)
-    (state / "stamps" / name).write_text(value + "\n", encoding="ascii")
-
-
-def _say(line: str) -> None:
-    print(f"  {line}" if line else "", flush=True)
-
-
-# --- the processes -----------------------------------------------------------------------------
-
-
 def _broker(state: Path, supervisor: Supervisor, *, keep_closed: list[int]) -> Service:
     from vdadmin import broker
 
@@ -329,75 +203,6 @@ def _broker(state: Path, supervisor: Supervisor, *, keep_closed: list[int]) -> S
         os.execv(command[0], command)  # noqa: S606 - the broker's own program and folder
 
     return Service("broker", run)
-
-
-def _services(listener: socket.socket, lock: int) -> list[Service]:
-    """Web first: it is what somebody waits for."""
-
-    def web() -> None:
-        os.close(lock)
-        _serve(listener)
-
-    def worker() -> None:
-        _leave(listener, lock)
-        from django.conf import settings
-
-        from vdadmin.celery import WORKER_ARGUMENTS, app
-
-        processes = f"--concurrency={settings.WORKER_PROCESSES}"
-        app.worker_main(["worker", *WORKER_ARGUMENTS, processes, "--loglevel=INFO"])
-
-    def reconciler() -> None:
-        _leave(listener, lock)
-        from django.core.management import call_command
-
-        call_command("reconciler")
-
-    def beat() -> None:
-        _leave(listener, lock)
-        from vdadmin.celery import app
-
-        app.start(["beat", "--pidfile=", "--loglevel=INFO"])
-
-    return [
-        Service("web", web),
-        Service("worker", worker, grace_seconds=15.0),  # its jobs are put back at a safe place
-        Service("reconciler", reconciler),
-        Service("beat", beat),
-    ]
-
-
-def _leave(listener: socket.socket, lock: int) -> None:
-    """What only the web server and the supervisor may hold."""
-    listener.close()
-    os.close(lock)
-
-
-def _serve(listener: socket.socket) -> None:
-    """Gunicorn with threads, on the socket that the supervisor holds."""
-    from gunicorn.app.base import BaseApplication
-
-    class Console(BaseApplication):
-        def load_config(self) -> None:
-            options = {
-                "bind": f"fd://{listener.fileno()}",
-                "worker_class": "vdadmin.web.BoundedThreads",
-                "workers": 1,
-                "threads": WEB_THREADS,
-                "timeout": 60,
-                "graceful_timeout": 3,
-                "control_socket_disable": True,
-                "proc_name": "vdadmin web",
-            }
-            for name, value in options.items():
-                self.cfg.set(name, value)
-
-        def load(self) -> Any:
-            from vdadmin.wsgi import application
-
-            return application
-
-    Console().run()
 
 
 def _is_up(listener: socket.socket, supervisor: Supervisor) -> bool:

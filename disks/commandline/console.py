@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from disks.engine.errors import ImageError
+from disks.engine.units import size_text
 from disks.operations.pacing import Pacer
 from disks.operations.progress import Cancelled, Progress
 from disks.operations.windows import shown
@@ -167,7 +168,7 @@ class TerminalProgress(Progress):
         bar = "█" * int(share * _BAR_WIDTH)
         left = (now - self._started) * (1 - share) / share if share else 0.0
         line = (
-            f"{bar:░<{_BAR_WIDTH}} {share:4.0%}  {done:,} of {total:,} bytes"
+            f"{bar:░<{_BAR_WIDTH}} {share:4.0%}  {size_text(done)} of {size_text(total)}"
             f"  {left:.0f} s left  {shown(sentence)}"
         )
         print(f"\r{line:<{self._width}}", end="", file=sys.stderr, flush=True)

@@ -10,7 +10,7 @@ from typing import Any
 from disks.commandline.console import Console
 from disks.commandline.options import add_offline, build_roots, file_path, parent_path
 from disks.commandline.outcome import changed
-from disks.operations import relink
+from disks.operations import guards, relink
 from disks.operations.candidates import candidates
 from disks.operations.headers import headers_below, read_header
 from disks.operations.paths import Roots
@@ -100,7 +100,7 @@ def _carry_out(plan: LinkPlan, roots: Roots, args: argparse.Namespace, console: 
     if args.dry_run:
         refused = None
         if plan.manager is not None and not args.offline:
-            error = relink.managed(plan.child, plan.manager)
+            error = guards.managed(plan.child, plan.manager)
             refused = {"code": error.code, "message": error.message}
         console.result(plan.as_dict() | {"dry_run": True, "refused": refused}, _as_text(plan))
         if refused:

@@ -7,7 +7,7 @@ from typing import Any
 
 from disks.commandline.console import Console
 from disks.commandline.options import build_roots, file_path
-from disks.engine.resolution import is_volume_path
+from disks.engine.resolution.path_text import is_volume_path
 from disks.operations.inspection import inspect
 from disks.operations.paths import Roots
 

@@ -18,7 +18,7 @@ from disks.commandline.options import (
     require_in_place,
 )
 from disks.commandline.outcome import conclude, sizes
-from disks.operations import merge
+from disks.operations import merge, merge_plan
 
 
 def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
     add_ways(parser)
     parser.add_argument(
         "--keep-name",
-        choices=(merge.PARENT, merge.CHILD),
+        choices=(merge_plan.PARENT, merge_plan.CHILD),
         help="whose name the merged disk has (default: parent)",
     )
     parser.add_argument("--type", choices=("dynamic", "fixed"), help="of the new disk")
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         to=to,
         into_parent=args.into_parent,
         disk_type=args.type,
-        keep_name=args.keep_name or merge.PARENT,
+        keep_name=args.keep_name or merge_plan.PARENT,
         in_place=args.into_parent and not args.copy,
         progress=progress,
     )
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _foreseen(plan: merge.MergePlan) -> str:
+def _foreseen(plan: merge_plan.MergePlan) -> str:
     names = " ← ".join(level.path for level in reversed(plan.levels))
     lines = [
         f"would merge       {names}",

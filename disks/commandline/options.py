@@ -11,7 +11,8 @@ from datetime import UTC, datetime, time
 from disks.engine.errors import ImageError
 from disks.engine.units import MIB
 from disks.operations import windows
-from disks.operations.paths import Root, Roots, parsed_view
+from disks.operations.paths import Roots
+from disks.operations.storage_roots import Root, parsed_view
 from disks.operations.wall_clock import next_time
 from disks.operations.windows import shown
 

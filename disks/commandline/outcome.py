@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from disks.commandline.console import Console
+from disks.engine.changes import FieldChange
 from disks.engine.errors import ImageError
-from disks.engine.images import FieldChange
 
 
 def conclude(

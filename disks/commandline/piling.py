@@ -20,9 +20,9 @@ from disks.commandline.options import (
 )
 from disks.commandline.outcome import count
 from disks.engine.errors import ImageError
-from disks.operations import guards, merge, pile, pile_script
+from disks.operations import guards, merge_plan
 from disks.operations.paths import Roots
-from disks.operations.pile import Pile, PilePlan
+from disks.operations.pile import Pile, PilePlan, applying, planning, windows_script
 from disks.operations.progress import Cancelled, Stopped
 
 _MOST_LINES = 20  # of each list that is only for information
@@ -46,8 +46,8 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--keep-name",
-        choices=(merge.PARENT, merge.CHILD),
-        default=merge.PARENT,
+        choices=(merge_plan.PARENT, merge_plan.CHILD),
+        default=merge_plan.PARENT,
         help="whose name each merged disk has: its lowest disk's (default) or its leaf's",
     )
     add_ways(parser)
@@ -68,14 +68,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
     folder = os.path.abspath(args.folder)
     if not os.path.isdir(folder):
         args.usage_error(f"argument DIR: {args.folder} is no directory")
-    if args.powershell and args.keep_name != merge.PARENT:
+    if args.powershell and args.keep_name != merge_plan.PARENT:
         args.usage_error("--keep-name child: Merge-VHD always keeps the parent's name")
     require_in_place(args, in_place=not args.copy)
     leaves = [file_path(leaf) for leaf in args.leaf]
     # What a header does not lead to is looked for by identity, in the folder itself first.
     args.search = [folder, *args.search]
     roots = build_roots(args, leaves, [folder])
-    plan = pile.plan(
+    plan = planning.plan(
         folder,
         roots,
         keep_name=args.keep_name,
@@ -127,7 +127,7 @@ def _carry_out(plan: PilePlan, roots: Roots, unrelated: list[str], console: Cons
     finished: list[dict[str, Any]] = []
     progress = console.progress()
     try:
-        pile.apply(
+        applying.apply(
             steps,
             roots,
             offline=True,
@@ -146,7 +146,7 @@ def _carry_out(plan: PilePlan, roots: Roots, unrelated: list[str], console: Cons
         if not finished:
             raise
         raise Stopped(f"{_merged_before(finished)}. {stopped.sentence}") from stopped
-    done = pile.outcome(finished)
+    done = applying.outcome(finished)
     lines = [done["sentence"]]
     for row in finished:
         lines.append(f"{row['output']}: the old files are in {row['trash']}")
@@ -163,7 +163,7 @@ def _merged_before(finished: list[dict[str, Any]]) -> str:
 
 
 def _print_script(plan: PilePlan, roots: Roots, console: Console) -> int:
-    text, steps = pile_script.script(plan.piles, plan.forest, roots, plan.survey.folder)
+    text, steps = windows_script.script(plan.piles, plan.forest, roots, plan.survey.folder)
     refused = plan.refused
     if not steps and refused is not None:
         raise refused

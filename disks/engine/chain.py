@@ -7,12 +7,15 @@ from typing import NamedTuple
 
 from disks.engine import formats
 from disks.engine.check import pair_errors
-from disks.engine.errors import ImageError, OutOfRange, ParentMissing
+from disks.engine.errors import ImageError, ParentMissing, require_inside
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
-from disks.engine.images import Extent, Image, Report, Source, unreported
-from disks.engine.resolution import Places, Resolution, find_parent
+from disks.engine.images import Extent, Image, Source
+from disks.engine.resolution import find_parent
+from disks.engine.resolution.outcome import Resolution
+from disks.engine.resolution.places import Places
 from disks.engine.units import MIB, SECTOR_BYTES
+from disks.engine.walk import Report, unreported
 
 LIMIT = 256
 LONG_CHAIN = 30  # more levels than any manager makes on purpose
@@ -55,15 +58,7 @@ class ChainView:
         ancestor there are zeros. Raises OutOfRange past this view's size, and what damaged
         images raise.
         """
-        end = first_sector + count_sectors
-        if first_sector < 0 or count_sectors < 0 or end > self.sectors:
-            raise OutOfRange(
-                "E_RANGE",
-                f"Sectors {first_sector:,} to {end:,} were asked for; the disk has "
-                f"{self.sectors:,}.",
-                file=self.paths[0],
-                value=end,
-            )
+        require_inside(first_sector, count_sectors, self.sectors, self.paths[0])
         return self._joined(first_sector, count_sectors)
 
     def _joined(self, first: int, count: int) -> Iterator[ChainExtent]:

@@ -8,7 +8,8 @@ from disks.engine import formats
 from disks.engine.errors import ImageError, NotAnImage
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
-from disks.engine.images import Image, Report, unreported
+from disks.engine.images import Image
+from disks.engine.walk import Report, unreported
 
 
 def check_image(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from disks.engine.changes import Drop, Move, Round
 from disks.engine.errors import ImageError
-from disks.engine.images import Drop, Move, Round
 from disks.engine.units import MIB
 
 ROUND_BYTES = 64 * MIB

@@ -58,3 +58,17 @@ class ParentMissing(ImageError):
 
 class NotAnImage(ImageError):
     """The content is no disk of a known format (`E_TOO_SMALL`, `E_NO_FOOTER`)."""
+
+
+def require_inside(
+    first_sector: int, count_sectors: int, total_sectors: int, file: str | None
+) -> None:
+    """Raises OutOfRange unless a disk of so many sectors has all of these."""
+    end = first_sector + count_sectors
+    if first_sector < 0 or count_sectors < 0 or end > total_sectors:
+        raise OutOfRange(
+            "E_RANGE",
+            f"Sectors {first_sector:,} to {end:,} were asked for; the disk has {total_sectors:,}.",
+            file=file,
+            value=end,
+        )

@@ -1,6 +1,6 @@
 """A file that holds an image: bounded reads and looped writes on one descriptor.
 
-Opening is not done here: `disks/operations/paths.py` opens below the roots and
+Opening is not done here: `disks/operations/root_folders.py` opens below the roots and
 hands the descriptor over. Everything works on the descriptor, never on the name again.
 """
 

@@ -48,7 +48,7 @@ class Finding:
         return cls(level=level, **row)
 
 
-def limited(findings: Iterable[Finding]) -> Iterator[Finding]:
+def _limited(findings: Iterable[Finding]) -> Iterator[Finding]:
     """At most MAX_ALIKE findings of one code, then one that says so; none twice."""
     counts: dict[str, int] = {}
     seen: set[Finding] = set()
@@ -66,3 +66,18 @@ def limited(findings: Iterable[Finding]) -> Iterator[Finding]:
                 f"There are more findings of this kind ({finding.code}); they are not listed.",
                 finding.field,
             )
+
+
+def collected(findings: Iterable[Finding]) -> list[Finding]:
+    """All of them, but of one code at most MAX_ALIKE.
+
+    An error that ends them is one more: the storage failed or the file ends early; what was
+    found so far still holds.
+    """
+    found: list[Finding] = []
+    try:
+        for finding in _limited(findings):
+            found.append(finding)
+    except ImageError as error:
+        found.append(Finding.from_error(error))
+    return found

@@ -1,11 +1,62 @@
-"""Which format a file has: its content decides, never its name. One line per format."""
+"""What a format offers, and which one a file has: its content decides, never its name.
+
+A format is a folder beside this file (`vhd/`) and one line here. Nothing above the engine
+knows which one it works on.
+"""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 from disks.engine import vhd, vhdx
 from disks.engine.errors import ImageError, NotAnImage
 from disks.engine.files import ImageFile
-from disks.engine.images import Format, Image
+from disks.engine.findings import Finding
+from disks.engine.images import Image, RawRegion
+from disks.engine.new_image import Choices, Target
+from disks.engine.walk import Report, unreported
+
+
+class Format(Target, Protocol):
+    """One disk format. All functions read the content, never the extension."""
+
+    choices: Choices
+
+    def matches(self, file: ImageFile) -> bool:
+        """True if the content claims this format, sound or damaged."""
+        ...
+
+    def open(self, file: ImageFile) -> Image: ...
+
+    def check(
+        self, file: ImageFile, *, deep: bool = False, report: Report = unreported
+    ) -> list[Finding]:
+        """Every invariant that this one file can break; goes on after the first.
+
+        report's bytes are places in the file, up to its size.
+        """
+        ...
+
+    def check_opened(self, image: Image) -> list[Finding]:
+        """As check(), not deep, for an image of this format that was opened already."""
+        ...
+
+    def named_parent(self, file: ImageFile) -> str | None:
+        """What a file that does not open as a disk still says about its parent.
+
+        Its identity; "" where it surely has none, or is nothing of this format; None where
+        that cannot be told.
+        """
+        ...
+
+    def header_bytes(self, file: ImageFile) -> bytes:
+        """The metadata whose hash stands for "this file is unchanged" (footer and headers)."""
+        ...
+
+    def raw_regions(self, file: ImageFile) -> list[RawRegion]:
+        """As `Image.raw_regions`, of a file that may be too damaged to open."""
+        ...
+
 
 FORMATS: tuple[Format, ...] = (vhd.FORMAT, vhdx.FORMAT)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from disks.engine.images import HeaderRewrite, Write
+from disks.engine.changes import HeaderRewrite, Write
 
 
 class Wanted(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from disks.engine.errors import OutOfRange
 from disks.engine.files import ImageFile
-from disks.engine.images import Holding, ImageWriter, NewImage, Target
+from disks.engine.new_image import Holding, ImageWriter, NewImage, Target
 from disks.engine.units import SECTOR_BYTES
 
 

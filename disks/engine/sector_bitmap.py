@@ -1,11 +1,16 @@
 """The sector bitmap of one block: which sectors it holds.
 
-Bit order here is VHD's: the first sector is 0x80.
+Bit order here is VHD's: the first sector is 0x80. VHDX counts from the lowest bit.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+
+from disks.engine.errors import ImageError
+
+REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+"""For bytes.translate(): a bitmap of one order in the other."""
 
 Run = tuple[int, int]  # first sector in the block, end sector (exclusive)
 
@@ -71,3 +76,16 @@ class RunCache:
             _, dropped = self._runs.popitem(last=False)
             self._kept -= len(dropped) + 1
         return runs
+
+
+def unreadable(error: ImageError, block: int, first_sector: int) -> ImageError:
+    """The same error with the block whose bitmap could not be read, and its first sector."""
+    return ImageError(
+        error.code,
+        f"The sector bitmap of block {block:,}, first sector (LBA) {first_sector:,}, cannot be "
+        f"read. {error.message}",
+        file=error.file,
+        field="sector_bitmap",
+        offset=error.offset,
+        value=first_sector,
+    )

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic as clock
 
 from disks.engine.files import ImageFile
-from disks.engine.images import Report
 from disks.engine.units import MIB
 
 _REPORT_BYTES = 4 * MIB
 _REPORT_SECONDS = 0.5  # storage that is slow, or busy with others
 _SEEK_BYTES = 64 * 1024  # a read elsewhere takes slow storage as long as these many more
+
+
+Report = Callable[[int, int], None]
+"""Long functions call it as (done_bytes, total_bytes), every few MiB at least and only
+while every file is consistent; it may raise to stop them."""
+
+
+def unreported(done_bytes: int, total_bytes: int) -> None:
+    """The Report of who does not ask for one."""
 
 
 class Walk:

@@ -7,8 +7,8 @@ from typing import Any
 
 from django import forms
 
-from disks.engine.formats import FORMATS, by_name
-from disks.engine.images import Choices, Format
+from disks.engine.formats import FORMATS, Format, by_name
+from disks.engine.new_image import Choices
 from disks.engine.units import size_text
 from disks.forms.new_file import (
     RootChoice,

@@ -8,8 +8,8 @@ from typing import Any
 
 from django import forms
 
-from disks.engine.formats import FORMATS
-from disks.engine.images import Format, Target
+from disks.engine.formats import FORMATS, Format
+from disks.engine.new_image import Target
 from disks.models import StorageRoot
 
 LONGEST_PATH = 4_096

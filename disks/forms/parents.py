@@ -8,7 +8,7 @@ from typing import Any
 from django import forms
 
 from disks.models import Disk
-from disks.services import parent_paths
+from disks.services import parent_candidates
 from disks.services.errors import Refusal
 
 LONGEST_PATH = 4_096
@@ -85,6 +85,6 @@ def located(text: str) -> str:
             "\\\\server\\share\\base.vhd) or on this host (/srv/vms/base.vhd)."
         )
     try:
-        return parent_paths.located(text)
+        return parent_candidates.located(text)
     except Refusal as refusal:
         raise forms.ValidationError(f"{refusal.message} {refusal.advice}".strip()) from refusal

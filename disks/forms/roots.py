@@ -10,8 +10,8 @@ from django import forms
 from disks.engine.units import MIB
 from disks.forms.timing import ClockField, RateField
 from disks.models import StorageRoot
-from disks.services.roots import Declaration
-from disks.templatetags.console import odd_character
+from disks.services.root_declarations import Declaration
+from disks.templatetags.names import odd_character
 
 SCHEDULES = (
     (15, "Every 15 minutes"),

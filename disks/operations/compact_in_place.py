@@ -16,12 +16,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from disks.engine.chain import Chain, open_chain
+from disks.engine.changes import Compaction, HeaderRewrite, Move, Round
 from disks.engine.check import check_image
 from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
 from disks.engine.findings import Level
 from disks.engine.formats import open_image
-from disks.engine.images import Compaction, HeaderRewrite, Image, Move, Round
+from disks.engine.images import Image
 from disks.operations import (
     compact_plan,
     copying,
@@ -38,6 +39,7 @@ from disks.operations.looks import Looks
 from disks.operations.pages import PAGE_BYTES
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
+from disks.operations.rewriting import kinds
 from disks.operations.verdicts import GOES, STAYS, Judged, Verdict, judge, likely
 
 _MOVES_PER_READ = 6  # read, write, flush and read back, each slower than the read of a look
@@ -80,15 +82,17 @@ class InPlacePlan(CompactPlan):
         if not self.blocks:
             return "it stores no block."
         about = "about " if self.estimated else ""
+        if not going and len(staying) == 1:
+            return f"no block can go: all are {staying[0][1]}."
         if not going:
             return f"no block can go; {self.blocks:,} stay: {_list(staying)}."
         dropped = self.blocks - self.blocks_kept
         rest = f"; {self.blocks_kept:,} stay: {_list(staying)}" if staying else ""
         return f"{about}{dropped:,} of {self.blocks:,} blocks can go: {_list(going)}{rest}."
 
-    def _reasons(self, verdicts: tuple[Verdict, ...]) -> list[str]:
+    def _reasons(self, verdicts: tuple[Verdict, ...]) -> list[tuple[int, str]]:
         found = [(self.scaled(verdict), _WORDS[verdict]) for verdict in verdicts]
-        return [f"{count:,} {words}" for count, words in found if count]
+        return [(count, words) for count, words in found if count]
 
     def scaled(self, verdict: Verdict) -> int:
         """Blocks of a verdict in the whole disk, as far as it was looked at."""
@@ -209,8 +213,8 @@ def _describe(result: InPlacePlan, chain: Chain, roots: Roots) -> None:
     """Everything that needs no block read. Raises what stands in the way."""
     describe(result, chain, roots, so="nothing is moved in it")
     file = chain.images[0].file
-    rewriting.require_one_name(file)
-    result.warnings = [finding.message for finding in rewriting.recent_write(file)]
+    guards.require_one_name(file)
+    result.warnings = [finding.message for finding in guards.recent_write(file)]
 
 
 def _measure(
@@ -256,7 +260,8 @@ def _extrapolate(result: InPlacePlan, judged: Judged, block_bytes: int) -> None:
     result.bytes_to_move = result.moves * block_bytes
 
 
-def _list(words: list[str]) -> str:
+def _list(reasons: list[tuple[int, str]]) -> str:
+    words = [f"{count:,} {reason}" for count, reason in reasons]
     if len(words) < 2:
         return "".join(words)
     return f"{', '.join(words[:-1])} and {words[-1]}"
@@ -318,7 +323,7 @@ class _Work:
         change = rewriting.Change(
             build=build,
             check=check,
-            about=rewriting.COMPACT,
+            about=kinds.COMPACT,
             keep_mtime=self.keep_mtime,
             progress=progress or self.progress,
         )

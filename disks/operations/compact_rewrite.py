@@ -18,13 +18,9 @@ from typing import Any
 from disks.engine.chain import Chain, open_chain
 from disks.engine.errors import ImageError
 from disks.engine.formats import by_name, open_image
-from disks.engine.images import (
-    DiskType,
-    Image,
-    LocatorRole,
-    NewImage,
-    NewParent,
-)
+from disks.engine.images import DiskType, Image
+from disks.engine.new_image import NewImage
+from disks.engine.parent_link import LocatorRole, NewParent
 from disks.engine.units import SECTOR_BYTES
 from disks.operations import (
     copying,
@@ -34,33 +30,21 @@ from disks.operations import (
     locks,
     ownership,
     replacing,
-    rewriting,
     rules,
     space,
     trash,
 )
-from disks.operations.compact_plan import (
-    CompactPlan,
-    children,
-    describe,
-    kept_mtime,
-    require_same,
-)
+from disks.operations.compact_plan import CompactPlan, children, describe, kept_mtime, require_same
+from disks.operations.content import ChainContent
 from disks.operations.copying import Copied, Draft
+from disks.operations.counting import Amount, count
 from disks.operations.family import ChildrenOf
+from disks.operations.output_blocks import is_zero, read_block, whole_blocks
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
+from disks.operations.rewriting import writing
 from disks.operations.rollback import rolling_back
-from disks.operations.streaming import (
-    Amount,
-    ChainContent,
-    Verdict,
-    count,
-    is_zero,
-    read_block,
-    stream,
-    whole_blocks,
-)
+from disks.operations.streaming import Verdict, stream
 from disks.operations.verdicts import likely, spread
 
 
@@ -376,7 +360,7 @@ def _keep_link(image: Image, draft: Draft) -> None:
         copy = open_image(file)
         recorded = image.recorded_link()
         if copy.recorded_link() != recorded:
-            rewriting.write_straight(draft.file, copy.plan_recorded_link(recorded))
+            writing.write_straight(draft.file, copy.plan_recorded_link(recorded))
 
 
 def _document(result: RewritePlan, copied: Copied) -> dict[str, Any]:

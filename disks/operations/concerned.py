@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from disks.engine.chain import Chain
 from disks.engine.errors import ImageError
@@ -18,16 +17,14 @@ from disks.engine.formats import open_image
 from disks.operations import family
 from disks.operations.family import ChildrenOf
 from disks.operations.fingerprints import Fingerprint
+from disks.operations.merge_plan import MergePlan
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
-
-if TYPE_CHECKING:
-    from disks.operations.merge import MergePlan
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Where to look for other children; see plan()."""
+    """Where to look for other children; see `merge.plan`."""
 
     children_of: ChildrenOf | None
     suspects: Iterable[str] = ()

@@ -17,16 +17,17 @@ from disks.engine.chain import open_chain
 from disks.engine.errors import ImageError, NotAnImage
 from disks.engine.files import ImageFile
 from disks.engine.formats import FORMATS, by_name, identify
-from disks.engine.images import DiskType, Image, NewImage, Target
+from disks.engine.images import DiskType, Image
+from disks.engine.new_image import NewImage, Target
 from disks.engine.raw import RAW
 from disks.engine.units import SECTOR_BYTES
 from disks.operations import copying, in_use, journal, locks, new_copy, rules
-from disks.operations.counting import count_levels
+from disks.operations.content import ChainContent, PlainContent, View
+from disks.operations.counting import count, count_levels
 from disks.operations.fingerprints import Fingerprint
 from disks.operations.new_copy import CopyPlan, Level
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
-from disks.operations.streaming import ChainContent, PlainContent, View, count
 from disks.operations.windows import shown
 
 TARGETS: tuple[Target, ...] = (*FORMATS, RAW)

@@ -22,23 +22,18 @@ from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile, storage_error
 from disks.engine.findings import Level
 from disks.engine.formats import open_image
-from disks.engine.images import DiskType, NewImage, Target
+from disks.engine.images import DiskType
+from disks.engine.new_image import NewImage, Target
 from disks.engine.raw import RAW
 from disks.engine.units import size_text
 from disks.operations import durable, space
+from disks.operations.content import ImageContent, PlainContent, View
+from disks.operations.counting import Amount
 from disks.operations.journal import Sidecar
+from disks.operations.output_blocks import PIECE_BYTES
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
-from disks.operations.streaming import (
-    PIECE_BYTES,
-    Amount,
-    ImageContent,
-    PlainContent,
-    Streamed,
-    Verdict,
-    View,
-    stream,
-)
+from disks.operations.streaming import Streamed, Verdict, stream
 
 _LONGEST_NAME_BYTES = 255
 _JOB_CHARACTERS = re.compile(r"[^A-Za-z0-9_]+")
@@ -183,7 +178,7 @@ def copy(
 ) -> Copied:
     """Write the view into the draft, make it durable, and prove it by reading it again.
 
-    expected is what `streaming.count` said for unit_bytes(new): blocks is the upper bound
+    expected is what `counting.count` said for unit_bytes(new): blocks is the upper bound
     that space is reserved for. complete is called between writing and proof.
 
     Raises E_NOSPC before the first byte when that does not fit beside the reserve, and

@@ -1,22 +1,80 @@
-"""How much a chain holds, for a dry run: each level's extents once, however long the chain is.
+"""How much content there is, for a dry run: counted from the metadata alone.
 
 Reading a chain asks, for every gap of a level, the level below. For the sum alone that is
-too much: with thirty checkpoints each gap is looked up thirty times.
+too much: with thirty checkpoints each gap is looked up thirty times. So count_levels() asks
+each level once, however long the chain is.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from disks.engine.images import DiskType, Image, Source
-from disks.engine.units import GIB, SECTOR_BYTES
+from disks.engine.units import GIB, SECTOR_BYTES, sectors
+from disks.operations.content import View, all_runs
+from disks.operations.output_blocks import sectors_per_block, whole_blocks
 from disks.operations.progress import Progress
-from disks.operations.streaming import Amount
 
 _WINDOW_SECTORS = 64 * GIB // SECTOR_BYTES  # a multiple of every block
 
 Range = tuple[int, int]  # first sector, and the one behind the last
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """How much a view holds, counted from the metadata: blocks that need room, bytes held."""
+
+    blocks: int
+    held_bytes: int
+
+
+class Counting:
+    """Adds up the amount of runs that go by, ascending."""
+
+    def __init__(self, block_bytes: int, virtual_size_bytes: int) -> None:
+        self._block_sectors = sectors_per_block(block_bytes)
+        self._total = sectors(virtual_size_bytes)
+        self._blocks = self._held = 0
+        self._last = -1  # the block counted last
+        self.runs = 0
+
+    @property
+    def amount(self) -> Amount:
+        return Amount(self._blocks, self._held * SECTOR_BYTES)
+
+    def add(self, first_sector: int, count_sectors: int, *, zeros: bool) -> None:
+        """zeros: they are held without being stored."""
+        self.runs += 1
+        self._held += count_sectors
+        block_sectors = self._block_sectors
+        end = first_sector + count_sectors
+        first, final = first_sector // block_sectors, (end - 1) // block_sectors
+        if zeros:
+            whole = whole_blocks(first_sector, end, block_sectors, self._total)
+            touched = {first, final} - whole
+            self._blocks += len(touched - {self._last})
+            self._last = max(touched, default=self._last)
+        else:
+            self._blocks += final - first + (first != self._last)
+            self._last = final
+
+
+def count(view: View, block_bytes: int, progress: Progress | None = None) -> Amount:
+    """How many blocks of block_bytes the view touches: an upper bound for the output.
+
+    Whole blocks of held zeros are none of them: a format that knows such zeros stores nothing.
+
+    Reads metadata only. Block sizes above 2 MiB are counted as the copy writes them.
+    """
+    told = progress or Progress()
+    counting = Counting(block_bytes, view.virtual_size_bytes)
+    for run in all_runs(
+        view, lambda first: told.report(first * SECTOR_BYTES, view.virtual_size_bytes)
+    ):
+        counting.add(run.first_sector, run.count_sectors, zeros=run.file is None)
+    return counting.amount
 
 
 def count_levels(
@@ -24,7 +82,7 @@ def count_levels(
 ) -> Amount:
     """Blocks of block_bytes that some levels of a chain touch together, and the bytes to read.
 
-    images: leaf first, none larger than the one before it. The same as `streaming.count` of
+    images: leaf first, none larger than the one before it. The same as `count` of
     these levels: what a level holds counts unless one above has zeros there. Without the
     chain's base, such zeros are held as well, but need no room where they fill a block. Reads
     metadata only; raises what damaged images raise, and Cancelled out of progress.

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from disks.engine.errors import ImageError
-from disks.engine.formats import open_image
-from disks.engine.images import DiskType, Format, NewImage
+from disks.engine.formats import Format, open_image
+from disks.engine.images import DiskType
+from disks.engine.new_image import NewImage
 from disks.operations import (
     copying,
     filling,

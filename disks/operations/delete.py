@@ -19,7 +19,6 @@ from disks.operations import (
     journal,
     locks,
     relocating,
-    rewriting,
     trash,
 )
 from disks.operations.family import ChildrenOf
@@ -158,7 +157,7 @@ def _look_at(result: DeletePlan, file: ImageFile, roots: Roots) -> None:
     path = result.path
     status = file.stat()
     result.allocated_bytes = status.st_blocks * 512
-    result.warnings += [one.message for one in rewriting.recent_write(file)]
+    result.warnings += [one.message for one in guards.recent_write(file)]
     try:
         image = open_image(file)
     except ImageError as error:

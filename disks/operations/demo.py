@@ -16,10 +16,13 @@ from datetime import UTC, datetime, timedelta
 
 from disks.engine.files import ImageFile
 from disks.engine.formats import open_image
-from disks.engine.images import DiskType, NewImage, NewParent
+from disks.engine.images import DiskType
+from disks.engine.new_image import NewImage
+from disks.engine.parent_link import NewParent
 from disks.engine.units import MIB, SECTOR_BYTES
-from disks.operations.paths import Root, Roots
+from disks.operations.paths import Roots
 from disks.operations.rules import format_of_name
+from disks.operations.storage_roots import Root
 
 WINDOWS_VIEW = "C:\\VMs"
 BLOCK_BYTES = 2 * MIB

@@ -16,12 +16,13 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from disks.engine.chain import Chain, open_chain
+from disks.engine.changes import FieldChange
 from disks.engine.check import check_image
 from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
 from disks.engine.findings import Level
 from disks.engine.formats import open_image
-from disks.engine.images import DiskType, FieldChange, Image, Source
+from disks.engine.images import DiskType, Image, Source
 from disks.engine.units import MIB, SECTOR_BYTES
 from disks.operations import (
     family,
@@ -39,6 +40,7 @@ from disks.operations.fingerprints import Fingerprint
 from disks.operations.looks import Looks
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
+from disks.operations.rewriting import kinds
 from disks.operations.windows import shown
 
 _LOOKED_AT_BYTES = 32 * MIB  # of the grown area, at both of its ends
@@ -226,7 +228,7 @@ def _fill(
     if damaged is not None:
         raise damaged
     roots.require_writable(result.path)
-    rewriting.require_one_name(file)
+    guards.require_one_name(file)
     journal.require_settled(roots, [*result.exclusive, *result.shared])
     planned = image.plan_expand(result.new_size_bytes)
     result.changes = planned.changes
@@ -235,7 +237,7 @@ def _fill(
     result.new_identity = planned.rewrite.identity_after is not None
     result.warnings = [
         *planned.warnings,
-        *(finding.message for finding in rewriting.recent_write(file)),
+        *(finding.message for finding in guards.recent_write(file)),
     ]
     result.free_space_bytes, short = space.shortage_at(roots, result.path, result.growth_bytes)
     found = family.look(
@@ -350,7 +352,7 @@ def _rewrite(
         check=lambda image: (
             _require_moved(image, before) if makes_room else _require_larger(image, before, size)
         ),
-        about=rewriting.MAKE_ROOM if makes_room else rewriting.EXPAND,
+        about=kinds.MAKE_ROOM if makes_room else kinds.EXPAND,
         progress=progress,
     )
     rewriting.rewrite(roots, plan.path, change, expected=expected, job=job, token=token)

@@ -143,5 +143,5 @@ def _place(roots: Roots, path: str) -> list[tuple[int, int]]:
 
 def listed(paths: Sequence[str]) -> str:
     """The first few paths, for a message."""
-    more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
+    more = f" and {len(paths) - NAMED:,} more" if len(paths) > NAMED else ""
     return ", ".join(paths[:NAMED]) + more

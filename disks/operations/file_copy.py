@@ -18,12 +18,13 @@ from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.findings import Level
 from disks.engine.formats import open_image
-from disks.engine.images import NewParent
+from disks.engine.parent_link import NewParent
 from disks.engine.units import MIB
-from disks.operations import copying, rewriting
+from disks.operations import copying, modification_times
 from disks.operations.copying import Draft
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
+from disks.operations.rewriting import writing
 
 _PIECE_BYTES = 4 * MIB
 
@@ -57,7 +58,7 @@ def make(roots: Roots, source: str, draft: Draft, link: NewParent | None, meter:
     _prove(draft, written, meter)
     if link is not None:
         _link(draft, link)
-    rewriting.set_mtime(draft.file, mtime_ns)
+    modification_times.set_mtime(draft.file, mtime_ns)
     return f"xxh3-128:{written.hexdigest}"
 
 
@@ -132,7 +133,7 @@ def _link(draft: Draft, link: NewParent) -> None:
         image = open_image(file)
     if image.write_refusal is not None:
         raise image.write_refusal
-    rewriting.write_straight(file, image.plan_parent_link(link))
+    writing.write_straight(file, image.plan_parent_link(link))
     with draft.reopened() as again:
         errors = [one for one in check_image(again) if one.level is Level.ERROR]
         if errors or not open_image(again).is_linked_to(link):

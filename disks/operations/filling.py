@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import xxhash
 
+from disks.engine.changes import Fill
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile, in_pages, page_buffer
-from disks.engine.images import Fill
 from disks.engine.units import MIB, size_text
 from disks.operations.progress import Progress
 

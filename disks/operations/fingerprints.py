@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity, ImageFile
-from disks.engine.formats import identify
+from disks.engine.formats import by_name, identify
+from disks.engine.images import Image
 from disks.operations.paths import Roots
 from disks.operations.windows import shown
 
@@ -87,3 +89,10 @@ def _compare(path: str, now: FileIdentity, seen: FileIdentity) -> None:
         raise changed(path, "got another size")
     if now != seen:
         raise changed(path, "was written, or its rights were changed,")
+
+
+def of_plan(file: ImageFile, image: Image, rest: Iterable[Any]) -> str:
+    """Of the file as it is (crash-safety R6), its metadata, and what shall be written."""
+    header = by_name(image.format_name).header_bytes(file)
+    known = [file.identity().as_dict(), hashlib.sha256(header).hexdigest(), *map(repr, rest)]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()

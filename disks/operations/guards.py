@@ -1,13 +1,20 @@
-"""Who else may have a say: managers beside the disks, and the declaration that overrules them."""
+"""Who else may have a say: managers beside the disks, and the declaration that overrules them;
+other names of a disk's file, and who wrote it a moment ago.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 
 from disks.engine.errors import ImageError
+from disks.engine.files import ImageFile
+from disks.engine.findings import Finding, Level
 from disks.engine.images import Image
 from disks.operations.inspection import managed_by
+from disks.operations.managers import Manager
 from disks.operations.paths import Roots
+from disks.operations.windows import shown
 
 
 def managers(roots: Roots, disks: Iterable[tuple[str, Image]]) -> list[dict[str, str]]:
@@ -48,3 +55,49 @@ def require_offline(managed: Iterable[dict[str, str]], *, offline: bool) -> None
             field="managed_by",
             value=row["code"],
         )
+
+
+RECENT_SECONDS = 300
+
+
+def require_one_name(file: ImageFile) -> None:
+    """E_HARD_LINKS: what is written in place changes under every name of the file."""
+    links = file.stat().st_nlink
+    if links > 1:
+        raise ImageError(
+            "E_HARD_LINKS",
+            f"{shown(file.path)} has {links} names (hard links). Its header is not changed, "
+            "because it would change under the other name too. Make a copy of its own first.",
+            file=file.path,
+            field="links",
+            value=links,
+        )
+
+
+def recent_write(file: ImageFile) -> Iterator[Finding]:
+    """A warning where the disk was written a moment ago: perhaps a machine runs on it."""
+    seconds = time.time() - file.stat().st_mtime
+    if 0 <= seconds < RECENT_SECONDS:
+        number, unit = (seconds, "second") if seconds < 120 else (seconds / 60, "minute")
+        words = f"{int(number)} {unit}{'' if int(number) == 1 else 's'}"
+        yield Finding(
+            Level.WARNING,
+            "W_RECENT_WRITE",
+            f"The disk was written {words} ago. Make sure that nobody has it open.",
+            "mtime",
+            None,
+            int(seconds),
+        )
+
+
+def managed(path: str, manager: Manager) -> ImageError:
+    """E_MANAGED: somebody else keeps books about this disk, and nobody has taken that on."""
+    return ImageError(
+        "E_MANAGED",
+        f"{shown(path)} is not changed without a declaration. {manager.sentence} "
+        f"{manager.way_out} If the manager is stopped or does not know this disk any more, "
+        "declare that the disks are offline (on the command line: --offline).",
+        file=path,
+        field="managed_by",
+        value=manager.code,
+    )

@@ -12,8 +12,10 @@ from disks.engine.errors import ImageError, NotAnImage
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
 from disks.engine.formats import identify
-from disks.engine.images import Image, ParentReference
-from disks.engine.resolution import Resolution
+from disks.engine.images import Image
+from disks.engine.parent_link import ParentReference
+from disks.engine.resolution import outcome, reasons
+from disks.engine.resolution.outcome import Resolution
 from disks.operations import journal
 from disks.operations.managers import Manager, manager_of
 from disks.operations.paths import Roots
@@ -112,7 +114,7 @@ def link_document(parent: ParentReference) -> dict[str, Any]:
     return {
         "identity": parent.identity,
         "name": parent.name,
-        "named": resolution.named(parent),
+        "named": reasons.named(parent),
         "timestamp": moment(parent.timestamp),
         "locators": [
             {"code": locator.code, "path": locator.path}
@@ -183,7 +185,7 @@ def _resolved(found: Resolution) -> dict[str, Any]:
         "status": str(found.status),
         "path": found.path,
         "suggested": found.suggested,
-        "trace": resolution.as_trace(found),
+        "trace": outcome.as_trace(found),
     }
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from disks.engine.changes import FieldChange
 from disks.engine.errors import ImageError
-from disks.engine.images import FieldChange, Image, NewParent
+from disks.engine.images import Image
+from disks.engine.parent_link import NewParent
 from disks.operations import links
 from disks.operations.paths import Roots
 

@@ -29,7 +29,8 @@ from dataclasses import dataclass
 from disks.engine.errors import ImageError
 from disks.engine.files import storage_error
 from disks.operations.beneath import libc, open_beneath
-from disks.operations.paths import LOCK_FOLDER, Roots
+from disks.operations.paths import Roots
+from disks.operations.storage_roots import LOCK_FOLDER
 from disks.operations.windows import shown
 
 # qemu's permissions: read consistently, write, write the same again, resize.

@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
+from disks.engine.changes import FieldChange
 from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity, ImageFile
 from disks.engine.findings import Finding
 from disks.engine.formats import open_image
-from disks.engine.images import FieldChange, Image
-from disks.operations import fingerprints, guards, in_use, journal, locks, rewriting
+from disks.engine.images import Image
+from disks.operations import fingerprints, guards, in_use, journal, locks, modification_times
 from disks.operations.looks import Looks
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
@@ -109,12 +110,12 @@ def plan(mend: Mend, path: str, roots: Roots, *, job: str = "") -> MendPlan:
     journal.require_settled(roots, [path], job=job)
     with roots.open(path) as file:
         image = open_image(file)
-        rewriting.require_one_name(file)
+        guards.require_one_name(file)
         intent = mend.intend(image)
         return MendPlan(
             path=path,
             changes=intent.changes,
-            warnings=(*rewriting.recent_write(file), *in_use.findings(roots, [path])),
+            warnings=(*guards.recent_write(file), *in_use.findings(roots, [path])),
             managers=tuple(guards.managers(roots, [(path, image)])),
             size_before_bytes=file.size_bytes,
             size_after_bytes=intent.size_after_bytes,
@@ -158,7 +159,7 @@ def apply(
                 roots,
                 fresh,
                 wrong=lambda image: _wrong(mend, image, before),
-                keep_mtime=rewriting.is_recorded(fresh.file.mtime_ns, known_children),
+                keep_mtime=modification_times.is_recorded(fresh.file.mtime_ns, known_children),
                 job=job,
                 token=token,
             )

@@ -13,6 +13,7 @@ from disks.engine.files import FileIdentity
 from disks.operations import copying, locks, merge_in_place, trash
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
+from disks.operations.trash import emptying, manifests
 
 
 def go_on(
@@ -60,8 +61,8 @@ def finished(
     for manifest in trash.list_trash(root.path, roots):
         found = {entry.original: _file(entry.file) for entry in manifest.entries}
         if (
-            manifest.state == trash.COMPLETE
-            and manifest.kind == (trash.MERGED_IN_PLACE if in_place else "merge")
+            manifest.state == manifests.COMPLETE
+            and manifest.kind == (manifests.MERGED_IN_PLACE if in_place else "merge")
             and manifest.replacement == output
             and found == wanted
         ):
@@ -74,7 +75,7 @@ def finished(
                 "levels": [path for path, _ in levels],
                 "relinked": list(manifest.relinked),
                 "space_back_when_trash_emptied_bytes": sum(
-                    trash.given_back_bytes(roots, entry) for entry in manifest.entries
+                    emptying.given_back_bytes(roots, entry) for entry in manifest.entries
                 ),
                 "trash": manifest.primary,
                 "was_done": True,

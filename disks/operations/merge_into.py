@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from disks.engine.chain import Chain
 from disks.engine.errors import ImageError
 from disks.engine.holding import Wanted
 from disks.engine.units import sectors
-from disks.operations import copying, merge_in_place, rewriting, rules, trash
+from disks.operations import copying, guards, merge_in_place, rules, trash
+from disks.operations.content import ChainContent, Run
+from disks.operations.counting import Counting
 from disks.operations.merge_in_place import Work
+from disks.operations.merge_plan import Measured, MergePlan
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
-from disks.operations.streaming import Amount, ChainContent, Counting, Run
-
-if TYPE_CHECKING:
-    from disks.operations.merge import MergePlan
+from disks.operations.trash import manifests
 
 
 def damage(chain: Chain, last: int) -> Iterator[ImageError]:
@@ -45,7 +44,7 @@ def refusals(plan: MergePlan, chain: Chain, last: int, roots: Roots) -> Iterator
     base, above = chain.images[last], chain.images[last - 1]
     path = chain.paths[last]
     for image in (base, above):
-        rewriting.require_one_name(image.file)
+        guards.require_one_name(image.file)
     size = chain.virtual_size_bytes
     if size > base.virtual_size_bytes:
         larger = _larger_ancestor(chain, last)
@@ -62,23 +61,6 @@ def refusals(plan: MergePlan, chain: Chain, last: int, roots: Roots) -> Iterator
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What a merge moves, the room that takes in base, and the old pages that it keeps at once."""
-
-    amount: Amount
-    growth_bytes: int
-    journal_pages: int
-
-    @property
-    def journal_bytes(self) -> int:
-        return merge_in_place.journal_bytes(self.journal_pages)
-
-    @property
-    def room_bytes(self) -> int:
-        return self.growth_bytes + self.journal_bytes
-
-
 def _measured(chain: Chain, last: int) -> Measured:
     base = chain.images[last]
     view = ChainContent(chain.levels(0, last - 1))
@@ -89,7 +71,7 @@ def _measured(chain: Chain, last: int) -> Measured:
     for _ in wanted:  # a fixed disk does not look at it
         pass
     pages = merge_in_place.journal_pages(counting.runs, counting.amount.blocks, base)
-    return Measured(counting.amount, growth, pages)
+    return Measured(counting.amount, growth, pages, merge_in_place.journal_bytes(pages))
 
 
 def _wanted(runs: Iterator[Run], counting: Counting) -> Iterator[Wanted]:
@@ -125,7 +107,7 @@ def start(
     manifest = trash.planned(
         roots,
         job=trash.free_job(roots, plan.trash, copying.job_word(job)),
-        kind=trash.MERGED_IN_PLACE,
+        kind=manifests.MERGED_IN_PLACE,
         summary=f"Merged {names} in place into {plan.output}",
         replacement=plan.output,
         put_away=[

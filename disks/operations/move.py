@@ -18,8 +18,10 @@ from typing import Any
 from disks.engine.chain import walk
 from disks.engine.errors import ImageError
 from disks.engine.formats import by_name, open_image
-from disks.engine.images import Image, NewParent
-from disks.engine.resolution import Status, resolve
+from disks.engine.images import Image
+from disks.engine.parent_link import NewParent
+from disks.engine.resolution import resolve
+from disks.engine.resolution.outcome import Status
 from disks.engine.units import size_text
 from disks.operations import (
     concerned,
@@ -35,7 +37,6 @@ from disks.operations import (
     new_copy,
     ownership,
     relocating,
-    rewriting,
     rules,
     space,
     trash,
@@ -159,7 +160,7 @@ def _fill(
             )
         ]
         result.fingerprints = {path: Fingerprint.of(file)}
-        result.warnings = [one.message for one in rewriting.recent_write(file)]
+        result.warnings = [one.message for one in guards.recent_write(file)]
         managed = guards.managers(roots, [(path, image)])
         roots.require_writable(path)
         rules.check_new_name(roots, target, by_name(image.format_name))
@@ -210,7 +211,7 @@ def _own_link(result: MovePlan, image: Image, roots: Roots) -> bool:
     if change is None:
         return False
     if not result.across:  # a copy of it is written to, else the disk itself
-        rewriting.require_one_name(image.file)
+        guards.require_one_name(image.file)
     result.links.insert(0, change)
     result.warnings += change.warnings
     return True

@@ -13,13 +13,15 @@ from typing import Any
 
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
-from disks.engine.images import Image, NewImage, Target
+from disks.engine.images import Image
+from disks.engine.new_image import NewImage, Target
 from disks.operations import copying, fingerprints, powershell, rules, space
+from disks.operations.content import View
 from disks.operations.copying import Copied, Draft
+from disks.operations.counting import Amount
 from disks.operations.fingerprints import Fingerprint
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
-from disks.operations.streaming import Amount, View
 
 
 @dataclass(frozen=True, slots=True)

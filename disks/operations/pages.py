@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from disks.engine.changes import Fill, HeaderRewrite, Write
 from disks.engine.files import ImageFile
-from disks.engine.images import Fill, HeaderRewrite, Write
 from disks.engine.units import SECTOR_BYTES, round_up
 
 PAGE_BYTES = 4096

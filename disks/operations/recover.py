@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from disks.engine.errors import ImageError
-from disks.operations import durable, journal, locks, rewriting, unforeseen
+from disks.operations import durable, journal, locks, unforeseen
 from disks.operations.journal import JOB, MERGE, UNDO, Sidecar
 from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Lost, Progress, Stopped
+from disks.operations.rewriting import recovery
 
 FINISHED = "finished"
 UNDONE = "undone"
@@ -108,7 +109,7 @@ def failed(disk: str, error: Exception) -> dict[str, Any]:
 
 def _act(sidecar: Sidecar, roots: Roots, progress: Progress | None) -> dict[str, Any]:
     if sidecar.kind == UNDO:
-        action, sentence = rewriting.recover(roots, sidecar, token=sidecar.token + 1)
+        action, sentence = recovery.recover(roots, sidecar, token=sidecar.token + 1)
         return _row(sidecar.disk, action, sentence, None)
     if sidecar.kind in (JOB, MERGE):
         from disks.operations import copying, merge_in_place
@@ -119,7 +120,7 @@ def _act(sidecar: Sidecar, roots: Roots, progress: Progress | None) -> dict[str,
             told = merge_in_place.recover(sidecar, roots, progress)
         row = _row(sidecar.disk, str(told["action"]), str(told["sentence"]), None)
         return row | ({"result": told["result"]} if told.get("result") else {})
-    raise rewriting.attention(
+    raise recovery.attention(
         sidecar.disk, f"this release cannot finish an operation of the kind “{sidecar.kind}”"
     )
 

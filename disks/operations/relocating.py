@@ -28,8 +28,10 @@ from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
 from disks.operations import durable, journal, steps, trash
 from disks.operations.journal import Sidecar
-from disks.operations.paths import Roots, is_internal_name
+from disks.operations.paths import Roots
 from disks.operations.progress import Progress
+from disks.operations.storage_roots import is_internal_name
+from disks.operations.trash import manifests
 
 MOVE, COPY, DELETE = "move", "copy", "delete"
 KINDS = (MOVE, COPY, DELETE)
@@ -77,7 +79,7 @@ class Relocation:
     token: int
     arrivals: tuple[Arrival, ...] = ()
     links: tuple[tuple[str, str], ...] = ()
-    manifest: trash.Manifest | None = None
+    manifest: manifests.Manifest | None = None
     result: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -90,7 +92,7 @@ class Relocation:
         return [name for name in dict.fromkeys(disks) if name != self.disk]
 
     @property
-    def put_away(self) -> list[trash.Entry]:
+    def put_away(self) -> list[manifests.Entry]:
         return self.manifest.entries if self.manifest is not None else []
 
     def sidecar(self, state: str) -> Sidecar:
@@ -136,7 +138,9 @@ class Relocation:
             stored = record["trash"]
             manifest = None
             if stored is not None:
-                manifest = trash.Manifest.from_stored(stored["manifest"], joined(stored["folder"]))
+                manifest = manifests.Manifest.from_stored(
+                    stored["manifest"], joined(stored["folder"])
+                )
             work = cls(
                 kind=str(record["kind"]),
                 disk=sidecar.disk,
@@ -272,8 +276,8 @@ def roll_forward(
             if not one.is_new:
                 _carry_record(roots, one, keep=one.target not in dict(work.links))
         if work.manifest is not None:
-            work.manifest.state = trash.COMPLETE
-            trash.write(roots, work.manifest)
+            work.manifest.state = manifests.COMPLETE
+            manifests.write(roots, work.manifest)
         _remove_sidecars(roots, work)
     relinked = [child for child, _ in work.links if child not in {row["path"] for row in refused}]
     done = work.result | {"warnings": warnings, "relinked": relinked}

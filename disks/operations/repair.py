@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from disks.engine.files import ImageFile
 from disks.engine.images import Image
-from disks.operations import rewriting
+from disks.operations import fingerprints, rewriting
 from disks.operations.mending import Intent, Mend, Writing
+from disks.operations.rewriting import kinds
 
 
 def _intend(image: Image) -> Intent:
@@ -19,7 +20,7 @@ def _intend(image: Image) -> Intent:
 
 
 def _fingerprint(file: ImageFile, image: Image, intent: Intent) -> str:
-    return rewriting.fingerprint(file, image, [intent.changes, intent.size_after_bytes])
+    return fingerprints.of_plan(file, image, [intent.changes, intent.size_after_bytes])
 
 
 def _write(writing: Writing) -> None:
@@ -33,7 +34,7 @@ def _write(writing: Writing) -> None:
         rewriting.Change(
             build=lambda image: image.plan_repair(),
             check=check,
-            about=rewriting.REPAIR,
+            about=kinds.REPAIR,
             keep_mtime=writing.keep_mtime,
         ),
         expected=writing.plan.file,

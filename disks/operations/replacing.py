@@ -24,8 +24,10 @@ from disks.engine.errors import ImageError
 from disks.operations import copying, durable, journal, steps, trash
 from disks.operations.fingerprints import Fingerprint
 from disks.operations.journal import Sidecar
-from disks.operations.paths import Roots, is_internal_name
+from disks.operations.paths import Roots
 from disks.operations.progress import Progress
+from disks.operations.storage_roots import is_internal_name
+from disks.operations.trash import manifests
 
 COPYING = "copying"
 COMMIT = "commit"
@@ -47,7 +49,7 @@ class Replacement:
     kind: str
     surviving: str
     temp_path: str
-    manifest: trash.Manifest
+    manifest: manifests.Manifest
     job: str
     token: int
     relink: tuple[str, ...] = ()
@@ -96,7 +98,7 @@ class Replacement:
                 kind=str(record["kind"]),
                 surviving=sidecar.disk,
                 temp_path=os.path.join(folder, os.path.basename(record["temp"])),
-                manifest=trash.Manifest.from_stored(record["manifest"], primary),
+                manifest=manifests.Manifest.from_stored(record["manifest"], primary),
                 job=sidecar.job,
                 token=sidecar.token,
                 relink=tuple(
@@ -188,8 +190,8 @@ def roll_forward(
             work.manifest.replaced_by = Fingerprint.of(file)
         relinked = [path for path in work.relink if path not in {row["path"] for row in refused}]
         work.manifest.relinked = relinked  # only these get an old link back by a restore
-        work.manifest.state = trash.COMPLETE
-        trash.write(roots, work.manifest)
+        work.manifest.state = manifests.COMPLETE
+        manifests.write(roots, work.manifest)
         _remove_sidecars(roots, work)
     done = work.result | {"warnings": warnings}
     if work.relink:

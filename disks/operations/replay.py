@@ -13,7 +13,7 @@ from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.formats import open_image
 from disks.engine.images import Image
-from disks.operations import fingerprints, rewriting
+from disks.operations import fingerprints, modification_times
 from disks.operations.mending import Intent, Mend, Writing
 from disks.operations.windows import shown
 
@@ -47,7 +47,7 @@ def _write(writing: Writing) -> None:
         with faults.stage("replay"):
             open_image(file).replay_log()
             if writing.keep_mtime:
-                rewriting.set_mtime(file, writing.plan.file.mtime_ns)
+                modification_times.set_mtime(file, writing.plan.file.mtime_ns)
     with writing.roots.open(path) as file:
         why = writing.wrong(open_image(file))
     if why:

@@ -9,11 +9,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from disks.engine.check import check_image
 from disks.engine.errors import ImageError
 from disks.engine.findings import Level
-from disks.engine.formats import FORMATS, by_name
-from disks.engine.images import DiskType, Format, Image, NewImage, Target
+from disks.engine.formats import FORMATS, Format, by_name
+from disks.engine.images import DiskType, Image
+from disks.engine.new_image import NewImage, Target
 from disks.engine.units import MIB
 from disks.operations import windows
-from disks.operations.paths import Roots, is_internal_name
+from disks.operations.paths import Roots
+from disks.operations.storage_roots import is_internal_name
 
 LARGEST_NAME_BYTES = 255
 MOST_BLOCK_BYTES = 2 * MIB  # of what is written anew: of larger ones fewer can be left out

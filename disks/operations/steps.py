@@ -12,11 +12,18 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from disks.engine.errors import ImageError
+<<<<<<< HEAD
 from disks.engine.files import FileIdentity, is_of_the_storage
 from disks.operations import durable, journal, locks, rewriting, trash
+=======
+from disks.engine.files import FileIdentity
+from disks.operations import durable, journal, locks
+>>>>>>> main
 from disks.operations.journal import Sidecar
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
+from disks.operations.rewriting import recovery
+from disks.operations.trash import manifests
 
 TO_REPAIR = "to_repair"  # in a result: {path, code, message} of disks that refused their new link
 _NAMED = 5  # disks in a sentence
@@ -60,7 +67,7 @@ def holds(roots: Roots, path: str, file: FileIdentity) -> bool:
     )
 
 
-def put_away(roots: Roots, entry: trash.Entry) -> None:
+def put_away(roots: Roots, entry: manifests.Entry) -> None:
     """Move a file to its place in the trash; E_NEEDS_ATTENTION if its name is another's now."""
     if inode(roots, entry.trash) == entry.file.inode:
         return
@@ -156,7 +163,7 @@ def _settle(roots: Roots, child: str, job: str, token: int) -> None:
     found = journal.of(roots, child, journal.UNDO)
     if found is not None and found.unfinished and found.job == job:
         with locks.hold(roots, [child], job=job, token=token):
-            rewriting.recover(roots, found, token=found.token + 1)
+            recovery.recover(roots, found, token=found.token + 1)
 
 
 # ---------------------------------------------------------------------- pointers

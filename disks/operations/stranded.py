@@ -14,6 +14,7 @@ from disks.operations import family, trash
 from disks.operations.headers import read_header
 from disks.operations.new_copy import Level
 from disks.operations.paths import Roots
+from disks.operations.trash.manifests import Entry
 
 
 def warnings(roots: Roots, levels: Sequence[Level]) -> list[str]:
@@ -41,7 +42,7 @@ def warnings(roots: Roots, levels: Sequence[Level]) -> list[str]:
     ]
 
 
-def _restorable(roots: Roots, folders: Iterable[str]) -> Iterator[trash.Entry]:
+def _restorable(roots: Roots, folders: Iterable[str]) -> Iterator[Entry]:
     for folder in folders:
         with contextlib.suppress(ImageError):
             for manifest in trash.list_trash(folder, roots):

@@ -11,159 +11,29 @@ the sectors held. It depends on content alone, not on how source or output are c
 
 from __future__ import annotations
 
-import errno
-import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Protocol
 
 import xxhash
 
-from disks.engine.chain import ChainExtent
-from disks.engine.errors import ImageError
-from disks.engine.files import ImageFile, storage_error
-from disks.engine.images import DiskType, Holding, Image, ImageWriter, Source
-from disks.engine.units import GIB, KIB, MIB, SECTOR_BYTES, round_up, sectors
+from disks.engine.new_image import Holding, ImageWriter
+from disks.engine.units import SECTOR_BYTES
+from disks.operations.content import View
+from disks.operations.counting import Amount
+from disks.operations.output_blocks import (
+    PIECE_BYTES,
+    SLICE_BYTES,
+    ZEROS,
+    OutputBlock,
+    cut,
+    is_zero,
+    sectors_per_block,
+)
 from disks.operations.progress import Progress
 
-PIECE_BYTES = 2 * MIB
-"""Largest output block, size of one buffer, and how much is read between two reports."""
-
-SLICE_BYTES = 512 * KIB
-"""What is read, judged, hashed and written in one go: it stays in the processor's cache."""
-
-_WINDOW_SECTORS = 1 * GIB // SECTOR_BYTES  # looked up between two reports, if all is empty
-_ZEROS = bytes(PIECE_BYTES)
-_ZERO_SLICE = bytearray(SLICE_BYTES)  # bytearray == memoryview is a memcmp; the reverse is slow
 _POSITION = struct.Struct(">QQ")
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Sectors that hold something. file None: zeros that are held all the same."""
-
-    first_sector: int
-    count_sectors: int
-    file: ImageFile | None
-    file_offset: int
-
-
-class View(Protocol):
-    """Anything that reads like one disk: its size, and its content as runs."""
-
-    @property
-    def virtual_size_bytes(self) -> int: ...
-
-    def runs(self, first_sector: int, count_sectors: int) -> Iterator[Run]:
-        """What is held in the range, ascending; gaps are zeros, or the parent's."""
-        ...
-
-
-class ChainExtents(Protocol):
-    """A chain, or some levels of it (`engine.chain`)."""
-
-    @property
-    def images(self) -> list[Image]: ...
-    @property
-    def virtual_size_bytes(self) -> int: ...
-    def extents(self, first_sector: int, count_sectors: int) -> Iterator[ChainExtent]: ...
-
-
-class ChainContent:
-    """A chain, or some levels of it, as one disk.
-
-    Where levels below are left out, zeros that a level states (a VHDX block in the state ZERO)
-    are held: they hide what the parent has. In a whole chain, and behind the end of the lowest
-    level, where no parent has anything, they are gaps like others.
-    """
-
-    def __init__(self, chain: ChainExtents) -> None:
-        self._chain = chain
-        self._files = [image.file for image in chain.images]
-        lowest = chain.images[-1]
-        partial = lowest.disk_type is DiskType.DIFFERENCING
-        self._zeros_end = sectors(lowest.virtual_size_bytes) if partial else 0
-
-    @property
-    def virtual_size_bytes(self) -> int:
-        return self._chain.virtual_size_bytes
-
-    def runs(self, first_sector: int, count_sectors: int) -> Iterator[Run]:
-        files = self._files
-        for extent in self._chain.extents(first_sector, count_sectors):
-            if extent.level is None or extent.file_offset is None:
-                count = min(extent.count_sectors, self._zeros_end - extent.first_sector)
-                if extent.source is Source.ZERO and count > 0:
-                    yield Run(extent.first_sector, count, None, 0)
-                continue
-            yield Run(
-                extent.first_sector, extent.count_sectors, files[extent.level], extent.file_offset
-            )
-
-
-class ImageContent:
-    """What one image holds by itself."""
-
-    def __init__(self, image: Image) -> None:
-        self._image = image
-        self._holds_zeros = image.disk_type is DiskType.DIFFERENCING
-
-    @property
-    def virtual_size_bytes(self) -> int:
-        return self._image.virtual_size_bytes
-
-    def runs(self, first_sector: int, count_sectors: int) -> Iterator[Run]:
-        file = self._image.file
-        for extent in self._image.extents(first_sector, count_sectors):
-            if extent.source is Source.DATA and extent.file_offset is not None:
-                yield Run(extent.first_sector, extent.count_sectors, file, extent.file_offset)
-            elif self._holds_zeros and extent.source is Source.ZERO:
-                yield Run(extent.first_sector, extent.count_sectors, None, 0)
-
-
-class PlainContent:
-    """A plain image: the file's bytes are the disk's. Its holes are passed over as zeros."""
-
-    def __init__(self, file: ImageFile) -> None:
-        self._file = file
-
-    @property
-    def virtual_size_bytes(self) -> int:
-        return self._file.size_bytes
-
-    def runs(self, first_sector: int, count_sectors: int) -> Iterator[Run]:
-        position, end = first_sector * SECTOR_BYTES, (first_sector + count_sectors) * SECTOR_BYTES
-        while position < end:
-            start = self._seek(position, os.SEEK_DATA, end)
-            start = max(position, start - start % SECTOR_BYTES)
-            if start >= end:
-                return
-            stop = min(end, round_up(self._seek(start, os.SEEK_HOLE, end), SECTOR_BYTES))
-            stop = max(stop, start + SECTOR_BYTES)
-            sector = start // SECTOR_BYTES
-            yield Run(sector, (stop - start) // SECTOR_BYTES, self._file, start)
-            position = stop
-
-    def _seek(self, offset: int, what: int, end: int) -> int:
-        """Where data or a hole begins from offset on; end where there is none any more."""
-        try:
-            return os.lseek(self._file.fd, offset, what)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # no data behind offset
-                return end
-            if error.errno == errno.EINVAL:  # storage that does not tell: all of it is data
-                return offset if what == os.SEEK_DATA else end
-            raise storage_error(error, self._file.path, offset=offset, verb="read") from error
-
-
-@dataclass(frozen=True, slots=True)
-class Amount:
-    """How much a view holds, counted from the metadata: blocks that need room, bytes held."""
-
-    blocks: int
-    held_bytes: int
 
 
 class Fate(Enum):
@@ -180,7 +50,7 @@ class Streamed:
 
     blocks        stored
     zero_blocks   left out
-    bitmaps       that take room apart from the blocks (`images.Holding`)
+    bitmaps       that take room apart from the blocks (`new_image.Holding`)
     read_bytes    held by the view
     kept_bytes    of these, in blocks that were not left out
     stored_bytes  of these, in blocks that are stored
@@ -197,53 +67,6 @@ class Streamed:
 
 Verdict = Callable[[int, memoryview, list[tuple[int, int]]], bool]
 """keep(first_sector, data, held): decides about one block of a differencing output."""
-
-
-class Counting:
-    """Adds up the amount of runs that go by, ascending."""
-
-    def __init__(self, block_bytes: int, virtual_size_bytes: int) -> None:
-        self._block_sectors = _block_sectors(block_bytes)
-        self._total = sectors(virtual_size_bytes)
-        self._blocks = self._held = 0
-        self._last = -1  # the block counted last
-        self.runs = 0
-
-    @property
-    def amount(self) -> Amount:
-        return Amount(self._blocks, self._held * SECTOR_BYTES)
-
-    def add(self, first_sector: int, count_sectors: int, *, zeros: bool) -> None:
-        """zeros: they are held without being stored."""
-        self.runs += 1
-        self._held += count_sectors
-        block_sectors = self._block_sectors
-        end = first_sector + count_sectors
-        first, final = first_sector // block_sectors, (end - 1) // block_sectors
-        if zeros:
-            whole = whole_blocks(first_sector, end, block_sectors, self._total)
-            touched = {first, final} - whole
-            self._blocks += len(touched - {self._last})
-            self._last = max(touched, default=self._last)
-        else:
-            self._blocks += final - first + (first != self._last)
-            self._last = final
-
-
-def count(view: View, block_bytes: int, progress: Progress | None = None) -> Amount:
-    """How many blocks of block_bytes the view touches: an upper bound for the output.
-
-    Whole blocks of held zeros are none of them: a format that knows such zeros stores nothing.
-
-    Reads metadata only. Block sizes above 2 MiB are counted as the copy writes them.
-    """
-    told = progress or Progress()
-    counting = Counting(block_bytes, view.virtual_size_bytes)
-    for run in _all_runs(
-        view, lambda first: told.report(first * SECTOR_BYTES, view.virtual_size_bytes)
-    ):
-        counting.add(run.first_sector, run.count_sectors, zeros=run.file is None)
-    return counting.amount
 
 
 def stream(
@@ -283,7 +106,7 @@ def stream(
         told_bytes = found.read_bytes
         progress.report(found.read_bytes, total, _sentence(verb, seen, total_blocks))
 
-    for block in _blocks(view, _block_sectors(block_bytes), tell):
+    for block in cut(view, sectors_per_block(block_bytes), tell):
         found.read_bytes += block.held_bytes
         since_report += block.length
         seen += 1
@@ -313,7 +136,7 @@ def stream(
 
 
 def _pass_unless_zero(
-    block: _Block, buffer: memoryview, digest: _Digest, writer: ImageWriter | None
+    block: OutputBlock, buffer: memoryview, digest: _Digest, writer: ImageWriter | None
 ) -> Fate:
     """Hash and write a block slice by slice; left out if all of it is zero.
 
@@ -327,7 +150,7 @@ def _pass_unless_zero(
                 continue
             begun = True
             digest.begin(block, None)
-            digest.update(memoryview(_ZEROS)[:start])
+            digest.update(memoryview(ZEROS)[:start])
         digest.update(data)
         if writer is not None and not zero:
             writer.write(block.first_sector + start // SECTOR_BYTES, data)
@@ -335,7 +158,7 @@ def _pass_unless_zero(
 
 
 def _pass_held(
-    block: _Block,
+    block: OutputBlock,
     buffer: memoryview,
     digest: _Digest,
     writer: ImageWriter | None,
@@ -359,7 +182,7 @@ def _pass_held(
     return _stated(block, writer) if waiting else Fate.STORED
 
 
-def _stated(block: _Block, writer: ImageWriter | None) -> Fate:
+def _stated(block: OutputBlock, writer: ImageWriter | None) -> Fate:
     """A block that is held as a whole, and zeros, in a format that says so by a state."""
     if writer is not None:
         writer.hold_zeros(block.first_sector, block.length // SECTOR_BYTES)
@@ -367,7 +190,7 @@ def _stated(block: _Block, writer: ImageWriter | None) -> Fate:
 
 
 def _pass_if_kept(
-    block: _Block,
+    block: OutputBlock,
     buffer: memoryview,
     keep: Verdict,
     digest: _Digest,
@@ -389,182 +212,22 @@ def _pass_if_kept(
     return Fate.STORED
 
 
-def _write_held(writer: ImageWriter, block: _Block, start: int, data: memoryview) -> None:
+def _write_held(writer: ImageWriter, block: OutputBlock, start: int, data: memoryview) -> None:
     """Write what is held of the part of a block that begins at start."""
     end = start + len(data)
-    for at, length, is_zero in block.pieces():
+    for at, length, zeros in block.pieces():
         first, last = max(at, start), min(at + length, end)
         if first >= last:
             continue
         sector = block.first_sector + first // SECTOR_BYTES
-        if is_zero:
+        if zeros:
             writer.hold_zeros(sector, (last - first) // SECTOR_BYTES)
         else:
             writer.write(sector, data[first - start : last - start])
 
 
-def read_block(view: View, first_sector: int, data: memoryview) -> list[tuple[int, int]]:
-    """Read a part of a view that need not lie inside of it: beyond its end there are zeros.
-
-    Returns the held ranges, as (start, length) in bytes within data.
-    """
-    block = _Block(first_sector, len(data))
-    count_sectors = len(data) // SECTOR_BYTES
-    inside = min(count_sectors, sectors(view.virtual_size_bytes) - first_sector)
-    if inside > 0:
-        for run in view.runs(first_sector, inside):
-            block.add(run.first_sector, run.count_sectors, run.file, run.file_offset)
-    block.read(data)
-    return block.held()
-
-
-def is_zero(data: memoryview) -> bool:
-    """Whether all bytes are zero; stops at the first that is not."""
-    if data[0]:
-        return False
-    zeros = _ZERO_SLICE if len(data) == SLICE_BYTES else bytearray(len(data))
-    return bool(zeros == data)
-
-
 def _sentence(verb: str, block: int, total: int) -> str:
     return f"{verb} block {block:,} of {total:,}" if total else f"{verb} block {block:,}"
-
-
-def _block_sectors(block_bytes: int) -> int:
-    return min(block_bytes or PIECE_BYTES, PIECE_BYTES) // SECTOR_BYTES
-
-
-def whole_blocks(first: int, end: int, block_sectors: int, total: int) -> set[int]:
-    """Which of the blocks at both ends of a range of sectors lie wholly in it."""
-    return {
-        block
-        for block in (first // block_sectors, (end - 1) // block_sectors)
-        if block * block_sectors >= first and min((block + 1) * block_sectors, total) <= end
-    }
-
-
-def _all_runs(view: View, tell: Callable[[int], None]) -> Iterator[Run]:
-    """All runs of a view, asked for in windows, so that a cancel is heard in long gaps.
-
-    tell(first_sector) is called between windows and may raise.
-    """
-    total = sectors(view.virtual_size_bytes)
-    for first in range(0, total, _WINDOW_SECTORS):
-        if first:
-            tell(first)
-        yield from view.runs(first, min(_WINDOW_SECTORS, total - first))
-
-
-class _Block:
-    """One output block in the making: where its sectors come from."""
-
-    __slots__ = ("first_sector", "held_bytes", "length", "parts")
-
-    def __init__(self, first_sector: int, length: int) -> None:
-        self.first_sector = first_sector
-        self.length = length
-        self.held_bytes = 0
-        self.parts: list[tuple[int, int, ImageFile | None, int]] = []
-
-    def add(self, first_sector: int, count_sectors: int, file: ImageFile | None, at: int) -> None:
-        start = (first_sector - self.first_sector) * SECTOR_BYTES
-        length = count_sectors * SECTOR_BYTES
-        self.held_bytes += length
-        if self.parts:
-            before, size, last_file, last_at = self.parts[-1]
-            if last_file is file and before + size == start and last_at + size == at:
-                self.parts[-1] = (before, size + length, file, last_at)
-                return
-        self.parts.append((start, length, file, at))
-
-    def held(self) -> list[tuple[int, int]]:
-        """The held ranges, joined: (start, length) in bytes within the block."""
-        held: list[tuple[int, int]] = []
-        for start, length, _file, _at in self.parts:
-            if held and sum(held[-1]) == start:
-                held[-1] = (held[-1][0], held[-1][1] + length)
-            else:
-                held.append((start, length))
-        return held
-
-    def pieces(self) -> list[tuple[int, int, bool]]:
-        """As held(), apart by whether they are zeros that lie nowhere: (start, length, zeros)."""
-        pieces: list[tuple[int, int, bool]] = []
-        for start, length, file, _at in self.parts:
-            zeros = file is None
-            if pieces and pieces[-1][2] is zeros and pieces[-1][0] + pieces[-1][1] == start:
-                pieces[-1] = (pieces[-1][0], pieces[-1][1] + length, zeros)
-            else:
-                pieces.append((start, length, zeros))
-        return pieces
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether all of its sectors are held."""
-        return self.held_bytes == self.length
-
-    def slices(self, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
-        """The block's content from its start on, in pieces that lie in buffer: (start, data)."""
-        for start in range(0, self.length, len(buffer)):
-            data = buffer[: min(len(buffer), self.length - start)]
-            self.read(data, start)
-            yield start, data
-
-    def read(self, data: memoryview, begin: int = 0) -> None:
-        """Fill data with the block's bytes from begin on, zeros where nothing is held."""
-        end = begin + len(data)
-        position = begin
-        for start, length, file, at in self.parts:
-            first, last = max(start, begin), min(start + length, end)
-            if first >= last:
-                continue
-            if first > position:
-                data[position - begin : first - begin] = _ZEROS[: first - position]
-            if file is None:
-                data[first - begin : last - begin] = _ZEROS[: last - first]
-            else:
-                try:
-                    file.read_into(at + first - start, data[first - begin : last - begin])
-                except ImageError as error:
-                    raise self._located(error, start, at) from error
-            position = last
-        if position < end:
-            data[position - begin :] = _ZEROS[: end - position]
-
-    def _located(self, error: ImageError, start: int, at: int) -> ImageError:
-        """The same error with the sector of the virtual disk that it concerns."""
-        inside = max(0, error.offset - at) if error.offset is not None else 0
-        sector = self.first_sector + (start + inside) // SECTOR_BYTES
-        return ImageError(
-            error.code,
-            f"Sector (LBA) {sector:,} cannot be read. {error.message}",
-            file=error.file,
-            field="LBA",
-            offset=error.offset,
-            value=sector,
-        )
-
-
-def _blocks(view: View, block_sectors: int, tell: Callable[[int], None]) -> Iterator[_Block]:
-    """Cut the view's runs at the output's block borders."""
-    size = view.virtual_size_bytes
-    block: _Block | None = None
-    for run in _all_runs(view, tell):
-        first, left, offset = run.first_sector, run.count_sectors, run.file_offset
-        while left:
-            start = first - first % block_sectors
-            part = min(left, start + block_sectors - first)
-            if block is None or block.first_sector != start:
-                if block is not None:
-                    yield block
-                length = min(block_sectors * SECTOR_BYTES, size - start * SECTOR_BYTES)
-                block = _Block(start, length)
-            block.add(first, part, run.file, offset)
-            first += part
-            left -= part
-            offset += part * SECTOR_BYTES
-    if block is not None:
-        yield block
 
 
 class _Digest:
@@ -573,7 +236,7 @@ class _Digest:
     def __init__(self) -> None:
         self._hash = xxhash.xxh3_128()
 
-    def begin(self, block: _Block, held: list[tuple[int, int]] | None) -> None:
+    def begin(self, block: OutputBlock, held: list[tuple[int, int]] | None) -> None:
         """A block follows, with these sectors held (None: all of it counts)."""
         self._hash.update(_POSITION.pack(block.first_sector, block.length))
         for start, length in held or ():

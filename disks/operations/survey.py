@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from disks.engine.errors import ImageError
 from disks.engine.formats import FORMATS, open_image
-from disks.engine.resolution import Resolution, resolve
+from disks.engine.resolution import resolve
+from disks.engine.resolution.outcome import Resolution
 from disks.operations.forest import Forest, Lost, Member
 from disks.operations.headers import Header, headers_below, read_header
 from disks.operations.paths import Roots

@@ -18,8 +18,9 @@ from enum import StrEnum
 from disks.engine.chain import Chain
 from disks.engine.images import DiskType, Source
 from disks.engine.units import KIB, SECTOR_BYTES
+from disks.operations.content import ChainContent
+from disks.operations.output_blocks import SLICE_BYTES, is_zero, read_block
 from disks.operations.progress import Progress
-from disks.operations.streaming import SLICE_BYTES, ChainContent, is_zero, read_block
 
 _GLANCE_BYTES = 16 * KIB  # most blocks of data show themselves as such in their first bytes
 _PIECE_BYTES = 4 * KIB  # what is counted as zeros inside of a block that stays

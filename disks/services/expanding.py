@@ -155,7 +155,7 @@ def finished_expand(job: Job, result: dict[str, Any]) -> None:
     audit.record(
         user=job.requested_by,
         action="disk-expanded",
-        sentence=f"Expanded {readable(disk.name)} from {before:,} to {after:,} bytes.",
+        sentence=f"Expanded {readable(disk.name)} from {size_text(before)} to {size_text(after)}.",
         disk=disk,
         job=job,
         before={"virtual_size_bytes": before},

@@ -14,7 +14,8 @@ from disks.engine.check import check_image
 from disks.engine.errors import ImageError
 from disks.engine.findings import Finding, Level
 from disks.engine.formats import identify
-from disks.engine.images import RawRegion, Report
+from disks.engine.images import RawRegion
+from disks.engine.walk import Report
 from disks.models import Disk, Job, StorageRoot
 from disks.operations import inspection, paths
 from disks.operations.progress import Progress

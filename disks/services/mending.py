@@ -18,7 +18,7 @@ from disks.operations.mending import Mend, MendPlan
 from disks.operations.progress import Progress
 from disks.operations.repair import REPAIR
 from disks.operations.replay import REPLAY
-from disks.services import audit, declarations, inspection, jobs, parent_paths, roots, sidecars
+from disks.services import audit, declarations, inspection, jobs, parent_updates, roots, sidecars
 from disks.services.stored_json import readable, restored
 from disks.services.work import JobContext, Recovery
 
@@ -208,7 +208,7 @@ def run(parameters: dict[str, Any], progress: Progress, context: JobContext) -> 
             job=context.name,
             token=context.token,
             progress=progress,
-            known_children=parent_paths.recorded_times(path),
+            known_children=parent_updates.recorded_times(path),
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -14,16 +14,25 @@ from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
 from disks.engine.images import DiskType
 from disks.models import Disk, Job
-from disks.operations import concerned, fingerprints, merge, merge_again, steps
+from disks.operations import concerned, fingerprints, merge, merge_again, merge_plan, steps
 from disks.operations.fingerprints import Fingerprint
 from disks.operations.journal import Sidecar
-from disks.operations.merge import MergePlan
 from disks.operations.merge_in_place import Work
+from disks.operations.merge_plan import MergePlan
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
-from disks.services import chains, declarations, inspection, jobs, roots, trash
+from disks.services import (
+    chains,
+    declarations,
+    inspection,
+    jobs,
+    roots,
+    sidecars,
+    taken_back,
+    trash,
+)
 from disks.services.stored_json import readable, restored
-from disks.services.work import BEGUN_AS, JobContext
+from disks.services.work import BEGUN_AS, JobContext, Recovery
 
 
 def plan(
@@ -32,7 +41,7 @@ def plan(
     into_parent: bool = False,
     to: str | None = None,
     base: str | None = None,
-    keep_name: str = merge.PARENT,
+    keep_name: str = merge_plan.PARENT,
     in_place: bool = True,
     disk_type: DiskType | str | None = None,
 ) -> MergePlan:
@@ -77,7 +86,7 @@ def request(
     into_parent: bool = False,
     to: str | None = None,
     base: str | None = None,
-    keep_name: str = merge.PARENT,
+    keep_name: str = merge_plan.PARENT,
     in_place: bool = True,
     disk_type: DiskType | str | None = None,
     seen: dict[str, Any] | None = None,
@@ -145,7 +154,7 @@ def go_on_with(begun: Sidecar) -> Job:
                 "into_parent": True,
                 "to": None,
                 "base": work.base,
-                "keep_name": merge.PARENT if work.surviving == work.base else merge.CHILD,
+                "keep_name": merge_plan.PARENT if work.surviving == work.base else merge_plan.CHILD,
                 "in_place": True,
                 "disk_type": None,
                 "leaf": work.leaf,
@@ -220,7 +229,7 @@ def run_merge(
             children_of=declarations.catalog_children,
             scan=False,
         )
-        with lost_before_it_moved(context):
+        with lost_before_it_moved(context, [_levels(parameters)]):
             declarations.require_as_shown(planned, parameters["fingerprint"])
         result = merge.apply(
             planned,
@@ -240,16 +249,22 @@ def run_merge(
 
 
 @contextlib.contextmanager
-def lost_before_it_moved(context: JobContext) -> Iterator[None]:
+def lost_before_it_moved(
+    context: JobContext, merges: Sequence[Mapping[str, Fingerprint]]
+) -> Iterator[None]:
     """E_CHANGED says so where it is the job itself that has changed the files of its plan.
 
     Its worker stopped while it changed identities, and recovery has put them back: that is
     another time in the files, too.
+
+    merges: the disks of each, as they were planned with
     """
     try:
         yield
     except ImageError as error:
-        if error.code != "E_CHANGED" or context.job.attempts < 2:
+        concerned = next((levels for levels in merges if error.file in levels), None)
+        ours = concerned is not None and taken_back.is_all_that_changed(context, concerned)
+        if error.code != "E_CHANGED" or not ours:
             raise
         raise ImageError(
             "E_CHANGED",
@@ -274,15 +289,37 @@ def _begun_before(
     """
     if not _in_place(parameters):
         return None
-    paths, output = parameters["levels"], parameters["output"]
+    base = parameters["levels"][-1]
     job, token = context.name, context.token
-    done = merge_again.go_on(paths[-1], scope, job=job, token=token, progress=progress)
-    if done is not None:
-        return done
+    done = merge_again.go_on(base, scope, job=job, token=token, progress=progress)
+    return done if done is not None else _finished_before(parameters, scope)
+
+
+def _levels(parameters: dict[str, Any]) -> dict[str, Fingerprint]:
+    """The disks that are merged, leaf first, as they were shown."""
+    shown = dict(parameters["fingerprint"])
+    return {path: Fingerprint.from_dict(shown[path]) for path in parameters["levels"]}
+
+
+def _finished_before(parameters: dict[str, Any], scope: Roots) -> dict[str, Any] | None:
+    paths, output = parameters["levels"], parameters["output"]
     gone = paths[0] if output == paths[-1] else paths[-1]
-    shown = {path: Fingerprint.from_dict(seen) for path, seen in parameters["fingerprint"]}
-    levels = [(path, shown[path].file) for path in paths]
+    levels = [(path, seen.file) for path, seen in _levels(parameters).items()]
     return merge_again.finished(output, gone, levels, scope, in_place=True)
+
+
+def recover_merge(job: Job, context: JobContext) -> Recovery:
+    """What the records say; in place, where there is none any more, what the merge put away says.
+
+    Its worker may have died when all was done.
+    """
+    recovery = sidecars.recover_by_sidecars(job, context)
+    parameters = restored(job.parameters)
+    if not _in_place(parameters) or recovery.action not in ("nothing", "finished"):
+        return recovery
+    with closing(context.roots()) as scope:
+        done = _finished_before(parameters, scope)
+    return Recovery("nothing") if done is None else Recovery("finished", result=_told(done))
 
 
 def _told(result: dict[str, Any]) -> dict[str, Any]:

@@ -1,238 +1,33 @@
-"""Checkpoint piles: where the catalog sees some, the dry run of a folder, and its job.
+"""Checkpoint piles: the dry run of a folder, and its job.
 
-The catalog says how the disks hang together; what their merge comes to is read from the
-files as they are, and the job reads everything again under lock.
+The catalog says how the disks hang together (`pile_catalog`); what their merge comes to is
+read from the files as they are, and the job reads everything again under lock.
 """
 
 from __future__ import annotations
 
-import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from django.db.models import Q, QuerySet
 from django.db.utils import DatabaseError
 
 from disks.engine.errors import ImageError
-from disks.models import Disk, Job, ParentLink, StorageRoot
-from disks.models.fields import to_column
-from disks.operations import concerned, fingerprints, merge, pile, pile_script
-from disks.operations.forest import Forest, Lost, Member, Run
-from disks.operations.managers import NO_CLAIM
-from disks.operations.merge import MergePlan
-from disks.operations.pile import Pile, PilePlan, Step
+from disks.engine.units import size_text
+from disks.models import Disk, Job, StorageRoot
+from disks.operations import concerned, fingerprints, merge_plan
+from disks.operations.forest import Run
+from disks.operations.merge_plan import MergePlan
+from disks.operations.pile import Pile, PilePlan, Step, applying, planning, windows_script
 from disks.operations.progress import Progress
-from disks.operations.survey import Survey, is_inside
 from disks.services import declarations, jobs, merging, roots
-from disks.services.chains import JOINING
 from disks.services.errors import Refusal
+from disks.services.pile_catalog import survey
 from disks.services.stored_json import readable
 from disks.services.work import JobContext
 
-LEAST_CHECKPOINTS = 3  # fewer are a chain that somebody made on purpose
 PLANNED_AT_ONCE = 8  # each is read from the storage while a page is made
-_MOST_BASES = 500  # whose chains are looked at for the overview
-_AT_ONCE = 500  # numbers in one query
-_HEAVY = ("findings", "parent_link__trace", "parent_link__locators", "parent_link__parent_evidence")
-
-
-@dataclass(frozen=True)
-class Forgotten:
-    """Differencing disks of one chain in one folder that no manager beside them claims.
-
-    leaf  the uppermost disk of the pile
-    """
-
-    root: StorageRoot
-    folder: str
-    leaf: Disk
-    count: int
-    allocated_bytes: int
-    are_checkpoints: bool
-
-
-# ------------------------------------------------------------------------------ the catalog
-
-
-class _Level(NamedTuple):
-    """As little of a disk as tells how it hangs together with others, and whose it is."""
-
-    pk: int
-    root: int
-    relative_path: str
-    is_differencing: bool
-    child_count: int
-    managed_by: str
-    allocated_bytes: int
-    parent: int | None
-
-    @property
-    def place(self) -> tuple[int, str]:
-        return self.root, os.path.dirname(self.relative_path)
-
-
-def forgotten(most: int | None = None) -> tuple[list[Forgotten], int]:
-    """Piles of at least three disks without a host, the largest first, and how many there are.
-
-    most: only so many of them, because the overview asks: whole rows are read of these alone.
-    """
-    found = []
-    for run in _runs(_levels()):
-        checkpoints = [level for level in run if level.is_differencing]
-        if any(level.managed_by and level.managed_by not in NO_CLAIM for level in checkpoints):
-            continue
-        places = Counter(level.place for level in checkpoints).most_common(1)
-        here = [level for level in checkpoints if level.place == places[0][0]] if places else []
-        if len(here) >= LEAST_CHECKPOINTS:
-            allocated_bytes = sum(level.allocated_bytes for level in here)
-            found.append((-allocated_bytes, run[0].pk, here))
-    found.sort(key=lambda one: one[:2])
-    leaves = Disk.objects.select_related("root").in_bulk([leaf for _, leaf, _ in found[:most]])
-    there = StorageRoot.objects.in_bulk([here[0].root for _, _, here in found[:most]])
-    piles = [
-        Forgotten(
-            root=there[here[0].root],
-            folder=here[0].place[1],
-            leaf=leaves[leaf],
-            count=len(here),
-            allocated_bytes=-negative,
-            are_checkpoints=all(
-                level.relative_path.lower().endswith(pile.CHECKPOINT_ENDINGS) for level in here
-            ),
-        )
-        for negative, leaf, here in found[:most]
-        if leaf in leaves
-    ]
-    return piles, len(found)
-
-
-def _levels() -> dict[int, _Level]:
-    """The disks of chains that are deep enough; of a limited number of bases."""
-    # Every chain with more disks has one at this position; an index leads to them.
-    deep = Disk.objects.filter(
-        disk_type="differencing", missing_since=None, chain_position=LEAST_CHECKPOINTS
-    ).exclude(root__state__in=declarations.OFFLINE_STATES)
-    bases = deep.order_by().values_list("chain_base", flat=True).distinct()[:_MOST_BASES]
-    some = [base for base in bases if base is not None]
-    rows = Disk.objects.filter(Q(pk__in=some) | Q(chain_base__in=some)).filter(
-        missing_since=None, chain_depth__gte=LEAST_CHECKPOINTS
-    )
-    columns = rows.order_by().values_list(
-        "pk", "root_id", "relative_path", "disk_type", "child_count", "managed_by",
-        "allocated_bytes", "parent_link__parent", "parent_link__status",
-    )  # fmt: skip
-    return {
-        pk: _Level(
-            pk, root, path, kind == "differencing", children, manager, allocated_bytes,
-            parent if status in JOINING else None,
-        )
-        for pk, root, path, kind, children, manager, allocated_bytes, parent, status in columns
-    }  # fmt: skip
-
-
-def _runs(levels: dict[int, _Level]) -> Iterator[list[_Level]]:
-    """Disks that follow each other without a branch, leaf first (operations/forest.py).
-
-    Each disk is in one run at most, also where links and numbers of children do not agree: a
-    catalog between two scans may know of disks that lead to each other.
-    """
-    taken: set[int] = set()
-    for leaf in levels.values():
-        if leaf.child_count == 1:
-            continue
-        run = [leaf]
-        below = levels.get(leaf.parent or 0)
-        while below is not None and below.child_count == 1 and below.pk not in taken:
-            taken.add(below.pk)
-            run.append(below)
-            below = levels.get(below.parent or 0)
-        yield run
-
-
-def survey(root: StorageRoot, folder: str) -> tuple[Survey, dict[str, Disk]]:
-    """What a folder of a root holds, as of the last scans; the disks by their host paths."""
-    inside = list(_rows(Disk.objects.filter(root=root, missing_since=None), folder))
-    bases = {disk.chain_base_id or disk.pk for disk in inside if _is_in_a_chain(disk)}
-    disks = {disk.path: disk for disk in (*_hanging_on(bases), *inside)}
-    place = os.path.join(root.path, folder) if folder else root.path
-    sound = {path: disk for path, disk in disks.items() if disk.identity}
-    members = _members(sound.values(), lambda disk: is_inside(disk.path, place))
-    mute = [disk for disk in inside if not disk.identity]
-    no_disks = [disk for disk in mute if disk.own_health == Disk.Health.NOT_A_DISK]
-    return (
-        Survey(
-            place,
-            Forest(members),
-            [_as_error(disk) for disk in no_disks],
-            [_as_error(disk) for disk in mute if disk.own_health != Disk.Health.NOT_A_DISK],
-        ),
-        disks,
-    )
-
-
-def _rows(disks: QuerySet[Disk], folder: str) -> QuerySet[Disk]:
-    """Those in a folder and below, with what a Member needs."""
-    if folder:
-        disks = disks.filter(relative_path__startswith=to_column(f"{folder}/"))
-    return disks.select_related("root", "parent_link__parent__root").defer(*_HEAVY)
-
-
-def _is_in_a_chain(disk: Disk) -> bool:
-    return disk.disk_type == "differencing" or disk.child_count > 0
-
-
-def _folder(disk: Disk) -> str:
-    return os.path.dirname(disk.relative_path)
-
-
-def _hanging_on(bases: Iterable[int]) -> Iterator[Disk]:
-    """These disks and everything that stands on them."""
-    numbers = sorted(bases)
-    for start in range(0, len(numbers), _AT_ONCE):
-        some = numbers[start : start + _AT_ONCE]
-        connected = Disk.objects.filter(Q(pk__in=some) | Q(chain_base__in=some))
-        yield from _rows(connected.filter(missing_since=None), "")
-
-
-def _members(disks: Iterable[Disk], inside: Callable[[Disk], bool]) -> list[Member]:
-    return [
-        Member(
-            path=disk.path,
-            identity=disk.identity,
-            disk_type=disk.disk_type,
-            virtual_size_bytes=disk.virtual_size_bytes or 0,
-            file_size_bytes=disk.file_size_bytes,
-            allocated_bytes=disk.allocated_bytes,
-            mtime_ns=disk.mtime_ns or 0,
-            inside=inside(disk),
-            parent=_parent(disk),
-            lost=_lost(disk),
-        )
-        for disk in disks
-    ]
-
-
-def _parent(disk: Disk) -> str | None:
-    link: ParentLink | None = getattr(disk, "parent_link", None)
-    joined = link is not None and link.status in JOINING and link.parent is not None
-    return link.parent.path if joined and link is not None and link.parent is not None else None
-
-
-def _lost(disk: Disk) -> Lost | None:
-    if disk.disk_type != "differencing" or _parent(disk) is not None:
-        return None
-    link: ParentLink | None = getattr(disk, "parent_link", None)
-    if link is None:
-        return Lost("E_PARENT_MISSING", "Its parent was not looked for yet; scan the root.")
-    code = disk.health_code if disk.health_code.startswith("E_") else "E_PARENT_MISSING"
-    return Lost(code, link.reason)
-
-
-def _as_error(disk: Disk) -> ImageError:
-    return ImageError(disk.health_code or "E_NO_FOOTER", disk.sentence, file=disk.path)
 
 
 # ------------------------------------------------------------------------------ the dry run
@@ -266,7 +61,7 @@ def plan(
     folder: str,
     *,
     leaf: str = "",
-    keep_name: str = merge.PARENT,
+    keep_name: str = merge_plan.PARENT,
     in_place: bool = True,
 ) -> FolderPlan:
     """What merging the piles of a folder comes to; leaf: only the pile that ends there.
@@ -278,16 +73,16 @@ def plan(
     """
     found, disks = survey(root, folder)
     runs = found.forest.runs
-    chosen = pile.chosen(runs, [leaf] if leaf else [])[:PLANNED_AT_ONCE]
+    chosen = planning.chosen(runs, [leaf] if leaf else [])[:PLANNED_AT_ONCE]
     with closing(roots.operation_roots()) as scope:
         piles = [
-            pile.judged(
+            planning.judged(
                 found.forest, run, _dry_run(disks[run.leaf], run, keep_name, in_place), scope
             )
             for run in chosen
         ]
         ready = [one for one in piles if one.refused is None] or piles
-        short = pile.shortage(ready, scope)
+        short = planning.shortage(ready, scope)
         planned = PilePlan(found, ready, keep_name, short, in_place)
     return FolderPlan(planned, piles, disks, [run for run in runs if run not in chosen])
 
@@ -301,7 +96,7 @@ def _dry_run(leaf: Disk, run: Run, keep_name: str, in_place: bool) -> MergePlan:
         error = ImageError(refusal.code, f"{refusal.message} {refusal.advice}".strip())
     except ImageError as error_found:
         error = error_found
-    request = merge.Request(run.leaf, run.base, None, None, keep_name, in_place)
+    request = merge_plan.Request(run.leaf, run.base, None, None, keep_name, in_place)
     return MergePlan(request=request, output=run.base, refused=error)
 
 
@@ -309,7 +104,7 @@ def script(planned: FolderPlan) -> str:
     """The same merges as PowerShell for the Hyper-V host; E_NO_PILE where there are none."""
     found = planned.plan
     with closing(roots.operation_roots()) as scope:
-        text, steps = pile_script.script(planned.piles, found.forest, scope, found.survey.folder)
+        text, steps = windows_script.script(planned.piles, found.forest, scope, found.survey.folder)
     if steps:
         return text
     raise found.refused or ImageError(
@@ -327,7 +122,7 @@ def request(
     user: Any,
     idempotency_key: str,
     leaf: str = "",
-    keep_name: str = merge.PARENT,
+    keep_name: str = merge_plan.PARENT,
     in_place: bool = True,
     declared_offline: bool = False,
     unrelated: Sequence[str] = (),
@@ -404,9 +199,9 @@ def run_pile(parameters: dict[str, Any], progress: Progress, context: JobContext
     with (
         closing(context.roots()) as scope,
         declarations.unread_remembered(),
-        merging.lost_before_it_moved(context),
+        merging.lost_before_it_moved(context, [dict(step.levels) for step in steps]),
     ):
-        rows = pile.apply(
+        rows = applying.apply(
             steps,
             scope,
             offline=context.job.declared_offline,
@@ -417,16 +212,16 @@ def run_pile(parameters: dict[str, Any], progress: Progress, context: JobContext
             children_of=declarations.catalog_children,
             done=done,
         )
-    return pile.outcome(rows) | {"rows": [_told(row) for row in rows]}
+    return applying.outcome(rows) | {"rows": [_told(row) for row in rows]}
 
 
 def _told(row: dict[str, Any]) -> dict[str, Any]:
     """What was done with one pile, for the job's page."""
-    before, after = row["file_size_before_bytes"], row["file_size_after_bytes"]
+    before, after = map(size_text, (row["file_size_before_bytes"], row["file_size_after_bytes"]))
     return {
         "path": row["output"],
         "ok": True,
-        "sentence": f"{len(row['levels']):,} disks became this one: {before:,} → {after:,} bytes.",
+        "sentence": f"{len(row['levels']):,} disks became this one: {before} → {after}.",
     }
 
 

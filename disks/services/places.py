@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from disks.engine.errors import ImageError
-from disks.engine.resolution import Known
+from disks.engine.resolution.places import Known
 from disks.models import Disk, StorageRoot
 from disks.operations import paths
+from disks.operations.storage_roots import Root
 
 UNREACHABLE = (StorageRoot.State.OFFLINE, StorageRoot.State.CHANGED)
 
@@ -77,7 +78,7 @@ class Index:
 class CatalogPlaces(paths.Roots):
     """`Places` over an Index; what the catalog does not list is looked up on the storage once."""
 
-    def __init__(self, roots: Iterable[paths.Root], index: Index) -> None:
+    def __init__(self, roots: Iterable[Root], index: Index) -> None:
         super().__init__(roots, find_identity=lambda identity: index.by_identity.get(identity, ()))
         self.index = index
         self._there: dict[str, bool] = {}

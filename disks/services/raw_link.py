@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from disks.engine.formats import open_image
-from disks.engine.images import Locator
+from disks.engine.parent_link import Locator
 from disks.models import Disk
 from disks.services import roots
 

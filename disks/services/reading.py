@@ -14,9 +14,10 @@ from disks.engine.check import check_image
 from disks.engine.errors import ImageError, NotAnImage
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
-from disks.engine.formats import FORMATS, identify, named_parent
-from disks.engine.images import DiskType, Format, Image, Locator, ParentReference
-from disks.engine.resolution import named as named_path
+from disks.engine.formats import FORMATS, Format, identify, named_parent
+from disks.engine.images import DiskType, Image
+from disks.engine.parent_link import Locator, ParentReference
+from disks.engine.resolution.reasons import named as named_path
 from disks.models import Disk
 from disks.operations.managers import manager_of
 from disks.services import verdicts

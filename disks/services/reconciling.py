@@ -23,7 +23,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from disks.engine.errors import ImageError
-from disks.models import DiskLock, Job, JobLogLine
+from disks.models import DiskLock, Job
 from disks.services import jobs, leases, orphans, processes, stopping, timing
 from disks.services.errors import Refusal
 from disks.services.leases import Lease, LeaseLost
@@ -105,7 +105,7 @@ def _lost(still: Any, job: Job, sentence: str) -> bool:
     if not still.update(status=Job.Status.LOST, sentence=sentence, lease_until=None, worker={}):
         return False
     logger.warning("job %s is lost: %s", job.pk, sentence)
-    jobs.audit_state(job, job.status, Job.Status.LOST, sentence, user=None)
+    jobs.note_state(job, job.status, Job.Status.LOST, sentence, user=None)
     return True
 
 
@@ -153,7 +153,7 @@ def recover_job(job_id: int) -> None:
             token=token, lease_until=leases.from_now(settings.JOB_LEASE_SECONDS)
         )
         if not waited:  # of many tries that only wait, the first is told
-            jobs.audit_state(
+            jobs.note_state(
                 job, Job.Status.LOST, Job.Status.RECOVERING, "recovery began.", user=None
             )
         job.refresh_from_db()
@@ -168,7 +168,7 @@ def _needs_attention(job: Job, seen: Any) -> None:
     )
     if seen.update(status=Job.Status.NEEDS_ATTENTION, sentence=sentence, finished_at=Now()):
         logger.error("job %s needs attention", job.pk)
-        jobs.audit_state(job, Job.Status.LOST, Job.Status.NEEDS_ATTENTION, sentence, user=None)
+        jobs.note_state(job, Job.Status.LOST, Job.Status.NEEDS_ATTENTION, sentence, user=None)
 
 
 def _recover(job: Job, token: int, lease: Lease) -> None:
@@ -205,24 +205,20 @@ def _wait(job: Job, token: int, error: ImageError) -> None:
             worker={},
         )
         if changed and job.sentence != sentence:
-            jobs.audit_state(job, Job.Status.RECOVERING, Job.Status.LOST, sentence, user=None)
+            jobs.note_state(job, Job.Status.RECOVERING, Job.Status.LOST, sentence, user=None)
 
 
 def _failed_try(job: Job, token: int, why: str) -> None:
-    JobLogLine.objects.create(
-        job=job,
-        at=timezone.now(),
-        text=readable(f"Recovery, try {job.recoveries} of {settings.JOB_RECOVERIES}: {why}"),
-    )
-    jobs.lose(job, token, Job.Status.RECOVERING, f"Recovery failed and is tried again. {why}")
+    told = f"Recovery, try {job.recoveries} of {settings.JOB_RECOVERIES}, failed: {why}"
+    jobs.lose(job, token, Job.Status.RECOVERING, told)
 
 
 def _conclude(job: Job, token: int, recovery: Recovery) -> None:
     """Recovery is through: into the state that tells the truth."""
     work = WORK[job.kind]
     goes_on = work.goes_on(restored(job.parameters))
-    # Of work that is gone on with, a finished part says nothing of the whole.
-    if recovery.action == "finished" and not goes_on:
+    # Of work that consists of parts, a finished one says nothing of the whole.
+    if recovery.action == "finished" and not work.requeue_when_lost:
         jobs.note_finished(job, recovery.result)
         jobs.succeed(
             job,
@@ -233,18 +229,20 @@ def _conclude(job: Job, token: int, recovery: Recovery) -> None:
         )
         return
     job.refresh_from_db(fields=["cancel_requested_at", "pause_requested_at", "error", "attempts"])
-    stopped = recovery.action == "stopped"
-    if stopped and _must_wait(job):
+    stopped = recovery.action in ("stopped", "ending")
+    if stopped and _must_wait(job, ending=recovery.action == "ending"):
         told = str(job.error["message"]) if job.error else recovery.sentence
         jobs.put_off(job, token, Job.Status.RECOVERING, told, cancellable=False)
+    elif stopped:
+        _requeue(job, token, stopped=True)
     elif job.error is not None:
         _end(job, token, Job.Status.FAILED, str(job.error.get("message", "")), job.error)
     elif job.cancel_requested_at is not None:
         _end(job, token, Job.Status.CANCELLED, work.after_cancel(restored(job.parameters)), None)
     elif job.pause_requested_at is not None and goes_on:
-        jobs.put_off(job, token, Job.Status.RECOVERING, jobs.PAUSED, cancellable=not stopped)
+        jobs.put_off(job, token, Job.Status.RECOVERING, jobs.PAUSED)
     elif goes_on and job.attempts < settings.JOB_ATTEMPTS:
-        _requeue(job, token, stopped=stopped)
+        _requeue(job, token, stopped=False)
     else:
         sentence = recovery.sentence or work.lost
         if goes_on:
@@ -257,13 +255,13 @@ def _end(job: Job, token: int, status: str, sentence: str, error: dict[str, Any]
     jobs.end(job, token, Job.Status.RECOVERING, status, sentence, error=error)
 
 
-def _must_wait(job: Job) -> bool:
-    """Of work that has moved data: it had an error, was asked to stop, or loses every worker."""
-    return (
-        job.error is not None
-        or job.cancel_requested_at is not None
-        or job.attempts >= settings.JOB_ATTEMPTS
-    )
+def _must_wait(job: Job, *, ending: bool) -> bool:
+    """Of work that has moved data: it had an error, loses every worker, or was asked to stop.
+
+    ending: too late for that.
+    """
+    asked = job.cancel_requested_at is not None or job.pause_requested_at is not None
+    return job.error is not None or job.attempts >= settings.JOB_ATTEMPTS or (asked and not ending)
 
 
 def _requeue(job: Job, token: int, *, stopped: bool) -> None:
@@ -280,7 +278,7 @@ def _requeue(job: Job, token: int, *, stopped: bool) -> None:
             result={},
         )
         if changed:
-            jobs.audit_state(job, Job.Status.RECOVERING, Job.Status.QUEUED, sentence, user=None)
+            jobs.note_state(job, Job.Status.RECOVERING, Job.Status.QUEUED, sentence, user=None)
             if not stopped:
                 jobs.release(job)
             jobs.hand_over(job.pk)

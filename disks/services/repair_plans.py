@@ -15,7 +15,7 @@ from disks.engine.errors import ImageError
 from disks.models import Disk, Job, LinkUndo, ParentLink
 from disks.operations import paths, relink
 from disks.operations.progress import Progress
-from disks.services import causes, declarations, jobs, parent_paths, roots, sidecars
+from disks.services import causes, declarations, jobs, parent_updates, roots, sidecars
 from disks.services.chains import JOINING
 from disks.services.errors import Refusal
 from disks.services.stored_json import readable
@@ -239,7 +239,7 @@ def run_repair(
         planned = relink.plan(row["child"], row["parent"], scope)
         if planned.leads_here and _is_child_of(row["child"], row["parent"], scope):
             return sidecars.written_link(scope, row["child"], context)
-        return parent_paths.apply_as_shown(planned, None, scope, quiet, context)
+        return parent_updates.apply_as_shown(planned, None, scope, quiet, context)
 
     return _many(parameters["rows"], one, progress, context, "updated")
 
@@ -257,7 +257,7 @@ def run_undo_plan(
             if error.code == "E_NOTHING_TO_UNDO" and context.job.attempts > 1:
                 return sidecars.taken_back_link(scope, row["child"])
             raise
-        return parent_paths.apply_as_shown(planned, None, scope, quiet, context)
+        return parent_updates.apply_as_shown(planned, None, scope, quiet, context)
 
     return _many(parameters["rows"], one, progress, context, "taken back")
 
@@ -335,7 +335,7 @@ def _many(
         scope.close()
         if stopped and links:
             # What was written before the stop is in the catalog, and can be undone.
-            parent_paths.finished_update(context.job, {"links": links, "sentence": "stopped"})
+            parent_updates.finished_update(context.job, {"links": links, "sentence": "stopped"})
     failed = [row for row in report if not row["ok"]]
     sentence = f"{len(report) - len(failed):,} of {len(rows):,} parent paths {done_word}"
     verb = "was" if len(failed) == 1 else "were"

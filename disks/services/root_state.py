@@ -13,6 +13,7 @@ from django.utils import timezone
 from disks.engine.errors import ImageError
 from disks.models import StorageRoot
 from disks.operations import durable, paths, probing
+from disks.operations.storage_roots import ROOT_MARKER, Root
 from disks.services import declarations
 
 _SAMPLE = 20
@@ -20,7 +21,7 @@ _SAMPLE = 20
 
 def probe(root: StorageRoot) -> dict[str, Any]:
     """Try out what the storage can do and keep the answer; leaves nothing behind."""
-    single = paths.Root(path=root.path, name=root.name, excluded=tuple(root.excluded_folders))
+    single = Root(path=root.path, name=root.name, excluded=tuple(root.excluded_folders))
     found = probing.probe(paths.Roots([single]), root.path).as_dict()
     root.probe = found
     root.probed_at = timezone.now()
@@ -87,7 +88,7 @@ def require_online(root: StorageRoot) -> None:
 
 def _look(root: StorageRoot) -> tuple[str, str, os.stat_result | None]:
     states = StorageRoot.State
-    bare = paths.Roots([paths.Root(path=root.path, name=root.name)])
+    bare = paths.Roots([Root(path=root.path, name=root.name)])
     try:
         fd = bare.open_folder(root.path)
     except ImageError as error:
@@ -121,7 +122,9 @@ def read_marker(fd: int) -> str:
     """The content of the root's marker file, "" without one."""
     try:
         marker = os.open(
-            paths.ROOT_MARKER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=fd
+            ROOT_MARKER,
+            os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
+            dir_fd=fd,
         )
     except OSError:
         return ""
@@ -150,7 +153,7 @@ def require_marker(root: StorageRoot) -> None:
     """A root that may be written carries a marker, so that another volume is noticed."""
     if root.read_only or root.marker or root.state == StorageRoot.State.OFFLINE:
         return
-    bare = paths.Roots([paths.Root(path=root.path)])
+    bare = paths.Roots([Root(path=root.path)])
     try:
         fd = bare.open_folder(root.path)
         try:
@@ -159,7 +162,7 @@ def require_marker(root: StorageRoot) -> None:
             os.close(fd)
         if not marker:
             marker = secrets.token_hex(16)
-            path = os.path.join(root.path, paths.ROOT_MARKER)
+            path = os.path.join(root.path, ROOT_MARKER)
             durable.replace_content(bare, path, path + ".vdtmp", marker.encode() + b"\n")
     except ImageError:
         return  # device and inode are compared instead

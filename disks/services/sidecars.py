@@ -16,8 +16,9 @@ from disks.engine.errors import ImageError
 from disks.models import DiskLock, Job
 from disks.operations import copying, durable, journal, locks, merge_in_place, recover
 from disks.operations.journal import Sidecar
-from disks.operations.paths import TRASH_FOLDER, Roots
-from disks.services import leases
+from disks.operations.paths import Roots
+from disks.operations.storage_roots import TRASH_FOLDER
+from disks.services import leases, taken_back
 from disks.services.stored_json import restored
 from disks.services.work import JobContext, Recovery
 
@@ -66,8 +67,12 @@ def recover_by_sidecars(job: Job, context: JobContext) -> Recovery:
         with locks.hold(roots, changed, job=context.name, token=context.token):
             _sweep(roots, changed, context)
             if to_go_on is not None:  # the job does that: it may take hours
-                return Recovery("stopped", "The merge was interrupted; what has moved stays so.")
-            return recovery or _by_traces(job, roots)
+                action = "ending" if merge_in_place.cannot_wait(roots, to_go_on) else "stopped"
+                return Recovery(action, "The merge was interrupted; what has moved stays so.")
+            recovery = recovery or _by_traces(job, roots)
+            if recovery.action == recover.UNDONE:
+                taken_back.note(job, context, roots, changed)
+            return recovery
 
 
 def _unfinished(roots: Roots, paths: list[str], context: JobContext) -> list[Sidecar]:

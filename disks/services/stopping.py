@@ -72,9 +72,7 @@ def _end_idle(job: Job, user: User, address: str) -> bool:
             **jobs.NOTHING_AWAITED,
         )
         if changed:
-            jobs.audit_state(
-                job, job.status, Job.Status.CANCELLED, told, user=user, address=address
-            )
+            jobs.note_state(job, job.status, Job.Status.CANCELLED, told, user=user, address=address)
             jobs.release(job)
     return bool(changed)
 
@@ -122,7 +120,7 @@ def _pause_waiting(job: Job, user: User, address: str) -> bool:
             **jobs.NOTHING_AWAITED,
         )
         if changed:
-            jobs.audit_state(
+            jobs.note_state(
                 job, job.status, Job.Status.PAUSED, sentence, user=user, address=address
             )
     return bool(changed)
@@ -188,7 +186,7 @@ def _resume_once(job: Job, user: User, address: str) -> bool:
             )
         )
         if changed:
-            jobs.audit_state(
+            jobs.note_state(
                 job, job.status, Job.Status.QUEUED, "resumed.", user=user, address=address
             )
             jobs.hand_over(job.pk)

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from disks.engine.errors import ImageError
+from disks.engine.units import size_text
 from disks.models import Disk, Job, TrashedJob
-from disks.operations import bereft, trash
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
-from disks.operations.trash import Manifest
+from disks.operations.trash import bereft, emptying, manifests, restoring
+from disks.operations.trash.manifests import Manifest
 from disks.services import declarations, inspection, jobs, roots
 from disks.services.errors import Refusal
 from disks.services.stored_json import readable, restored
@@ -75,13 +76,13 @@ def run_restore(
     scope = context.roots()
     try:
         try:
-            trash.read(scope, parameters["folder"])
+            manifests.read(scope, parameters["folder"])
         except ImageError as error:
             if error.code == "E_NOT_FOUND" and context.job.attempts > 1:
                 # The attempt before this one had come to its end.
                 return {"restored": [], "sentence": "Everything is back at its place."}
             raise
-        result = trash.restore(
+        result = restoring.restore(
             parameters["folder"],
             scope,
             offline=context.job.declared_offline,
@@ -142,7 +143,7 @@ def run_empty(
         for item in chosen.select_related("root"):
             progress.report(done, total, f"deleting {readable(item.folder)}")
             try:
-                freed += trash.empty(_folder(item), scope)
+                freed += emptying.empty(_folder(item), scope)
             except ImageError as error:
                 if error.code != "E_NOT_FOUND":
                     failed.append({"folder": item.folder, **error.as_dict()})
@@ -157,7 +158,7 @@ def run_empty(
     return {
         "freed_bytes": freed,
         "failed": failed,
-        "sentence": f"{freed:,} bytes are free again."
+        "sentence": f"{size_text(freed)} free again."
         + (f" {len(failed):,} folders could not be emptied." if failed else ""),
     }
 
@@ -168,7 +169,7 @@ def _folder(item: TrashedJob) -> str:
 
 def _refusal(scope: Roots, manifest: Manifest) -> ImageError | None:
     """From the trash as it is and the catalog; other headers are left to the job."""
-    refusal = trash.restore_refusal(scope, manifest)
+    refusal = restoring.restore_refusal(scope, manifest)
     if refusal is not None:
         return refusal
     known = declarations.catalog_children
@@ -193,7 +194,7 @@ def _manifest(item: TrashedJob) -> Manifest:
         )
     scope = roots.operation_roots()
     try:
-        manifest = trash.read(scope, _folder(item))
-        return manifest if manifest.is_primary else trash.read(scope, manifest.primary)
+        manifest = manifests.read(scope, _folder(item))
+        return manifest if manifest.is_primary else manifests.read(scope, manifest.primary)
     finally:
         scope.close()

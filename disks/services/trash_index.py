@@ -19,8 +19,9 @@ from django.utils import timezone
 
 from disks.engine.errors import ImageError
 from disks.models import Job, StorageRoot, TrashedJob
-from disks.operations import paths, trash
-from disks.operations.trash import Manifest
+from disks.operations import storage_roots, trash
+from disks.operations.trash import emptying
+from disks.operations.trash.manifests import PLANNED, Manifest
 from disks.services import roots
 from disks.services.stored_json import readable
 
@@ -70,7 +71,7 @@ def sync(root: StorageRoot, folders: Iterable[str] = ()) -> int:
     present = set()
     with transaction.atomic():
         for manifest in manifests:
-            if manifest.state == trash.PLANNED or not manifest.is_primary:
+            if manifest.state == PLANNED or not manifest.is_primary:
                 continue  # the job is not over, or the full list lies elsewhere
             folder = os.path.relpath(manifest.folder, root.path)
             present.add(folder)
@@ -84,7 +85,7 @@ def sync(root: StorageRoot, folders: Iterable[str] = ()) -> int:
 
 def _holder(folder: str) -> str:
     """The folder that holds the trash folder of a row."""
-    head, _, _ = folder.rpartition(f"{paths.TRASH_FOLDER}/")
+    head, _, _ = folder.rpartition(f"{storage_roots.TRASH_FOLDER}/")
     return head.rstrip("/")
 
 
@@ -95,7 +96,7 @@ def _given_back(manifests: Iterable[Manifest]) -> dict[str, int]:
     """
     with closing(roots.operation_roots()) as scope:
         return {
-            entry.trash: trash.given_back_bytes(scope, entry)
+            entry.trash: emptying.given_back_bytes(scope, entry)
             for manifest in manifests
             for entry in manifest.entries
         }

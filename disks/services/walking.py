@@ -16,6 +16,7 @@ from disks.engine.errors import ImageError
 from disks.engine.files import GlancedFile, ImageFile, storage_error
 from disks.operations import paths
 from disks.operations.beneath import open_beneath
+from disks.operations.storage_roots import TRASH_FOLDER, Root, is_internal_name
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Walk:
     """
 
     roots: paths.Roots
-    root: paths.Root
+    root: Root
     other_roots: Collection[str] = ()
     problems: list[ImageError] = field(default_factory=list)
     unread: set[str] = field(default_factory=set)  # folders whose files are not known now
@@ -75,11 +76,11 @@ class Walk:
                 name = entry.name
                 names.append(name)
                 if entry.is_dir(follow_symlinks=False):
-                    if name == paths.TRASH_FOLDER:
+                    if name == TRASH_FOLDER:
                         self.trashes.add(relative)
                     if not self._leaves_out(path, name):
                         below.append(f"{relative}/{name}" if relative else name)
-                elif entry.is_file(follow_symlinks=False) and not paths.is_internal_name(name):
+                elif entry.is_file(follow_symlinks=False) and not is_internal_name(name):
                     try:
                         status = entry.stat(follow_symlinks=False)
                     except FileNotFoundError:
@@ -93,7 +94,7 @@ class Walk:
     def _leaves_out(self, path: str, name: str) -> bool:
         return (
             self.root.excludes(name)
-            or paths.is_internal_name(name)
+            or is_internal_name(name)
             or os.path.join(path, name) in self.other_roots
         )
 

@@ -39,6 +39,7 @@ class Work:
               finished the work. Must be repeatable.
     moves_data  It copies or moves what disks hold, so storage roots may limit when it runs, how
               fast it is, and how many run.
+    measured_in_bytes  What it tells of how far it is; else it counts files or disks.
     cancelled, cancelled_in_place, lost
               What is said of the files after a stop, or when the worker died.
     requeue_when_lost  The work may simply be done again, after recover(): it changes nothing
@@ -51,6 +52,7 @@ class Work:
     recover: str = "disks.services.sidecars.recover_by_sidecars"
     requeue_when_lost: bool = False
     moves_data: bool = False
+    measured_in_bytes: bool = True
     cancelled: str = AS_IT_WAS
     cancelled_in_place: str = ""
     lost: str = "The worker stopped before the work was complete; nothing was changed. Try again."
@@ -105,6 +107,9 @@ class Recovery:
 
     `stopped`: every file is consistent, but the work has only its first part behind it, cannot
     be taken back, and has to go on. Its job keeps its locks until it does.
+
+    `ending`: the same, and a disk cannot be read before it is done, a moment's work: so that goes
+    on even if somebody has asked to stop.
     """
 
     action: str
@@ -116,25 +121,32 @@ _SOME_STAY = "Cancelled. What was done before that stays, and can be undone."
 _TRY_ON = "What was done before that stays. Try again: the rest is done then."
 
 WORK: dict[str, Work] = {
-    Job.Kind.SCAN: Work("disks.services.scanning.run_scan", recover="", requeue_when_lost=True),
+    Job.Kind.SCAN: Work(
+        "disks.services.scanning.run_scan",
+        recover="",
+        requeue_when_lost=True,
+        measured_in_bytes=False,
+    ),
     Job.Kind.CHECK: Work("disks.services.inspection.run_check", recover="", requeue_when_lost=True),
     Job.Kind.UPDATE_PARENT: Work(
-        "disks.services.parent_paths.run_update", "disks.services.parent_paths.finished_update"
+        "disks.services.parent_updates.run_update", "disks.services.parent_updates.finished_update"
     ),
     Job.Kind.UNDO_UPDATE: Work(
-        "disks.services.parent_paths.run_undo", "disks.services.parent_paths.finished_update"
+        "disks.services.parent_updates.run_undo", "disks.services.parent_updates.finished_update"
     ),
     Job.Kind.REPAIR_PLAN: Work(
         "disks.services.repair_plans.run_repair",
-        "disks.services.parent_paths.finished_update",
+        "disks.services.parent_updates.finished_update",
         requeue_when_lost=True,
+        measured_in_bytes=False,
         cancelled=_SOME_STAY,
         lost=_TRY_ON,
     ),
     Job.Kind.UNDO_PLAN: Work(
         "disks.services.repair_plans.run_undo_plan",
-        "disks.services.parent_paths.finished_update",
+        "disks.services.parent_updates.finished_update",
         requeue_when_lost=True,
+        measured_in_bytes=False,
         cancelled="Cancelled. What was taken back before that stays so.",
         lost=_TRY_ON,
     ),
@@ -153,6 +165,7 @@ WORK: dict[str, Work] = {
     Job.Kind.MERGE: Work(
         "disks.services.merging.run_merge",
         "disks.services.merging.finished_merge",
+        "disks.services.merging.recover_merge",
         moves_data=True,
     ),
     Job.Kind.PILE: Work(

@@ -13,6 +13,7 @@ from django.db import DatabaseError, InterfaceError, connection
 from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
+from disks.engine.units import size_text
 from disks.models import Job, JobLogLine
 from disks.operations.pacing import Pacer
 from disks.operations.progress import Cancelled, Progress
@@ -47,6 +48,7 @@ class JobProgress(Progress):
         *,
         goes_on: bool = False,
         in_batches: bool = False,
+        in_bytes: bool = True,
         pacer: Pacer | None = None,
         rules: Callable[[], Rules] | None = None,
         may_be_held: bool = False,
@@ -56,6 +58,7 @@ class JobProgress(Progress):
 
         goes_on: the work may end here when somebody pauses it. in_batches: its commits are
         short, and many: a wish to stop is heard after each, so it is never too late for one.
+        in_bytes: what report() is told; else files or disks.
         pacer: how fast the work may be; while it waits the wish to stop is heard as ever.
         rules: how fast and until when, asked every few seconds. At its end, work that goes on
         pauses; other is cancelled if that was asked for, else held until its hours begin.
@@ -76,6 +79,7 @@ class JobProgress(Progress):
         self._hold_wanted = False
         self._goes_on = goes_on
         self._in_batches = in_batches
+        self._number: Callable[[int], str] = size_text if in_bytes else "{:,}".format
         self._about_to_commit = about_to_commit
         self._step = ""
         self._sentence = ""
@@ -282,8 +286,9 @@ class JobProgress(Progress):
         if not self._done_bytes or self._steps > _STEPS_LOGGED:
             return
         seconds = clock() - self._step_began
-        of = f" of {self._total_bytes:,}" if self._total_bytes else ""
-        self.log(f"{self._step}: {self._done_bytes:,}{of} done in {seconds:.1f} s")
+        of = f" of {self._number(self._total_bytes)}" if self._total_bytes else ""
+        done = self._number(self._done_bytes)
+        self.log(f"{self._step}: {done}{of} done in {seconds:.1f} s")
 
     def _is_ours(self) -> bool:
         return bool(self.lease.ours.exists())

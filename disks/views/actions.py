@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from disks.models import Disk, StorageRoot
 from disks.services import declarations
 from disks.services.mending import MENDINGS, Mending
-from disks.services.piles import LEAST_CHECKPOINTS
+from disks.services.pile_catalog import LEAST_CHECKPOINTS
 from disks.views.addresses import disk_address, page_address
 
 

@@ -14,7 +14,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET
 
 from disks.models import AuditEntry
-from disks.templatetags.console import plain_text
+from disks.templatetags.names import plain_text
 from disks.views import listing
 from disks.views.rendering import render_page
 

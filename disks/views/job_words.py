@@ -10,7 +10,9 @@ from django.utils.html import format_html
 from disks.models import Job
 from disks.services.stored_json import readable, restored
 from disks.services.work import works_in_place
-from disks.templatetags.console import bytes_, duration_text, icon, winpath
+from disks.templatetags.amounts import bytes_, duration_text
+from disks.templatetags.names import winpath
+from disks.templatetags.states import icon
 
 _READS_ONLY = "It only reads. Everything may be used meanwhile."
 _BY_COPY = (

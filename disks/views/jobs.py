@@ -24,6 +24,7 @@ from disks.services.access import Role, allows, role_of
 from disks.services.errors import Refusal
 from disks.services.jobs import User
 from disks.services.mending import MENDINGS
+from disks.services.work import WORK
 from disks.views import errors, job_words, listing, plans
 from disks.views.guard import client_address
 from disks.views.rendering import render_page, running_jobs, wants_fragment
@@ -206,6 +207,7 @@ def _show(
         {
             "job": job,
             "pace": pace(job),
+            "in_bytes": job.kind in WORK and WORK[job.kind].measured_in_bytes,
             "clock_decides": timing.decides(job),
             "foreseen": timing.foreseen(job),
             "stops_by": timing.moment(stops_by) if stops_by else "",

@@ -18,7 +18,7 @@ from disks.models import Disk, Job
 from disks.operations import guards
 from disks.services import chains, estimates, merging
 from disks.services.errors import Refusal
-from disks.templatetags.console import bytes_
+from disks.templatetags.amounts import bytes_
 from disks.views import errors, plans, ways
 from disks.views.actions import action
 from disks.views.drawing.from_catalog import drawn_chain, role_in_chain, sizes

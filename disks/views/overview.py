@@ -11,7 +11,7 @@ from django.views.decorators.http import require_GET
 
 from disks.engine.units import size_text
 from disks.models import StorageRoot
-from disks.services import causes, piles, trash_index
+from disks.services import causes, pile_catalog, trash_index
 from disks.services import overview as service
 from disks.services.overview import BrokenGroup, Totals
 from disks.views import pile
@@ -218,7 +218,7 @@ def _notices(counts: Totals, trash: int) -> list[dict[str, Any]]:
 
 def _piles() -> list[dict[str, Any]]:
     """Checkpoints that no host seems to know any more, folder by folder."""
-    found, total = piles.forgotten(most=PILES_SHOWN)
+    found, total = pile_catalog.forgotten(most=PILES_SHOWN)
     notices = []
     for one in found:
         disks = f"{one.count:,} checkpoints" if one.are_checkpoints else f"{one.count:,} disks"

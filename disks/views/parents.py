@@ -14,11 +14,11 @@ from disks.engine.errors import ImageError
 from disks.forms.declarations import DeclarationForm, needs_offline, sealed
 from disks.forms.parents import ChooseParentForm, ConfirmNameForm
 from disks.models import Disk, Job, ParentLink
-from disks.services import chains, parent_paths
+from disks.services import chains, parent_candidates, parent_paths
 from disks.services.access import Role, allows
 from disks.services.errors import Refusal
-from disks.templatetags.console import plain_text
 from disks.templatetags.field_words import SOURCES
+from disks.templatetags.names import plain_text
 from disks.views import plans
 from disks.views.drawing.from_catalog import drawn_chain
 from disks.views.guard import client_address
@@ -263,7 +263,7 @@ def _locators(link: Any) -> list[dict[str, Any]]:
 
 def _candidates(child: Disk, chosen: str) -> list[dict[str, Any]]:
     """The ranked candidates with their rows, best first."""
-    found = parent_paths.candidates_for(child)
+    found = parent_candidates.candidates_for(child)
     rows = plans.known([one.path for one in found])
     return [
         {

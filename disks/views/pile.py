@@ -18,7 +18,7 @@ from disks.forms.new_file import checked_folder
 from disks.models import Disk, Job, StorageRoot
 from disks.operations import guards
 from disks.operations.pile import Pile
-from disks.services import estimates
+from disks.services import estimates, pile_catalog
 from disks.services import piles as service
 from disks.services.errors import Refusal
 from disks.services.piles import FolderPlan
@@ -70,7 +70,7 @@ def address(at: Disk, leaf: Disk | None = None) -> str:
 @require_GET
 def piles(request: HttpRequest) -> HttpResponse:
     """The piles that the catalog sees, and the way to any folder."""
-    found, total = service.forgotten(most=ROWS_SHOWN)
+    found, total = pile_catalog.forgotten(most=ROWS_SHOWN)
     rows = [{"pile": one, "url": address(one.leaf, one.leaf)} for one in found]
     context = {
         "rows": rows,
@@ -84,7 +84,7 @@ def piles(request: HttpRequest) -> HttpResponse:
 def of_disk(request: HttpRequest, disk_id: int) -> HttpResponse:
     """From a disk to the pile that it is part of."""
     disk = get_object_or_404(Disk.objects.select_related("root"), pk=disk_id)
-    found, disks = service.survey(disk.root, disk.relative_path.rpartition("/")[0])
+    found, disks = pile_catalog.survey(disk.root, disk.relative_path.rpartition("/")[0])
     leaf = next((disks[run.leaf] for run in found.forest.runs if disk.path in run.paths), None)
     return HttpResponseRedirect(address(disk, leaf))
 

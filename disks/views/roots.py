@@ -17,7 +17,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from disks import tasks
 from disks.forms.roots import NewRootForm, RootForm
 from disks.models import Disk, Job, StorageRoot
-from disks.services import root_state, roots, scanning, trash_index
+from disks.services import root_declarations, root_state, scanning, trash_index
 from disks.services.errors import Refusal
 from disks.views import job_words
 from disks.views.guard import client_address
@@ -47,15 +47,15 @@ def root_detail(request: HttpRequest, root_id: int) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 def add(request: HttpRequest) -> HttpResponse:
     """Declare a root below an allowed folder; "Test" tries it out and declares nothing."""
-    allowed = roots.allowed_folders()
+    allowed = root_declarations.allowed_folders()
     form = NewRootForm(allowed, request.POST if request.method == "POST" else None)
     refusal, found = None, None
     if request.method == "POST" and form.is_valid():
         try:
             if request.POST.get("action") == "test":
-                found = roots.try_out(form.path())
+                found = root_declarations.try_out(form.path())
             else:
-                root = roots.declare(
+                root = root_declarations.declare(
                     path=form.path(),
                     declared_by=StorageRoot.DeclaredBy.BROWSER,
                     user=request.user,
@@ -89,14 +89,14 @@ def edit(request: HttpRequest, root_id: int) -> HttpResponse:
     refusal = None
     if request.method == "POST" and form.is_valid():
         try:
-            leads_before = roots.decides_links(root)
-            roots.change(
+            leads_before = root_declarations.decides_links(root)
+            root_declarations.change(
                 root,
                 says=form.declaration(),
                 user=request.user,
                 address=client_address(request),
             )
-            if roots.decides_links(root) == leads_before:
+            if root_declarations.decides_links(root) == leads_before:
                 messages.success(request, "Saved.")
             else:
                 _follow_new_views(request, root)
@@ -160,7 +160,7 @@ def accept(request: HttpRequest, root_id: int) -> HttpResponse:
     """Take what is mounted there now for this root."""
     root = _root(root_id)
     try:
-        roots.accept(root, user=request.user, address=client_address(request))
+        root_declarations.accept(root, user=request.user, address=client_address(request))
     except Refusal as refusal:
         return _show(request, root, refusal=refusal, status=409)
     messages.success(request, "Accepted. Scan it to see what is there now.")
@@ -172,7 +172,7 @@ def remove(request: HttpRequest, root_id: int) -> HttpResponse:
     """Forget a root and its catalog; its files stay."""
     root = _root(root_id)
     try:
-        roots.remove(root, user=request.user, address=client_address(request))
+        root_declarations.remove(root, user=request.user, address=client_address(request))
     except Refusal as refusal:
         return _show(request, root, refusal=refusal, status=409)
     messages.success(request, "The storage root is removed. Its files were not touched.")

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding
-from disks.engine.images import (
-    Choices,
-    DiskType,
-    Format,
-    Holding,
-    Image,
-    ImageWriter,
-    NewImage,
-    RawRegion,
-    Report,
-    unreported,
-)
+from disks.engine.images import DiskType, Image, RawRegion
+from disks.engine.new_image import Choices, Holding, ImageWriter, NewImage
 from disks.engine.units import GIB, MIB
+from disks.engine.walk import Report, unreported
 
 
 class VhdFormat:
@@ -96,6 +87,6 @@ class VhdFormat:
         return regions(file)
 
 
-FORMAT: Format = VhdFormat()
+FORMAT = VhdFormat()
 
 __all__ = ["FORMAT", "VhdFormat"]

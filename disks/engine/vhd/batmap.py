@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-from disks.engine.images import Write
+from disks.engine.changes import Write
 from disks.engine.units import SECTOR_BYTES, round_up
 from disks.engine.vhd.checksum import ones_complement
 

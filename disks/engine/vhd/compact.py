@@ -14,13 +14,13 @@ import heapq
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from disks.engine.changes import Compaction, Drop, Fill, HeaderRewrite, Move, Round, Write
 from disks.engine.compaction import (
     changed_table,
     free_ranges,
     rounds_of_drops,
     rounds_of_moves,
 )
-from disks.engine.images import Compaction, Drop, Fill, HeaderRewrite, Move, Round, Write
 from disks.engine.units import SECTOR_BYTES, round_up
 from disks.engine.vhd import batmap, room
 from disks.engine.vhd.bat import ABSENT, PIECE_ENTRIES

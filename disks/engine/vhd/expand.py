@@ -16,21 +16,16 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from disks.engine.changes import Expansion, FieldChange, Fill, HeaderRewrite, Write
 from disks.engine.errors import ImageError
-from disks.engine.images import (
-    DiskType,
-    Expansion,
-    FieldChange,
-    Fill,
-    HeaderRewrite,
-    Write,
-)
+from disks.engine.images import DiskType
 from disks.engine.units import SECTOR_BYTES, round_up
-from disks.engine.vhd import dynamic_header, footer, room
+from disks.engine.vhd import dynamic_header, footer, geometry, room
 from disks.engine.vhd.bat import ABSENT, MAX_FILE_SECTORS
 from disks.engine.vhd.batmap import HEADER_BYTES as BATMAP_HEADER_BYTES
 from disks.engine.vhd.batmap import find_batmap
 from disks.engine.vhd.dynamic_header import DynamicHeader
+from disks.engine.vhd.extents import check_entry
 from disks.engine.vhd.footer import Footer
 from disks.engine.vhd.raw_view import footer_changes
 from disks.engine.vhd.room import PAGE_BYTES
@@ -66,7 +61,7 @@ def plan_expand(image: VhdImage, new_size_bytes: int) -> Expansion:
 
 def _larger(image: VhdImage, size_bytes: int) -> Footer:
     """The footer with another size. A blktap disk's says that no tdbatmap is there any more."""
-    cylinders, heads, track = footer.geometry_of(size_bytes)
+    cylinders, heads, track = geometry.geometry_of(size_bytes)
     changed = image.footer._replace(
         current_size=size_bytes, cylinders=cylinders, heads=heads, sectors_per_track=track
     )
@@ -196,7 +191,7 @@ def _blocks_over(image: VhdImage, start: int, end: int) -> tuple[tuple[int, int]
     stride = image.bitmap_bytes + image.block_size_bytes
     found = []
     for block, entry in image.bat.below(-(-end // SECTOR_BYTES)):
-        if image.check_entry(block, entry) + stride > start:
+        if check_entry(image, block, entry) + stride > start:
             found.append((block, entry))
     return tuple(sorted(found, key=lambda pair: (pair[0] // _ENTRIES_PER_SECTOR, pair[1])))
 
@@ -209,7 +204,7 @@ def _cut_block(image: VhdImage) -> tuple[int, int] | None:
     entry = image.bat.entry(image.blocks_total - 1)
     if entry == ABSENT:
         return None
-    return image.check_entry(image.blocks_total - 1, entry), inside
+    return check_entry(image, image.blocks_total - 1, entry), inside
 
 
 def end_of_cut_block(image: VhdImage) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from disks.engine.images import DiskType, HeaderRewrite, Write
+from disks.engine.changes import HeaderRewrite, Write
+from disks.engine.images import DiskType
 from disks.engine.vhd.footer import Footer
 from disks.engine.vhd.raw_view import footer_changes
 from disks.engine.vhd.text import identity_bytes, identity_text

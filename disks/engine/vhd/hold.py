@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from disks.engine.changes import Write
 from disks.engine.errors import ImageError
 from disks.engine.holding import HoldPlan, Limits, Place, Wanted, by_block
-from disks.engine.images import DiskType, Write
+from disks.engine.images import DiskType
 from disks.engine.sector_bitmap import set_range
 from disks.engine.units import SECTOR_BYTES, round_up
 from disks.engine.vhd import expand
 from disks.engine.vhd.bat import ABSENT, MAX_FILE_SECTORS
+from disks.engine.vhd.extents import check_entry
 from disks.engine.vhd.room import PAGE_BYTES
 
 if TYPE_CHECKING:
@@ -99,7 +101,7 @@ class _Batch:
                     return  # an absent block reads as zeros
                 self._add(block)
             else:
-                self._at[block] = image.check_entry(block, entry)
+                self._at[block] = check_entry(image, block, entry)
                 bitmap = image.file.read_at(self._at[block], image.bitmap_bytes)
                 self._before[block] = bitmap
                 self._bitmaps[block] = bytearray(bitmap)

@@ -1,38 +1,37 @@
-"""An opened VHD: where every sector of the virtual disk comes from, and what its headers say."""
+"""An opened VHD: what its headers say, and what can be read and planned by them."""
 
 from __future__ import annotations
 
-import bisect
 import time
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from disks.engine.block_runs import block_runs
-from disks.engine.errors import ImageError, OutOfRange
+from disks.engine.changes import Compaction, Expansion, HeaderRewrite, LogReplay, Round
+from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
-from disks.engine.images import (
-    Compaction,
-    DiskType,
-    Expansion,
-    Extent,
-    HeaderRewrite,
-    Image,
-    LogReplay,
-    NewParent,
-    ParentReference,
-    RawRegion,
-    Round,
-    Source,
-)
-from disks.engine.sector_bitmap import Run, RunCache, held_runs
+from disks.engine.holding import HoldPlan, Limits, Wanted
+from disks.engine.images import DiskType, Extent, Image, RawRegion, Source
+from disks.engine.parent_link import NewParent, ParentReference
+from disks.engine.sector_bitmap import RunCache
 from disks.engine.units import SECTOR_BYTES
-from disks.engine.vhd import dynamic_header, footer, link, raw_view, repair
-from disks.engine.vhd.bat import ABSENT, BlockAllocationTable
+from disks.engine.vhd import (
+    dynamic_header,
+    extents,
+    footer,
+    footer_copies,
+    footer_findings,
+    link,
+    raw_view,
+    repair,
+)
+from disks.engine.vhd.bat import BlockAllocationTable
 from disks.engine.vhd.dynamic_header import HEADER_BYTES, DynamicHeader
-from disks.engine.vhd.footer import Footer, Footers
+from disks.engine.vhd.footer import Footer
+from disks.engine.vhd.footer_copies import Footers
 from disks.engine.vhd.parent_locator import (
     FREE,
     LocatorEntry,
@@ -41,16 +40,7 @@ from disks.engine.vhd.parent_locator import (
     parse_entries,
     read_locators,
 )
-from disks.engine.vhd.text import (
-    EPOCH,
-    ascii_label,
-    identity_text,
-    moment,
-    windows_guid,
-)
-
-if TYPE_CHECKING:
-    from disks.engine.holding import HoldPlan, Limits, Wanted
+from disks.engine.vhd.text import EPOCH, identity_text, moment
 
 _TYPES = {
     footer.FIXED: DiskType.FIXED,
@@ -99,16 +89,19 @@ class VhdImage:
         """Raises ImageError where the headers are not sound enough to read the disk."""
         self.file = file
         self.findings: list[Finding] = []
-        self.footers: Footers = footer.read_footers(file)
+        self.footers: Footers = footer_copies.read_footers(file)
         chosen = self.footers.chosen
         if chosen is None or chosen.footer is None:
-            raise footer.unusable(self.footers, file.path)
+            raise footer_copies.unusable(self.footers, file.path)
         self.footer: Footer = chosen.footer
         self.footer_offset = chosen.offset
         self.end_is_footer = chosen is self.footers.end
         self.data_end = self.footers.end.offset if self.end_is_footer else file.size_bytes
-        self._note(footer.copy_findings(self.footers), frozenset())
-        self._note(footer.field_findings(self.footer, chosen.offset, now_timestamp()), footer.FATAL)
+        self._note(footer_copies.copy_findings(self.footers), frozenset())
+        self._note(
+            footer_findings.field_findings(self.footer, chosen.offset, now_timestamp()),
+            footer_findings.FATAL,
+        )
         self.disk_type = _TYPES[self.footer.disk_type]
         self.virtual_size_bytes = self.footer.current_size
         self.identity = identity_text(self.footer.unique_id)
@@ -121,7 +114,7 @@ class VhdImage:
         self._locators: list[ReadLocator] | None = None
         self._allocated: int | None = None
         self.is_truncated = False  # blocks reach past the end of the file
-        self._runs = RunCache()
+        self.runs_known = RunCache()
         if self.disk_type is DiskType.FIXED:
             self._open_fixed()
         else:
@@ -202,7 +195,7 @@ class VhdImage:
         self.blocks_total = -(-self.virtual_size_bytes // header.block_size)
         self.sectors_per_block = header.block_size // SECTOR_BYTES
         self.bitmap_bytes = dynamic_header.bitmap_bytes(header.block_size)
-        self._bitmap_used = -(-self.sectors_per_block // 8)
+        self.bitmap_used_bytes = -(-self.sectors_per_block // 8)
         self.bat = BlockAllocationTable(self.file, header.table_offset, self.blocks_total, head)
         self.metadata_end = max(
             footer.FOOTER_BYTES,
@@ -228,7 +221,7 @@ class VhdImage:
         lost: int | None = None
         for block, entry in self.bat.allocated():
             if entry * SECTOR_BYTES + self.block_bytes(block) > self.data_end:
-                lost = self._first_lost_sector(block, entry)
+                lost = self.first_lost_sector(block, entry)
                 break
         if lost is not None:
             self.is_truncated = True
@@ -243,7 +236,7 @@ class VhdImage:
                 )
             )
 
-    def _first_lost_sector(self, block: int, entry: int) -> int:
+    def first_lost_sector(self, block: int, entry: int) -> int:
         inside = (self.data_end - entry * SECTOR_BYTES - self.bitmap_bytes) // SECTOR_BYTES
         return block * self.sectors_per_block + max(0, inside)
 
@@ -462,174 +455,16 @@ class VhdImage:
         return self.file.size_bytes
 
     def extents(self, first_sector: int, count_sectors: int) -> Iterator[Extent]:
-        """See `Image`: the one loop that cuts requests at block boundaries.
-
-        Raises OutOfRange; `E_TRUNCATED`, `E_BAT_IN_HEADER`, `E_BAT_PAST_EOF` where the BAT
-        leads outside the file's blocks; `E_IO` with the LBA.
-
-        Source: VHD specification 1.0, "Block Allocation Table and Data Blocks".
-        """
-        end = first_sector + count_sectors
-        if first_sector < 0 or count_sectors < 0 or end * SECTOR_BYTES > self.virtual_size_bytes:
-            raise OutOfRange(
-                "E_RANGE",
-                f"Sectors {first_sector:,} to {end:,} were asked for; the disk has "
-                f"{self.virtual_size_bytes // SECTOR_BYTES:,}.",
-                file=self.file.path,
-                value=end,
-            )
-        if self.read_refusal is not None:
-            raise self.read_refusal
-        if count_sectors == 0:
-            return iter(())
-        if self.disk_type is DiskType.FIXED:
-            return self._fixed_extents(first_sector, end)
-        return self._block_extents(first_sector, end)
-
-    def _fixed_extents(self, first: int, end: int) -> Iterator[Extent]:
-        held = min(end, self.data_end // SECTOR_BYTES)
-        if first < held:
-            yield Extent(first, held - first, Source.DATA, first * SECTOR_BYTES)
-        if held < end:
-            raise self._lost(max(first, held))
-
-    def _block_extents(self, first: int, end: int) -> Iterator[Extent]:
-        absent = Source.PARENT if self.disk_type is DiskType.DIFFERENCING else Source.ZERO
-        per_block = self.sectors_per_block
-        bat = self.bat
-        absent_from = first  # everything since then is absent
-        position = first
-        while position < end:
-            block = position // per_block
-            entry = bat.entry(block)
-            if entry == ABSENT:
-                last = -(-end // per_block)
-                position = bat.next_allocated(block + 1, last) * per_block
-                continue
-            block_first = block * per_block
-            block_end = min(end, block_first + per_block)
-            runs = self._held(block, entry)
-            data = entry * SECTOR_BYTES + self.bitmap_bytes - block_first * SECTOR_BYTES
-            if position > block_first and len(runs) > 1:
-                index = max(0, bisect.bisect_right(runs, (position - block_first, per_block)) - 1)
-                runs = runs[index:]
-            for run_first, run_end in runs:
-                start = block_first + run_first
-                stop = block_first + run_end
-                if start < position:
-                    start = position
-                if stop > block_end:
-                    stop = block_end
-                if start >= stop:
-                    if start >= block_end:
-                        break
-                    continue
-                if start > absent_from:
-                    yield Extent(absent_from, start - absent_from, absent)
-                if self.is_truncated and data + stop * SECTOR_BYTES > self.data_end:
-                    left = (self.data_end - data) // SECTOR_BYTES - start
-                    if left > 0:
-                        offset = data + start * SECTOR_BYTES
-                        yield Extent(start, left, Source.DATA, offset)
-                    raise self._lost(start + max(0, left))
-                yield Extent(start, stop - start, Source.DATA, data + start * SECTOR_BYTES)
-                absent_from = stop
-            position = block_end
-        if absent_from < end:
-            yield Extent(absent_from, end - absent_from, absent)
-
-    def _held(self, block: int, entry: int) -> list[Run]:
-        """Runs of sectors that an allocated block holds."""
-        runs = self._runs.get(block)
-        if runs is not None:
-            return runs
-        offset = self.check_entry(block, entry)
-        try:
-            bitmap = self.file.read_at(offset, self._bitmap_used)
-        except ImageError as error:
-            raise ImageError(
-                error.code,
-                f"The sector bitmap of block {block:,}, first sector (LBA) "
-                f"{block * self.sectors_per_block:,}, cannot be read. {error.message}",
-                file=error.file,
-                field="sector_bitmap",
-                offset=error.offset,
-                value=block * self.sectors_per_block,
-            ) from error
-        return self._runs.put(block, held_runs(bitmap, self.sectors_per_block))
-
-    def check_entry(self, block: int, entry: int) -> int:
-        """The byte offset of an allocated block, after its bounds were found right."""
-        offset = entry * SECTOR_BYTES
-        end = offset + self.block_bytes(block)
-        header = self.header
-        in_table = header is not None and offset < self.table_end and end > header.table_offset
-        if offset < self.metadata_end or in_table:
-            raise ImageError(
-                "E_BAT_IN_HEADER",
-                f"The block allocation table places block {block:,} at sector {entry:,}, over "
-                "the disk's own headers.",
-                file=self.file.path,
-                field="block_allocation_table",
-                offset=self.bat.offset + block * 4,
-                value=entry,
-            )
-        if end > self.data_end:
-            if not self.end_is_footer:
-                # Of a file that was cut off, the sectors before the cut can be read.
-                if offset + self.bitmap_bytes <= self.data_end:
-                    return offset
-                raise self._lost(self._first_lost_sector(block, entry))
-            raise ImageError(
-                "E_BAT_PAST_EOF",
-                f"The block allocation table places block {block:,} at sector {entry:,}; the "
-                "block would reach past the end of the file's data.",
-                file=self.file.path,
-                field="block_allocation_table",
-                offset=self.bat.offset + block * 4,
-                value=entry,
-            )
-        return offset
-
-    def _lost(self, sector: int) -> ImageError:
-        return ImageError(
-            "E_TRUNCATED",
-            f"The file was cut off; sector (LBA) {sector:,} is lost.",
-            file=self.file.path,
-            offset=self.data_end,
-            value=sector,
-        )
+        """See `Image`: the one loop that cuts requests at block boundaries."""
+        return extents.extents(self, first_sector, count_sectors)
 
     # For people
 
     def properties(self) -> list[tuple[str, str]]:
         """See `Image`."""
-        f = self.footer
-        geometry = (f.cylinders, f.heads, f.sectors_per_track)
-        rows = [
-            ("Format", f"VHD {f.file_format_version >> 16}.{f.file_format_version & 0xFFFF}"),
-            ("Unique id", self.identity),
-            ("Unique id as Windows shows it", windows_guid(f.unique_id)),
-            ("Geometry (cylinders/heads/sectors)", "/".join(map(str, geometry))),
-            ("Size by geometry", f"{geometry[0] * geometry[1] * geometry[2] * 512:,} bytes"),
-            ("Original size", f"{f.original_size:,} bytes"),
-            ("Creator host OS", ascii_label(f.creator_host_os) or "none"),
-            ("Features", f"0x{f.features:08x}"),
-            ("Saved state", str(f.saved_state)),
-            ("Hidden (blktap)", str(f.hidden)),
-            ("Footer at byte", f"{self.footer_offset:,}"),
-        ]
-        if self.header is not None:
-            h = self.header
-            rows += [
-                ("Dynamic disk header at byte", f"{f.data_offset:,}"),
-                ("Block allocation table at byte", f"{h.table_offset:,}"),
-                ("Block allocation table entries", f"{h.max_table_entries:,}"),
-                ("Sector bitmap", f"{self.bitmap_bytes:,} bytes"),
-            ]
-        if self.header is not None and self.disk_type is DiskType.DIFFERENCING:
-            rows.append(("Parent id as Windows shows it", windows_guid(h.parent_unique_id)))
-        return rows
+        from disks.engine.vhd import properties
+
+        return properties.properties(self)
 
     @property
     def hidden(self) -> bool:

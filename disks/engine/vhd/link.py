@@ -9,14 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from disks.engine.changes import FieldChange, HeaderRewrite, Write
 from disks.engine.errors import ImageError
-from disks.engine.images import (
-    DiskType,
-    FieldChange,
-    HeaderRewrite,
-    NewParent,
-    Write,
-)
+from disks.engine.images import DiskType
+from disks.engine.parent_link import NewParent
 from disks.engine.units import SECTOR_BYTES, round_up
 from disks.engine.vhd import dynamic_header, parent_locator, room
 from disks.engine.vhd.batmap import find_batmap

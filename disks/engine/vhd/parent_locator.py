@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
-from disks.engine.images import Locator
+from disks.engine.parent_link import Locator
 from disks.engine.text import escape_surrogates, has_surrogates
 from disks.engine.units import SECTOR_BYTES
 from disks.engine.vhd.dynamic_header import LOCATOR_BYTES, LOCATOR_SLOTS, NAME_BYTES

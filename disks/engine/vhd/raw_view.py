@@ -5,10 +5,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 
+from disks.engine.changes import FieldChange
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
-from disks.engine.images import FieldChange, RawField, RawRegion
-from disks.engine.vhd import dynamic_header, footer, parent_locator
+from disks.engine.images import RawField, RawRegion
+from disks.engine.vhd import dynamic_header, footer, footer_copies, parent_locator
 from disks.engine.vhd.text import ascii_label, identity_text, moment
 
 MAX_REGION_BYTES = 4096
@@ -58,7 +59,7 @@ def header_bytes(file: ImageFile) -> bytes:
     Whatever of it can be read; not the BAT, which grows with every new block.
     """
     try:
-        footers = footer.read_footers(file)
+        footers = footer_copies.read_footers(file)
     except ImageError:
         return b""
     end, front = footers.end, footers.front
@@ -85,7 +86,7 @@ def regions(file: ImageFile) -> list[RawRegion]:
     """Whatever of the structures can be read; never raises for damage."""
     found: list[RawRegion] = []
     try:
-        footers = footer.read_footers(file)
+        footers = footer_copies.read_footers(file)
     except ImageError:
         return found
     end, front = footers.end, footers.front

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from disks.engine.errors import NotAnImage
 from disks.engine.files import ImageFile
 from disks.engine.units import SECTOR_BYTES
-from disks.engine.vhd import dynamic_header, footer
+from disks.engine.vhd import dynamic_header, footer, footer_copies
 from disks.engine.vhd.dynamic_header import HEADER_BYTES, DynamicHeader
 from disks.engine.vhd.text import identity_text
 
@@ -35,7 +35,7 @@ def named_parent(file: ImageFile, extensions: tuple[str, ...]) -> str | None:
         return ""
     traces, head = _footers(file)
     if file.path.lower().endswith(extensions):
-        lost = footer.find_lost_footer(file)
+        lost = footer_copies.find_lost_footer(file)
         if lost is not None:
             traces.append(_Trace(footer.Footer.parse(lost[1]), True))
     places = {_USUAL_HEADER_OFFSET, *(trace.footer.data_offset for trace in traces)}
@@ -50,9 +50,9 @@ def named_parent(file: ImageFile, extensions: tuple[str, ...]) -> str | None:
 def _footers(file: ImageFile) -> tuple[list[_Trace], bytes]:
     """The copies that have a cookie, sound or not, and the file's beginning."""
     try:
-        found = footer.read_footers(file)
+        found = footer_copies.read_footers(file)
     except NotAnImage:
-        return [], file.read_at(0, min(file.size_bytes, footer.HEAD_BYTES))
+        return [], file.read_at(0, min(file.size_bytes, footer_copies.HEAD_BYTES))
     copies = (found.end, found.front)
     return [_Trace(one.footer, one.is_right) for one in copies if one.footer], found.head
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from disks.engine.changes import FieldChange, HeaderRewrite, Write
 from disks.engine.errors import ImageError
-from disks.engine.images import DiskType, FieldChange, HeaderRewrite, Write
+from disks.engine.images import DiskType
 from disks.engine.units import SECTOR_BYTES, round_up
-from disks.engine.vhd import footer, parent_locator
+from disks.engine.vhd import footer_copies, parent_locator
 from disks.engine.vhd.batmap import find_batmap
-from disks.engine.vhd.footer import FOOTER_BYTES, OFFSETS, FooterCopy
+from disks.engine.vhd.extents import check_entry
+from disks.engine.vhd.footer import FOOTER_BYTES, OFFSETS
+from disks.engine.vhd.footer_copies import FooterCopy
 from disks.engine.vhd.raw_view import footer_changes
 from disks.engine.vhd.room import PAGE_BYTES
 
@@ -53,7 +56,7 @@ def _nothing(image: VhdImage, why: str) -> ImageError:
 
 def _repair_front(image: VhdImage, front: FooterCopy, end: FooterCopy) -> HeaderRewrite:
     for block, entry in image.bat.below(1):
-        image.check_entry(block, entry)  # a block over the copy's place: raises
+        check_entry(image, block, entry)  # a block over the copy's place: raises
     now = "missing" if front.footer is None else "damaged: its checksum is wrong"
     rows = [
         FieldChange("footer copy", now, f"as the footer at byte {end.offset:,}", 0, FOOTER_BYTES),
@@ -75,7 +78,7 @@ def _repair_end(image: VhdImage, front: FooterCopy, end: FooterCopy) -> HeaderRe
             offset=size,
             value=end_of_data,
         )
-    lost = footer.find_lost_footer(image.file)
+    lost = footer_copies.find_lost_footer(image.file)
     if lost is not None and lost[0] >= end_of_data and lost[1] != front.raw:
         raise ImageError(
             "E_FOOTERS_DIFFER",
@@ -124,7 +127,7 @@ def _ends(image: VhdImage) -> tuple[int, int]:
     data = blocks = max(ends)
     whole = image.bitmap_bytes + image.block_size_bytes
     for block, entry in image.bat.allocated():
-        image.check_entry(block, entry)
+        check_entry(image, block, entry)
         offset = entry * SECTOR_BYTES
         data = max(data, offset + image.block_bytes(block))
         blocks = max(blocks, offset + whole)

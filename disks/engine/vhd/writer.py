@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 from disks.engine.errors import ImageError, OutOfRange
 from disks.engine.files import ImageFile
-from disks.engine.images import DiskType, ImageWriter, NewImage
+from disks.engine.images import DiskType
+from disks.engine.new_image import ImageWriter, NewImage
 from disks.engine.sector_bitmap import set_range
 from disks.engine.units import SECTOR_BYTES, round_up
-from disks.engine.vhd import dynamic_header, footer, parent_locator
+from disks.engine.vhd import dynamic_header, footer, geometry, parent_locator
 from disks.engine.vhd.bat import ABSENT, MAX_FILE_SECTORS, to_stored
 from disks.engine.vhd.dynamic_header import HEADER_BYTES, DynamicHeader
 from disks.engine.vhd.footer import FOOTER_BYTES, Footer
@@ -149,7 +150,7 @@ def new_unique_id() -> bytes:
 def build_footer(new: NewImage) -> Footer:
     """The footer of a new image."""
     application, version, host_os = new.creator or CREATOR
-    cylinders, heads, track = new.geometry or footer.geometry_of(new.virtual_size_bytes)
+    cylinders, heads, track = new.geometry or geometry.geometry_of(new.virtual_size_bytes)
     created = now_timestamp() if new.created is None else timestamp_of(new.created)
     return Footer(
         cookie=footer.COOKIE,

@@ -11,38 +11,26 @@ from collections.abc import Iterator
 
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
-from disks.engine.findings import MAX_ALIKE, Finding, Level, limited
-from disks.engine.images import DiskType, Report, unreported
+from disks.engine.findings import MAX_ALIKE, Finding, Level, collected
+from disks.engine.images import DiskType
 from disks.engine.units import MIB, SECTOR_BYTES
 from disks.engine.vhdx import bat, headers, metadata, parent_locator, regions
 from disks.engine.vhdx.bat import offset_of, state_of
-from disks.engine.vhdx.image import BITMAP_BLOCK_BYTES, VhdxImage
-from disks.engine.walk import Walk
+from disks.engine.vhdx.extents import bitmap_place, check_bitmap_entry, check_entry, held
+from disks.engine.vhdx.image import VhdxImage
+from disks.engine.walk import Report, Walk, unreported
 
 
 def check_file(
     file: ImageFile, *, deep: bool = False, report: Report = unreported
 ) -> list[Finding]:
     """All findings of a file that claims to be a VHDX. deep: every sector bitmap too."""
-    findings: list[Finding] = []
-    try:
-        for finding in limited(_check(file, deep, Walk(file, report))):
-            findings.append(finding)
-    except ImageError as error:
-        # The storage failed or the file ends early; what was found so far still holds.
-        findings.append(Finding.from_error(error))
-    return findings
+    return collected(_check(file, deep, Walk(file, report)))
 
 
 def check_opened(image: VhdxImage) -> list[Finding]:
     """The same as check_file for an image that opened, without reading its headers again."""
-    findings: list[Finding] = []
-    try:
-        for finding in limited(_opened_findings(image, False, Walk(image.file, unreported))):
-            findings.append(finding)
-    except ImageError as error:
-        findings.append(Finding.from_error(error))
-    return findings
+    return collected(_opened_findings(image, False, Walk(image.file, unreported)))
 
 
 def _check(file: ImageFile, deep: bool, walk: Walk) -> Iterator[Finding]:
@@ -167,7 +155,7 @@ def _entry_findings(image: VhdxImage, index: int, entry: int, is_bitmap: bool) -
     block = image.geometry.block_of(index)
     if state < bat.FULLY_PRESENT:
         if state not in bat.STATE_NAMES:
-            image.check_entry(block, entry)  # raises
+            check_entry(image, block, entry)  # raises
         if offset:
             yield Finding(
                 Level.WARNING,
@@ -179,7 +167,7 @@ def _entry_findings(image: VhdxImage, index: int, entry: int, is_bitmap: bool) -
                 entry,
             )
         return
-    image.check_entry(block, entry)
+    check_entry(image, block, entry)
     if offset + image.block_size_bytes > image.file.size_bytes:
         yield Finding(
             Level.WARNING,
@@ -190,7 +178,7 @@ def _entry_findings(image: VhdxImage, index: int, entry: int, is_bitmap: bool) -
             entry,
         )
     if state == bat.PARTIALLY_PRESENT:
-        image.bitmap_place(block)
+        bitmap_place(image, block)
 
 
 def _bitmap_entry_findings(image: VhdxImage, index: int, entry: int) -> Iterator[Finding]:
@@ -217,7 +205,7 @@ def _bitmap_entry_findings(image: VhdxImage, index: int, entry: int) -> Iterator
             entry,
         )
     elif state == bat.BITMAP_PRESENT:
-        image.check_bitmap_entry(chunk, entry)
+        check_bitmap_entry(image, chunk, entry)
 
 
 def _overlap_findings(image: VhdxImage, kept: array[int], walk: Walk) -> Iterator[Finding]:
@@ -270,9 +258,9 @@ def _bitmap_findings(image: VhdxImage, walk: Walk) -> Iterator[Finding]:
         if image.geometry.is_bitmap(index) or state_of(entry) != bat.PARTIALLY_PRESENT:
             continue
         block = image.geometry.block_of(index)
-        walk.reads(offset_of(entry), BITMAP_BLOCK_BYTES // image.geometry.ratio)
+        walk.reads(offset_of(entry), bat.BITMAP_BLOCK_BYTES // image.geometry.ratio)
         try:
-            runs = image.held(block)
+            runs = held(image, block)
         except ImageError as error:
             yield Finding.from_error(error)
             continue

@@ -13,6 +13,7 @@ import heapq
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
+from disks.engine.changes import Compaction, Drop, Fill, HeaderRewrite, Move, Round, Write
 from disks.engine.compaction import (
     Range,
     changed_table,
@@ -20,16 +21,7 @@ from disks.engine.compaction import (
     rounds_of_drops,
     rounds_of_moves,
 )
-from disks.engine.images import (
-    Compaction,
-    DiskType,
-    Drop,
-    Fill,
-    HeaderRewrite,
-    Move,
-    Round,
-    Write,
-)
+from disks.engine.images import DiskType
 from disks.engine.units import MIB, round_up
 from disks.engine.vhdx import bat, headers
 from disks.engine.vhdx.bat import offset_of, state_of

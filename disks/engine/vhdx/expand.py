@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from disks.engine.changes import Expansion, FieldChange, Fill, Write
 from disks.engine.errors import ImageError
-from disks.engine.images import DiskType, Expansion, FieldChange, Fill, Write
+from disks.engine.images import DiskType
 from disks.engine.units import MIB, round_up
 from disks.engine.vhdx import bat, metadata, regions
 from disks.engine.vhdx.bat import Geometry, offset_of, state_of
+from disks.engine.vhdx.extents import bitmap_place, check_entry
 from disks.engine.vhdx.guid import guid_text, new_guid
 from disks.engine.vhdx.logged import PAGE_BYTES, patched_page, plan_logged
 
@@ -102,7 +104,7 @@ def _clear_tail(image: VhdxImage) -> tuple[tuple[Fill, ...], list[tuple[int, byt
     entry = image.bat.entry(block)
     if state_of(entry) < bat.FULLY_PRESENT:
         return (), []
-    start = image.check_entry(block, entry) + inside
+    start = check_entry(image, block, entry) + inside
     end = start + image.block_size_bytes - inside
     border = round_up(start, PAGE_BYTES)
     pages = _cleared_rest(image, start, border)
@@ -122,7 +124,7 @@ def _cleared_rest(image: VhdxImage, start: int, border: int) -> list[tuple[int, 
 
 def _cleared_bitmap(image: VhdxImage, block: int, first: int) -> list[tuple[int, bytes]]:
     """Pages of a block's bitmap without the bits from a logical sector on; none if all are 0."""
-    at, length = image.bitmap_place(block)
+    at, length = bitmap_place(image, block)
     now = image.file.read_at(at, length)
     kept = bytearray(length)
     kept[: first // 8] = now[: first // 8]

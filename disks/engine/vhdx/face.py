@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from disks.engine.images import FieldChange, HeaderRewrite
+from disks.engine.changes import FieldChange, HeaderRewrite
 from disks.engine.vhdx import metadata
 from disks.engine.vhdx.guid import guid_bytes
 from disks.engine.vhdx.logged import PAGE_BYTES, plan_logged

@@ -9,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from disks.engine.changes import Write
 from disks.engine.holding import HoldPlan, Limits, Place, Wanted, by_block, steps_of
-from disks.engine.images import DiskType, Write
-from disks.engine.sector_bitmap import set_range
+from disks.engine.images import DiskType
+from disks.engine.sector_bitmap import REVERSED_BITS, set_range
 from disks.engine.units import MIB, SECTOR_BYTES, round_up
 from disks.engine.vhdx import bat, expand
 from disks.engine.vhdx.bat import offset_of, state_of
+from disks.engine.vhdx.extents import check_bitmap_entry, check_entry
 from disks.engine.vhdx.logged import PAGE_BYTES, plan_logged
 
 if TYPE_CHECKING:
     from disks.engine.vhdx.image import VhdxImage
 
 _BITMAP_BYTES = 1 * MIB
-_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _ENTRIES_PER_PAGE = PAGE_BYTES // bat.ENTRY_BYTES
 
 
@@ -146,7 +147,7 @@ class _Batch:
         elif block in self._fresh:
             offset = offset_of(entry)
         else:
-            offset = image.check_entry(block, entry)
+            offset = check_entry(image, block, entry)
         if state == bat.PARTIALLY_PRESENT:
             self._set_bits(block, inside, count)
         if zeros and block in self._fresh:
@@ -170,9 +171,9 @@ class _Batch:
             if state_of(entry) != bat.BITMAP_PRESENT:
                 self._entries[index] = self._allocate(_BITMAP_BYTES) | bat.BITMAP_PRESENT
             elif offset_of(entry) < self._old_end:
-                at = image.check_bitmap_entry(chunk, entry) + number * len(before)
+                at = check_bitmap_entry(image, chunk, entry) + number * len(before)
                 if block not in self._fresh:
-                    before = image.file.read_at(at, len(before)).translate(_REVERSED)
+                    before = image.file.read_at(at, len(before)).translate(REVERSED_BITS)
             self._bits[block] = bytearray(before)
             self._bits_before[block] = before
         scale = image.logical_sector_bytes // SECTOR_BYTES
@@ -185,7 +186,7 @@ class _Batch:
         for index, entry in self._entries.items():
             self._patch(pages, image.bat.entry_offset(index), entry.to_bytes(8, "little"))
         for block, bits in self._bits.items():
-            stored = bytes(bits).translate(_REVERSED)
+            stored = bytes(bits).translate(REVERSED_BITS)
             chunk, number = divmod(block, image.geometry.ratio)
             at = offset_of(self._entry(image.geometry.bitmap_index(chunk))) + number * len(bits)
             if at >= self._old_end:

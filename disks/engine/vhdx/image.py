@@ -1,45 +1,27 @@
-"""An opened VHDX: where every sector of the virtual disk comes from, and what its items say."""
+"""An opened VHDX: what its headers and items say, and what can be read and planned by them."""
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Collection, Iterator
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from disks.engine.block_runs import block_runs
-from disks.engine.errors import ImageError, OutOfRange
+from disks.engine.changes import Compaction, Expansion, HeaderRewrite, LogReplay, Round
+from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
-from disks.engine.images import (
-    Compaction,
-    DiskType,
-    Expansion,
-    Extent,
-    HeaderRewrite,
-    Image,
-    LogReplay,
-    NewParent,
-    ParentReference,
-    RawRegion,
-    Round,
-    Source,
-)
-from disks.engine.sector_bitmap import Run, RunCache, held_runs
+from disks.engine.holding import HoldPlan, Limits, Wanted
+from disks.engine.images import DiskType, Extent, Image, RawRegion, Source
+from disks.engine.parent_link import NewParent, ParentReference
+from disks.engine.sector_bitmap import RunCache
 from disks.engine.units import MIB, SECTOR_BYTES
-from disks.engine.vhdx import bat, headers, log, metadata, parent_locator, regions
+from disks.engine.vhdx import bat, extents, headers, log, metadata, parent_locator, regions
 from disks.engine.vhdx.bat import BlockAllocationTable, Geometry, offset_of, state_of
 from disks.engine.vhdx.guid import guid_text
 from disks.engine.vhdx.parent_locator import ParentLocator
 
-if TYPE_CHECKING:
-    from disks.engine.holding import HoldPlan, Limits, Wanted
-
-BITMAP_BLOCK_BYTES = 1 * MIB
-_READ_AS_ZEROS = (bat.UNDEFINED, bat.ZERO, bat.UNMAPPED)
 _CREATOR_AT = len(headers.SIGNATURE)
-# VHDX counts bits from the lowest, `held_runs` from the highest.
-_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 class VhdxImage:
@@ -93,7 +75,7 @@ class VhdxImage:
         self.bat = BlockAllocationTable(self.file, self.table.bat.offset, self.geometry)
         taken = [(region.offset, region.end) for region in self.table.regions]
         self.taken = sorted([*taken, log_range])  # disjoint, as the table was judged
-        self._runs = RunCache()
+        self.runs_known = RunCache()
         self.write_refusal: ImageError | None = self._write_refusal()
 
     def _replay(self, file: ImageFile) -> None:
@@ -313,184 +295,21 @@ class VhdxImage:
             source = Source.DATA
             if state == bat.NOT_PRESENT:
                 source = absent
-            elif state in _READ_AS_ZEROS:
+            elif state in bat.READ_AS_ZEROS:
                 source = Source.ZERO
             yield self.geometry.block_of(index), source
 
     def extents(self, first_sector: int, count_sectors: int) -> Iterator[Extent]:
         """See `Image`. A damaged entry raises when its sectors are reached."""
-        end = first_sector + count_sectors
-        total = self.virtual_size_bytes // SECTOR_BYTES
-        if first_sector < 0 or count_sectors < 0 or end > total:
-            raise OutOfRange(
-                "E_RANGE",
-                f"Sectors {first_sector:,} to {end:,} were asked for; the disk has {total:,}.",
-                file=self.file.path,
-                value=end,
-            )
-        return _joined(self._pieces(first_sector, end))
-
-    def _pieces(self, first: int, end: int) -> Iterator[Extent]:
-        """One extent for each run of a block, and for all blocks between that are not used."""
-        per_block = self.sectors_per_block
-        absent = Source.PARENT if self.disk_type is DiskType.DIFFERENCING else Source.ZERO
-        position = first
-        while position < end:
-            block = position // per_block
-            entry = self.bat.entry(block)
-            if not entry:
-                last = -(-end // per_block)
-                stop = min(end, self.bat.next_used(block + 1, last) * per_block)
-                yield Extent(position, stop - position, absent)
-                position = stop
-                continue
-            stop = min(end, (block + 1) * per_block)
-            yield from self._block_pieces(block, entry, position, stop, absent)
-            position = stop
-
-    def _block_pieces(
-        self, block: int, entry: int, first: int, end: int, absent: Source
-    ) -> Iterator[Extent]:
-        """The sectors [first, end), all of one block."""
-        state = state_of(entry)
-        if state == bat.NOT_PRESENT:
-            yield Extent(first, end - first, absent)
-            return
-        if state in _READ_AS_ZEROS:
-            yield Extent(first, end - first, Source.ZERO)
-            return
-        start = block * self.sectors_per_block
-        data = self.check_entry(block, entry) - start * SECTOR_BYTES
-        if state == bat.FULLY_PRESENT:
-            yield Extent(first, end - first, Source.DATA, data + first * SECTOR_BYTES)
-            return
-        runs = self.held(block)
-        index = max(0, bisect.bisect_right(runs, (first - start, self.sectors_per_block)) - 1)
-        position = first
-        for run_first, run_end in runs[index:]:
-            begin, stop = max(start + run_first, first), min(start + run_end, end)
-            if begin >= end:
-                break
-            if begin >= stop:
-                continue
-            if begin > position:
-                yield Extent(position, begin - position, absent)
-            yield Extent(begin, stop - begin, Source.DATA, data + begin * SECTOR_BYTES)
-            position = stop
-        if position < end:
-            yield Extent(position, end - position, absent)
-
-    def held(self, block: int) -> list[Run]:
-        """Runs of 512-byte sectors that a partially present block holds."""
-        runs = self._runs.get(block)
-        if runs is not None:
-            return runs
-        offset, length = self.bitmap_place(block)
-        try:
-            bitmap = self.file.read_at(offset, length)
-        except ImageError as error:
-            first = block * self.sectors_per_block
-            raise ImageError(
-                error.code,
-                f"The sector bitmap of block {block:,}, first sector (LBA) {first:,}, cannot be "
-                f"read. {error.message}",
-                file=error.file,
-                field="sector_bitmap",
-                offset=error.offset,
-                value=first,
-            ) from error
-        scale = self.logical_sector_bytes // SECTOR_BYTES
-        runs = held_runs(bitmap.translate(_REVERSED), self.sectors_per_block // scale)
-        if scale > 1:
-            runs = [(first * scale, end * scale) for first, end in runs]
-        return self._runs.put(block, runs)
-
-    def bitmap_place(self, block: int) -> tuple[int, int]:
-        """Offset and length in bytes of a block's part of its chunk's sector bitmap."""
-        chunk, inside = divmod(block, self.geometry.ratio)
-        index = self.geometry.bitmap_index(chunk)
-        entry = self.bat.at(index)
-        if state_of(entry) != bat.BITMAP_PRESENT:
-            raise self._wrong_entry(
-                index, entry, f"block {block:,} is partly held, but its sector bitmap is missing"
-            )
-        offset = self.check_bitmap_entry(chunk, entry)
-        length = BITMAP_BLOCK_BYTES // self.geometry.ratio
-        return offset + inside * length, length
-
-    def check_bitmap_entry(self, chunk: int, entry: int) -> int:
-        """The byte offset of a present sector bitmap, after its bounds were found right."""
-        index = self.geometry.bitmap_index(chunk)
-        what = f"the sector bitmap of chunk {chunk:,}"
-        self._check_bounds(index, entry, BITMAP_BLOCK_BYTES, what)
-        return offset_of(entry)
-
-    def check_entry(self, block: int, entry: int) -> int:
-        """The byte offset of a present block, after state and bounds were found right."""
-        index = self.geometry.index_of(block)
-        state = state_of(entry)
-        if state not in bat.STATE_NAMES:
-            raise self._wrong_entry(index, entry, f"block {block:,} has the unknown state {state}")
-        if state == bat.PARTIALLY_PRESENT and self.disk_type is not DiskType.DIFFERENCING:
-            raise self._wrong_entry(
-                index, entry, f"block {block:,} is partly held, but the disk has no parent"
-            )
-        # QEMU once wrote the last block only as far as the disk goes.
-        inside = self.virtual_size_bytes - block * self.block_size_bytes
-        length = min(self.block_size_bytes, inside)
-        self._check_bounds(index, entry, length, f"block {block:,}")
-        return offset_of(entry)
-
-    def _check_bounds(self, index: int, entry: int, length: int, what: str) -> None:
-        offset = offset_of(entry)
-        if offset < headers.HEADER_SECTION_BYTES:
-            raise self._wrong_entry(index, entry, f"{what} would lie over the headers")
-        before = bisect.bisect_left(self.taken, (offset + length,)) - 1
-        if before >= 0 and offset < self.taken[before][1]:
-            raise self._wrong_entry(
-                index, entry, f"{what} would lie over the log or over one of the regions"
-            )
-        if offset + length > self.file.size_bytes:
-            raise self._wrong_entry(index, entry, f"{what} would reach past the end of the file")
-
-    def _wrong_entry(self, index: int, entry: int, why: str) -> ImageError:
-        return ImageError(
-            "E_VHDX_BAT",
-            f"The block allocation table cannot be right: {why}.",
-            file=self.file.path,
-            field="block_allocation_table",
-            offset=self.bat.entry_offset(index),
-            value=entry,
-        )
+        return extents.extents(self, first_sector, count_sectors)
 
     # For people
 
     def properties(self) -> list[tuple[str, str]]:
         """See `Image`."""
-        header, found = self.headers.header, self.metadata
-        log_state = "empty"
-        if self.updates is not None:
-            from disks.engine.vhdx import replay
+        from disks.engine.vhdx import properties
 
-            log_state = f"{replay.waiting_words(self.updates)}, waiting to be replayed"
-        return [
-            ("Format", "VHDX 1"),
-            ("DataWriteGuid", guid_text(header.data_write_guid)),
-            ("FileWriteGuid", guid_text(header.file_write_guid)),
-            ("Virtual disk id", guid_text(found.virtual_disk_id)),
-            (
-                "Header in use",
-                f"{self.headers.current.number} of 2, sequence {header.sequence_number:,}",
-            ),
-            ("Log", log_state),
-            ("Logical sector size", f"{found.logical_sector_bytes:,} bytes"),
-            ("Physical sector size", f"{found.physical_sector_bytes:,} bytes"),
-            ("Chunk ratio", f"{self.geometry.ratio:,} blocks to a sector bitmap"),
-            ("Log at byte", f"{header.log_offset:,}, {header.log_length:,} bytes"),
-            ("Metadata at byte", f"{found.region.offset:,}"),
-            ("Block allocation table at byte", f"{self.bat.offset:,}"),
-            ("Block allocation table entries", f"{self.geometry.entries:,}"),
-        ]
+        return properties.properties(self)
 
     def stored_headers(self) -> bytes:
         """Headers, region table and items as opened: what a change of metadata changes."""
@@ -533,29 +352,6 @@ class VhdxImage:
 
     def close(self) -> None:
         self.file.close()
-
-
-def _joined(extents: Iterator[Extent]) -> Iterator[Extent]:
-    """Neighbours that continue each other as one."""
-    last: Extent | None = None
-    for extent in extents:
-        if last is not None and last.source is extent.source:
-            follows = last.file_offset is None or (
-                last.file_offset + last.count_sectors * SECTOR_BYTES == extent.file_offset
-            )
-            if follows:
-                last = Extent(
-                    last.first_sector,
-                    last.count_sectors + extent.count_sectors,
-                    last.source,
-                    last.file_offset,
-                )
-                continue
-        if last is not None:
-            yield last
-        last = extent
-    if last is not None:
-        yield last
 
 
 def _creator(file: ImageFile) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from disks.engine.changes import FieldChange, HeaderRewrite, Write
 from disks.engine.errors import ImageError
-from disks.engine.images import FieldChange, HeaderRewrite, NewParent, Write
+from disks.engine.parent_link import NewParent
 from disks.engine.units import round_up
 from disks.engine.vhdx import metadata, parent_locator
 from disks.engine.vhdx.logged import PAGE_BYTES, patched_page, plan_logged

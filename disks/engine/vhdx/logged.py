@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from disks.engine.images import FieldChange, Fill, HeaderRewrite, Write
+from disks.engine.changes import FieldChange, Fill, HeaderRewrite, Write
 from disks.engine.vhdx import headers, log
 from disks.engine.vhdx.guid import NIL, guid_text, new_guid
 

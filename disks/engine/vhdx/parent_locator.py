@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from disks.engine.errors import ImageError
 from disks.engine.findings import Finding, Level
-from disks.engine.images import Locator, NewParent, ParentReference
+from disks.engine.parent_link import Locator, NewParent, ParentReference
 from disks.engine.text import escape_surrogates, has_surrogates
 from disks.engine.units import KIB
 from disks.engine.vhdx.guid import NIL_TEXT, guid_bytes

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from disks.engine.changes import FieldChange, HeaderRewrite, Write
 from disks.engine.errors import ImageError
-from disks.engine.images import FieldChange, HeaderRewrite, Write
 from disks.engine.vhdx import headers, regions
 from disks.engine.vhdx.guid import new_guid
 from disks.engine.vhdx.logged import PAGE_BYTES, plan_logged

@@ -12,9 +12,9 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from disks.engine.changes import FieldChange, LogReplay
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
-from disks.engine.images import FieldChange, LogReplay
 from disks.engine.units import MIB
 from disks.engine.vhdx import headers, log, regions
 from disks.engine.vhdx.guid import NIL, new_guid

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from disks.engine.errors import ImageError, OutOfRange
 from disks.engine.files import ImageFile
-from disks.engine.images import DiskType, ImageWriter, NewImage
-from disks.engine.sector_bitmap import set_range
+from disks.engine.images import DiskType
+from disks.engine.new_image import ImageWriter, NewImage
+from disks.engine.sector_bitmap import REVERSED_BITS, set_range
 from disks.engine.units import MIB, SECTOR_BYTES, round_up
 from disks.engine.vhdx import bat, headers, metadata, parent_locator, regions
 from disks.engine.vhdx.bat import Geometry
@@ -28,10 +29,8 @@ LOG_BYTES = 1 * MIB
 METADATA_OFFSET = 2 * MIB
 METADATA_BYTES = 1 * MIB
 BAT_OFFSET = 3 * MIB
-BITMAP_BLOCK_BYTES = 1 * MIB
 _FIRST_ITEM = metadata.TABLE_BYTES
 _LOCATOR_AT = metadata.TABLE_BYTES + 4096  # a page of its own: relinking never tears others
-_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 class Layout(NamedTuple):
@@ -92,7 +91,7 @@ def file_bytes(new: NewImage, layout: Layout, blocks: int, bitmaps: int | None =
         bitmaps = 0
     elif bitmaps is None:
         bitmaps = min(blocks, -(-layout.geometry.blocks // layout.geometry.ratio))
-    return layout.first_block + blocks * new.block_size_bytes + bitmaps * BITMAP_BLOCK_BYTES
+    return layout.first_block + blocks * new.block_size_bytes + bitmaps * bat.BITMAP_BLOCK_BYTES
 
 
 def predicted_size_bytes(new: NewImage, blocks: int, bitmaps: int | None = None) -> int:
@@ -250,7 +249,7 @@ class VhdxWriter:
         if last is not None and last != block // ratio:
             self._close_chunk(last)
         if last != block // ratio:
-            self._bitmap = bytearray(BITMAP_BLOCK_BYTES)
+            self._bitmap = bytearray(bat.BITMAP_BLOCK_BYTES)
             self._partial = False
             self._chunk = block // ratio
 
@@ -269,9 +268,9 @@ class VhdxWriter:
     def _close_chunk(self, chunk: int) -> None:
         if not self._partial:
             return
-        self._take_room(BITMAP_BLOCK_BYTES)
-        offset = self._end - BITMAP_BLOCK_BYTES
-        self.file.write_at(offset, self._bitmap.translate(_REVERSED))
+        self._take_room(bat.BITMAP_BLOCK_BYTES)
+        offset = self._end - bat.BITMAP_BLOCK_BYTES
+        self.file.write_at(offset, self._bitmap.translate(REVERSED_BITS))
         index = self.layout.geometry.bitmap_index(chunk)
         self._table[index] = offset | bat.BITMAP_PRESENT
 

@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from disks.engine.errors import ImageError
 from disks.operations import demo
-from disks.services import roots, scanning
+from disks.services import root_declarations, scanning
 from disks.services.errors import Refusal
 
 
@@ -30,10 +30,10 @@ class Command(BaseCommand):
         folder: str = options["folder"]
         try:
             made = demo.make(folder)
-            root = roots.declare(
+            root = root_declarations.declare(
                 path=folder,
                 declared_by="command line",
-                says=roots.Declaration(
+                says=root_declarations.Declaration(
                     name=options["name"],
                     opened_by="nobody",
                     read_only=False,

@@ -11,9 +11,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from disks.commandline.options import rate
 from disks.engine.errors import ImageError
 from disks.models import StorageRoot
-from disks.services import root_state, roots
+from disks.services import root_declarations, root_state
 from disks.services.errors import Refusal
-from disks.services.roots import Declaration
+from disks.services.root_declarations import Declaration
 
 
 class Command(BaseCommand):
@@ -48,7 +48,7 @@ class Command(BaseCommand):
     def list(self, options: dict[str, Any]) -> None:
         rows = StorageRoot.objects.prefetch_related("windows_views")
         if options["as_json"]:
-            documents = [roots.as_dict(root) | {"state": root.state} for root in rows]
+            documents = [root_declarations.as_dict(root) | {"state": root.state} for root in rows]
             self.stdout.write(json.dumps({"roots": documents}, indent=1))
             return
         for root in rows:
@@ -57,7 +57,7 @@ class Command(BaseCommand):
             self.stdout.write(f"{root.name}: {root.path} ({root.state}, {writing}, {views})")
 
     def add(self, options: dict[str, Any]) -> None:
-        root = roots.declare(
+        root = root_declarations.declare(
             path=options["path"],
             declared_by=StorageRoot.DeclaredBy.COMMAND_LINE,
             says=_said(options, options["name_new"]),
@@ -67,26 +67,26 @@ class Command(BaseCommand):
 
     def set(self, options: dict[str, Any]) -> None:
         root = _found(options["name"])
-        leads_before = roots.decides_links(root)
-        roots.change(root, says=_said(options, options["name_new"]))
+        leads_before = root_declarations.decides_links(root)
+        root_declarations.change(root, says=_said(options, options["name_new"]))
         self.stdout.write(f"Changed {root.name}.")
-        if roots.decides_links(root) != leads_before:
+        if root_declarations.decides_links(root) != leads_before:
             self.stdout.write("Parent paths may lead elsewhere now: `manage.py scan` follows.")
 
     def probe(self, options: dict[str, Any]) -> None:
         self._tell(root_state.probe(_found(options["name"])))
 
     def accept(self, options: dict[str, Any]) -> None:
-        root = roots.accept(_found(options["name"]))
+        root = root_declarations.accept(_found(options["name"]))
         self.stdout.write(f"{root.name} is the folder that is now at {root.path}.")
 
     def remove(self, options: dict[str, Any]) -> None:
         root = _found(options["name"])
-        roots.remove(root)
+        root_declarations.remove(root)
         self.stdout.write(f"Removed {root.name}; its files stay where they are.")
 
     def sync(self, options: dict[str, Any]) -> None:
-        for root in roots.sync_from_settings():
+        for root in root_declarations.sync_from_settings():
             self.stdout.write(f"{root.name}: {root.path}")
 
     def _tell(self, found: dict[str, Any]) -> None:

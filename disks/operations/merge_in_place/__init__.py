@@ -23,10 +23,11 @@ from disks.operations.merge_in_place.journal_room import journal_bytes, journal_
 from disks.operations.merge_in_place.work import BEGUN, ENDING, MERGING, Work, write
 from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Lost, Progress, Stopped
-from disks.operations.rollback import rolling_back
+from disks.operations.rollback import quietly, rolling_back
 
 __all__ = [
     "Work",
+    "cannot_wait",
     "errors_stop_it",
     "has_begun_to_move",
     "journal_bytes",
@@ -52,7 +53,7 @@ def start(
     work = replace(work, identity=str(uuid.uuid4()))
     with rolling_back(lambda: step_zero.take_back(roots, work), work.base):
         work = step_zero.begin(roots, work, journal_pages, progress)
-    with errors_stop_it(work.base):
+    with errors_stop_it(work.base), _its_end_is_a_stop(roots, work.base):
         return _carry_on(roots, work, progress, total_bytes=total_bytes)
 
 
@@ -77,7 +78,7 @@ def resume(roots: Roots, sidecar: Sidecar, progress: Progress) -> dict[str, Any]
 
     Returns its result. Raises Stopped, E_NEEDS_ATTENTION with nothing written.
     """
-    return _go_on(roots, _taken_over(roots, Work.from_sidecar(sidecar)), progress)
+    return _go_on(roots, Work.from_sidecar(sidecar), progress)
 
 
 def recover(sidecar: Sidecar, roots: Roots, progress: Progress | None = None) -> dict[str, Any]:
@@ -88,9 +89,9 @@ def recover(sidecar: Sidecar, roots: Roots, progress: Progress | None = None) ->
     progress = progress or Progress()
     if sidecar.state == steps.ELSEWHERE:
         return steps.follow(sidecar, roots, lambda there, roots: recover(there, roots, progress))
-    work = _taken_over(roots, Work.from_sidecar(sidecar))
+    work = Work.from_sidecar(sidecar)
     if work.state == BEGUN:
-        told = step_zero.take_back(roots, work)
+        told = step_zero.take_back(roots, _taken_over(roots, work))
         sentence = f"The merge had moved nothing yet; every disk is as it was.{told}"
         return {"path": work.base, "action": "undone", "sentence": sentence}
     result = _go_on(roots, work, progress)
@@ -104,18 +105,46 @@ def recover(sidecar: Sidecar, roots: Roots, progress: Progress | None = None) ->
 
 
 def _taken_over(roots: Roots, work: Work) -> Work:
-    """Says so first, so that the old owner is known to be dead.
-
-    Nobody has stopped it any more; until the files are prepared that is still needed.
-    """
-    work = replace(work, token=work.token + 1, file=None if work.state == ENDING else work.file)
+    """Says so first, so that the old owner is known to be dead; it is stopped no more."""
+    work = replace(work, token=work.token + 1, stopped=False)
     write(roots, work)
     return work
 
 
 def _go_on(roots: Roots, work: Work, progress: Progress) -> dict[str, Any]:
     """After an interruption: others may have used the leaf, and made disks on it."""
-    return _carry_on(roots, work, progress, journal_room.follow, newcomers.take_along)
+    with _its_end_is_a_stop(roots, work.base):
+        work = _taken_over(roots, work)
+        return _carry_on(roots, work, progress, journal_room.follow, newcomers.take_along)
+
+
+@contextlib.contextmanager
+def _its_end_is_a_stop(roots: Roots, base: str) -> Iterator[None]:
+    """Whoever ends a merge that has moved data has stopped it, wherever that falls: it is noted.
+
+    One that died, or was lost, goes on by itself; so does one that cannot wait. What the files
+    are is not noted: here they may be half written, and who wrote to them meanwhile is told by
+    what they were.
+    """
+    try:
+        yield
+    except Lost:
+        raise
+    except BaseException as why:
+        quietly(lambda: _note_stop(roots, base), base)
+        if isinstance(why, Cancelled):
+            how = batches.how_to_resume(base)
+            raise Stopped("The merge was stopped between two of its steps.", how) from why
+        raise
+
+
+def _note_stop(roots: Roots, base: str) -> None:
+    found = pending(roots, base)
+    if found is None or not has_begun_to_move(found) or was_stopped(found):
+        return
+    if not cannot_wait(roots, found):
+        with faults.stage("merge.stop"):
+            write(roots, replace(Work.from_sidecar(found), stopped=True))
 
 
 def _carry_on(
@@ -152,6 +181,15 @@ def has_begun_to_move(sidecar: Sidecar) -> bool:
     return sidecar.kind == journal.MERGE and sidecar.state in (MERGING, ENDING)
 
 
+def cannot_wait(roots: Roots, sidecar: Sidecar) -> bool:
+    """Whether names and headers are changing: until they have, the leaf cannot be read.
+
+    A wish to stop comes too late then, as it does for who is at it: a moment's work is left.
+    Raises E_SIDECAR, and what reading base raises of the storage.
+    """
+    return sidecar.state == ENDING and ending.has_begun(roots, Work.from_sidecar(sidecar))
+
+
 def to_go_on_with(roots: Roots, sidecar: Sidecar) -> Sidecar | None:
     """The record of the merge that has moved data and that a record is part of, if it is of one.
 
@@ -170,6 +208,6 @@ def to_go_on_with(roots: Roots, sidecar: Sidecar) -> Sidecar | None:
 def was_stopped(sidecar: Sidecar) -> bool:
     """Whether somebody stopped this merge, or it said why it cannot go on.
 
-    It goes on when somebody says so; one that was interrupted does by itself.
+    It goes on when somebody says so; one that was interrupted does by itself. Raises E_SIDECAR.
     """
-    return has_begun_to_move(sidecar) and bool(sidecar.record.get("file"))
+    return has_begun_to_move(sidecar) and Work.from_sidecar(sidecar).stopped

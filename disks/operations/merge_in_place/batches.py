@@ -17,21 +17,22 @@ from typing import NoReturn
 
 from disks.engine import faults
 from disks.engine.chain import ChainView
+from disks.engine.changes import Write
 from disks.engine.files import ImageFile
 from disks.engine.formats import open_image
 from disks.engine.holding import HoldPlan, Limits, Wanted
-from disks.engine.images import Image, Write
+from disks.engine.images import Image
 from disks.engine.units import MIB, SECTOR_BYTES, sectors, size_text
 from disks.operations import unforeseen
+from disks.operations.content import ChainContent, Run
 from disks.operations.merge_in_place import old_pages
 from disks.operations.merge_in_place.moving import move, prove
 from disks.operations.merge_in_place.old_pages import Slot
 from disks.operations.merge_in_place.work import ENDING, Work, write
 from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Lost, Progress, Stopped
-from disks.operations.rewriting import attention
+from disks.operations.rewriting.recovery import attention
 from disks.operations.rollback import quietly
-from disks.operations.streaming import ChainContent, Run
 from disks.operations.windows import shown
 
 _AT_FIRST = "before its first batch was complete"
@@ -55,9 +56,8 @@ def run(roots: Roots, work: Work, progress: Progress, total_bytes: int | None) -
     ):
         file.pass_memory_by()
         total = levels.held_bytes(0) if total_bytes is None else total_bytes
-        ahead = levels.held_bytes(work.position) if work.position else total
-        progress.step("merge", f"Moving {size_text(ahead)} into {os.path.basename(work.base)}")
-        moving = _Moving(roots, work, levels, file, journal_file, progress, total - ahead, total)
+        done = total - levels.held_bytes(work.position) if work.position else 0
+        moving = _Moving(roots, work, levels, file, journal_file, progress, done, total)
         moving.carry_out()
         work = moving.work
     seconds = round(moving.proof_seconds, 3)
@@ -217,19 +217,21 @@ class _Moving:
 
     def carry_out(self) -> None:
         """Everything that is left. Raises Stopped."""
+        ahead = size_text(self.total_bytes - self.done_bytes)
         first: int | None = self.work.position
-        while first is not None:
-            try:
+        try:
+            self.progress.step("merge", f"Moving {ahead} into {os.path.basename(self.work.base)}")
+            while first is not None:
                 self.progress.report(self.done_bytes, self.total_bytes)
                 first = self._batch(first)
-            except (Cancelled, Stopped) as asked:
-                done = f"after {size_text(self.done_bytes)} of {size_text(self.total_bytes)}"
-                self._stop(f"was stopped {done if self.done_bytes else _AT_FIRST}.", asked)
-            except Lost:
-                raise
-            except Exception as error:
-                why = unforeseen.typed(error, self.file.path)
-                self._stop(f"stopped: {why.message}", why)
+        except (Cancelled, Stopped) as asked:
+            done = f"after {size_text(self.done_bytes)} of {size_text(self.total_bytes)}"
+            self._stop(f"was stopped {done if self.done_bytes else _AT_FIRST}.", asked)
+        except Lost:
+            raise
+        except Exception as error:
+            why = unforeseen.typed(error, self.file.path)
+            self._stop(f"stopped: {why.message}", why)
 
     def _batch(self, first: int) -> int | None:
         """One batch from plan to end; the sector that the next one begins at, None without one."""
@@ -330,7 +332,7 @@ def stopped(roots: Roots, work: Work) -> None:
     with roots.open(work.base) as file:
         now = file.identity()
     with faults.stage("merge.stop"):
-        write(roots, replace(work, file=now, garbled=()))
+        write(roots, replace(work, file=now, stopped=True, garbled=()))
 
 
 def how_to_go_on(work: Work) -> str:

@@ -8,12 +8,14 @@ from typing import Any
 from disks.engine import faults
 from disks.engine.formats import open_image
 from disks.engine.images import Image
-from disks.operations import durable, rewriting, steps, trash
+from disks.operations import durable, journal, rewriting, steps
 from disks.operations.fingerprints import Fingerprint
 from disks.operations.merge_in_place.step_zero import remove_records, rewrite, settle
 from disks.operations.merge_in_place.work import Work
 from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Progress
+from disks.operations.rewriting import kinds, recovery
+from disks.operations.trash import manifests
 
 
 def finish(roots: Roots, work: Work, progress: Progress) -> dict[str, Any]:
@@ -53,8 +55,8 @@ def finish(roots: Roots, work: Work, progress: Progress) -> dict[str, Any]:
             size = file.size_bytes
         relinked = [path for path in work.relink if path not in {row["path"] for row in refused}]
         work.manifest.relinked = relinked
-        work.manifest.state = trash.COMPLETE
-        trash.write(roots, work.manifest)
+        work.manifest.state = manifests.COMPLETE
+        manifests.write(roots, work.manifest)
         remove_records(roots, work)
     done = work.result | {
         "file_size_after_bytes": size,
@@ -65,18 +67,32 @@ def finish(roots: Roots, work: Work, progress: Progress) -> dict[str, Any]:
     return done | ({steps.TO_REPAIR: refused} if refused else {})
 
 
+def has_begun(roots: Roots, work: Work) -> bool:
+    """Whether base is getting the leaf's face, or a name has changed, of a merge that is ending.
+
+    From then on the leaf cannot be read until the end.
+    """
+    if steps.inode(roots, work.base) != work.inodes[-1]:
+        return True
+    rewritten = journal.of(roots, work.base, journal.UNDO)
+    if rewritten is not None and rewritten.unfinished:
+        return True
+    with roots.open(work.base) as file:
+        return open_image(file).identity != work.identity
+
+
 def _take_face(roots: Roots, work: Work) -> None:
     """base says all that the leaf said of itself; it is that disk from here on."""
     if steps.inode(roots, work.base) != work.inodes[-1]:
         if steps.inode(roots, work.surviving) == work.inodes[-1]:
             return  # it has taken the leaf's name already, and before that its face
-        raise rewriting.attention(work.base, "another file has its name now")
+        raise recovery.attention(work.base, "another file has its name now")
     settle(roots, work.base)
     leaf = work.manifest.entries[0]
     kept = steps.inode(roots, leaf.trash) == work.inodes[0]
     with roots.open(leaf.trash if kept else work.leaf) as leaf_file:
         if leaf_file.stat().st_ino != work.inodes[0]:
-            raise rewriting.attention(work.leaf, "another file has its name now")
+            raise recovery.attention(work.leaf, "another file has its name now")
         theirs = open_image(leaf_file)
         with roots.open(work.base) as file:
             if open_image(file).identity == theirs.identity:
@@ -85,7 +101,7 @@ def _take_face(roots: Roots, work: Work) -> None:
             roots,
             work,
             work.base,
-            rewriting.FACE,
+            kinds.FACE,
             lambda image: image.plan_face(theirs),
             lambda image: _require_face(image, theirs),
         )
@@ -98,7 +114,7 @@ def _require_face(image: Image, theirs: Image) -> None:
         raise rewriting.unverified(image.file.path, "it has another size")
 
 
-def _take_name(roots: Roots, work: Work, leaf: trash.Entry) -> None:
+def _take_name(roots: Roots, work: Work, leaf: manifests.Entry) -> None:
     """The leaf gets a second name in the trash, so that its own never goes missing."""
     if steps.inode(roots, work.surviving) == work.inodes[-1]:
         return
@@ -106,5 +122,5 @@ def _take_name(roots: Roots, work: Work, leaf: trash.Entry) -> None:
     if kept is None:
         steps.link_or_move(roots, leaf.original, leaf.trash)
     elif kept != leaf.file.inode:
-        raise rewriting.attention(leaf.trash, "another file lies in the trash under this name")
+        raise recovery.attention(leaf.trash, "another file lies in the trash under this name")
     durable.rename(roots, work.base, work.surviving)

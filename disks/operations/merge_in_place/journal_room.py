@@ -13,12 +13,12 @@ from disks.engine.formats import open_image
 from disks.engine.images import DiskType, Image
 from disks.engine.units import SECTOR_BYTES
 from disks.operations import durable, rules
+from disks.operations.counting import Counting
 from disks.operations.merge_in_place import old_pages
 from disks.operations.merge_in_place.batches import Levels
 from disks.operations.merge_in_place.work import Work
 from disks.operations.pages import PAGE_BYTES
 from disks.operations.paths import Roots
-from disks.operations.streaming import Counting
 
 _BLOCK_BYTES_PER_PAGE = PAGE_BYTES * 8 * SECTOR_BYTES  # of its sector bitmap
 

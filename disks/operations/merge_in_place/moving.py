@@ -16,7 +16,7 @@ from disks.engine.errors import ImageError
 from disks.engine.files import LARGE_BYTES, ImageFile, in_pages, page_buffer
 from disks.engine.holding import Place
 from disks.engine.units import KIB, MIB, SECTOR_BYTES
-from disks.operations.streaming import Run
+from disks.operations.content import Run
 from disks.operations.windows import shown
 
 PIECE_BYTES = 512 * KIB

@@ -12,15 +12,17 @@ from dataclasses import replace
 
 from disks.engine import faults
 from disks.engine.chain import Chain, open_chain
+from disks.engine.changes import Expansion, HeaderRewrite
 from disks.engine.errors import ImageError
 from disks.engine.files import is_of_the_storage
 from disks.engine.formats import open_image
-from disks.engine.images import Expansion, HeaderRewrite, Image
+from disks.engine.images import Image
 from disks.operations import durable, fingerprints, journal, rewriting, rules, steps, trash
 from disks.operations.merge_in_place import batches, old_pages
 from disks.operations.merge_in_place.work import MERGING, Work, pointers, write
 from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Progress
+from disks.operations.rewriting import kinds, recovery
 from disks.operations.windows import shown
 
 
@@ -76,7 +78,7 @@ def take_back(roots: Roots, work: Work) -> str:
                 roots,
                 work,
                 work.above,
-                rewriting.IDENTITY,
+                kinds.IDENTITY,
                 lambda image: image.plan_recorded_link(work.old_link),
             )
         elif not _is_ours(roots, work, work.above):
@@ -120,7 +122,7 @@ def settle(roots: Roots, path: str) -> None:
     """A rewrite of one header that died halfway is finished or undone; we hold the lock."""
     found = journal.of(roots, path, journal.UNDO)
     if found is not None and found.unfinished:
-        rewriting.recover(roots, found, token=found.token + 1)
+        recovery.recover(roots, found, token=found.token + 1)
 
 
 def rewrite(
@@ -193,7 +195,7 @@ def _grow(roots: Roots, work: Work) -> None:
             roots,
             work,
             work.base,
-            rewriting.MAKE_ROOM if makes_room else rewriting.EXPAND,
+            kinds.MAKE_ROOM if makes_room else kinds.EXPAND,
             lambda image: planned(image).rewrite,
         )
 
@@ -203,7 +205,7 @@ def _tell(roots: Roots, work: Work) -> None:
         roots,
         work,
         work.above,
-        rewriting.IDENTITY,
+        kinds.IDENTITY,
         lambda image: image.plan_parent_identity(work.identity),
         lambda image: _require_told(image, work.identity),
     )
@@ -219,7 +221,7 @@ def _change_identity(roots: Roots, work: Work, identity: str) -> None:
         roots,
         work,
         work.base,
-        rewriting.IDENTITY,
+        kinds.IDENTITY,
         lambda image: image.plan_identity(identity),
     )
 

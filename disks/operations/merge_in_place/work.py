@@ -8,9 +8,10 @@ from typing import Any
 
 from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
-from disks.operations import journal, steps, trash
+from disks.operations import journal, steps
 from disks.operations.journal import MERGE, Sidecar
 from disks.operations.paths import Roots
+from disks.operations.trash import manifests
 
 BEGUN = "begun"  # identities are changing; nothing was moved yet: it is taken back
 MERGING = "merging"  # batch after batch: it goes on
@@ -29,7 +30,8 @@ class Work:
     identity       that base gets for the time of the merge, and the level above it is told
     position       sectors before it are moved; batch: the last one that is known complete
     seen           inode, size and modification time of the levels when they were last begun with
-    file           base after the last batch of a merge that was stopped
+    file           base after the last batch of a merge that was stopped between two
+    stopped        somebody stopped it, or it said why it cannot go on: it waits to be resumed
     garbled        offsets in base of pages that a crash garbled and that are being put back
     """
 
@@ -38,7 +40,7 @@ class Work:
     surviving: str
     job: str
     token: int
-    manifest: trash.Manifest
+    manifest: manifests.Manifest
     inodes: tuple[int, ...]
     old_identity: str
     old_link: dict[str, Any]
@@ -51,6 +53,7 @@ class Work:
     identity: str = ""
     seen: tuple[tuple[int, ...], ...] = ()
     file: FileIdentity | None = None
+    stopped: bool = False
     garbled: tuple[int, ...] = ()
     result: dict[str, Any] = field(default_factory=dict)
 
@@ -104,6 +107,7 @@ class Work:
                 "identity": self.identity,
                 "seen": [list(row) for row in self.seen],
                 "file": self.file.as_dict() if self.file else None,
+                "stopped": self.stopped,
                 "garbled": list(self.garbled),
                 "result": self.result,
             },
@@ -125,7 +129,7 @@ class Work:
                 surviving=above(record["surviving"]),
                 job=sidecar.job,
                 token=sidecar.token,
-                manifest=trash.Manifest.from_stored(record["manifest"], above(record["trash"])),
+                manifest=manifests.Manifest.from_stored(record["manifest"], above(record["trash"])),
                 inodes=tuple(int(inode) for inode in record["inodes"]),
                 old_identity=str(record["old_identity"]),
                 old_link=dict(record["old_link"]),
@@ -138,6 +142,8 @@ class Work:
                 identity=str(record["identity"]),
                 seen=tuple(tuple(int(part) for part in row) for row in record["seen"]),
                 file=FileIdentity.from_dict(record["file"]) if record["file"] else None,
+                # Before it had a word of its own, a stop was known by the file.
+                stopped=bool(record.get("stopped", record["file"])),
                 garbled=tuple(int(offset) for offset in record.get("garbled", ())),
                 result=dict(record["result"]),
             )

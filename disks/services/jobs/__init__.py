@@ -12,8 +12,8 @@ from disks.services.jobs.queueing import (
     WAITING,
     Sender,
     User,
-    audit_state,
     hand_over,
+    note_state,
     release,
 )
 from disks.services.jobs.requesting import PARAMETERS_VERSION, request
@@ -30,7 +30,7 @@ from disks.services.jobs.running import (
 
 __all__ = [
     "HELD_SHUT_DOWN", "INTERNAL_ERROR", "NOTHING_AWAITED", "PARAMETERS_VERSION", "PAUSED",
-    "PLANNED_KINDS", "SHUT_DOWN", "WAITING", "Claim", "Sender", "User", "audit_state", "claim",
-    "document", "end", "fail", "hand_over", "lose", "needs_a_new_plan", "note_finished",
+    "PLANNED_KINDS", "SHUT_DOWN", "WAITING", "Claim", "Sender", "User", "claim", "document",
+    "end", "fail", "hand_over", "lose", "needs_a_new_plan", "note_finished", "note_state",
     "put_back", "put_off", "release", "request", "retry", "run", "run_now", "succeed",
 ]  # fmt: skip

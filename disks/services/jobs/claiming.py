@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from disks.models import DiskLock, Job
 from disks.services import leases, processes, timing
-from disks.services.jobs.queueing import NOTHING_AWAITED, audit_state
+from disks.services.jobs.queueing import NOTHING_AWAITED, note_state
 from disks.services.jobs.requesting import PARAMETERS_VERSION
 from disks.services.work import WORK
 
@@ -47,7 +47,7 @@ def claim(job_id: int) -> Claim | None:
             return None
         if missed := timing.missed(job, timezone.now()):
             _queued(job).update(status=Job.Status.PAUSED, sentence=missed, **NOTHING_AWAITED)
-            audit_state(job, Job.Status.QUEUED, Job.Status.PAUSED, missed, user=None)
+            note_state(job, Job.Status.QUEUED, Job.Status.PAUSED, missed, user=None)
             return None
         early = timing.waits_for_the_clock(job, timezone.now())
         if early is not None:
@@ -86,7 +86,7 @@ def claim(job_id: int) -> Claim | None:
         if not claimed:
             return None
         leases.take_locks(wanted, job, token)
-        audit_state(job, Job.Status.QUEUED, Job.Status.RUNNING, "started.", user=job.requested_by)
+        note_state(job, Job.Status.QUEUED, Job.Status.RUNNING, "started.", user=job.requested_by)
         job.refresh_from_db()
     return Claim(job, token, claimed_at)
 

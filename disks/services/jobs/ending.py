@@ -13,8 +13,8 @@ from disks.models import Job
 from disks.services import timing
 from disks.services.jobs.queueing import (
     NOTHING_AWAITED,
-    audit_state,
     hand_over,
+    note_state,
     release,
     send_where_room_is,
 )
@@ -56,7 +56,7 @@ def end(job: Job, token: int, seen: str, status: str, sentence: str, **columns: 
         if not changed:
             logger.warning("job %s: token %s no longer owns it", job.pk, token)
             return False
-        audit_state(job, seen, status, sentence, user=job.requested_by)
+        note_state(job, seen, status, sentence, user=job.requested_by)
         release(job)
     return True
 
@@ -92,7 +92,7 @@ def put_off(
             **({"resume_at": None} | clock),
         )
         if changed:
-            audit_state(job, seen, Job.Status.PAUSED, sentence, user=job.requested_by)
+            note_state(job, seen, Job.Status.PAUSED, sentence, user=job.requested_by)
             send_where_room_is()
     return bool(changed)
 
@@ -120,7 +120,7 @@ def put_back(job: Job, token: int, seen: str, *, if_paused: str, moved: bool = F
             **NOTHING_AWAITED,
         )
         if changed:
-            audit_state(job, seen, Job.Status.QUEUED, SHUT_DOWN, user=None)
+            note_state(job, seen, Job.Status.QUEUED, SHUT_DOWN, user=None)
             if not moved:
                 release(job)
             hand_over(job.pk)
@@ -134,5 +134,5 @@ def lose(job: Job, token: int, seen: str, sentence: str) -> bool:
             status=Job.Status.LOST, sentence=readable(sentence), lease_until=None, worker={}
         )
         if changed:
-            audit_state(job, seen, Job.Status.LOST, sentence, user=None)
+            note_state(job, seen, Job.Status.LOST, sentence, user=None)
     return bool(changed)

@@ -8,9 +8,11 @@ from typing import Any
 from django.contrib.auth.models import AnonymousUser
 from django.contrib.auth.models import User as Account
 from django.db import transaction
+from django.utils import timezone
 
-from disks.models import DiskLock, Job
+from disks.models import DiskLock, Job, JobLogLine
 from disks.services import audit, timing
+from disks.services.stored_json import readable
 
 User = Account | AnonymousUser | None
 
@@ -18,6 +20,8 @@ WAITING = "Waiting for a worker."
 # Of a job that waits for no other one, no root and no moment. A moment that is left behind
 # would have the reconciler wake a job that somebody, or the end of its time, has paused.
 NOTHING_AWAITED: dict[str, Any] = {"waits_for": None, "waits_for_root": None, "resume_at": None}
+
+_INTERRUPTED = (Job.Status.PAUSED, Job.Status.QUEUED, Job.Status.LOST)
 
 
 class Sender:
@@ -54,10 +58,12 @@ def send_where_room_is() -> None:
         hand_over(job_id)
 
 
-def audit_state(
+def note_state(
     job: Job, before: str, after: str, sentence: str, *, user: User, address: str = ""
 ) -> None:
-    """The audit row of a change of state, for the same transaction."""
+    """The audit row of a change of state, for the same transaction; its own log has what
+    interrupts a job, for that tells of nothing else why an hour is missing.
+    """
     audit.record(
         user=user,
         action=f"job-{after}",
@@ -68,3 +74,10 @@ def audit_state(
         after={"status": str(after)},
         address=address,
     )
+    if after in _INTERRUPTED:
+        log(job, sentence[0].upper() + sentence[1:])
+
+
+def log(job: Job, sentence: str) -> None:
+    """One line for the job's own log."""
+    JobLogLine.objects.create(job=job, at=timezone.now(), text=readable(sentence))

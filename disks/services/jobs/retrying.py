@@ -7,7 +7,7 @@ from django.db import transaction
 from disks.models import Job
 from disks.services import access, timing
 from disks.services.errors import Refusal
-from disks.services.jobs.queueing import User, audit_state
+from disks.services.jobs.queueing import User, note_state
 from disks.services.jobs.requesting import request
 from disks.services.stored_json import restored
 
@@ -63,7 +63,7 @@ def retry(job: Job, user: User, address: str = "", *, declared_offline: bool | N
                 finished_at=None,
             )
             if changed:
-                audit_state(
+                note_state(
                     job,
                     Job.Status.NEEDS_ATTENTION,
                     Job.Status.LOST,

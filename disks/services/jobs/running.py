@@ -10,15 +10,15 @@ from typing import Any
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection
-from django.utils import timezone
 
 from disks.engine.errors import ImageError
-from disks.models import Job, JobLogLine
+from disks.models import Job
 from disks.operations.progress import Cancelled, Stopped
 from disks.services import root_state, sidecars, timing
 from disks.services.errors import Refusal
 from disks.services.jobs.claiming import Claim, claim
 from disks.services.jobs.ending import end, lose, put_back, put_off, succeed
+from disks.services.jobs.queueing import log
 from disks.services.leases import Lease, LeaseLost
 from disks.services.stored_json import readable, restored
 from disks.services.work import WORK, JobContext, function, works_in_place
@@ -78,6 +78,7 @@ def _work(claimed: Claim, lease: Lease) -> Callable[[], object]:
         lambda: sidecars.traces(job, context),
         goes_on=work.goes_on(parameters),
         in_batches=works_in_place(parameters),
+        in_bytes=work.measured_in_bytes,
         rules=partial(timing.rules, job.pk),
         may_be_held=work.moves_data,
         worked_seconds=job.worked_seconds or 0.0,
@@ -147,11 +148,7 @@ def note_finished(job: Job, result: dict[str, Any]) -> None:
         raise
     except Exception:
         logger.exception("job %s: the catalog was not brought up to date", job.pk)
-        JobLogLine.objects.create(
-            job=job,
-            at=timezone.now(),
-            text="The catalog could not be brought up to date; the next scan will do it.",
-        )
+        log(job, "The catalog could not be brought up to date; the next scan will do it.")
 
 
 def fail(job: Job, token: int, error: dict[str, Any]) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from disks.engine.files import ImageFile
 from disks.engine.formats import by_name, open_image
-from disks.engine.images import DiskType, NewImage, NewParent
+from disks.engine.images import DiskType
+from disks.engine.new_image import NewImage
+from disks.engine.parent_link import NewParent
 
 MIB = 1024 * 1024
 SECTOR = 512

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from disks.operations.paths import TRASH_FOLDER
+from disks.operations.storage_roots import TRASH_FOLDER
 from disks.tests.builders import build_differencing, build_dynamic
 from disks.tests.commandline.running import Disk
 from disks.tests.operations import worlds

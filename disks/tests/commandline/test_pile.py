@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from disks.operations import pile
+from disks.operations.pile import applying
 from disks.operations.progress import Progress
 from disks.tests.commandline.running import Disk
 from disks.tests.operations import worlds
@@ -236,7 +236,7 @@ def test_stopped_between_two_piles_it_says_what_is_merged(
     made = make(tmp_path, names="ab")
     made.base("other")
     made.child("o", "other")
-    finished = pile.apply
+    finished = applying.apply
 
     def interrupted(*args: object, **options: object) -> object:
         progress = options["progress"]
@@ -250,7 +250,7 @@ def test_stopped_between_two_piles_it_says_what_is_merged(
         monkeypatch.setattr(progress, "commit_ends", ctrl_c)
         return finished(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(pile, "apply", interrupted)
+    monkeypatch.setattr(applying, "apply", interrupted)
     told = disk.json("pile", tmp_path, "--offline", "--copy")
     assert (told.code, told.document["error"]["code"]) == (1, "E_CANCELLED")
     assert "1 pile was merged before" in told.document["error"]["message"]

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from disks.engine import faults
-from disks.engine.images import Fill, Write
+from disks.engine.changes import Fill, Write
 
 PAGE = 4096
 Steps = Sequence[Sequence[Write]]

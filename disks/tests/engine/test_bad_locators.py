@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from disks.engine import chain, formats
-from disks.engine.images import Image, NewParent
-from disks.engine.resolution import Status, resolve
+from disks.engine.images import Image
+from disks.engine.parent_link import NewParent
+from disks.engine.resolution import resolve
+from disks.engine.resolution.outcome import Status
 from disks.tests.builders import MIB, Built, build_differencing, build_fixed
 from disks.tests.engine.world import World, examine, open_file
 

@@ -10,7 +10,7 @@ import pytest
 from disks.engine import chain, formats
 from disks.engine.check import check_image
 from disks.engine.sector_bitmap import held_runs, set_range
-from disks.engine.vhd.footer import geometry_of
+from disks.engine.vhd.geometry import geometry_of
 from disks.tests.builders import MIB, build_differencing, build_dynamic, build_fixed, chs
 from disks.tests.engine.world import World, examine, open_file
 
@@ -156,7 +156,8 @@ def test_a_split_disk_of_virtual_pc_is_refused(tmp_path: Path) -> None:
 def test_all_bitmaps_of_two_gib_in_time(tmp_path: Path) -> None:
     """The goal is 20 ms; this allows for a busy machine."""
     path = tmp_path / "a.vhd"
-    from disks.engine.images import DiskType, NewImage
+    from disks.engine.images import DiskType
+    from disks.engine.new_image import NewImage
     from disks.tests.engine.world import create_file
 
     with create_file(path) as file:

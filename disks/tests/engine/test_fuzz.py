@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from disks.engine import chain
 from disks.engine.errors import ImageError
-from disks.engine.images import DiskType, NewParent
+from disks.engine.images import DiskType
+from disks.engine.parent_link import NewParent
 from disks.tests.builders import (
     MIB,
     build_differencing,

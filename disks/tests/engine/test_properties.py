@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from disks.engine import chain, formats
 from disks.engine.check import check_image
-from disks.engine.images import DiskType, NewImage, NewParent
+from disks.engine.images import DiskType
+from disks.engine.new_image import NewImage
+from disks.engine.parent_link import NewParent
 from disks.tests.builders import (
     FAMILIES,
     MIB,

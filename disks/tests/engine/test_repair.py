@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
+from disks.engine.changes import HeaderRewrite
 from disks.engine.check import check_image
 from disks.engine.errors import ImageError
 from disks.engine.findings import Level
 from disks.engine.formats import open_image
-from disks.engine.images import HeaderRewrite
 from disks.engine.units import round_up
 from disks.operations.pages import PAGE_BYTES
-from disks.operations.paths import Root, Roots
+from disks.operations.paths import Roots
+from disks.operations.storage_roots import Root
 from disks.tests.builders import (
     Built,
     build_differencing,

@@ -12,7 +12,8 @@ import pytest
 from disks.engine import chain, formats, walk
 from disks.engine.check import check_image
 from disks.engine.files import ImageFile
-from disks.engine.images import DiskType, NewImage
+from disks.engine.images import DiskType
+from disks.engine.new_image import NewImage
 from disks.engine.units import GIB, MIB, SECTOR_BYTES
 from disks.tests.builders import build_differencing_vhdx, build_dynamic_vhdx
 from disks.tests.engine.watched import (

@@ -9,7 +9,9 @@ import pytest
 
 from disks.engine import chain, formats
 from disks.engine.errors import ImageError, ParentMissing
-from disks.engine.resolution import Resolution, Shape, Status, resolve, shape_of
+from disks.engine.resolution import resolve
+from disks.engine.resolution.outcome import Resolution, Status
+from disks.engine.resolution.path_text import Shape, shape_of
 from disks.tests.builders import MIB, VHD, VHDX, Built, Family
 from disks.tests.builders.vhdx import windows_locator
 from disks.tests.engine.world import World, open_file

@@ -10,8 +10,9 @@ import pytest
 
 from disks.engine import chain, formats
 from disks.engine.errors import ImageError
-from disks.engine.images import ParentReference
-from disks.engine.resolution import Status, resolve
+from disks.engine.parent_link import ParentReference
+from disks.engine.resolution import resolve
+from disks.engine.resolution.outcome import Status
 from disks.tests.builders import MIB, Built, BuiltVhdx, build_differencing_vhdx, build_fixed_vhdx
 from disks.tests.builders.vhdx import windows_locator
 from disks.tests.builders.vhdx_parts import guid

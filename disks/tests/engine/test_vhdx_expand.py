@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from disks.engine import chain, formats
+from disks.engine.changes import Expansion, Fill
 from disks.engine.check import check_image
 from disks.engine.errors import ImageError
-from disks.engine.images import Expansion, Fill
 from disks.tests.builders import (
     MIB,
     SECTOR,

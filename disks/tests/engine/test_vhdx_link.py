@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from disks.engine import chain, formats
+from disks.engine.changes import HeaderRewrite
 from disks.engine.check import check_image
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
-from disks.engine.images import HeaderRewrite, Image, NewParent
+from disks.engine.images import Image
+from disks.engine.parent_link import NewParent
 from disks.tests.builders import (
     MIB,
     BuiltVhdx,

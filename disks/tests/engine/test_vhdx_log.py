@@ -11,7 +11,7 @@ import pytest
 
 from disks.engine import chain, formats
 from disks.engine.errors import ImageError
-from disks.engine.images import NewParent
+from disks.engine.parent_link import NewParent
 from disks.tests.builders import (
     MIB,
     SECTOR,

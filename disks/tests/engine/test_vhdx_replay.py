@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from disks.engine import chain, faults, formats
+from disks.engine.changes import HeaderRewrite
 from disks.engine.check import check_image
 from disks.engine.errors import ImageError
-from disks.engine.images import HeaderRewrite
 from disks.tests.builders import (
     MIB,
     SECTOR,

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from disks.engine import chain, formats
 from disks.engine.check import check_image
 from disks.engine.errors import ImageError, NotAnImage
-from disks.engine.images import DiskType, Extent, NewImage, NewParent, Source
+from disks.engine.images import DiskType, Extent, Source
+from disks.engine.new_image import NewImage
+from disks.engine.parent_link import NewParent
 from disks.tests.builders import (
     MIB,
     SECTOR,

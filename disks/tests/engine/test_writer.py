@@ -14,7 +14,10 @@ import pytest
 from disks.engine import chain, formats
 from disks.engine.check import check_image
 from disks.engine.errors import ImageError, NotAnImage, OutOfRange
-from disks.engine.images import DiskType, Format, NewImage, NewParent, Source
+from disks.engine.formats import Format
+from disks.engine.images import DiskType, Source
+from disks.engine.new_image import NewImage
+from disks.engine.parent_link import NewParent
 from disks.tests.builders import MIB, Family
 from disks.tests.builders import VHD as VHD_FAMILY
 from disks.tests.engine.world import World, create_file, open_file

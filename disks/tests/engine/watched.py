@@ -8,7 +8,8 @@ from typing import Any
 
 from disks.engine import formats
 from disks.engine.files import ImageFile
-from disks.engine.images import DiskType, NewImage
+from disks.engine.images import DiskType
+from disks.engine.new_image import NewImage
 from disks.engine.units import MIB, SECTOR_BYTES
 from disks.tests.engine.world import create_file
 

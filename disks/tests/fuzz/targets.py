@@ -17,10 +17,13 @@ from disks.engine import formats
 from disks.engine.chain import open_chain
 from disks.engine.check import check_image
 from disks.engine.errors import ImageError
-from disks.engine.images import DiskType, Image, NewParent
+from disks.engine.images import DiskType, Image
+from disks.engine.parent_link import NewParent
 from disks.engine.units import SECTOR_BYTES
-from disks.operations import journal, trash, windows
-from disks.operations.paths import Root, Roots
+from disks.operations import journal, windows
+from disks.operations.paths import Roots
+from disks.operations.storage_roots import Root
+from disks.operations.trash import manifests
 from disks.tests.engine.world import World, open_file
 from disks.tests.fuzz.damage import Bytes, Template, damaged, templates
 
@@ -52,8 +55,10 @@ def starting_points(folder: Path) -> dict[str, list[bytes]]:
     journal.write(roots, journal.Sidecar(journal.UNDO, disk, "prepared", record=record, help="x"))
     sidecar = (folder / ".base.vhd.vdundo").read_bytes()
     with open_file(disk) as file:
-        entry = trash.Entry(disk, f"{folder}/.vdtrash/7/base.vhd", file.identity(), "a", "merged")
-    manifest = trash.Manifest(
+        entry = manifests.Entry(
+            disk, f"{folder}/.vdtrash/7/base.vhd", file.identity(), "a", "merged"
+        )
+    manifest = manifests.Manifest(
         f"{folder}/.vdtrash/7",
         job="7",
         kind="merge",
@@ -151,9 +156,9 @@ def _sidecar(folder: Path, roots: Roots, data: bytes) -> None:
 def _manifest(folder: Path, roots: Roots, data: bytes) -> None:
     job = folder / ".vdtrash" / "7"
     os.makedirs(job, exist_ok=True)
-    (job / trash.MANIFEST).write_bytes(data)
+    (job / manifests.MANIFEST).write_bytes(data)
     with contextlib.suppress(ImageError):
-        trash.read(roots, str(job))
+        manifests.read(roots, str(job))
 
 
 def _windows_path(folder: Path, roots: Roots, data: bytes) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from disks.operations.paths import Root, Roots
+from disks.operations.paths import Roots
+from disks.operations.storage_roots import Root
 from disks.tests.builders import FAMILIES, MIB, SECTOR, Built, Family
 from disks.tests.operations.worlds import BLOCK, KIB, noise, zeros
 

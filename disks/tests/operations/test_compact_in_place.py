@@ -153,6 +153,12 @@ def test_why_the_rest_stays_is_told_with_the_zeros_inside(tmp_path: Path) -> Non
     assert plan.moves == plan.bytes_to_move == 0
 
 
+def test_one_reason_why_all_stay_is_told_without_numbers(tmp_path: Path) -> None:
+    content = [(0, noise(1, 32)), (32, noise(2, 32))]
+    built = build_dynamic(tmp_path, "disk.vhd", size=8 * BLOCK, block_size=BLOCK, content=content)
+    assert planned(built.path).why == "no block can go: all are of data."
+
+
 def test_the_plan_foretells_what_the_job_reads_to_look(tmp_path: Path) -> None:
     """A glance at each block of data, and all of a block that begins with zeros."""
     unit = 2 * MIB

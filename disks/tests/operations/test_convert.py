@@ -16,8 +16,9 @@ from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
 from disks.engine.units import GIB
 from disks.operations import convert, create
-from disks.operations.paths import Root, Roots
+from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Progress
+from disks.operations.storage_roots import Root
 from disks.tests.builders import (
     MIB,
     SECTOR,
@@ -28,15 +29,7 @@ from disks.tests.builders import (
     build_fixed,
 )
 from disks.tests.operations import worlds
-from disks.tests.operations.kinds import (
-    IDS,
-    KINDS,
-    Kind,
-    every_kind,
-    needs_7z,
-    needs_qemu,
-    readers,
-)
+from disks.tests.operations.kinds import IDS, KINDS, Kind, every_kind, needs_7z, needs_qemu, readers
 from disks.tests.operations.worlds import BLOCK, KIB, chain, content_of, errors_in, noise, roots_of
 
 SIZE = 200 * KIB  # ends inside of a block

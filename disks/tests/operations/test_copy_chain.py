@@ -12,12 +12,14 @@ import pytest
 from disks.engine.chain import open_chain
 from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
-from disks.engine.resolution import Verdict, resolve
+from disks.engine.resolution import resolve
+from disks.engine.resolution.outcome import Verdict
 from disks.operations import copy_chain, file_copy, space
 from disks.operations.copy_chain import CopyChainPlan
 from disks.operations.inspection import link_document
-from disks.operations.paths import Root, Roots
+from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Progress
+from disks.operations.storage_roots import Root
 from disks.tests.builders import (
     Family,
     build_differencing_vhdx,
@@ -25,14 +27,7 @@ from disks.tests.builders import (
     seven_zip_sha256,
 )
 from disks.tests.operations.kinds import needs_7z
-from disks.tests.operations.worlds import (
-    chain,
-    content_of,
-    errors_in,
-    noise,
-    roots_of,
-    snapshot,
-)
+from disks.tests.operations.worlds import chain, content_of, errors_in, noise, roots_of, snapshot
 
 
 def copied(path: Path, folder: Path, roots: Roots, *, whole: bool = True) -> dict[str, object]:

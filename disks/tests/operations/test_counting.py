@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from disks.engine.chain import open_chain
 from disks.engine.images import DiskType, Extent, Source
 from disks.operations import counting
-from disks.operations.counting import count_levels
+from disks.operations.content import ChainContent
+from disks.operations.counting import count, count_levels
 from disks.operations.progress import Cancelled, Progress
-from disks.operations.streaming import ChainContent, count
 from disks.tests.builders import SECTOR
 from disks.tests.operations.worlds import BLOCK, chain
 

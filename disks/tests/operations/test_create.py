@@ -142,7 +142,8 @@ def test_a_child_reads_as_its_parent_and_windows_finds_it(tmp_path: Path, base: 
 
 
 def test_without_a_windows_view_only_the_relative_path_is_written(tmp_path: Path) -> None:
-    from disks.operations.paths import Root, Roots
+    from disks.operations.paths import Roots
+    from disks.operations.storage_roots import Root
 
     parent = build_dynamic(tmp_path, "base.vhd")
     roots = Roots([Root(str(tmp_path))])

@@ -9,6 +9,7 @@ import pytest
 
 from disks.engine.errors import ImageError
 from disks.operations import delete, locks, trash
+from disks.operations.trash import manifests, restoring
 from disks.tests.builders import Family
 from disks.tests.operations import worlds
 from disks.tests.operations.worlds import chain, content_of, roots_of, snapshot
@@ -24,9 +25,9 @@ def test_a_leaf_goes_to_the_trash_and_comes_back(tmp_path: Path, family: Family)
     assert worlds.strays(tmp_path) == []
     (kept,) = trash.list_trash(str(tmp_path), roots)
     assert done["trash"] == [kept.folder] == [str(tmp_path / ".vdtrash" / "job-12")]
-    assert (kept.kind, kept.state) == ("delete", trash.COMPLETE)
+    assert (kept.kind, kept.state) == ("delete", manifests.COMPLETE)
     assert [entry.original for entry in kept.entries] == [str(world.leaf.path)]
-    trash.restore(kept.folder, roots, offline=True)
+    restoring.restore(kept.folder, roots, offline=True)
     assert snapshot(tmp_path) == before
     assert content_of(world.leaf.path)
 
@@ -61,7 +62,7 @@ def test_it_goes_when_every_child_is_named(tmp_path: Path, family: Family) -> No
     delete.apply(both, world.roots, offline=True)
     assert not world.middle.path.exists()
     (kept,) = trash.list_trash(str(tmp_path), world.roots)
-    trash.restore(kept.folder, world.roots, offline=True)
+    restoring.restore(kept.folder, world.roots, offline=True)
     assert content_of(world.leaf.path)
 
 

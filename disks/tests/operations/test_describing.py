@@ -17,7 +17,8 @@ from disks.operations.candidates import candidates
 from disks.operations.family import look
 from disks.operations.inspection import inspect
 from disks.operations.managers import manager_of
-from disks.operations.paths import Root, Roots
+from disks.operations.paths import Roots
+from disks.operations.storage_roots import Root
 from disks.tests.builders import (
     FAMILIES,
     MIB,

@@ -17,25 +17,12 @@ from disks.engine.findings import Finding, Level
 from disks.engine.formats import open_image
 from disks.engine.units import GIB, MIB
 from disks.operations import expand, journal, relink
-from disks.operations.paths import Root, Roots
+from disks.operations.paths import Roots
 from disks.operations.recover import recover
-from disks.tests.builders import (
-    build_differencing,
-    build_dynamic,
-    build_dynamic_vhdx,
-    build_fixed,
-)
+from disks.operations.storage_roots import Root
+from disks.tests.builders import build_differencing, build_dynamic, build_dynamic_vhdx, build_fixed
 from disks.tests.operations import worlds
-from disks.tests.operations.enlarging import (
-    BLOCK,
-    CONTENT,
-    EVERY,
-    HUGE,
-    IDS,
-    SCENES,
-    SIZE,
-    noise,
-)
+from disks.tests.operations.enlarging import BLOCK, CONTENT, EVERY, HUGE, IDS, SCENES, SIZE, noise
 from disks.tests.operations.kinds import KIND_OF, needs_7z, needs_qemu, readers
 from disks.tests.operations.worlds import content_of, roots_of
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from disks.engine.changes import Fill
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
-from disks.engine.images import Fill
 from disks.engine.units import KIB, MIB
 from disks.operations import filling
 from disks.operations.progress import Progress

@@ -24,10 +24,10 @@ from disks.operations import (
     locks,
     merge,
     move,
-    pile,
     relink,
 )
 from disks.operations.paths import Root, Roots
+from disks.operations.pile import planning
 from disks.tests.builders import Family
 from disks.tests.operations.worlds import World, chain, machine, snapshot
 
@@ -55,7 +55,7 @@ VERBS = {
         lambda w, f: merge.plan(str(w.leaf.path), w.roots, to=w.path(f.file("new"))).warnings
     ),
     "pile": Verb(
-        lambda w, f: pile.plan(str(w.folder), w.roots, in_place=True).piles[0].warnings, "base"
+        lambda w, f: planning.plan(str(w.folder), w.roots, in_place=True).piles[0].warnings, "base"
     ),
     "compact in place": Verb(lambda w, f: compact.plan(str(w.leaf.path), w.roots).warnings),
     "compact by rewriting": Verb(

@@ -11,7 +11,8 @@ import pytest
 from disks.engine.errors import ImageError
 from disks.operations import durable, journal
 from disks.operations.journal import Sidecar
-from disks.operations.paths import Root, Roots
+from disks.operations.paths import Roots
+from disks.operations.storage_roots import Root
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ import pytest
 from disks.engine.errors import ImageError
 from disks.operations import locks
 from disks.operations.locks import hold, lock_name
-from disks.operations.paths import Root, Roots
+from disks.operations.paths import Roots
+from disks.operations.storage_roots import Root
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from disks.operations import pile, relink
+from disks.operations import relink
 from disks.operations.merge_in_place import batches
+from disks.operations.pile import applying, planning
 from disks.operations.recover import recover
 from disks.tests.builders import Family
 from disks.tests.operations import piles, worlds
@@ -58,8 +59,8 @@ class Piles:
 
     def work(self) -> None:
         roots = piles.roots_of(self.folder)
-        steps = pile.plan(str(self.folder), roots, in_place=self.in_place).steps()
-        pile.apply(steps, roots, offline=True, job="7", token=1)
+        steps = planning.plan(str(self.folder), roots, in_place=self.in_place).steps()
+        applying.apply(steps, roots, offline=True, job="7", token=1)
 
     def recover(self) -> list[dict[str, object]]:
         return recover(str(self.folder), piles.roots_of(self.folder))

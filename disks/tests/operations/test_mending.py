@@ -18,10 +18,11 @@ from disks.engine.formats import open_image
 from disks.operations import journal, mending, relink
 from disks.operations.mending import Mend, MendPlan
 from disks.operations.pages import PAGE_BYTES
-from disks.operations.paths import Root, Roots
+from disks.operations.paths import Roots
 from disks.operations.recover import recover
 from disks.operations.repair import REPAIR
 from disks.operations.replay import REPLAY
+from disks.operations.storage_roots import Root
 from disks.tests.builders import (
     MIB,
     BuiltVhdx,

@@ -19,17 +19,13 @@ from hypothesis import strategies as st
 from disks.engine.chain import open_chain
 from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
-from disks.operations import concerned, locks, merge, relink, steps, trash
-from disks.operations.paths import Root, Roots
+from disks.operations import concerned, locks, merge, merge_plan, relink, steps, trash
+from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Progress
 from disks.operations.recover import recover_disk
-from disks.tests.builders import (
-    MIB,
-    SECTOR,
-    build_differencing,
-    build_dynamic,
-    seven_zip_sha256,
-)
+from disks.operations.storage_roots import Root
+from disks.operations.trash import restoring
+from disks.tests.builders import MIB, SECTOR, build_differencing, build_dynamic, seven_zip_sha256
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import in_fork, with_fault
 from disks.tests.operations.worlds import BLOCK, KIB, chain, content_of, errors_in, noise, roots_of
@@ -292,7 +288,8 @@ def test_a_grandchild_that_refuses_its_new_link_is_named_for_repair(
     assert done["relinked"] == []
     assert any(below in warning for warning in done["warnings"])
     monkeypatch.undo()
-    back = trash.restore(done["trash"], world.roots, offline=True)  # its old link is right again
+    # its old link is right again
+    back = restoring.restore(done["trash"], world.roots, offline=True)
     assert back["warnings"] == []
     assert world.grandchild is not None
     assert content_of(below) == world.grandchild.sha256
@@ -414,7 +411,7 @@ def test_a_damaged_child_of_the_leaf_is_left_as_it_is(tmp_path: Path) -> None:
     assert refused is not None
     assert refused.file == str(below.path)
     before = below.path.read_bytes()
-    merged(world, into_parent=True, keep_name=merge.CHILD)
+    merged(world, into_parent=True, keep_name=merge_plan.CHILD)
     assert below.path.read_bytes() == before
     assert content_of(world.path("leaf.vhd")) == world.leaf.sha256
 

@@ -10,6 +10,7 @@ import pytest
 
 from disks.operations import merge, trash
 from disks.operations.progress import Progress
+from disks.operations.trash import restoring
 from disks.tests.builders import FAMILIES, VHD, Family, seven_zip_sha256
 from disks.tests.operations import worlds
 from disks.tests.operations.kinds import needs_7z
@@ -131,6 +132,6 @@ def test_what_was_merged_in_place_is_not_brought_back(tmp_path: Path, family: Fa
     plan = merge.plan(str(world.leaf.path), world.roots, into_parent=True, in_place=True)
     merge.apply(plan, world.roots, offline=True)
     (put_away,) = trash.list_trash(str(tmp_path), world.roots)
-    refusal = trash.restore_refusal(world.roots, put_away)
+    refusal = restoring.restore_refusal(world.roots, put_away)
     assert refusal is not None
     assert "is a part of that disk now" in refusal.message

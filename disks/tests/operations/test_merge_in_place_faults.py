@@ -17,7 +17,7 @@ from disks.engine import faults, files
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.formats import open_image
-from disks.operations import journal, merge, merge_in_place
+from disks.operations import journal, merge, merge_in_place, merge_plan
 from disks.operations.merge_in_place import batches, moving, old_pages
 from disks.operations.progress import Cancelled, Progress, Stopped
 from disks.operations.recover import recover
@@ -64,7 +64,7 @@ class Scene:
     def output(self) -> str:
         return self.path("leaf" if self.keep_name == "child" else self.base or "middle")
 
-    def plan(self) -> merge.MergePlan:
+    def plan(self) -> merge_plan.MergePlan:
         return merge.plan(
             self.path("leaf"),
             self.roots,

@@ -11,11 +11,12 @@ import pytest
 from disks.engine.formats import open_image
 from disks.engine.holding import Limits, Wanted
 from disks.engine.units import SECTOR_BYTES
-from disks.operations import merge, rewriting
+from disks.operations import merge
 from disks.operations.merge_in_place import batches, old_pages
 from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Progress, Stopped
 from disks.operations.recover import recover
+from disks.operations.rewriting import writing
 from disks.tests.builders import FAMILIES, VHD, VHDX, Family
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import (
@@ -55,7 +56,7 @@ def enlarge(leaf: Path, roots: Roots, by_bytes: int) -> int:
         makes_room = True
         while makes_room:
             planned = open_image(file).plan_expand(size)
-            rewriting.write_straight(file, planned.rewrite)
+            writing.write_straight(file, planned.rewrite)
             makes_room = planned.makes_room
     return size
 

@@ -10,10 +10,13 @@ import pytest
 
 from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
-from disks.engine.resolution import Status, Verdict, resolve
+from disks.engine.resolution import resolve
+from disks.engine.resolution.outcome import Status, Verdict
 from disks.operations import journal, move, relink, trash
-from disks.operations.paths import Root, Roots
+from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Progress
+from disks.operations.storage_roots import Root
+from disks.operations.trash import manifests, restoring
 from disks.tests.builders import Family, build_differencing_vhdx, build_dynamic_vhdx
 from disks.tests.operations import worlds
 from disks.tests.operations.worlds import chain, content_of, errors_in, noise, roots_of, snapshot
@@ -293,9 +296,9 @@ def test_to_another_file_system_a_proven_copy_moves_and_the_original_goes_to_the
     assert content_of(world.leaf.path, roots) == was
     assert str(done["proof"]).startswith("xxh3-128:")
     (kept,) = trash.list_trash(str(tmp_path), roots)
-    assert kept.state == trash.COMPLETE
+    assert kept.state == manifests.COMPLETE
     assert Path(kept.entries[0].trash).read_bytes() == data
-    trash.restore(kept.folder, roots, offline=True)
+    restoring.restore(kept.folder, roots, offline=True)
     assert world.middle.path.read_bytes() == data  # a twin by now; the chain stays with the copy
     assert leads_to(world.leaf.path, roots)[0] == str(moved)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from disks.engine import faults
-from disks.engine.images import Fill, HeaderRewrite, Write
+from disks.engine.changes import Fill, HeaderRewrite, Write
 from disks.operations.pages import PAGE_BYTES, Page, PageState, changed_writes, standing
-from disks.operations.rewriting import write_straight
+from disks.operations.rewriting.writing import write_straight
 from disks.tests.engine.world import open_file
 from disks.tests.operations.worlds import noise
 

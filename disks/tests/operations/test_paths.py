@@ -15,7 +15,8 @@ import pytest
 
 from disks.engine.errors import ImageError
 from disks.operations import beneath
-from disks.operations.paths import EXCLUDED_FOLDERS, Root, Roots, is_internal_name
+from disks.operations.paths import Roots
+from disks.operations.storage_roots import EXCLUDED_FOLDERS, Root, is_internal_name
 
 OUTSIDE = "outside-secret"
 

@@ -12,13 +12,16 @@ from typing import Any
 import pytest
 
 from disks.engine.errors import ImageError
-from disks.operations import concerned, pile, space, trash
-from disks.operations.paths import Root, Roots
-from disks.operations.pile import PilePlan, Step
+from disks.operations import concerned, space
+from disks.operations.paths import Roots
+from disks.operations.pile import PilePlan, Step, applying, planning
 from disks.operations.progress import Cancelled, Progress
 from disks.operations.recover import recover
 from disks.operations.space import Space
+from disks.operations.storage_roots import Root
+from disks.operations.trash import restoring
 from disks.tests.operations import worlds
+from disks.tests.operations.crashing import killed
 from disks.tests.operations.dying import DONE
 from disks.tests.operations.piles import FORMATS, Pile, make, ring, roots_of
 from disks.tests.operations.worlds import errors_in
@@ -27,14 +30,14 @@ every_format = pytest.mark.parametrize("format", FORMATS)
 
 
 def planned(folder: Path, roots: Roots | None = None, **options: Any) -> PilePlan:
-    return pile.plan(str(folder), roots or roots_of(folder), **options)
+    return planning.plan(str(folder), roots or roots_of(folder), **options)
 
 
 def merged(folder: Path, roots: Roots | None = None, **options: Any) -> list[dict[str, Any]]:
     roots = roots or roots_of(folder)
     plan = planned(folder, roots, **options)
     assert plan.refused is None, plan.refused
-    return pile.apply(plan.steps(), roots, offline=True, job="7", token=1)
+    return applying.apply(plan.steps(), roots, offline=True, job="7", token=1)
 
 
 def content_of(path: str | Path, roots: Roots) -> str:
@@ -102,7 +105,7 @@ def test_everything_can_be_brought_back_from_the_trash(tmp_path: Path, format: s
     make(tmp_path, format)
     before = worlds.snapshot(tmp_path)
     (row,) = merged(tmp_path)
-    trash.restore(row["trash"], roots_of(tmp_path), offline=True)
+    restoring.restore(row["trash"], roots_of(tmp_path), offline=True)
     assert worlds.snapshot(tmp_path) == before
 
 
@@ -289,10 +292,10 @@ def test_a_damaged_file_may_be_a_sibling_and_somebody_has_to_declare_that_it_is_
     assert (plan.refused, list(plan.unread)) == (None, [str(damaged)])
     before = worlds.snapshot(tmp_path)
     with pytest.raises(concerned.UnreadDisks) as caught:
-        pile.apply(plan.steps(), roots, offline=True, unrelated=[made.path("a")])
+        applying.apply(plan.steps(), roots, offline=True, unrelated=[made.path("a")])
     assert caught.value.paths == [str(damaged)]
     assert worlds.snapshot(tmp_path) == before
-    pile.apply(plan.steps(), roots, offline=True, unrelated=[str(damaged)])
+    applying.apply(plan.steps(), roots, offline=True, unrelated=[str(damaged)])
     assert content_of(made.path("vm"), roots) == made.disks["b"].sha256
 
 
@@ -305,9 +308,9 @@ def test_a_damaged_file_whose_header_names_another_parent_is_no_question(
     made.child("torn", "other")
     made.tear("torn")
     roots = roots_of(tmp_path)
-    plan = pile.plan(str(tmp_path), roots, leaves=[made.path("b")])
+    plan = planning.plan(str(tmp_path), roots, leaves=[made.path("b")])
     assert not plan.unread
-    pile.apply(plan.steps(), roots, offline=True)
+    applying.apply(plan.steps(), roots, offline=True)
     assert content_of(made.path("vm"), roots) == made.disks["b"].sha256
 
 
@@ -367,7 +370,7 @@ def test_a_disk_that_was_written_since_the_plan_stops_the_work(tmp_path: Path, f
     steps = planned(tmp_path, roots).steps()
     os.utime(made.path("a"))
     with pytest.raises(ImageError) as refused:
-        pile.apply(steps, roots, offline=True, job="7", token=1)
+        applying.apply(steps, roots, offline=True, job="7", token=1)
     assert refused.value.code == "E_CHANGED"
     assert made.path("a") in refused.value.message
     # the pile above was merged, and is complete
@@ -388,11 +391,13 @@ def test_begun_again_it_passes_over_what_is_merged(tmp_path: Path, format: str) 
                 raise Cancelled
 
     with pytest.raises(Cancelled):
-        pile.apply(steps, roots, offline=True, job="7", progress=StopAfterOne(), done=first.append)
+        applying.apply(
+            steps, roots, offline=True, job="7", progress=StopAfterOne(), done=first.append
+        )
     assert [row["output"] for row in first] == [made.path("c")]
-    rows = pile.apply(steps, roots, offline=True, job="8")
+    rows = applying.apply(steps, roots, offline=True, job="8")
     assert [row.get("was_done", False) for row in rows] == [True, False]
-    again = pile.apply(steps, roots, offline=True, job="9")
+    again = applying.apply(steps, roots, offline=True, job="9")
     assert all(row["was_done"] for row in again)
     assert content_of(made.path("c"), roots) == made.disks["e"].sha256
     assert content_of(made.path("x"), roots) == made.disks["x"].sha256
@@ -416,7 +421,7 @@ def test_progress_counts_all_piles_as_one(tmp_path: Path, format: str) -> None:
             commits.append("ends")
 
     steps = planned(tmp_path, roots).steps()
-    pile.apply(steps, roots, offline=True, progress=Told())
+    applying.apply(steps, roots, offline=True, progress=Told())
     whole = sum(2 * step.held_bytes for step in steps)
     assert {total for _, total in seen} == {whole}
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
@@ -444,8 +449,8 @@ def test_what_was_merged_before_is_told_as_no_progress_of_this_run(
     steps = planned(tmp_path, roots).steps()
     assert len(steps) == 2
     with pytest.raises(Cancelled):
-        pile.apply(steps, roots, offline=True, job="7", progress=StopInTheSecond())
-    pile.apply(steps, roots, offline=True, job="7", token=1, progress=Told())
+        applying.apply(steps, roots, offline=True, job="7", progress=StopInTheSecond())
+    applying.apply(steps, roots, offline=True, job="7", token=1, progress=Told())
     assert 2 * steps[0].held_bytes in begun
     assert min(begun) >= 2 * steps[0].held_bytes
 
@@ -459,7 +464,7 @@ def test_killed_anywhere_recovered_and_begun_again_it_comes_to_the_same_end(
     """SIGKILL at every eleventh change of the storage, through the merges of both piles."""
     model = tree(place / "model", format)
     upper, lower = ("e", "b") if keep_name == "child" else ("c", "vm")
-    killed = 0
+    deaths = 0
     for number in range(1, 2000, 11):
         folder = place / "run"
         shutil.rmtree(folder, ignore_errors=True)
@@ -468,15 +473,15 @@ def test_killed_anywhere_recovered_and_begun_again_it_comes_to_the_same_end(
         steps = planned(folder, roots, keep_name=keep_name).steps()
 
         def work(roots: Roots = roots, steps: list[Step] = steps) -> object:
-            return pile.apply(steps, roots, offline=True, job="7", token=1)
+            return applying.apply(steps, roots, offline=True, job="7", token=1)
 
         code = killed(number, work)
         if code == DONE:
             break
         assert code == -signal.SIGKILL
-        killed += 1
+        deaths += 1
         recover(str(folder), roots, assume_dead=True)
-        pile.apply(steps, roots, offline=True, job="7", token=2)
+        applying.apply(steps, roots, offline=True, job="7", token=2)
         assert content_of(folder / Path(model.path(upper)).name, roots) == model.disks["e"].sha256
         assert content_of(folder / Path(model.path("x")).name, roots) == model.disks["x"].sha256
         assert worlds.strays(folder) == []
@@ -485,7 +490,7 @@ def test_killed_anywhere_recovered_and_begun_again_it_comes_to_the_same_end(
         assert left - undo == {Path(model.path(name)).name for name in (upper, lower, "x")}
     else:
         pytest.fail("the work never came to its end")
-    assert killed > 10
+    assert deaths > 10
 
 
 @every_format

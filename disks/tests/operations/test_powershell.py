@@ -15,9 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from disks.operations import merge, pile, pile_script
-from disks.operations.paths import Root, Roots
+from disks.operations import merge
+from disks.operations.paths import Roots
+from disks.operations.pile import planning, windows_script
 from disks.operations.powershell import quoted
+from disks.operations.storage_roots import Root
 from disks.tests.operations.piles import FORMATS, Pile, make, ring, roots_of
 
 QUOTES = "'\u2018\u2019\u201a\u201b"  # all of them open and close a literal
@@ -132,8 +134,8 @@ def test_the_command_for_the_machine_holds_two_literals_and_nothing_else(text: s
 
 def script(folder: Path, roots: Roots | None = None) -> str:
     roots = roots or roots_of(folder)
-    plan = pile.plan(str(folder), roots)
-    return pile_script.script(plan.piles, plan.forest, roots, str(folder))[0]
+    plan = planning.plan(str(folder), roots)
+    return windows_script.script(plan.piles, plan.forest, roots, str(folder))[0]
 
 
 def merges(text: str) -> list[tuple[str, str]]:
@@ -264,7 +266,7 @@ def test_what_only_this_host_refuses_is_no_reason_on_windows(tmp_path: Path, for
     made = make(tmp_path, format, names="ab")
     root = Root(str(tmp_path), windows_views=("C:\\VMs",), read_only=True)
     roots = Roots([root])
-    plan = pile.plan(str(tmp_path), roots)
+    plan = planning.plan(str(tmp_path), roots)
     assert plan.refused is not None
     assert plan.refused.code == "E_READ_ONLY"
     names = [Path(path).name for path in made.paths("b", "a", "vm")]

@@ -16,6 +16,8 @@ from disks.engine.files import FileIdentity
 from disks.operations import create, journal, merge, rewriting, trash
 from disks.operations.paths import Roots
 from disks.operations.recover import recover
+from disks.operations.rewriting import kinds, recovery
+from disks.operations.trash import restoring
 from disks.tests.builders import build_differencing, build_dynamic
 from disks.tests.operations.crashing import (
     in_fork,
@@ -206,7 +208,7 @@ def test_nothing_is_restored_into_a_chain_that_waits_for_recovery(tmp_path: Path
     below = world.path("below.vhd")
     in_fork(with_fault("forward.rename:1:kill", lambda: merge_into_parent(below, world.roots)))
     with pytest.raises(ImageError) as caught:
-        trash.restore(before.folder, world.roots, offline=True)
+        restoring.restore(before.folder, world.roots, offline=True)
     assert caught.value.code == "E_UNFINISHED"
 
 
@@ -218,7 +220,7 @@ def half_changed(folder: Path, name: str) -> None:
     change = rewriting.Change(
         build=lambda image: image.plan_identity(str(uuid.uuid4())),
         check=lambda image: None,
-        about=rewriting.IDENTITY,
+        about=kinds.IDENTITY,
     )
     with roots.open(disk) as file:
         seen = file.identity()
@@ -231,14 +233,14 @@ def half_changed(folder: Path, name: str) -> None:
 
 def broken_by(error: Exception, at: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The recovery of a header rewrite meets an error for one disk."""
-    one = rewriting.recover
+    one = recovery.recover
 
     def failing(roots: Roots, sidecar: journal.Sidecar, *, token: int) -> tuple[str, str]:
         if os.path.basename(sidecar.disk) == at:
             raise error
         return one(roots, sidecar, token=token)
 
-    monkeypatch.setattr(rewriting, "recover", failing)
+    monkeypatch.setattr(recovery, "recover", failing)
 
 
 @pytest.mark.parametrize(

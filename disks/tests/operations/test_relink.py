@@ -15,7 +15,8 @@ from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
 from disks.operations import journal, locks, relink
 from disks.operations.inspection import inspect
-from disks.operations.paths import Root, Roots
+from disks.operations.paths import Roots
+from disks.operations.storage_roots import Root
 from disks.tests.builders import Built, build_differencing, build_dynamic, build_fixed
 
 SIZE = 256 * 1024

@@ -13,8 +13,9 @@ import pytest
 from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
 from disks.operations import journal, relink
-from disks.operations.paths import Root, Roots
+from disks.operations.paths import Roots
 from disks.operations.recover import recover
+from disks.operations.storage_roots import Root
 from disks.tests.builders import VHD, VHDX, Built
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import (

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from disks.engine import formats
-from disks.operations import streaming
+from disks.operations import content, counting, streaming
 from disks.operations.progress import Progress
 from disks.tests.engine.watched import BLOCK_BYTES, Watched, blocks
 
@@ -26,9 +26,9 @@ class Reports(Progress):
 def test_allocated_but_empty_blocks_are_passed_with_reports(tmp_path: Path, what: str) -> None:
     """Their bitmaps have to be read; nothing comes of them."""
     with Watched(blocks(tmp_path / "empty.vhd", COUNT, empty=True)) as file:
-        view = streaming.ImageContent(formats.open_image(file))
+        view = content.ImageContent(formats.open_image(file))
         if what == "count":
-            assert streaming.count(view, BLOCK_BYTES, Reports(file)).blocks == 0
+            assert counting.count(view, BLOCK_BYTES, Reports(file)).blocks == 0
         else:
             done = streaming.stream(view, BLOCK_BYTES, holding=None, progress=Reports(file))
             assert (done.blocks, done.read_bytes) == (0, 0)

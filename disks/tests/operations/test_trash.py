@@ -14,6 +14,7 @@ from disks.engine.errors import ImageError
 from disks.operations import compact, create, merge, relink, trash
 from disks.operations.inspection import inspect
 from disks.operations.paths import Roots
+from disks.operations.trash import emptying, manifests, restoring
 from disks.tests.builders import build_dynamic
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import in_fork, with_fault
@@ -28,7 +29,7 @@ def merged(tmp_path: Path, *, name: str = "parent") -> worlds.World:
     return world
 
 
-def only(world: worlds.World) -> trash.Manifest:
+def only(world: worlds.World) -> manifests.Manifest:
     (manifest,) = trash.list_trash(str(world.folder), world.roots)
     return manifest
 
@@ -39,8 +40,8 @@ def test_a_whole_job_is_restored(tmp_path: Path, name: str) -> None:
     assert world.grandchild is not None
     manifest = only(world)
     assert manifest.job == "job-42"
-    assert trash.restore_refusal(world.roots, manifest) is None
-    done = trash.restore(manifest.folder, world.roots, offline=True)
+    assert restoring.restore_refusal(world.roots, manifest) is None
+    done = restoring.restore(manifest.folder, world.roots, offline=True)
     assert done["warnings"] == []
     found = worlds.snapshot(tmp_path)
     wanted = {name: digest for name, digest in world.before.items() if name != "below.vhd"}
@@ -62,7 +63,7 @@ def test_a_compaction_is_restored(tmp_path: Path) -> None:
     roots = roots_of(tmp_path)
     done = compact.apply(compact.plan(str(disk.path), roots, in_place=False), roots, offline=True)
     assert disk.path.read_bytes() != before
-    trash.restore(done["trash"], roots, offline=True)
+    restoring.restore(done["trash"], roots, offline=True)
     assert disk.path.read_bytes() == before
     assert not (tmp_path / ".vdtrash").exists()
 
@@ -74,7 +75,7 @@ def test_restoring_is_refused_once_the_replacement_was_written(tmp_path: Path) -
         file.write(b"guest data")
     before = worlds.snapshot(tmp_path)
     with pytest.raises(ImageError) as caught:
-        trash.restore(only(world).folder, world.roots, offline=True)
+        restoring.restore(only(world).folder, world.roots, offline=True)
     assert caught.value.code == "E_CHANGED"
     assert worlds.snapshot(tmp_path) == before
 
@@ -85,7 +86,7 @@ def test_restoring_is_refused_while_a_name_is_taken(tmp_path: Path) -> None:
     (tmp_path / "leaf.vhd").write_bytes(b"somebody else's")
     before = worlds.snapshot(tmp_path)
     with pytest.raises(ImageError) as caught:
-        trash.restore(only(world).folder, world.roots, offline=True)
+        restoring.restore(only(world).folder, world.roots, offline=True)
     assert caught.value.code == "E_EXISTS"
     assert "leaf.vhd" in caught.value.message
     assert worlds.snapshot(tmp_path) == before
@@ -94,7 +95,7 @@ def test_restoring_is_refused_while_a_name_is_taken(tmp_path: Path) -> None:
 def test_what_changed_in_the_trash_is_not_restored(tmp_path: Path) -> None:
     world = merged(tmp_path)
     os.utime(Path(only(world).folder) / "leaf.vhd", ns=(1, 1))
-    refusal = trash.restore_refusal(world.roots, only(world))
+    refusal = restoring.restore_refusal(world.roots, only(world))
     assert refusal is not None
     assert refusal.code == "E_CHANGED"
 
@@ -103,7 +104,7 @@ def test_a_link_that_somebody_changed_since_stays(tmp_path: Path) -> None:
     world = merged(tmp_path)
     undone = relink.undo(world.path("below.vhd"), world.roots, offline=True)
     assert undone["undo"]
-    done = trash.restore(only(world).folder, world.roots, offline=True)
+    done = restoring.restore(only(world).folder, world.roots, offline=True)
     assert len(done["warnings"]) == 1
     assert world.grandchild is not None
     assert content_of(world.path("below.vhd")) == world.grandchild.sha256
@@ -112,11 +113,11 @@ def test_a_link_that_somebody_changed_since_stays(tmp_path: Path) -> None:
 def test_emptying_frees_what_it_said(tmp_path: Path) -> None:
     world = merged(tmp_path)
     manifest = only(world)
-    expected = sum(trash.given_back_bytes(world.roots, entry) for entry in manifest.entries)
+    expected = sum(emptying.given_back_bytes(world.roots, entry) for entry in manifest.entries)
     assert expected == sum(
         (Path(manifest.folder) / name).stat().st_blocks * 512 for name in ("middle.vhd", "leaf.vhd")
     )
-    assert trash.empty(manifest.folder, world.roots) == expected
+    assert emptying.empty(manifest.folder, world.roots) == expected
     assert not (tmp_path / ".vdtrash").exists()
     assert trash.list_trash(str(tmp_path), world.roots) == []
     assert content_of(tmp_path / "middle.vhd") == world.leaf.sha256
@@ -136,12 +137,13 @@ def test_the_trash_moves_along_with_its_root(tmp_path: Path) -> None:
     (tmp_path / "old").rename(tmp_path / "new")
     moved = roots_of(tmp_path / "new")
     (manifest,) = trash.list_trash(str(tmp_path / "new"), moved)
-    trash.restore(manifest.folder, moved, offline=True)
+    restoring.restore(manifest.folder, moved, offline=True)
     assert content_of(tmp_path / "new" / "leaf.vhd") == world.leaf.sha256
 
 
 def test_disks_of_two_roots_go_to_the_trash_of_each(tmp_path: Path) -> None:
-    from disks.operations.paths import Root, Roots
+    from disks.operations.paths import Roots
+    from disks.operations.storage_roots import Root
     from disks.tests.builders import build_differencing
 
     for name in ("one", "two"):
@@ -166,7 +168,7 @@ def test_disks_of_two_roots_go_to_the_trash_of_each(tmp_path: Path) -> None:
     (second,) = trash.list_trash(str(tmp_path / "two"), roots)
     assert second.primary == done["trash"]
     assert [entry.original for entry in second.entries] == [str(leaf.path)]
-    trash.restore(second.folder, roots, offline=True)
+    restoring.restore(second.folder, roots, offline=True)
     assert content_of(leaf.path, roots) == leaf.sha256
     assert worlds.strays(tmp_path) == []
 
@@ -190,8 +192,8 @@ def test_a_manifest_that_leads_elsewhere_is_not_believed(
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     assert trash.list_trash(str(tmp_path), world.roots) == []
     for act in (
-        lambda: trash.restore(folder, world.roots, offline=True),
-        lambda: trash.empty(folder, world.roots),
+        lambda: restoring.restore(folder, world.roots, offline=True),
+        lambda: emptying.empty(folder, world.roots),
     ):
         with pytest.raises(ImageError) as caught:
             act()
@@ -206,7 +208,7 @@ def test_an_entry_outside_the_trash_is_not_deleted(tmp_path: Path) -> None:
     row["entries"][0]["trash"] = "../../base.vhd"
     path.write_text(json.dumps(row))
     with pytest.raises(ImageError):
-        trash.empty(folder, world.roots)
+        emptying.empty(folder, world.roots)
     assert (tmp_path / "base.vhd").exists()
 
 
@@ -222,7 +224,7 @@ def test_restoring_is_refused_while_a_disk_made_since_would_lose_its_parent(tmp_
     create.apply(new, world.roots)
     before = worlds.snapshot(tmp_path)
     with pytest.raises(ImageError) as caught:
-        trash.restore(only(world).folder, world.roots, offline=True)
+        restoring.restore(only(world).folder, world.roots, offline=True)
     assert caught.value.code == "E_RESTORE_CHILDREN"
     assert world.path("new.vhd") in caught.value.message
     assert "Merge each of them to a new disk" in caught.value.message
@@ -232,7 +234,7 @@ def test_restoring_is_refused_while_a_disk_made_since_would_lose_its_parent(tmp_
     out = merge.plan(world.path("new.vhd"), world.roots, to=world.path("whole.vhd"))
     merge.apply(out, world.roots)
     (tmp_path / "new.vhd").unlink()
-    trash.restore(only(world).folder, world.roots, offline=True)
+    restoring.restore(only(world).folder, world.roots, offline=True)
     assert content_of(world.path("leaf.vhd")) == world.leaf.sha256
 
 
@@ -243,7 +245,7 @@ def test_disks_made_since_on_a_name_with_the_same_identity_do_not_keep_it_from_c
     path = world.path("new.vhd")
     new = create.plan(path, world.roots, disk_type="differencing", parent=world.path("leaf.vhd"))
     create.apply(new, world.roots)
-    trash.restore(only(world).folder, world.roots, offline=True)
+    restoring.restore(only(world).folder, world.roots, offline=True)
     assert content_of(path) == world.leaf.sha256
 
 
@@ -254,7 +256,7 @@ def test_a_copy_of_an_old_child_does_not_keep_its_parent_from_coming_back(tmp_pa
     plan = merge.plan(world.path("leaf.vhd"), world.roots, into_parent=True)
     merge.apply(plan, world.roots, offline=True, job="42", token=1)
     (tmp_path / "copy.vhd").write_bytes(kept)
-    trash.restore(only(world).folder, world.roots, offline=True)
+    restoring.restore(only(world).folder, world.roots, offline=True)
     assert world.grandchild is not None
     assert content_of(world.path("copy.vhd")) == world.grandchild.sha256
 
@@ -263,7 +265,7 @@ def test_files_that_cannot_be_read_are_named_when_a_job_is_restored(tmp_path: Pa
     world = merged(tmp_path)
     whole = Path(world.path("below.vhd")).read_bytes()
     (tmp_path / "torn.vhd").write_bytes(whole[:512] + b"?" * 1024 + whole[1536:])
-    done = trash.restore(only(world).folder, world.roots, offline=True)
+    done = restoring.restore(only(world).folder, world.roots, offline=True)
     assert len(done["warnings"]) == 1
     assert world.path("torn.vhd") in done["warnings"][0]
 
@@ -274,7 +276,7 @@ def test_storage_that_fails_for_a_moment_makes_no_restore_leave_a_file_behind(
     """bad-input F83: what cannot be looked at is not taken for what is back already."""
     world = merged(tmp_path)
     folder = only(world).folder
-    look, decide = Roots.stat, trash.restore_refusal
+    look, decide = Roots.stat, restoring.restore_refusal
     failing: list[str] = []
 
     def stat(self: Roots, path: str) -> os.stat_result:
@@ -282,17 +284,17 @@ def test_storage_that_fails_for_a_moment_makes_no_restore_leave_a_file_behind(
             raise ImageError("E_IO", "The storage failed.", file=path)
         return look(self, path)
 
-    def decided(roots: Roots, manifest: trash.Manifest) -> ImageError | None:
+    def decided(roots: Roots, manifest: manifests.Manifest) -> ImageError | None:
         refusal = decide(roots, manifest)
         failing.append(f"{folder}/leaf.vhd")
         return refusal
 
     monkeypatch.setattr(Roots, "stat", stat)
-    monkeypatch.setattr(trash, "restore_refusal", decided)
+    monkeypatch.setattr(restoring, "restore_refusal", decided)
     with pytest.raises(ImageError, match="E_IO"):
-        trash.restore(folder, world.roots, offline=True)
+        restoring.restore(folder, world.roots, offline=True)
     monkeypatch.undo()
-    trash.restore(folder, world.roots, offline=True)
+    restoring.restore(folder, world.roots, offline=True)
     assert content_of(world.leaf.path) == world.leaf.sha256
 
 
@@ -304,7 +306,7 @@ def test_an_update_that_somebody_made_since_is_not_taken_back_by_a_restore(tmp_p
     )
     relink.apply(plan, world.roots, offline=True, job="43")
     header = Path(below).read_bytes()
-    done = trash.restore(only(world).folder, world.roots, offline=True)
+    done = restoring.restore(only(world).folder, world.roots, offline=True)
     assert len(done["warnings"]) == 1
     assert Path(below).read_bytes() == header
 
@@ -323,7 +325,7 @@ def test_a_second_restore_takes_no_earlier_update_back(tmp_path: Path) -> None:
     folder = only(world).folder
 
     def restore() -> None:
-        trash.restore(folder, world.roots, offline=True)
+        restoring.restore(folder, world.roots, offline=True)
 
     in_fork(with_fault("unlink:4:kill", restore))
     assert (Path(folder) / "manifest.json").exists()
@@ -337,18 +339,18 @@ def test_what_is_being_restored_cannot_be_emptied(
     """bad-input E68: two people at one trash."""
     world = merged(tmp_path)
     folder = only(world).folder
-    decide = trash.restore_refusal
+    decide = restoring.restore_refusal
     codes: list[str] = []
 
-    def decided(roots: Roots, manifest: trash.Manifest) -> ImageError | None:
+    def decided(roots: Roots, manifest: manifests.Manifest) -> ImageError | None:
         refusal = decide(roots, manifest)
         with pytest.raises(ImageError) as caught:
-            contextvars.Context().run(trash.empty, folder, roots_of(tmp_path))
+            contextvars.Context().run(emptying.empty, folder, roots_of(tmp_path))
         codes.append(caught.value.code)
         return refusal
 
-    monkeypatch.setattr(trash, "restore_refusal", decided)
-    trash.restore(folder, world.roots, offline=True)
+    monkeypatch.setattr(restoring, "restore_refusal", decided)
+    restoring.restore(folder, world.roots, offline=True)
     assert codes == ["E_LOCKED"]
     assert content_of(world.leaf.path) == world.leaf.sha256
     assert not (tmp_path / ".vdtrash").exists()
@@ -375,7 +377,7 @@ def test_a_trash_folder_that_is_swept_while_a_job_makes_it_is_made_once_more(
     swept = []
 
     def sweep(event: faults.Event) -> None:
-        if event.path.endswith(f"{trash.README}.vdtmp") and not swept:
+        if event.path.endswith(f"{manifests.README}.vdtmp") and not swept:
             swept.append(event.path)
             trash.sweep(roots_of(tmp_path), str(tmp_path))
             assert not (tmp_path / trash.TRASH_FOLDER).exists()
@@ -386,4 +388,4 @@ def test_a_trash_folder_that_is_swept_while_a_job_makes_it_is_made_once_more(
     finally:
         faults.watch(None)
     assert swept
-    assert trash.restore_refusal(world.roots, only(world)) is None
+    assert restoring.restore_refusal(world.roots, only(world)) is None

@@ -15,6 +15,7 @@ import pytest
 from disks.operations import compact, delete, merge, trash
 from disks.operations.paths import Roots
 from disks.operations.recover import recover
+from disks.operations.trash import emptying, restoring
 from disks.tests.builders import Family
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import (
@@ -47,7 +48,7 @@ def _compact(paths: dict[str, str], roots: Roots) -> None:
 
 
 def _restore(folder: str, roots: Roots) -> None:
-    trash.restore(folder, roots, offline=True)
+    restoring.restore(folder, roots, offline=True)
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ CASES = {
     "restore a merge": Case(_merge, _restore, ("base",)),
     "restore a deleted disk": Case(_delete, _restore, ("base", "middle")),
     "restore a compacted disk": Case(_compact, _restore, STEMS),
-    "empty": Case(_merge, trash.empty, ("base", "middle", "below")),
+    "empty": Case(_merge, emptying.empty, ("base", "middle", "below")),
 }
 
 

@@ -9,7 +9,8 @@ import pytest
 from disks.engine.formats import open_image
 from disks.engine.resolution import resolve
 from disks.operations import copy_chain, move, recover, trash
-from disks.operations.paths import Root, Roots
+from disks.operations.paths import Roots
+from disks.operations.storage_roots import Root
 from disks.tests.builders import Family
 from disks.tests.operations.crashing import (
     in_fork,

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from disks.engine.formats import open_image
-from disks.operations import compact, merge, trash
+from disks.operations import compact, merge
+from disks.operations.trash import restoring
 from disks.tests.builders import seven_zip, seven_zip_sha256
 from disks.tests.operations.worlds import content_of, errors_in, roots_of
 
@@ -51,7 +52,7 @@ def test_merged_into_the_fixed_parent_and_back(windows: Path, name: str) -> None
     plan = merge.plan(str(leaf), roots, into_parent=True, keep_name=name)
     done = merge.apply(plan, roots, offline=True)
     reads_as(Path(done["output"]), CONTENT)
-    trash.restore(done["trash"], roots, offline=True)
+    restoring.restore(done["trash"], roots, offline=True)
     assert (leaf.read_bytes(), parent.read_bytes()) == before
     reads_as(leaf, CONTENT)
 

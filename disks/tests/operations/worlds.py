@@ -27,7 +27,8 @@ from disks.engine.images import Source
 from disks.engine.vhd.bat import BlockAllocationTable
 from disks.engine.vhd.dynamic_header import HEADER_BYTES, DynamicHeader
 from disks.operations.beneath import open_beneath
-from disks.operations.paths import Root, Roots
+from disks.operations.paths import Roots
+from disks.operations.storage_roots import Root
 from disks.tests.builders import MIB, SECTOR, VHD, Built, Family
 from disks.tests.operations.frozen import extents
 
@@ -289,7 +290,7 @@ def close_to_us(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return open_beneath(folder_fd, relative, flags, mode)
 
-    for module in ("disks.operations.paths", "disks.services.walking"):
+    for module in ("disks.operations.root_folders", "disks.services.walking"):
         monkeypatch.setattr(f"{module}.open_beneath", refusing)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from disks.models import Disk, StorageRoot
-from disks.services import roots, scanning
+from disks.services import root_declarations, scanning
 from disks.tests.builders import FAMILIES, MIB, VHD, Built, Family
 
 KIB = 1024
@@ -26,10 +26,10 @@ SMALL: dict[str, Any] = {"size": SIZE, "block_size": 512 * KIB}  # of a VHD
 def declare(folder: Path, *views: str, **says: Any) -> StorageRoot:
     """A writable root that nobody else opens."""
     folder.mkdir(exist_ok=True)
-    return roots.declare(
+    return root_declarations.declare(
         path=str(folder),
         declared_by=StorageRoot.DeclaredBy.COMMAND_LINE,
-        says=roots.Declaration(
+        says=root_declarations.Declaration(
             **{"opened_by": "nobody", "read_only": False, "windows_views": views} | says
         ),
     )
@@ -42,7 +42,7 @@ _chosen = VHD
 def tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """In memory, below /dev, where the console declares no storage but for these tests."""
     if tmp_path.is_relative_to("/dev/shm"):
-        monkeypatch.setattr(roots, "_NEVER_BELOW", ("/proc/", "/sys/"))
+        monkeypatch.setattr(root_declarations, "_NEVER_BELOW", ("/proc/", "/sys/"))
     return tmp_path
 
 

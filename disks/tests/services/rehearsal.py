@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from disks.models import Job
-from disks.operations import copy_chain, locks, paths, relink
+from disks.operations import copy_chain, locks, paths, relink, storage_roots
 from disks.operations import create as create_operation
 from disks.operations import delete as delete_operation
 from disks.operations import merge as merge_operation
@@ -163,7 +163,7 @@ def said_at(place: str) -> list[str]:
 
 
 def _roots(parameters: dict[str, Any]) -> paths.Roots:
-    return paths.Roots([paths.Root(parameters["folder"])])
+    return paths.Roots([storage_roots.Root(parameters["folder"])])
 
 
 def _say(place: str, line: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from disks.engine.chain import open_chain
 from disks.engine.formats import open_image
-from disks.operations import paths, relink
+from disks.operations import paths, relink, storage_roots
 from disks.tests.builders import build_differencing, build_dynamic
 from disks.tests.services import consoles
 from disks.tests.services.consoles import Console
@@ -51,7 +51,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def read(folder: Path, name: str) -> bytes:
-    with open_chain(str(folder / name), paths.Roots([paths.Root(str(folder))])) as chain:
+    with open_chain(str(folder / name), paths.Roots([storage_roots.Root(str(folder))])) as chain:
         return chain.read(0, chain.virtual_size_bytes // 512)
 
 
@@ -72,7 +72,7 @@ def build_broken(folder: Path) -> None:
 
 def build_updated(folder: Path) -> None:
     build_broken(folder)
-    roots = paths.Roots([paths.Root(str(folder))])
+    roots = paths.Roots([storage_roots.Root(str(folder))])
     plan = relink.plan(str(folder / "child.vhd"), str(folder / "moved" / "base.vhd"), roots)
     relink.apply(plan, roots, offline=True, job="an earlier one", token=1)
 
@@ -85,7 +85,7 @@ def build_pair_and_place(folder: Path) -> None:
 def created(folder: Path) -> bool:
     if not (folder / "new.vhd").exists():
         return False
-    roots = paths.Roots([paths.Root(str(folder))])
+    roots = paths.Roots([storage_roots.Root(str(folder))])
     with roots.open(str(folder / "new.vhd")) as file:
         assert open_image(file).virtual_size_bytes == 1024 * 1024
     return True
@@ -114,7 +114,7 @@ def chain_reads(folder: Path, *names: str) -> bool:
     if found != set(names):
         return False
     child = next(name for name in names if name.endswith("child.vhd"))
-    roots = paths.Roots([paths.Root(str(folder))])
+    roots = paths.Roots([storage_roots.Root(str(folder))])
     with open_chain(str(folder / child), roots) as chain:
         for first, data in (*BASE[1:], *CHILD):
             assert chain.read(first, len(data) // 512) == data

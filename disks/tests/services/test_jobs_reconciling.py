@@ -15,7 +15,7 @@ from kombu.exceptions import OperationalError
 from disks import tasks
 from disks.engine.errors import ImageError
 from disks.models import AuditEntry, DiskLock, Job, JobLogLine
-from disks.operations import copying, journal, locks, paths, recover
+from disks.operations import copying, journal, locks, paths, recover, storage_roots
 from disks.operations.journal import Sidecar
 from disks.services import (
     jobs,
@@ -292,7 +292,7 @@ def test_an_error_that_left_something_half_done_goes_through_recovery(monkeypatc
 @pytest.fixture
 def root(tmp_path: Path) -> paths.Roots:
     make_root(tmp_path)
-    return paths.Roots([paths.Root(str(tmp_path))])
+    return paths.Roots([storage_roots.Root(str(tmp_path))])
 
 
 def by_sidecars(job: Job) -> Recovery:

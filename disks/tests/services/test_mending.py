@@ -16,7 +16,7 @@ from disks.services import (
     jobs,
     leases,
     mending,
-    parent_paths,
+    parent_updates,
     reconciling,
     roots,
     sidecars,
@@ -218,7 +218,7 @@ def test_a_replay_whose_worker_died_is_done_again(damaged: Disk, point: str) -> 
 
 @pytest.mark.parametrize("kind", ["footer"], indirect=True)
 def test_the_times_that_children_store_come_from_the_catalog(damaged: Disk) -> None:
-    assert len(parent_paths.recorded_times(damaged.path)) == 1
+    assert len(parent_updates.recorded_times(damaged.path)) == 1
 
 
 def test_a_log_is_replayed_before_anything_else(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ from disks.services.work import JobContext
 from disks.tests.builders import FAMILIES, VHD, Family
 from disks.tests.factories import make_user
 from disks.tests.operations import worlds
-from disks.tests.operations.crashing import in_fork, with_fault
+from disks.tests.operations.crashing import DONE, in_fork, with_fault
+from disks.tests.operations.dying import DIED
 from disks.tests.services.catalog import declare, key, scan
 from disks.views import job_words
 
@@ -287,18 +288,25 @@ def test_without_room_it_is_paused_with_the_reason_and_goes_on_later(scene: Scen
     scene.assert_merged()
 
 
-def killed(job: Job, fault: str) -> None:
-    """A worker that died in the middle of the job's work; it is recovered afterwards."""
+def killed(
+    job: Job, fault: str, before: Callable[[], object] = lambda: None, code: int = DIED
+) -> None:
+    """A worker that died in the middle of the job's work; it is recovered afterwards.
+
+    before: what happened until then; code: what the work itself came to
+    """
     claimed = jobs.claim(job.pk)
     assert claimed is not None
     context = JobContext(claimed.job, claimed.token)
-    planned = merging.plan(job.disk, into_parent=True)
+    keep_name = job.parameters["keep_name"]
+    planned = merging.plan(job.disk, into_parent=True, keep_name=keep_name)
     with_roots = context.roots()
 
     def work() -> None:
         merge.apply(planned, with_roots, job=context.name, token=context.token)
 
-    assert in_fork(with_fault(fault, work)) == -signal.SIGKILL
+    before()
+    assert in_fork(with_fault(fault, work)) == code
     Job.objects.filter(pk=job.pk).update(lease_until=leases.from_now(-1), worker={})
     reconciling.mark_lost()
     reconciling.recover_lost()
@@ -335,6 +343,62 @@ def test_what_had_only_begun_is_taken_back(scene: Scene) -> None:
     scene.assert_merged()
 
 
+def swapped(path: str) -> None:
+    shutil.copy2(path, f"{path}.aside")
+    os.rename(f"{path}.aside", path)
+
+
+@pytest.mark.parametrize("stem", ["leaf", "middle"])
+@pytest.mark.parametrize("change", [swapped, os.utime], ids=["swapped", "written"])
+def test_what_somebody_changed_is_not_said_to_be_the_lost_workers_doing(
+    scene: Scene, stem: str, change: Callable[[str], object]
+) -> None:
+    job = scene.ask()
+    killed(job, "merge.begin.rename:4:kill")
+    change(scene.path(stem))
+    job = jobs.run_now(job)
+    assert (job.status, job.error["code"]) == (Job.Status.FAILED, "E_CHANGED")
+    assert "Its worker" not in job.sentence
+    assert job.sentence.startswith(os.path.realpath(scene.folder))
+
+
+def test_a_file_swapped_before_recovery_came_is_not_the_lost_workers_doing(scene: Scene) -> None:
+    job = scene.ask()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reconciling, "recover_lost", lambda: None)
+        killed(job, "merge.begin.rename:4:kill")
+    swapped(scene.path("middle"))
+    reconciling.recover_lost()
+    job = jobs.run_now(job)
+    assert (job.status, job.error["code"]) == (Job.Status.FAILED, "E_CHANGED")
+    assert "Its worker" not in job.sentence
+
+
+def test_a_worker_lost_before_it_began_is_not_blamed_for_what_somebody_changed(
+    scene: Scene,
+) -> None:
+    job = scene.ask()
+    assert jobs.claim(job.pk) is not None
+    Job.objects.filter(pk=job.pk).update(lease_until=leases.from_now(-1), worker={})
+    reconciling.mark_lost()
+    reconciling.recover_lost()
+    os.utime(scene.path("leaf"))
+    job = jobs.run_now(Job.objects.get(pk=job.pk))
+    assert (job.attempts, job.error["code"]) == (2, "E_CHANGED")
+    assert "Its worker" not in job.sentence
+
+
+def test_a_job_that_was_paused_when_its_worker_was_lost_knows_that_when_it_is_resumed(
+    scene: Scene,
+) -> None:
+    job = scene.ask()
+    killed(job, "merge.begin.rename:4:kill", before=lambda: stopping.pause(job, None))
+    assert (job.status, job.cancellable) == (Job.Status.PAUSED, True)
+    job = resumed(job)
+    assert (job.status, job.attempts) == (Job.Status.FAILED, 1)
+    assert job.sentence.startswith("Its worker stopped before anything was moved. ")
+
+
 class CtrlC(Progress):
     asked = False
 
@@ -357,7 +421,7 @@ def test_what_somebody_stopped_on_the_command_line_does_not_go_on_by_itself(
     record = merge_in_place.pending(worlds.roots_of(scene.folder), scene.path("middle"))
     assert record is not None
     journal.write(
-        worlds.roots_of(scene.folder), replace(record, record=record.record | {"file": None})
+        worlds.roots_of(scene.folder), replace(record, record=record.record | {"stopped": False})
     )
     assert [row["action"] for row in orphans.recover_orphans()] == ["handed-over"]
 
@@ -488,18 +552,82 @@ def test_a_folder_that_cannot_be_looked_at_keeps_no_other_from_being_looked_afte
     assert [row["action"] for row in orphans.recover_orphans()] == ["undone"]
 
 
-def test_asked_to_stop_before_its_worker_died_it_is_paused(scene: Scene) -> None:
+@pytest.mark.parametrize("wish", [stopping.cancel, stopping.pause], ids=["stop", "pause"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "merge.journal.write:2:kill",
+        "merge.data.write:2:kill",
+        "merge.table.write:1:kill",
+        "face.sidecar.write:1:kill",
+    ],
+)
+def test_asked_to_stop_before_its_worker_died_it_is_paused(
+    scene: Scene, fault: str, wish: Callable[..., Job]
+) -> None:
     job = scene.ask()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reconciling, "mark_lost", lambda: stopping.cancel(job, None))
-        patch.setattr(reconciling, "recover_lost", lambda: None)
-        killed(job, "merge.data.write:2:kill")
-    reconciling.mark_lost()
-    reconciling.recover_lost()
-    job.refresh_from_db()
-    assert job.status == Job.Status.PAUSED
+    killed(job, fault, before=lambda: wish(job, None))
+    assert (job.status, job.cancellable) == (Job.Status.PAUSED, False)
     assert job.sentence == "The merge was interrupted; what has moved stays so."
     assert "a machine may use" in job_words.what_now(job)
+    for _ in range(2):  # nothing wakes it
+        reconciling.mark_lost()
+        reconciling.recover_lost()
+        assert orphans.recover_orphans() == []
+    assert Job.objects.get().status == Job.Status.PAUSED
+    assert resumed(job).status == Job.Status.SUCCEEDED
+    scene.assert_merged()
+
+
+@pytest.mark.parametrize("wish", [stopping.cancel, stopping.pause], ids=["stop", "pause"])
+@pytest.mark.parametrize(
+    ("keep_name", "fault"),
+    [
+        ("parent", "face.header.write:1:kill"),
+        ("parent", "face.header.fsync:2:kill"),
+        ("child", "merge.end.rename:1:kill"),
+        ("parent", "merge.end.rename:2:kill"),
+    ],
+)
+def test_when_names_are_changing_it_is_too_late_to_stop(
+    scene: Scene, keep_name: str, fault: str, wish: Callable[..., Job]
+) -> None:
+    """As for the worker that lives: between them the leaf cannot be read."""
+    job = scene.ask(keep_name=keep_name)
+    killed(job, fault, before=lambda: wish(job, None))
+    assert job.status == Job.Status.QUEUED
+    job = jobs.run_now(job)
+    assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
+    assert worlds.content_of(job.result["output"]) == scene.leaf_sha256
+
+
+def test_asked_to_stop_when_all_was_done_it_is_no_cancelled_job(scene: Scene) -> None:
+    """Its worker died before it could say so: every file is as it shall be, not as it was."""
+    job = scene.ask()
+    killed(job, "kill.never:1:kill", before=lambda: stopping.cancel(job, None), code=DONE)
+    assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
+    assert job.sentence == "Merged: recovery had finished it meanwhile."
+    scene.assert_merged()
+
+
+@pytest.mark.parametrize("wish", [stopping.cancel, stopping.pause], ids=["stop", "pause"])
+def test_asked_to_stop_while_it_is_resumed_it_is_paused_again(
+    scene: Scene, paused: Job, wish: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = batches.prepare
+
+    def asked_meanwhile(*args: Any) -> Any:
+        wish(Job.objects.get(pk=paused.pk), None)
+        return prepare(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batches, "prepare", asked_meanwhile)
+        job = resumed(paused)
+    assert (job.status, job.cancellable) == (Job.Status.PAUSED, False)
+    assert orphans.recover_orphans() == []
+    record = merge_in_place.pending(worlds.roots_of(scene.folder), scene.path("middle"))
+    assert record is not None
+    assert merge_in_place.was_stopped(record)  # for another console, too
     assert resumed(job).status == Job.Status.SUCCEEDED
     scene.assert_merged()
 

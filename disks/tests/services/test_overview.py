@@ -10,7 +10,7 @@ import pytest
 from django.apps import apps
 
 from disks.models import Disk, ParentLink
-from disks.services import overview, repair_plans, roots
+from disks.services import overview, repair_plans, root_declarations
 from disks.tests.builders import MIB
 from disks.tests.services.catalog import base, child, declare, disk, scan, touch
 
@@ -26,7 +26,7 @@ def test_folders_that_no_root_maps_are_counted_until_one_does(tmp_path: Path) ->
     scan(bases, children)
     assert overview.unmapped_paths() == [("V:\\bases", 2), ("W:\\old", 1), ("v:\\bases", 1)]
     assert overview.unmapped_paths(most=1) == [("V:\\bases", 2)]
-    roots.change(bases, says=roots.Declaration(windows_views=["V:\\bases"]))
+    root_declarations.change(bases, says=root_declarations.Declaration(windows_views=["V:\\bases"]))
     scan(children)
     assert overview.unmapped_paths() == [("W:\\old", 1)]
 

@@ -12,21 +12,19 @@ import pytest
 from disks.engine import formats
 from disks.engine.errors import ImageError
 from disks.models import AuditEntry, Disk, Job, LinkUndo, ParentLink, StorageRoot
-from disks.services import jobs, overview, parent_paths, repair_plans, roots
+from disks.services import (
+    jobs,
+    overview,
+    parent_candidates,
+    parent_paths,
+    repair_plans,
+    root_declarations,
+)
 from disks.services.errors import Refusal
 from disks.tests.builders import VHDX, Built, Family
 from disks.tests.engine.world import open_file
 from disks.tests.factories import make_user
-from disks.tests.services.catalog import (
-    base,
-    child,
-    declare,
-    disk,
-    key,
-    named,
-    scan,
-    touch,
-)
+from disks.tests.services.catalog import base, child, declare, disk, key, named, scan, touch
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("either_format")]
 
@@ -51,7 +49,7 @@ def test_update_mends_the_chain_above_and_can_be_undone(
 ) -> None:
     user = administrator()
     middle = disk("middle.vhd")
-    found = parent_paths.candidates_for(middle)
+    found = parent_candidates.candidates_for(middle)
     assert (found[0].path, found[0].verdict) == (disk("base.vhd").path, "match")
     assert "in the same root" in found[0].reasons
     planned = parent_paths.plan(middle, found[0].path)
@@ -97,13 +95,15 @@ def test_typed_windows_paths_are_mapped_and_others_say_nothing(
     broken: tuple[StorageRoot, Built], tmp_path: Path
 ) -> None:
     """bad-input G103: the answer does not say whether outside files exist."""
-    assert parent_paths.located(f"c:\\vms\\ARCHIVE\\{named('base.vhd')}") == disk("base.vhd").path
-    assert parent_paths.located(disk("base.vhd").path) == disk("base.vhd").path
+    assert (
+        parent_candidates.located(f"c:\\vms\\ARCHIVE\\{named('base.vhd')}") == disk("base.vhd").path
+    )
+    assert parent_candidates.located(disk("base.vhd").path) == disk("base.vhd").path
     (tmp_path / "there.vhd").write_bytes(b"x")
     answers = set()
     for text in ("/etc/passwd", "/no/such", str(tmp_path / "there.vhd"), "D:\\x.vhd"):
         with pytest.raises(Refusal) as refused:
-            parent_paths.located(text)
+            parent_candidates.located(text)
         answers.add((refused.value.code, refused.value.message))
     assert len(answers) == 1
 
@@ -137,7 +137,7 @@ def test_a_double_click_is_one_job(broken: tuple[StorageRoot, Built]) -> None:
 def test_descendants_and_cycles_are_refused(broken: tuple[StorageRoot, Built]) -> None:
     """bad-input D60."""
     middle = disk("middle.vhd")
-    offered = [one.path for one in parent_paths.candidates_for(middle)]
+    offered = [one.path for one in parent_candidates.candidates_for(middle)]
     assert disk("leaf.vhd").path not in offered
     with pytest.raises(ImageError) as refused:
         parent_paths.plan(middle, disk("leaf.vhd").path, ignore_identity=True)
@@ -171,13 +171,13 @@ def test_writing_needs_a_declaration_where_somebody_opens_the_root(
     broken: tuple[StorageRoot, Built],
 ) -> None:
     root, _ = broken
-    roots.change(root, says=roots.Declaration(opened_by="hyper-v"))
+    root_declarations.change(root, says=root_declarations.Declaration(opened_by="hyper-v"))
     with pytest.raises(Refusal) as refused:
         parent_paths.request_update(
             disk("middle.vhd"), disk("base.vhd").path, user=administrator(), idempotency_key=key()
         )
     assert refused.value.code == "E_NOT_OFFLINE"
-    roots.change(root, says=roots.Declaration(read_only=True))
+    root_declarations.change(root, says=root_declarations.Declaration(read_only=True))
     with pytest.raises(Refusal) as denied:
         parent_paths.request_update(
             disk("middle.vhd"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,21 @@ from django.test.utils import CaptureQueriesContext
 
 from disks.engine.chain import open_chain
 from disks.engine.errors import ImageError
-from disks.models import AuditEntry, Disk, Job, JobLogLine, StorageRoot, TrashedJob
-from disks.operations import concerned, pile
-from disks.operations.pile import Step
-from disks.services import jobs, leases, piles, reconciling, roots, stopping, trash
+from disks.models import AuditEntry, Disk, DiskLock, Job, JobLogLine, StorageRoot, TrashedJob
+from disks.operations import concerned
+from disks.operations.merge_in_place import batches
+from disks.operations.pile import Step, applying, planning
+from disks.services import (
+    jobs,
+    leases,
+    orphans,
+    pile_catalog,
+    piles,
+    reconciling,
+    roots,
+    stopping,
+    trash,
+)
 from disks.services.errors import Refusal
 from disks.services.stored_json import restored
 from disks.services.work import JobContext
@@ -66,7 +78,7 @@ def test_three_or_more_in_one_folder_are_seen_with_their_size(
     scene: tuple[StorageRoot, Pile],
 ) -> None:
     root, made = scene
-    ((found,), _) = piles.forgotten()
+    ((found,), _) = pile_catalog.forgotten()
     checkpoints = [row(path) for path in made.paths("a", "b", "c", "d")]
     assert (found.root, found.folder, found.count) == (root, "srv", 4)
     assert found.leaf == row(made.path("d"))
@@ -80,14 +92,14 @@ def test_what_a_manager_beside_them_claims_is_no_pile_without_a_host(
     root, made = scene
     (made.folder / "srv.vmcx").write_bytes(b"")
     scan(root)
-    assert piles.forgotten() == ([], 0)
+    assert pile_catalog.forgotten() == ([], 0)
     assert {disk.managed_by for disk in Disk.objects.filter(name__startswith="a.")} == {
         "hyper-v-machine"
     }
     (made.folder / "srv.vmcx").unlink()
     (made.folder / (Path(made.path("d")).name + ".rct")).write_bytes(b"")  # a backup left this
     scan(root)
-    assert [found.count for found in piles.forgotten()[0]] == [4]
+    assert [found.count for found in pile_catalog.forgotten()[0]] == [4]
 
 
 def test_seeing_them_takes_the_same_queries_for_one_pile_and_for_three(tmp_path: Path) -> None:
@@ -101,7 +113,7 @@ def test_seeing_them_takes_the_same_queries_for_one_pile_and_for_three(tmp_path:
         with CaptureQueriesContext(
             connection,
         ) as asked:
-            assert piles.forgotten()[1] == number + 1
+            assert pile_catalog.forgotten()[1] == number + 1
         counts.append(len(asked))
     assert len(set(counts)) == 1
 
@@ -109,10 +121,10 @@ def test_seeing_them_takes_the_same_queries_for_one_pile_and_for_three(tmp_path:
 def test_links_that_lead_in_a_circle_end(scene: tuple[StorageRoot, Pile]) -> None:
     """What a hostile folder between two scans can make of the catalog's numbers."""
     _, made = scene
-    levels = piles._levels()
+    levels = pile_catalog._levels()
     a, b, d = (row(made.path(name)).pk for name in "abd")
     levels[a] = levels[a]._replace(parent=b)  # and b names a
-    (run, *_) = [run for run in piles._runs(levels) if run[0].pk == d]
+    (run, *_) = [run for run in pile_catalog._runs(levels) if run[0].pk == d]
     assert [level.pk for level in run] == [row(path).pk for path in made.paths(*"dcba")]
 
 
@@ -129,7 +141,7 @@ def test_a_folder_is_told_as_the_files_alone_would_tell_it(
     made.disks["gone"].path.unlink()
     scan(root)
     by_catalog = piles.plan(root, "srv").plan.as_dict()
-    by_files = pile.plan(str(made.folder), roots.operation_roots(), in_place=True).as_dict()
+    by_files = planning.plan(str(made.folder), roots.operation_roots(), in_place=True).as_dict()
     for one in (*by_catalog["piles"], *by_files["piles"]):
         del one["merge"]["free_space_bytes"]  # other tests write meanwhile
     for said in ("piles", "branches", "needed_outside", "rings", "disks", "allocated_bytes"):
@@ -202,7 +214,7 @@ def test_what_it_replaced_comes_back_from_the_trash(scene: tuple[StorageRoot, Pi
     for name in ("d", "p"):
         assert content(made.path(name)) == made.disks[name].sha256
     assert row(made.path("d")).chain_position == 5
-    assert [found.count for found in piles.forgotten()[0]] == [4]
+    assert [found.count for found in pile_catalog.forgotten()[0]] == [4]
 
 
 def lost(job: Job, fault: str) -> None:
@@ -214,7 +226,7 @@ def lost(job: Job, fault: str) -> None:
     scope = roots.operation_roots()
 
     def work() -> None:
-        pile.apply(steps, scope, offline=True, job=context.name, token=context.token)
+        applying.apply(steps, scope, offline=True, job=context.name, token=context.token)
 
     assert in_fork(with_fault(f"{fault}:kill", work)) == -signal.SIGKILL
     Job.objects.filter(pk=job.pk).update(lease_until=leases.from_now(-1), worker={})
@@ -280,12 +292,42 @@ def test_a_killed_worker_leaves_a_job_that_goes_on_by_itself(
     assert not Disk.objects.filter(missing_since=None, health="broken").exists()
 
 
+@pytest.mark.parametrize("wish", [stopping.cancel, stopping.pause], ids=["stop", "pause"])
+def test_stopped_when_data_has_moved_and_no_batch_is_at_work_it_is_paused(
+    scene: tuple[StorageRoot, Pile],
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Any,
+    wish: Callable[..., Job],
+) -> None:
+    """A new step of one of its merges is where that is heard."""
+    settings.JOB_PROGRESS_SECONDS = 0
+    root, made = scene
+    job = piles.request(root, "srv", user=None, idempotency_key=key(), declared_offline=True)
+    prepare = batches.prepare
+
+    def asked_meanwhile(*args: Any) -> Any:
+        work = prepare(*args)
+        wish(Job.objects.get(pk=job.pk), None)
+        return work
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batches, "prepare", asked_meanwhile)
+        job = jobs.run_now(job)
+    assert (job.status, job.cancellable) == (Job.Status.PAUSED, False)
+    assert job.sentence == "The merge was stopped before its first batch was complete."
+    assert DiskLock.objects.filter(job=job).exists()
+    assert orphans.recover_orphans() == []
+    stopping.resume(job, None)
+    done(job)
+    assert content(made.path("vm")) == made.disks["d"].sha256
+
+
 def test_cancelled_between_two_piles_the_first_is_in_the_catalog(
     scene: tuple[StorageRoot, Pile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, made = scene
     job = piles.request(root, "srv", user=None, idempotency_key=key(), declared_offline=True)
-    original = pile.apply
+    original = applying.apply
 
     def stopped_after_one(*args: Any, **options: Any) -> Any:
         told = options["done"]
@@ -296,7 +338,7 @@ def test_cancelled_between_two_piles_the_first_is_in_the_catalog(
 
         return original(*args, **options | {"done": done_and_stop})
 
-    monkeypatch.setattr(pile, "apply", stopped_after_one)
+    monkeypatch.setattr(applying, "apply", stopped_after_one)
     monkeypatch.setattr("django.conf.settings.JOB_PROGRESS_SECONDS", 0.0)
     job = jobs.run_now(job)
     assert job.status == Job.Status.CANCELLED
@@ -304,7 +346,7 @@ def test_cancelled_between_two_piles_the_first_is_in_the_catalog(
     assert content(made.path("vm")) == made.disks["d"].sha256
     assert row(made.path("d")).health_code == "N_PUT_AWAY"
     assert content(made.path("p")) == made.disks["p"].sha256
-    monkeypatch.setattr(pile, "apply", original)
+    monkeypatch.setattr(applying, "apply", original)
     again = done(jobs.retry(job, None))
     assert [one.get("was_done", False) for one in again.result["merges"]] == [True, False]
     assert content(made.path("other")) == made.disks["p"].sha256

@@ -11,7 +11,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from disks.models import AuditEntry, Disk, Job, StorageRoot
-from disks.services import roots
+from disks.services import root_declarations
 from disks.services.errors import Refusal
 from disks.tests.factories import make_job, make_user
 from disks.tests.services.catalog import base, declare
@@ -22,7 +22,9 @@ BROWSER = StorageRoot.DeclaredBy.BROWSER
 
 
 def test_a_new_root_is_read_only_and_tried_out(tmp_path: Path) -> None:
-    root = roots.declare(path=str(tmp_path), declared_by=StorageRoot.DeclaredBy.COMMAND_LINE)
+    root = root_declarations.declare(
+        path=str(tmp_path), declared_by=StorageRoot.DeclaredBy.COMMAND_LINE
+    )
     assert root.read_only
     assert {key: root.probe[key] for key in ("readable", "writable", "locks", "hard_links")} == {
         "readable": True,
@@ -47,11 +49,11 @@ def test_the_browser_declares_only_below_allowed_folders(tmp_path: Path, setting
     (tmp_path / "secret").mkdir()
     (allowed / "link").symlink_to(tmp_path / "secret")
     settings.ROOTS_BELOW = [str(allowed)]
-    assert roots.declare(path=str(allowed / "vms"), declared_by=BROWSER).name == "vms"
+    assert root_declarations.declare(path=str(allowed / "vms"), declared_by=BROWSER).name == "vms"
     answers = set()
     for path in ("secret", "absent", "allowed/../secret", "allowed/link"):
         with pytest.raises(Refusal) as refused:
-            roots.declare(path=f"{tmp_path}/{path}", declared_by=BROWSER)
+            root_declarations.declare(path=f"{tmp_path}/{path}", declared_by=BROWSER)
         answers.add((refused.value.code, refused.value.message))
     assert len(answers) == 1
 
@@ -59,21 +61,25 @@ def test_the_browser_declares_only_below_allowed_folders(tmp_path: Path, setting
 def test_folders_of_the_system_are_refused() -> None:
     for path in ("/", "/proc", "/etc", "relative", "/dev/shm/.."):
         with pytest.raises(Refusal) as refused:
-            roots.declare(path=path, declared_by=StorageRoot.DeclaredBy.COMMAND_LINE)
+            root_declarations.declare(path=path, declared_by=StorageRoot.DeclaredBy.COMMAND_LINE)
         assert refused.value.code == "E_ROOT_PATH"
 
 
 def test_changes_are_audited_before_and_after(tmp_path: Path) -> None:
     root = declare(tmp_path / "vms", "D:\\VMs")
     user = make_user()
-    says = roots.Declaration(windows_views=["\\\\nas\\vms\\", "D:\\VMs"], read_only=True)
-    roots.change(root, says=says, user=user)
+    says = root_declarations.Declaration(
+        windows_views=["\\\\nas\\vms\\", "D:\\VMs"], read_only=True
+    )
+    root_declarations.change(root, says=says, user=user)
     line = AuditEntry.objects.get(action="root-change")
     assert line.before["windows_views"] == ["D:\\VMs"]
     assert line.after["windows_views"][0] == "\\\\nas\\vms\\"
     assert line.after["read_only"] is True
     with pytest.raises(Refusal) as refused:
-        roots.change(root, says=roots.Declaration(windows_views=["not a windows path"]))
+        root_declarations.change(
+            root, says=root_declarations.Declaration(windows_views=["not a windows path"])
+        )
     assert refused.value.code == "E_NAME"
 
 
@@ -82,10 +88,10 @@ def test_a_root_is_not_removed_under_a_running_job(tmp_path: Path) -> None:
     root = declare(tmp_path / "vms")
     job = make_job(root=root, status=Job.Status.RUNNING)
     with pytest.raises(Refusal) as refused:
-        roots.remove(root)
+        root_declarations.remove(root)
     assert refused.value.code == "E_ROOT_BUSY"
     Job.objects.filter(pk=job.pk).update(status=Job.Status.SUCCEEDED)
-    roots.remove(root)
+    root_declarations.remove(root)
     assert (tmp_path / "vms").is_dir()
 
 
@@ -93,9 +99,9 @@ def test_settings_declare_roots_and_are_followed(tmp_path: Path, settings: Any) 
     (tmp_path / "vms").mkdir()
     row = {"name": "vms", "path": str(tmp_path / "vms"), "windows_views": ["C:\\VMs"]}
     settings.STORAGE_ROOTS = [row, {"name": "later", "path": str(tmp_path / "later")}]
-    roots.sync_from_settings()
+    root_declarations.sync_from_settings()
     settings.STORAGE_ROOTS[0]["windows_views"] = ["E:\\VMs"]
-    roots.sync_from_settings()
+    root_declarations.sync_from_settings()
     assert list(StorageRoot.objects.values_list("name", "state")) == [
         ("later", "offline"),
         ("vms", "new"),

@@ -17,7 +17,7 @@ from disks.engine.errors import ImageError
 from disks.models import Disk, OtherFile, ParentLink, StorageRoot
 from disks.operations import paths
 from disks.operations.progress import Cancelled, Progress
-from disks.services import chains, jobs, known_files, roots, scanning, standing
+from disks.services import chains, jobs, known_files, root_declarations, scanning, standing
 from disks.tests.builders import BuiltVhdx, build_fixed
 from disks.tests.services.catalog import base, child, declare, disk, key, named, scan, touch
 
@@ -530,7 +530,7 @@ def test_another_volume_in_the_roots_place_is_refused_until_accepted(tmp_path: P
     assert refused.value.code == "E_ROOT_CHANGED"
     assert disk("base.vhd").missing_since is None
     root.refresh_from_db()
-    roots.accept(root)
+    root_declarations.accept(root)
     scan(root)
     assert disk("base.vhd").missing_since is not None
     assert disk("other.vhd").health == Disk.Health.HEALTHY
@@ -616,7 +616,7 @@ def test_new_windows_views_resolve_old_links(tmp_path: Path) -> None:
     child(tmp_path / "one", "leaf.vhd", bottom, locators={"W2ku": "V:\\bases\\base.vhd"})
     scan(one, two)
     assert disk("leaf.vhd").health == Disk.Health.BROKEN
-    roots.change(two, says=roots.Declaration(windows_views=["V:\\bases"]))
+    root_declarations.change(two, says=root_declarations.Declaration(windows_views=["V:\\bases"]))
     scan(one)
     assert disk("leaf.vhd").health == Disk.Health.HEALTHY
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from disks.models import AuditEntry, DiskLock, Job
+from disks.models import AuditEntry, DiskLock, Job, JobLogLine
 from disks.operations.progress import Cancelled, Stopped
 from disks.services import jobs, leases, reconciling, stopping
 from disks.services.errors import Refusal
@@ -126,6 +126,30 @@ def test_a_running_job_pauses_at_its_next_report_and_keeps_its_disks():
     assert DiskLock.objects.get().job == job
     actions = AuditEntry.objects.filter(job=job).order_by("pk").values_list("action", flat=True)
     assert list(actions)[-2:] == ["job-pause-requested", "job-paused"]
+
+
+def test_what_interrupted_a_job_is_in_its_own_log_too():
+    job = paused(IN_PLACE)
+    stopping.resume(job, None)
+    stopping.pause(job, None)
+    stopping.resume(job, None)
+    jobs.run(job.pk)
+    assert list(JobLogLine.objects.filter(job=job).values_list("text", flat=True)) == [
+        "Stopped after 1 of 2 bytes.",
+        "Resumed.",
+        "Paused. It goes on where it stopped when it is resumed.",
+        "Resumed.",
+    ]
+
+
+def test_a_job_that_lost_its_worker_tells_so_in_its_log(sent):
+    job = lost(IN_PLACE)
+    Practice.recovery = Recovery("stopped", "Stopped after 1 of 2 bytes.")
+    reconciling.recover_lost()
+    assert list(JobLogLine.objects.filter(job=job).values_list("text", flat=True)) == [
+        "Its worker did not answer in time.",
+        "Its worker stopped; it goes on.",
+    ]
 
 
 def test_a_job_on_the_same_disk_waits_for_a_paused_one():

@@ -18,7 +18,7 @@ from disks.services import (
     jobs,
     leases,
     reconciling,
-    roots,
+    root_declarations,
     scanning,
     speed,
     stopping,
@@ -364,7 +364,7 @@ def test_hours_that_are_changed_count_for_those_that_wait(
     job = ask(f"{tmp_path}/a.vhd")
     assert not claimed(job)
     wall.says("2026-05-04 14:00:01")
-    roots.change(root, says=roots.Declaration(hours="13:00-15:00"))
+    root_declarations.change(root, says=root_declarations.Declaration(hours="13:00-15:00"))
     assert reconciling.resend(lambda job_id: True, lambda: 0) == [job.pk]
     assert claimed(job)
 
@@ -509,7 +509,9 @@ def test_hours_that_are_changed_count_for_those_that_run(
 
     def work(progress: JobProgress) -> None:
         progress.step("move", "Moving.")
-        roots.change(root, says=roots.Declaration(name="vms", hours="22:00-06:00"))
+        root_declarations.change(
+            root, says=root_declarations.Declaration(name="vms", hours="22:00-06:00")
+        )
         progress._stored_at = progress._rules_read_at = float("-inf")
         progress.report(1, 2)
         raise AssertionError("it went on")
@@ -529,7 +531,9 @@ def test_longer_hours_count_for_one_that_runs_also_at_the_last_moment(
 
     def work(progress: JobProgress) -> dict[str, Any]:
         progress.step("move", "Moving.")
-        roots.change(root, says=roots.Declaration(name="vms", hours="22:00-08:00"))
+        root_declarations.change(
+            root, says=root_declarations.Declaration(name="vms", hours="22:00-08:00")
+        )
         wall.says("2026-05-05 06:00:01")
         progress._stored_at = float("-inf")
         progress.report(1, 2)
@@ -749,7 +753,9 @@ def test_a_paused_job_tells_the_hours_as_they_were_changed(
     wall.says("2026-05-04 22:30")
     job = ask(f"{tmp_path}/a.vhd", **IN_PLACE)
     run_until(wall, monkeypatch, job, "2026-05-05 06:00:01")
-    roots.change(root, says=roots.Declaration(name="vms", hours="20:00-05:00"))
+    root_declarations.change(
+        root, says=root_declarations.Declaration(name="vms", hours="20:00-05:00")
+    )
     assert state(job)[1].endswith("It goes on at 20:00 on 5 May (UTC).")
     assert job.resume_at == datetime(2026, 5, 5, 20, tzinfo=UTC)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from disks.models import Disk, Job, StorageRoot, TrashedJob
-from disks.operations import merge, paths
+from disks.operations import merge, paths, storage_roots
 from disks.services import jobs, relocating, trash, trash_index
 from disks.tests.builders import MIB, build_fixed
 from disks.tests.services.catalog import base, child, declare, disk, key, scan
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def merged_by_the_command_line(folder: Path) -> None:
     """As the command line does it: the disk's own folder is all that it knows."""
     child(folder, "leaf.vhd", base(folder))
-    alone = paths.Roots([paths.Root(path=str(folder))])
+    alone = paths.Roots([storage_roots.Root(path=str(folder))])
     plan = merge.plan(str(folder / "leaf.vhd"), alone, into_parent=True)
     merge.apply(plan, alone, offline=True, job="cli-abc")
     alone.close()

@@ -10,7 +10,7 @@ import pytest
 
 from disks.engine.errors import ImageError
 from disks.models import AuditEntry, Disk, ParentLink, StorageRoot
-from disks.services import overview, parent_paths
+from disks.services import overview, parent_candidates, parent_paths
 from disks.services.errors import Refusal
 from disks.tests.builders import BuiltVhdx
 from disks.tests.factories import make_user
@@ -103,7 +103,7 @@ def test_the_parent_as_it_was_is_offered_where_a_copy_of_it_lies(
     link = disk("middle.vhdx").parent_link
     assert link.suggested == Disk.objects.get(relative_path="backup/base.vhdx")
     assert link.reason.endswith("A disk with the right identity lies at backup/base.vhdx.")
-    best = parent_paths.candidates_for(disk("middle.vhdx"))
+    best = parent_candidates.candidates_for(disk("middle.vhdx"))
     assert [(one.path, one.verdict) for one in best] == [
         (str(backup), "match"),
         (str(bottom.path), "identity-mismatch"),

@@ -11,9 +11,11 @@ import pytest
 
 from disks.engine.errors import NotAnImage
 from disks.engine.formats import open_image
-from disks.operations import demo, pile
+from disks.operations import demo
 from disks.operations.inspection import inspect
-from disks.operations.paths import Root, Roots
+from disks.operations.paths import Roots
+from disks.operations.pile import planning
+from disks.operations.storage_roots import Root
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +141,7 @@ def test_the_checkpoints_are_one_pile_in_an_order_that_their_names_do_not_tell(
     folder: Path,
 ) -> None:
     place = str(folder / "SRV01")
-    plan = pile.plan(place, Roots([Root(place, windows_views=("C:\\VMs\\SRV01",))]))
+    plan = planning.plan(place, Roots([Root(place, windows_views=("C:\\VMs\\SRV01",))]))
     assert plan.refused is None
     (found,) = plan.piles
     order = [disk.path for disk in found.disks]

@@ -9,7 +9,7 @@ from django.template import Context, Template
 
 from disks.engine.units import size_text
 from disks.models import Disk, Job, ParentLink, StorageRoot
-from disks.templatetags import console
+from disks.templatetags import amounts, console, names, states
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_sizes_for_people(count, words):
 
 
 def test_size_has_the_exact_bytes_on_hover():
-    assert console.bytes_(1536) == '<span class="size" title="1,536 bytes">1.5 KB</span>'
+    assert amounts.bytes_(1536) == '<span class="size" title="1,536 bytes">1.5 KB</span>'
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_size_has_the_exact_bytes_on_hover():
     ],
 )
 def test_durations(seconds, words):
-    assert console.duration_text(seconds) == words
+    assert amounts.duration_text(seconds) == words
 
 
 @pytest.mark.parametrize(
@@ -62,17 +62,17 @@ def test_durations(seconds, words):
 )
 def test_relative_times(distance, words):
     now = datetime(2026, 11, 22, 12, tzinfo=UTC)
-    assert console.ago_text(now - distance, now) == words
+    assert amounts.ago_text(now - distance, now) == words
 
 
 def test_time_keeps_the_exact_moment():
-    shown = console.ago(datetime(2020, 10, 11, 11, 37, 55, tzinfo=UTC))
+    shown = amounts.ago(datetime(2020, 10, 11, 11, 37, 55, tzinfo=UTC))
     assert 'datetime="2020-10-11T11:37:55+00:00" title="11 Oct 2020 11:37:55 UTC"' in shown
-    assert console.ago(None) == '<span class="text-secondary">never</span>'
+    assert amounts.ago(None) == '<span class="text-secondary">never</span>'
 
 
 def test_path_breaks_only_between_its_names():
-    assert console.winpath("C:\\VMs\\a-b.vhd") == (
+    assert names.winpath("C:\\VMs\\a-b.vhd") == (
         '<bdi dir="ltr" class="path"><span class="part">C:\\</span><wbr>'
         '<span class="part">VMs\\</span><wbr><span class="part">a-b.vhd</span></bdi>'
     )
@@ -92,26 +92,26 @@ def test_path_breaks_only_between_its_names():
 )
 def test_hidden_characters_are_made_visible(text, shown):
     """bad-input A49, B34, D65 on pages."""
-    drawn = console.name(text)
+    drawn = names.name(text)
     assert f'<span class="odd" title="hidden character">{shown}</span>' in drawn
-    assert console.plain_text(text) == f"a{shown}b"
+    assert names.plain_text(text) == f"a{shown}b"
     drawn.encode()
 
 
 def test_a_path_and_an_identity_in_a_sentence_are_not_broken_at_a_hyphen() -> None:
     identity = "67291d3a-7eac-4bac-a581-18d06a0c591f"
-    drawn = console.name(f"It names C:\\VMs\\a-b.vhd, not well-known {identity}.")
+    drawn = names.name(f"It names C:\\VMs\\a-b.vhd, not well-known {identity}.")
     assert drawn == (
         '<bdi dir="ltr" class="path">It names <span class="part">C:\\</span><wbr>'
         '<span class="part">VMs\\</span><wbr><span class="part">a-b.vhd,</span> not well-known '
         f'<span class="part">{identity}</span>.</bdi>'
     )
-    assert console.name("a-b.vhd") == '<bdi dir="ltr" class="path">a-b.vhd</bdi>'
+    assert names.name("a-b.vhd") == '<bdi dir="ltr" class="path">a-b.vhd</bdi>'
 
 
 def test_names_are_escaped():
     """bad-input G104."""
-    for drawn in (console.name("<b>&\"'"), console.winpath("<b>&\"'"), console.copy('"><b>')):
+    for drawn in (names.name("<b>&\"'"), names.winpath("<b>&\"'"), console.copy('"><b>')):
         assert "<b>" not in drawn
     page = Template("{{ text|visible }}").render(Context({"text": "<b>"}))
     assert page == "&lt;b&gt;"
@@ -141,23 +141,23 @@ def test_names_are_escaped():
 )
 def test_every_state_has_icon_word_and_colour(kind, values):
     for value in values:
-        drawn = console.badge(kind, value)
+        drawn = states.badge(kind, value)
         assert "<svg" in drawn
         assert "help-circle" not in drawn or value in ("ambiguous", "unmapped")
 
 
 def test_unknown_state_is_shown_in_its_own_words():
-    assert "Something new" in console.badge("health", "something-new")
+    assert "Something new" in states.badge("health", "something-new")
 
 
 def test_percent_is_100_only_at_the_end():
-    assert (console.percent_of(999, 1000), console.percent_of(1000, 1000)) == (99, 100)
-    assert console.percent_of(1, 0) == 0
+    assert (amounts.percent_of(999, 1000), amounts.percent_of(1000, 1000)) == (99, 100)
+    assert amounts.percent_of(1, 0) == 0
 
 
 def test_icon_with_a_label_is_a_picture_without_one_decoration():
-    assert 'aria-hidden="true"' in console.icon("lock")
-    assert 'role="img" aria-label="Locked"' in console.icon("lock", "Locked")
+    assert 'aria-hidden="true"' in states.icon("lock")
+    assert 'role="img" aria-label="Locked"' in states.icon("lock", "Locked")
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_icon_with_a_label_is_a_picture_without_one_decoration():
     [(15, "15 minutes"), (60, "hour"), (360, "6 hours"), (1440, "day"), (2880, "2 days")],
 )
 def test_schedules(count, words):
-    assert console.minutes(count) == words
+    assert amounts.minutes(count) == words
 
 
 def test_sort_header_turns_around_and_forgets_the_page(rf):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 from disks.engine.units import size_text as size_in_words
-from disks.templatetags.console import plain_text as visible
+from disks.templatetags.names import plain_text as visible
 
 __all__ = ["fitted", "size_in_words", "visible", "width_px"]
 

@@ -8,18 +8,16 @@ under the name that it stores. A compaction keeps the identity: nobody loses any
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
-from disks.engine.resolution import Resolution, Status, resolve
+from disks.engine.resolution import resolve
+from disks.engine.resolution.outcome import Resolution, Status
 from disks.operations import family
 from disks.operations.family import ChildrenOf
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
-
-if TYPE_CHECKING:
-    from disks.operations.trash import Manifest
+from disks.operations.trash.manifests import Manifest
 
 
 @dataclass
