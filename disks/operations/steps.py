@@ -12,13 +12,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from disks.engine.errors import ImageError
-<<<<<<< HEAD
 from disks.engine.files import FileIdentity, is_of_the_storage
-from disks.operations import durable, journal, locks, rewriting, trash
-=======
-from disks.engine.files import FileIdentity
 from disks.operations import durable, journal, locks
->>>>>>> main
 from disks.operations.journal import Sidecar
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
