@@ -189,9 +189,11 @@ def pointers(
 
 
 def primary_of(pointer: Sidecar) -> str:
-    """The disk that the record of a pointer's job lies beside."""
-    folder = os.path.dirname(pointer.disk)
-    return os.path.normpath(os.path.join(folder, str(pointer.record.get("primary"))))
+    """The disk that the record of a pointer's job lies beside; E_SIDECAR if it names none."""
+    try:
+        return journal.path_of(os.path.dirname(pointer.disk), pointer.record.get("primary"))
+    except journal.UNREADABLE as error:
+        raise journal.not_understood(pointer) from error
 
 
 def follow(
