@@ -112,6 +112,30 @@ def of(roots: Roots, disk: str, kind: str) -> Sidecar | None:
         raise
 
 
+def path_of(folder: str, name: Any) -> str:
+    """The path that a record in this folder means; ValueError for what no file can be called."""
+    path = os.path.normpath(os.path.join(folder, str(name)))
+    if not name or b"\0" in os.fsencode(path):
+        raise ValueError("no file has that name")
+    return path
+
+
+def result_of(record: dict[str, Any]) -> dict[str, Any]:
+    """What a record keeps of its job's result; one of UNREADABLE if that is none."""
+    result = dict(record["result"])
+    list(result.get("warnings", ())), float(result.get("proof_seconds", 0))
+    return result
+
+
+def not_understood(sidecar: Sidecar) -> ImageError:
+    """E_SIDECAR: the record is whole, but says nothing that its operation could have written."""
+    return ImageError(
+        "E_SIDECAR",
+        f"The record beside {shown(sidecar.disk)} cannot be understood, so nothing is done.",
+        file=sidecar.path,
+    )
+
+
 def remove(roots: Roots, sidecar: Sidecar) -> None:
     durable.unlink(roots, sidecar.path, missing_ok=True)
 
@@ -239,22 +263,41 @@ def _parsed(data: bytes, path: str) -> Sidecar:
     if int(first[1]) != _VERSION:
         raise _damaged(path, f"version {int(first[1])} was written by a newer release")
     try:
-        record = json.loads(rest[(b"\n" + rest).index(b"\n{") :])
-        folder = os.path.dirname(path)
+        record = json.loads(
+            rest[(b"\n" + rest).index(b"\n{") :],
+            parse_int=_whole,
+            parse_float=_fraction,
+            parse_constant=_whole,  # Infinity, NaN: no numbers of ours
+        )
+        folder, name = os.path.dirname(path), os.path.basename(record["name"])
+        if not name:
+            raise ValueError("no disk has that name")
         return Sidecar(
             kind=first[2].decode(),
-            disk=os.path.join(folder, os.path.basename(record["name"])),
+            disk=path_of(folder, name),
             state=str(record["state"]),
             job=str(record["job"]),
             token=int(record["token"]),
-            neighbours=tuple(
-                os.path.normpath(os.path.join(folder, name)) for name in record["neighbours"]
-            ),
+            neighbours=tuple(path_of(folder, name) for name in record["neighbours"]),
             record={key[2:]: value for key, value in record.items() if key.startswith("x_")},
             help=rest[: (b"\n" + rest).index(b"\n{")].decode("utf-8", "replace"),
         )
     except UNREADABLE as error:
         raise _damaged(path, "its record cannot be read") from error
+
+
+def _whole(text: str) -> int:
+    """ValueError for a number that is larger than any that a file system has."""
+    if not -(2**63) <= (number := int(text)) < 2**64:
+        raise ValueError("a number that no file has")
+    return number
+
+
+def _fraction(text: str) -> float:
+    """As _whole(), of seconds."""
+    if not abs(number := float(text)) < 2**63:
+        raise ValueError("a number that no file has")
+    return number
 
 
 def _damaged(path: str, why: str) -> ImageError:
