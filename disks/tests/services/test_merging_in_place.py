@@ -15,6 +15,7 @@ import pytest
 from django.test import Client
 
 from disks.engine import faults
+from disks.engine.errors import ImageError
 from disks.models import AuditEntry, Disk, DiskLock, Job, StorageRoot, TrashedJob
 from disks.operations import journal, locks, merge, merge_in_place, verdicts
 from disks.operations import recover as recovery
@@ -642,6 +643,24 @@ def test_when_names_are_changing_it_is_too_late_to_stop(
     job = jobs.run_now(job)
     assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
     assert worlds.content_of(job.result["output"]) == scene.leaf_sha256
+
+
+def test_paused_by_an_error_while_names_change_its_page_lets_no_machine_use_the_leaf(
+    scene: Scene,
+) -> None:
+    faults.install(faults.parse("merge.end.rename:1:eio"))
+    try:
+        job = jobs.run_now(scene.ask())
+    finally:
+        faults.install(None)
+    assert (job.status, job.cancellable) == (Job.Status.PAUSED, False)
+    with pytest.raises(ImageError):
+        worlds.content_of(scene.path("leaf"))
+    told = job_words.what_now(job)
+    assert "a machine may use" not in told
+    assert "may not be readable" in told
+    assert resumed(job).status == Job.Status.SUCCEEDED
+    scene.assert_merged()
 
 
 def test_asked_to_stop_when_all_was_done_it_is_no_cancelled_job(scene: Scene) -> None:
