@@ -20,7 +20,7 @@ from pathlib import Path
 import proof_table
 
 TOP = Path(__file__).resolve().parents[1]
-TARGETS = ("vhd", "vhdx", "any-file", "sidecar", "manifest", "windows-path")
+TARGETS = ("vhd", "vhdx", "any-file", "sidecar", "recovery", "manifest", "windows-path")
 
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-n", str(max(2, os.cpu_count() or 2))]
 

@@ -58,12 +58,11 @@ class Console:
         """The one error line, and the error document with --json."""
         self.refuse(error)
         if self.as_json:
-            document = error.as_dict() | {"advice": _advice(error)}
-            print(json.dumps({"error": document}, indent=1), flush=True)
+            print(json.dumps({"error": described(error)}, indent=1), flush=True)
 
     def refuse(self, error: ImageError) -> None:
         """The error line alone: what is wrong and why, then what to do next."""
-        self.note(f"error: {error.code}: {error.message} {_advice(error)}")
+        self.note(f"error: {error.code}: {error.message} {described(error)['advice']}")
 
     def progress(self) -> Progress:
         """The bar on the terminal; give it to operations."""
@@ -91,8 +90,9 @@ class Console:
                 signal.signal(number, handler)
 
 
-def _advice(error: ImageError) -> str:
-    return error.advice or codes.command(error.code, error.file)
+def described(error: ImageError) -> dict[str, Any]:
+    """An error or a refusal as a document, with what to do next at a terminal."""
+    return error.as_dict() | {"advice": error.advice or codes.command(error.code, error.file)}
 
 
 class TerminalProgress(Progress):

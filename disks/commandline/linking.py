@@ -7,7 +7,7 @@ import os
 from datetime import datetime
 from typing import Any
 
-from disks.commandline.console import Console
+from disks.commandline.console import Console, described
 from disks.commandline.options import add_offline, build_roots, file_path, parent_path
 from disks.commandline.outcome import changed
 from disks.operations import guards, relink
@@ -101,7 +101,7 @@ def _carry_out(plan: LinkPlan, roots: Roots, args: argparse.Namespace, console: 
         refused = None
         if plan.manager is not None and not args.offline:
             refused = guards.managed(plan.child, plan.manager)
-        told = None if refused is None else {"code": refused.code, "message": refused.message}
+        told = None if refused is None else described(refused)
         console.result(plan.as_dict() | {"dry_run": True, "refused": told}, _as_text(plan))
         if refused is not None:
             console.refuse(refused)

@@ -7,7 +7,7 @@ import os
 import shlex
 from typing import Any
 
-from disks.commandline.console import Console
+from disks.commandline.console import Console, described
 from disks.commandline.options import (
     add_limit,
     add_offline,
@@ -91,14 +91,15 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _show(plan: PilePlan, console: Console, *, would: bool) -> int:
-    refused = plan.refused
+    document, refused = plan.as_dict(), plan.refused
     lines = _foreseen(plan)
     if would and plan.piles and refused is None:
         lines += ["", "Nothing was done. Merge with --offline, once nobody has these disks open."]
         lines += _unread_in_the_way(plan)
     if refused is not None:
         console.refuse(refused)
-    console.result(plan.as_dict(), "\n".join(lines))
+        document["refused"] = described(refused)
+    console.result(document, "\n".join(lines))
     return 0 if refused is None else 1
 
 

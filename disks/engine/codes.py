@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from typing import NamedTuple
 
 
@@ -417,7 +418,7 @@ def command(code: str, file: str | None) -> str:
     """What to do about a code at a terminal; file: the one at fault."""
     known = CODES.get(code)
     words = known.command if known is not None and known.command else advice(code)
-    return words.replace("{folder}", os.path.dirname(file or "") or "DIR")
+    return words.replace("{folder}", shlex.quote(os.path.dirname(file or "") or "DIR"))
 
 
 def title(code: str) -> str:

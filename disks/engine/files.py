@@ -371,3 +371,11 @@ def storage_error(
     return ImageError(
         code, f"{path} could not be {done}{where}: {why}.", file=path, field=verb, offset=offset
     )
+
+
+_STORAGE_FAILED = ("E_NOSPC", "E_IO", "E_READ_ONLY", "E_ACCESS", "E_TOO_LARGE")
+
+
+def is_of_the_storage(error: ImageError) -> bool:
+    """Whether it tells nothing of the disk itself: it may be otherwise the next time."""
+    return error.code in _STORAGE_FAILED

@@ -1,8 +1,8 @@
 """Sidecars: small records beside a disk that say what is being done to it, and how to undo it.
 
-`.NAME.vdundo` (header rewrites), `.NAME.vdjob` (copy jobs), `.NAME.vdmerge` and
-`.NAME.vdcompact` lie in the disk's own folder, so that they move along with it and can
-be read without any database. A sidecar is written whole or not at all. Its parts:
+`.NAME.vdundo` (header rewrites), `.NAME.vdjob` (copy jobs) and `.NAME.vdmerge` (merges in place)
+lie in the disk's own folder, so that they move along with it and can be read without any
+database. A sidecar is written whole or not at all. Its parts:
 
     VDADMIN-SIDECAR 1 undo 5f3c09aa      magic, version, kind, CRC-32 of all that follows
     plain text for a person who has nothing but this file
@@ -30,15 +30,14 @@ from disks.operations.windows import shown
 UNDO = "undo"
 JOB = "job"
 MERGE = "merge"
-COMPACT = "compact"
-KINDS = (UNDO, JOB, MERGE, COMPACT)
+KINDS = (UNDO, JOB, MERGE)
 DONE = "done"  # the one state that forbids nothing
 
 _MAGIC = "VDADMIN-SIDECAR"
 _VERSION = 1
-_LONGEST_NAME_BYTES = 255 - len(".") - len(".vdcompact") - len(".vdtmp")
+_LONGEST_NAME_BYTES = 255 - len(".") - len(".vdmerge") - len(".vdtmp")
 _FIRST_LINE = re.compile(rb"VDADMIN-SIDECAR (\d+) (\w+) ([0-9a-f]{8})\n")
-_NAMES = re.compile(r"\..+\.vd(undo|job|merge|compact)", re.DOTALL)
+_NAMES = re.compile(r"\..+\.vd(undo|job|merge)", re.DOTALL)
 _MOST_BYTES = 64 * 1024 * 1024
 
 # What JSON that somebody else wrote can raise while it is read and taken apart.
@@ -110,6 +109,30 @@ def of(roots: Roots, disk: str, kind: str) -> Sidecar | None:
         if error.code == "E_NOT_FOUND":
             return None
         raise
+
+
+def path_of(folder: str, name: Any) -> str:
+    """The path that a record in this folder means; ValueError for what no file can be called."""
+    path = os.path.normpath(os.path.join(folder, str(name)))
+    if not name or b"\0" in os.fsencode(path):
+        raise ValueError("no file has that name")
+    return path
+
+
+def result_of(record: dict[str, Any]) -> dict[str, Any]:
+    """What a record keeps of its job's result; one of UNREADABLE if that is none."""
+    result = dict(record["result"])
+    list(result.get("warnings") or ()), float(result.get("proof_seconds") or 0)
+    return result
+
+
+def not_understood(sidecar: Sidecar) -> ImageError:
+    """E_SIDECAR: the record is whole, but says nothing that its operation could have written."""
+    return ImageError(
+        "E_SIDECAR",
+        f"The record beside {shown(sidecar.disk)} cannot be understood, so nothing is done.",
+        file=sidecar.path,
+    )
 
 
 def remove(roots: Roots, sidecar: Sidecar) -> None:
@@ -239,22 +262,41 @@ def _parsed(data: bytes, path: str) -> Sidecar:
     if int(first[1]) != _VERSION:
         raise _damaged(path, f"version {int(first[1])} was written by a newer release")
     try:
-        record = json.loads(rest[(b"\n" + rest).index(b"\n{") :])
-        folder = os.path.dirname(path)
+        record = json.loads(
+            rest[(b"\n" + rest).index(b"\n{") :],
+            parse_int=_whole,
+            parse_float=_fraction,
+            parse_constant=_whole,  # Infinity, NaN: no numbers of ours
+        )
+        folder, name = os.path.dirname(path), os.path.basename(record["name"])
+        if not name:
+            raise ValueError("no disk has that name")
         return Sidecar(
             kind=first[2].decode(),
-            disk=os.path.join(folder, os.path.basename(record["name"])),
+            disk=path_of(folder, name),
             state=str(record["state"]),
             job=str(record["job"]),
             token=int(record["token"]),
-            neighbours=tuple(
-                os.path.normpath(os.path.join(folder, name)) for name in record["neighbours"]
-            ),
+            neighbours=tuple(path_of(folder, name) for name in record["neighbours"]),
             record={key[2:]: value for key, value in record.items() if key.startswith("x_")},
             help=rest[: (b"\n" + rest).index(b"\n{")].decode("utf-8", "replace"),
         )
     except UNREADABLE as error:
         raise _damaged(path, "its record cannot be read") from error
+
+
+def _whole(text: str) -> int:
+    """ValueError for a number that is larger than any that a file system has."""
+    if not -(2**63) <= (number := int(text)) < 2**64:
+        raise ValueError("a number that no file has")
+    return number
+
+
+def _fraction(text: str) -> float:
+    """As _whole(), of seconds."""
+    if not abs(number := float(text)) < 2**63:
+        raise ValueError("a number that no file has")
+    return number
 
 
 def _damaged(path: str, why: str) -> ImageError:

@@ -132,7 +132,7 @@ class Relocation:
         record = sidecar.record
 
         def joined(relative: Any) -> str:
-            return os.path.normpath(os.path.join(folder, str(relative)))
+            return journal.path_of(folder, relative)
 
         try:
             stored = record["trash"]
@@ -156,16 +156,12 @@ class Relocation:
                 ),
                 links=tuple((joined(child), joined(parent)) for child, parent in record["links"]),
                 manifest=manifest,
-                result=dict(record["result"]),
+                result=journal.result_of(record),
             )
             if not _is_believable(work):
                 raise ValueError("it names files that are no part of such a job")
         except journal.UNREADABLE as error:
-            raise ImageError(
-                "E_SIDECAR",
-                f"The record beside {sidecar.disk} cannot be understood, so nothing is done.",
-                file=sidecar.path,
-            ) from error
+            raise journal.not_understood(sidecar) from error
         return work
 
 

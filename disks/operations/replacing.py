@@ -20,7 +20,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from disks.engine import faults
-from disks.engine.errors import ImageError
 from disks.operations import copying, durable, journal, steps, trash
 from disks.operations.fingerprints import Fingerprint
 from disks.operations.journal import Sidecar
@@ -92,7 +91,7 @@ class Replacement:
         folder = os.path.dirname(sidecar.disk)
         record = sidecar.record
         try:
-            primary = os.path.normpath(os.path.join(folder, record["trash"]))
+            primary = journal.path_of(folder, record["trash"])
             mtime_ns = record["mtime_ns"]
             work = cls(
                 kind=str(record["kind"]),
@@ -101,12 +100,10 @@ class Replacement:
                 manifest=manifests.Manifest.from_stored(record["manifest"], primary),
                 job=sidecar.job,
                 token=sidecar.token,
-                relink=tuple(
-                    os.path.normpath(os.path.join(folder, path)) for path in record["relink"]
-                ),
+                relink=tuple(journal.path_of(folder, path) for path in record["relink"]),
                 temp_inode=int(record["temp_inode"]),
                 mtime_ns=None if mtime_ns is None else int(mtime_ns),
-                result=dict(record["result"]),
+                result=journal.result_of(record),
             )
             # What is removed or moved is believed only if such a job could have written it.
             if (
@@ -116,11 +113,7 @@ class Replacement:
             ):
                 raise ValueError("it names files that are no part of such a job")
         except journal.UNREADABLE as error:
-            raise ImageError(
-                "E_SIDECAR",
-                f"The record beside {sidecar.disk} cannot be understood, so nothing is done.",
-                file=sidecar.path,
-            ) from error
+            raise journal.not_understood(sidecar) from error
         return work
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from disks.engine.errors import ImageError
-from disks.engine.files import FileIdentity
+from disks.engine.files import FileIdentity, is_of_the_storage
 from disks.operations import durable, journal, locks
 from disks.operations.journal import Sidecar
 from disks.operations.paths import Roots
@@ -36,7 +36,6 @@ _UNSEEN = {
     ),
 }
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS, errno.EACCES)
-_STORAGE_FAILED = ("E_NOSPC", "E_IO", "E_READ_ONLY", "E_ACCESS", "E_TOO_LARGE")
 
 
 # ---------------------------------------------------------------------- which file is where
@@ -119,11 +118,6 @@ def point(roots: Roots, child: str, parent: str, *, job: str, token: int) -> Ima
     return None
 
 
-def is_of_the_storage(error: ImageError) -> bool:
-    """Whether it tells nothing of the disk itself: it may be otherwise the next time."""
-    return error.code in _STORAGE_FAILED
-
-
 def point_each(
     roots: Roots,
     links: Iterable[tuple[str, str]],
@@ -200,9 +194,11 @@ def pointers(
 
 
 def primary_of(pointer: Sidecar) -> str:
-    """The disk that the record of a pointer's job lies beside."""
-    folder = os.path.dirname(pointer.disk)
-    return os.path.normpath(os.path.join(folder, str(pointer.record.get("primary"))))
+    """The disk that the record of a pointer's job lies beside; E_SIDECAR if it names none."""
+    try:
+        return journal.path_of(os.path.dirname(pointer.disk), pointer.record.get("primary"))
+    except journal.UNREADABLE as error:
+        raise journal.not_understood(pointer) from error
 
 
 def follow(

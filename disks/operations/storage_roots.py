@@ -32,7 +32,7 @@ TRASH_FOLDER = ".vdtrash"
 LOCK_FOLDER = ".vdlock"
 ROOT_MARKER = ".vdroot"
 _EXCLUDED = frozenset(name.casefold() for name in EXCLUDED_FOLDERS)
-_INTERNAL_SUFFIXES = (".vdundo", ".vdmerge", ".vdcompact", ".vdjob", ".vdpages", ".vdtmp")
+_INTERNAL_SUFFIXES = (".vdundo", ".vdmerge", ".vdjob", ".vdpages", ".vdtmp")
 
 
 def is_internal_name(name: str) -> bool:

@@ -186,7 +186,7 @@ def _recover(job: Job, token: int, lease: Lease) -> None:
         if error.code in _WAIT_CODES:
             _wait(job, token, error)
         else:
-            _failed_try(job, token, error.message)
+            _failed_try(job, token, error.sentence)
     except Exception:
         logger.exception("job %s: recovery failed", job.pk)
         _failed_try(job, token, "Internal error. The reconciler's log has the details.")

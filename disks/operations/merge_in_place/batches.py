@@ -105,7 +105,8 @@ def _replay(roots: Roots, path: str, inode: int) -> None:
 
 def key(work: Work) -> int:
     """Tells this merge's old pages from those of any other on the same disk."""
-    return zlib.crc32(f"{work.job} {work.inodes} {work.old_identity}".encode())
+    told = f"{work.job} {work.inodes} {work.old_identity}"
+    return zlib.crc32(told.encode(errors="backslashreplace"))
 
 
 def _mend(roots: Roots, work: Work, file: ImageFile, slot: Slot | None) -> Work:

@@ -14,6 +14,7 @@ from disks.engine import faults
 from disks.engine.chain import Chain, open_chain
 from disks.engine.changes import Expansion, HeaderRewrite
 from disks.engine.errors import ImageError
+from disks.engine.files import is_of_the_storage
 from disks.engine.formats import open_image
 from disks.engine.images import Image
 from disks.operations import durable, fingerprints, journal, rewriting, rules, steps, trash
@@ -240,6 +241,6 @@ def _seen(roots: Roots, work: Work, path: str, look: Callable[[Image], str | Non
         with roots.open(path) as file:
             return look(open_image(file))
     except ImageError as error:
-        if steps.is_of_the_storage(error) or _is_ours(roots, work, path):
+        if is_of_the_storage(error) or _is_ours(roots, work, path):
             raise
         return None

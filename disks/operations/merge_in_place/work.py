@@ -6,7 +6,6 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
 from disks.operations import journal, steps
 from disks.operations.journal import MERGE, Sidecar
@@ -120,7 +119,7 @@ class Work:
         folder, record = os.path.dirname(sidecar.disk), sidecar.record
 
         def above(name: Any) -> str:
-            return os.path.normpath(os.path.join(folder, str(name))) if name else ""
+            return journal.path_of(folder, name) if name else ""
 
         try:
             work = cls(
@@ -145,23 +144,21 @@ class Work:
                 # Before it had a word of its own, a stop was known by the file.
                 stopped=bool(record.get("stopped", record["file"])),
                 garbled=tuple(int(offset) for offset in record.get("garbled", ())),
-                result=dict(record["result"]),
+                result=journal.result_of(record),
             )
             if (
                 not work.levels
+                or "" in (*work.levels, *work.relink)
                 or len(work.inodes) != len(work.levels) + 1
                 or work.surviving not in (work.base, work.leaf)
                 or not work.manifest.is_believable
                 or [entry.original for entry in work.manifest.entries] != list(work.levels)
                 or work.position < 0
+                or not 0 <= work.batch < 2**63
             ):
                 raise ValueError("no such merge could have written it")
         except journal.UNREADABLE as error:
-            raise ImageError(
-                "E_SIDECAR",
-                f"The record beside {sidecar.disk} cannot be understood, so nothing is done.",
-                file=sidecar.path,
-            ) from error
+            raise journal.not_understood(sidecar) from error
         return work
 
 

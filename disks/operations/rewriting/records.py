@@ -75,6 +75,21 @@ def without_pages(sidecar: Sidecar | None) -> dict[str, Any] | None:
     return {"job": sidecar.job, "token": sidecar.token, "record": record}
 
 
+def require_readable(record: dict[str, Any]) -> None:
+    """Raises one of journal.UNREADABLE unless all of a record is what a rewrite leaves.
+
+    Before the disk is touched: what is found out half-way could not be taken back.
+    """
+    int(record.get("entry_bytes") or 0), int(record.get("visible_step") or 0)
+    set(record["identities"] if record.get("logged") else record.get("identities", ()))
+    hash(record.get("about"))
+    earlier = record.get("previous")
+    for _ in range(2):  # an undo brings back the one before the update that it undoes
+        if earlier is not None:
+            str(earlier["job"]), int(earlier["token"])
+            earlier = dict(earlier["record"]).get("previous")
+
+
 def restore(roots: Roots, sidecar: Sidecar, previous: dict[str, Any] | None) -> None:
     if previous is None:
         journal.remove(roots, sidecar)

@@ -25,7 +25,7 @@ from disks.operations.pages import (
 )
 from disks.operations.paths import Roots
 from disks.operations.rewriting.kinds import LINK, WORDS, kind_of
-from disks.operations.rewriting.records import finished, link_of, restore
+from disks.operations.rewriting.records import finished, link_of, require_readable, restore
 from disks.operations.rewriting.writing import write_straight
 from disks.operations.settling import judge, settle
 from disks.operations.windows import shown
@@ -82,6 +82,7 @@ def recover(roots: Roots, sidecar: Sidecar, *, token: int) -> tuple[str, str]:
         expected = FileIdentity.from_dict(record["file"])
         identity, keep_mtime = record["identity"], bool(record["keep_mtime"])
         visible = [(int(offset), int(length)) for offset, length in record.get("visible", ())]
+        require_readable(record)
         if any(page.offset < 0 for page in pages) or "is_undo" not in record:
             raise ValueError("no record of a rewrite")
     except journal.UNREADABLE as error:

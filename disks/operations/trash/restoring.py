@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from disks.engine.errors import ImageError
-from disks.engine.files import FileIdentity
+from disks.engine.files import FileIdentity, is_of_the_storage
 from disks.operations import durable, guards, journal, locks, relink
 from disks.operations.copying import job_word
 from disks.operations.family import ChildrenOf
@@ -180,13 +180,23 @@ def _same_content(now: Fingerprint, made: Fingerprint) -> bool:
 def _links_back(
     roots: Roots, manifest: Manifest, *, offline: bool, job: str, token: int
 ) -> list[str]:
-    """Take the job's link changes back; what somebody changed since stays, with a warning."""
+    """Take the job's link changes back; what somebody changed since stays, with a warning.
+
+    What is the storage's fault is raised instead: restored again, the job may come to its end.
+    """
     warnings = []
     for path in manifest.relinked:
         try:
             _require_last_update(roots, manifest, path)
             relink.undo(path, roots, offline=offline, job=job, token=token)
         except ImageError as error:
+            if is_of_the_storage(error):
+                raise ImageError(
+                    error.code,
+                    f"All files are back, but the parent link of {path} is not as it was yet: "
+                    f"{error.message} Restore this job once more when the storage works.",
+                    file=path,
+                ) from error
             warnings.append(f"The parent link of {path} was left as it is: {error.message}")
     return warnings
 

@@ -406,7 +406,8 @@ def test_managed_disks_need_offline(disk: Disk, tmp_path: Path, base: Built) -> 
     command = ("update-parent", child.path, "--parent", store / "base.vhd")
     planned = disk.json(*command, "--dry-run")
     assert (planned.code, planned.document["refused"]["code"]) == (1, "E_MANAGED")
-    assert disk.json(*command).document["error"]["code"] == "E_MANAGED"
+    assert "--offline" in planned.document["refused"]["advice"]
+    assert disk.json(*command).document["error"] == planned.document["refused"]
     assert disk(*command, "--offline").code == 0
 
 

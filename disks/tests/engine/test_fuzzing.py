@@ -17,6 +17,7 @@ RUNS = {
     "vhdx": 400,
     "any-file": 3000,
     "sidecar": 4000,
+    "recovery": 250,
     "manifest": 8000,
     "windows-path": 8000,
 }

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from disks.tests.builders import (
     MIB,
+    SECTOR,
     Built,
     build_differencing,
     build_differencing_vhdx,
@@ -24,6 +25,7 @@ from disks.tests.builders import (
 )
 from disks.tests.builders.vhdx_parts import HEADER_AT, REGION_AT
 from disks.tests.builders.vhdx_parts import sealed as sealed_vhdx
+from disks.tests.operations.shrinking import SCENES
 
 _PART_BYTES = 1024
 _PAGE_BYTES = 4096
@@ -66,6 +68,7 @@ def templates(folder: Path) -> list[Template]:
         folder, "child.vhd", base, content=content, layout="packed", block_size=8192
     )
     fixed = build_fixed(folder, "fixed.vhd", size=8192, content=content)
+    mapped = SCENES["blktap"].make(folder)
     wide = [(0, b"\1" * 1024), (2047, b"\2" * 1024)]
     options = {"size": 3 * MIB, "block_size": MIB, "content": wide}
     basex = build_dynamic_vhdx(folder, "base.vhdx", **options)
@@ -74,12 +77,14 @@ def templates(folder: Path) -> list[Template]:
     dirty.move_into_log(dirty.table_offset, dirty.blocks[0])
     return [
         *(_vhd(built) for built in (base, child, fixed)),
+        _vhd(mapped, mapped.table_offset + SECTOR),
         *(_vhdx(built) for built in (basex, childx, dirty)),
     ]
 
 
-def _vhd(built: Built) -> Template:
-    parts = [built.footer_offset, 0]
+def _vhd(built: Built, *more: int) -> Template:
+    """more: where else something lies; its own checksum is the fuzzer's to find."""
+    parts = [built.footer_offset, 0, *more]
     if built.block_size:
         first = min(built.blocks.values())
         parts += [512, 1024, built.table_offset, first]

@@ -7,6 +7,7 @@ Only a typed error may come out of it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import zlib
@@ -26,6 +27,7 @@ from disks.operations.storage_roots import Root
 from disks.operations.trash import manifests
 from disks.tests.engine.world import World, open_file
 from disks.tests.fuzz.damage import Bytes, Template, damaged, templates
+from disks.tests.fuzz.records import Left, all_left
 
 Target = Callable[[bytes], None]
 _LOOKED_AT_SECTORS = 9000
@@ -36,11 +38,13 @@ def all_targets(folder: Path) -> dict[str, Target]:
     disks = templates(folder)
     places = World(folder, windows={"C:\\VMs": str(folder)})
     roots = Roots([Root(str(folder), windows_views=("C:\\VMs",))])
+    left = functools.cache(lambda: all_left(folder / "left"))
     return {
         "vhd": lambda data: _disk([one for one in disks if _is(one, ".vhd")], places, data),
         "vhdx": lambda data: _disk([one for one in disks if _is(one, ".vhdx")], places, data),
         "any-file": lambda data: _any_file(folder / "any.vhd", places, data),
         "sidecar": lambda data: _sidecar(folder, roots, data),
+        "recovery": lambda data: _recovery(left(), data),
         "manifest": lambda data: _manifest(folder, roots, data),
         "windows-path": lambda data: _windows_path(folder, roots, data),
     }
@@ -151,6 +155,12 @@ def _sidecar(folder: Path, roots: Roots, data: bytes) -> None:
     with contextlib.suppress(ImageError):
         journal.require_settled(roots, [str(folder / "base.vhd")])
     path.unlink()
+
+
+def _recovery(left: list[Left], data: bytes) -> None:
+    """What an interrupted operation left, with other values in its record or its old pages."""
+    source = Bytes(data)
+    left[source.number() % len(left)].recover(source)
 
 
 def _manifest(folder: Path, roots: Roots, data: bytes) -> None:

@@ -121,6 +121,33 @@ def broken_at_every_point(
     raise AssertionError(f"it did not come through in {MOST_POINTS} runs")
 
 
+def failing_at_every_point(
+    fresh: Callable[[], Work], kind: str, *, every: int = SAMPLE
+) -> Iterator[int]:
+    """Run fresh work whose first point fails, the second, …, until it passes untouched.
+
+    kind: enospc, eio, or short, which is the writes' alone
+
+    Yields how each run ended, DONE where the failure was harmless or made good, else REFUSED;
+    what the last run left, which nothing broke, is there after the loop.
+    """
+    step = "write" if kind == "short" else "*"
+    with few_collections(), worlds.remembering():
+        for number in range(1, MOST_POINTS, every):
+            work, fault = fresh(), faults.Fault(step, number, kind)
+            faults.install(fault)
+            try:
+                code = outcome_of(work)
+            finally:
+                faults.install(None)
+            if fault.countdown:
+                assert code == DONE
+                assert number > 1
+                return
+            yield code
+    raise AssertionError(f"it did not come through in {MOST_POINTS} runs")
+
+
 def mended_at_every_point(
     fresh: Callable[[], Work],
     breaking: Breaking,

@@ -129,6 +129,7 @@ def _tap(folder: Path) -> Built:
     struct.pack_into(f">{count}I", data, made.table_offset, *moved)
     made.path.write_bytes(data)
     made.blocks = {block: offset + room for block, offset in made.blocks.items()}
+    made.footer_offset += room
     return made
 
 

@@ -157,6 +157,17 @@ FORGED: list[dict[str, Any]] = [
     {"x_manifest": {}, "x_file": {}},
     {"x_trash": "", "x_size_before": float("inf")},
     {"state": "elsewhere", "primary": 5},
+    {"state": "elsewhere", "x_primary": "\ud800"},
+    {"x_previous": 5},
+    {"x_previous": {"job": "1", "token": "x", "record": {}}},
+    {"x_about": []},
+    {"x_logged": True},
+    {"x_identities": 5},
+    {"x_entry_bytes": "a"},
+    {"x_size_after": 2**80},
+    {"x_result": {"warnings": 5}},
+    {"x_mtime_ns": 1e300},
+    {"name": ""},
 ]
 
 
@@ -170,6 +181,7 @@ def test_a_forged_record_makes_recovery_neither_fail_nor_touch_a_disk(
     (tmp_path / ".y.vhd.vdundo.vdtmp").write_bytes(b"")
     rows = recover(str(tmp_path), roots_of(tmp_path))
     assert [row["action"] for row in rows if row["path"].endswith("y.vhd")] == ["swept"]
+    assert [row for row in rows if row["code"] == "E_INTERNAL"] == []
     assert (tmp_path / "x.vhd").read_bytes() == (tmp_path / "other.vhd").read_bytes() == bytes(4096)
 
 

@@ -22,8 +22,19 @@ from hypothesis import strategies as st
 from disks.engine.chain import open_chain
 from disks.engine.formats import open_image
 from disks.engine.images import DiskType
-from disks.operations import compact, convert, create, expand, merge, relink
+from disks.operations import (
+    compact,
+    convert,
+    copy_chain,
+    create,
+    delete,
+    expand,
+    merge,
+    move,
+    relink,
+)
 from disks.operations.paths import Roots
+from disks.operations.trash import restoring
 from disks.tests.builders import FAMILIES, MIB, Family, seven_zip_sha256
 from disks.tests.engine.test_properties import DETERMINISTIC, Plan, build, plans
 from disks.tests.operations import worlds
@@ -159,6 +170,40 @@ class Row:
                 relink.plan(str(elsewhere), str(above), self.roots), self.roots, offline=True
             )
         relink.apply(relink.plan(str(child), str(elsewhere), self.roots), self.roots, offline=True)
+        if self.draw(st.booleans()):
+            relink.undo(str(child), self.roots, offline=True)
+            relink.apply(
+                relink.plan(str(child), str(elsewhere), self.roots), self.roots, offline=True
+            )
+        return True
+
+    def move(self) -> bool:
+        """With its children's links."""
+        index = self.draw(st.integers(0, len(self.disks) - 1))
+        path, model = self.disks[index]
+        target = self.new_name()
+        plan = move.plan(str(path), str(target), self.roots, relink=True)
+        move.apply(plan, self.roots, offline=True)
+        self.disks[index] = (target, model)
+        return True
+
+    def delete_and_restore(self) -> bool:
+        path, _ = self.disks[-1]
+        done = delete.apply(delete.plan(str(path), self.roots), self.roots, offline=True)
+        assert not path.exists()
+        (there,) = done["trash"]
+        restoring.restore(there, self.roots, offline=True)
+        return True
+
+    def copy_the_chain(self) -> bool:
+        """The set is opened as any other disk, in a folder of its own."""
+        path, model = self.disks[-1]
+        folder = self.new_name().with_suffix("")
+        folder.mkdir()
+        plan = copy_chain.plan(str(path), str(folder), self.roots, whole=True)
+        copy_chain.apply(plan, self.roots)
+        assert content_of(folder / path.name) == hashlib.sha256(model).hexdigest()
+        shutil.rmtree(folder)
         return True
 
 
@@ -170,6 +215,9 @@ OPERATIONS = [
     Row.expand_leaf,
     Row.convert_leaf,
     Row.move_a_parent_and_relink,
+    Row.move,
+    Row.delete_and_restore,
+    Row.copy_the_chain,
 ]
 
 

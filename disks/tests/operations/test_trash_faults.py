@@ -1,4 +1,4 @@
-"""Restoring from the trash and emptying it survive death and power cuts at every point.
+"""Restoring from the trash and emptying it survive death, errors and power cuts at every point.
 
 Either goes on when it is asked for again; the disks that stay read the same all the while.
 """
@@ -19,10 +19,12 @@ from disks.operations.trash import emptying, restoring
 from disks.tests.builders import Family
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import (
+    SAMPLE,
+    failing_at_every_point,
     faulty,
     mended_at_every_point,
 )
-from disks.tests.operations.dying import DIED, Work
+from disks.tests.operations.dying import DIED, DONE, Work
 from disks.tests.operations.power import cuts_of, survive_power_cuts
 from disks.tests.operations.worlds import chain, errors_in, essence_of, names_in, roots_of
 
@@ -129,16 +131,29 @@ def scene(request: pytest.FixtureRequest, place: Path, family: Family) -> Scene:
     return Scene(place, family, CASES[request.param])
 
 
-def test_killed_at_every_point_it_goes_on_when_asked_again(scene: Scene) -> None:
+@pytest.mark.parametrize("kind", ["kill", "torn"])
+def test_killed_at_every_point_it_goes_on_when_asked_again(scene: Scene, kind: str) -> None:
     """bad-input F85, F87."""
     states = mended_at_every_point(
         scene.fresh,
-        faulty("kill"),
+        faulty(kind),
         expected=DIED,
         recover=scene.recover,
         judge=scene.judge,
+        every=1 if kind == "kill" else SAMPLE,
     )
     assert "waits" in states
+    assert scene.judge() == "over"
+
+
+@pytest.mark.parametrize("kind", ["enospc", "eio", "short"])
+def test_after_an_error_at_any_point_it_goes_on_when_asked_again(scene: Scene, kind: str) -> None:
+    """bad-input F81, F84: what failed is not given up for good, a link of a child neither."""
+    for code in failing_at_every_point(scene.fresh, kind):
+        assert code == DONE or kind != "short"
+        rows = scene.recover()
+        assert [row for row in rows if row["action"] in ("busy", "needs-attention")] == []
+        scene.judge()
     assert scene.judge() == "over"
 
 

@@ -257,6 +257,15 @@ def test_a_recovery_that_fails_three_times_needs_a_person(caplog):
     assert fresh(waiting).status == Job.Status.SUCCEEDED
 
 
+def test_a_failed_recovery_says_what_to_do_next():
+    """Of a job that needs a person, its log is all there is to go by."""
+    Practice.recovery = ImageError("E_NEEDS_ATTENTION", "It is torn.", advice="Make a copy.")
+    job = lost(exclusive=["/a"])
+    reconciling.recover_lost()
+    line = JobLogLine.objects.filter(job=job).latest("pk")
+    assert line.text == "Recovery, try 1 of 3, failed: It is torn. Make a copy."
+
+
 def test_recovery_waits_for_a_paused_worker_without_counting():
     """bad-input E71: who still holds the lock on the storage is not dead."""
     Practice.recovery = ImageError("E_LOCKED", "It is in the hands of job 1.")

@@ -118,7 +118,7 @@ def test_a_disk_of_a_half_done_merge_says_what_may_be_opened(
     )
     page = page_of(viewer, disk)
     assert "A paused job has this disk" in page
-    assert ("do not open those below it by themselves" in page) is told
+    assert ("do not open the lower disks by themselves" in page) is told
 
 
 @pytest.mark.parametrize("value", HOSTILE)
