@@ -65,7 +65,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         raise ImageError(
             "E_CANCELLED",
             "Stopped as asked. What was moved before stays so: the disk is whole and its content "
-            "the same. Run it again to go on.",
+            "the same.",
+            advice="Run it again to go on.",
             file=path,
         ) from None
     console.result(done, _moved(done) if in_place else _rewritten(done))

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import Any
 
+from disks.engine import codes
 from disks.engine.errors import ImageError
 from disks.engine.units import size_text
 from disks.operations.pacing import Pacer
@@ -55,10 +56,13 @@ class Console:
 
     def error(self, error: ImageError) -> None:
         """The one error line, and the error document with --json."""
-        self._progress.clear()
-        print(f"error: {error.code}: {shown(error.message)}", file=sys.stderr, flush=True)
+        self.refuse(error)
         if self.as_json:
-            print(json.dumps({"error": error.as_dict()}, indent=1), flush=True)
+            print(json.dumps({"error": described(error)}, indent=1), flush=True)
+
+    def refuse(self, error: ImageError) -> None:
+        """The error line alone: what is wrong and why, then what to do next."""
+        self.note(f"error: {error.code}: {error.message} {described(error)['advice']}")
 
     def progress(self) -> Progress:
         """The bar on the terminal; give it to operations."""
@@ -84,6 +88,11 @@ class Console:
             self._progress.clear()
             for number, handler in before:
                 signal.signal(number, handler)
+
+
+def described(error: ImageError) -> dict[str, Any]:
+    """An error or a refusal as a document, with what to do next at a terminal."""
+    return error.as_dict() | {"advice": error.advice or codes.command(error.code, error.file)}
 
 
 class TerminalProgress(Progress):

@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Cancelled:
         console.error(ImageError("E_CANCELLED", "Stopped as asked; every file is as it was."))
     except Stopped as stopped:
-        console.error(ImageError("E_STOPPED", stopped.sentence))
+        console.error(ImageError("E_STOPPED", stopped.reason, advice=stopped.how))
     except KeyboardInterrupt:
         console.error(ImageError("E_CANCELLED", "Stopped by the keyboard."))
     except BrokenPipeError:
@@ -117,6 +117,6 @@ def _internal(error: Exception) -> ImageError:
         what = f"{type(error).__name__}: {error}"
     return ImageError(
         "E_INTERNAL",
-        f"Something went wrong that should not ({what}). Run it again with VD_DEBUG=1 to see "
-        "where, and please report that.",
+        f"Something went wrong that should not ({what}).",
+        advice="Run it again with VD_DEBUG=1 to see where, and please report that.",
     )

@@ -7,7 +7,7 @@ import os
 from datetime import datetime
 from typing import Any
 
-from disks.commandline.console import Console
+from disks.commandline.console import Console, described
 from disks.commandline.options import add_offline, build_roots, file_path, parent_path
 from disks.commandline.outcome import changed
 from disks.operations import guards, relink
@@ -100,12 +100,12 @@ def _carry_out(plan: LinkPlan, roots: Roots, args: argparse.Namespace, console: 
     if args.dry_run:
         refused = None
         if plan.manager is not None and not args.offline:
-            error = guards.managed(plan.child, plan.manager)
-            refused = {"code": error.code, "message": error.message}
-        console.result(plan.as_dict() | {"dry_run": True, "refused": refused}, _as_text(plan))
-        if refused:
-            console.note(f"error: {refused['code']}: {refused['message']}")
-        return 1 if refused else 0
+            refused = guards.managed(plan.child, plan.manager)
+        told = None if refused is None else described(refused)
+        console.result(plan.as_dict() | {"dry_run": True, "refused": told}, _as_text(plan))
+        if refused is not None:
+            console.refuse(refused)
+        return 1 if refused is not None else 0
     result = relink.apply(
         plan,
         roots,

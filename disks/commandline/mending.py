@@ -61,8 +61,7 @@ def _run(verb: _Verb, args: argparse.Namespace, console: Console) -> int:
             guards.require_offline(plan.managers, offline=args.offline)
         except ImageError as error:
             refused = error
-        told = None if refused is None else {"code": refused.code, "message": refused.message}
-        document = plan.as_dict() | {"dry_run": True, "refused": told}
+        document = plan.as_dict() | {"dry_run": True, "refused": None}
         return conclude(console, document, refused, _as_text(plan))
     done = mending.apply(
         verb.mend,

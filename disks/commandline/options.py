@@ -153,7 +153,7 @@ def parent_path(text: str, roots: Roots) -> str:
         raise ImageError(
             "E_UNMAPPED",
             f"No --map covers the Windows path {shown(text)}, so it is not known where it lies "
-            "on this host. Add one, like --map 'C:\\VMs=/srv/vms'.",
+            "on this host.",
             value=text,
         )
     return next((path for path in found if roots.exists(path)), found[0])
@@ -201,7 +201,7 @@ def _mapping(text: str) -> tuple[str, str]:
             try:
                 parsed_view(view)
             except ImageError as error:
-                raise argparse.ArgumentTypeError(error.message) from error
+                raise argparse.ArgumentTypeError(error.sentence) from error
             return view, folder
         at = text.find("=", at + 1)
     raise argparse.ArgumentTypeError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from disks.commandline.console import Console
+from disks.commandline.console import Console, described
 from disks.engine.changes import FieldChange
 from disks.engine.errors import ImageError
 
@@ -17,8 +17,8 @@ def conclude(
     if refused is None:
         console.result(document, text)
         return 0
-    console.note(f"error: {refused.code}: {refused.message}")
-    console.result(document)
+    console.refuse(refused)
+    console.result({**document, "refused": described(refused)})
     return 1
 
 

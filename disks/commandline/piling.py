@@ -7,7 +7,7 @@ import os
 import shlex
 from typing import Any
 
-from disks.commandline.console import Console
+from disks.commandline.console import Console, described
 from disks.commandline.options import (
     add_limit,
     add_offline,
@@ -91,14 +91,15 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _show(plan: PilePlan, console: Console, *, would: bool) -> int:
-    refused = plan.refused
+    document, refused = plan.as_dict(), plan.refused
     lines = _foreseen(plan)
     if would and plan.piles and refused is None:
         lines += ["", "Nothing was done. Merge with --offline, once nobody has these disks open."]
         lines += _unread_in_the_way(plan)
     if refused is not None:
-        console.note(f"error: {refused.code}: {refused.message}")
-    console.result(plan.as_dict(), "\n".join(lines))
+        console.refuse(refused)
+        document["refused"] = described(refused)
+    console.result(document, "\n".join(lines))
     return 0 if refused is None else 1
 
 
@@ -145,7 +146,7 @@ def _carry_out(plan: PilePlan, roots: Roots, unrelated: list[str], console: Cons
     except Stopped as stopped:
         if not finished:
             raise
-        raise Stopped(f"{_merged_before(finished)}. {stopped.sentence}") from stopped
+        raise Stopped(f"{_merged_before(finished)}. {stopped.reason}", stopped.how) from stopped
     done = applying.outcome(finished)
     lines = [done["sentence"]]
     for row in finished:
@@ -233,7 +234,7 @@ def _pile(one: Pile, number: int) -> list[str]:
         )
     plan = one.merge
     if one.refused is not None:
-        lines.append(f"refused           {one.refused.code}: {one.refused.message}")
+        lines.append(f"refused           {one.refused.code}: {one.refused.sentence}")
     else:
         lines += [
             f"in one pass       {plan.amount.held_bytes:,} bytes to "

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from typing import NamedTuple
 
 
 class Code(NamedTuple):
-    """title: what it means in a few words; advice: the next step, as a sentence."""
+    """title: what it means in a few words; advice: the next step, as a sentence.
+
+    command  the same for who sits at a terminal, where that is another; {folder} is that of the
+             file at fault
+    """
 
     title: str
     advice: str
+    command: str = ""
 
 
 _RESTORE = "Restore the file from a backup; the console does not write to it."
@@ -38,16 +45,16 @@ CODES: dict[str, Code] = {
     "E_FOOTER_CHECKSUM": Code("Footer damaged", _RESTORE),
     "E_FOOTER_END": Code(
         "Footer at the end damaged",
-        "The disk can be read by its other copy. Repair footer writes that one over the damage.",
+        "Repair footer writes the sound copy over the damage.",
     ),
     "E_FOOTER_FRONT": Code(
         "Footer copy at the beginning damaged",
-        "The disk can be read by its other copy. Repair footer writes that one over the damage.",
+        "Repair footer writes the sound copy over the damage.",
     ),
     "E_FOOTERS_LOST": Code("Both footers lost", _RESTORE),
     "E_FOOTERS_DIFFER": Code(
         "The two footers disagree",
-        "Compare both in the raw view; nothing is written until it is clear which one is right.",
+        "Compare both in the raw view.",
     ),
     "E_NOTHING_TO_REPAIR": Code("Nothing to repair", _KEEP),
     "E_FOREIGN_JOURNAL": Code(
@@ -64,15 +71,15 @@ CODES: dict[str, Code] = {
     "E_SIZE": Code("Impossible size", _RESTORE),
     "E_IDENTITY": Code(
         "No identity",
-        "The disk can be read but not be a parent. Copy it to a new disk to give it an identity.",
+        "Copy it to a new disk to give it an identity.",
     ),
     "E_SAVED_STATE": Code(
         "A saved machine uses this disk",
-        "Resume and shut down the virtual machine, or discard its saved state.",
+        "Resume and shut down the machine, or discard what was saved.",
     ),
     "W_SAVED_STATE": Code(
         "A saved machine uses this disk",
-        "Resume and shut down the virtual machine, or discard its saved state.",
+        "Resume and shut down the machine, or discard what was saved.",
     ),
     "W_OLD_FOOTER": Code(
         "Old Virtual PC footer", "Copy the disk to a new one to make it readable everywhere."
@@ -123,19 +130,17 @@ CODES: dict[str, Code] = {
     ),
     "W_LOG": Code(
         "The log waits to be replayed",
-        "Whoever wrote the disk was stopped. Make sure nobody has it open, and replay the log.",
+        "Make sure that nobody has it open, and replay the log.",
     ),
     "W_HEADER_COPY": Code(
         "One header damaged",
-        "The disk can be read by the other one. Repair headers writes it over the damage.",
+        "Repair headers writes the sound one over the damage.",
     ),
     "W_REGION_COPY": Code(
         "One region table damaged",
-        "The disk can be read by the other one. Repair headers writes it over the damage.",
+        "Repair headers writes the sound one over the damage.",
     ),
-    "W_REGIONS_DIFFER": Code(
-        "The two region tables differ", "Compare both in the raw view; the first one counts."
-    ),
+    "W_REGIONS_DIFFER": Code("The two region tables differ", "Compare both in the raw view."),
     "N_HEADERS_EQUAL": Code("Both headers are the same", _KEEP),
     "N_HEADERS_DIFFER": Code("The headers name two identities", _KEEP),
     "N_REGION_REQUIRED": Code("Region not marked as required", _KEEP),
@@ -143,7 +148,7 @@ CODES: dict[str, Code] = {
     "N_METADATA_ITEM": Code("Unknown metadata item", _KEEP),
     "W_VIRTUAL_DISK_ID": Code(
         "Different virtual disk ids",
-        "Make sure that the parent is the right one: disks of one chain share this id.",
+        "Make sure that the parent is the right one.",
     ),
     "W_BAT_OFFSET": Code("Empty block with a place", "Compacting the disk mends it."),
     "W_BITMAP_UNUSED": Code("Sector bitmap that is not used", _KEEP),
@@ -159,7 +164,7 @@ CODES: dict[str, Code] = {
     "W_BITMAP_BEYOND_SIZE": Code("Marks beyond the disk's end", _KEEP),
     "W_CLEAR_SECTOR": Code(
         "Leftovers in unwritten sectors",
-        "Tools that ignore sector bitmaps show other content; compacting removes the leftovers.",
+        "Compacting removes the leftovers.",
     ),
     "W_BATMAP": Code(
         "blktap's map is wrong", "Check the disk with “vhd-util check” before blktap merges it."
@@ -185,7 +190,7 @@ CODES: dict[str, Code] = {
     "E_PARENT_SIZE": Code(
         "Child smaller than its parent", "Merge the chain to a new disk instead."
     ),
-    "E_PARENT_FORMAT": Code("Parent of another format", "Choose a parent of the child's format."),
+    "E_PARENT_FORMAT": Code("Parent of another format", "Choose one of the same format."),
     "E_PARENT_SECTOR_SIZE": Code(
         "Parent with other sectors", "Choose a parent with the same sector size."
     ),
@@ -197,9 +202,7 @@ CODES: dict[str, Code] = {
     "E_NO_PARENT_NAME": Code(
         "The header names no parent", "Update the parent path and choose the parent by hand."
     ),
-    "E_NOT_DIFFERENCING": Code(
-        "Not a differencing disk", "Choose a differencing disk; others have no parent."
-    ),
+    "E_NOT_DIFFERENCING": Code("Not a differencing disk", "Choose a differencing disk."),
     "E_NOT_IN_CHAIN": Code("Not part of this chain", "Choose one of the disk's own ancestors."),
     "E_CYCLE": Code("The chain leads in a circle", "Give one of the disks its right parent again."),
     "E_CHAIN_DEPTH": Code("Chain too long", "Merge some of its levels with other tools first."),
@@ -207,8 +210,8 @@ CODES: dict[str, Code] = {
     "E_LOCATOR_ENCODING": Code(
         "Parent locator's text damaged", "Updating the parent path writes a new one."
     ),
-    "W_CHAIN_DEPTH": Code("Long chain", "Merge some levels: every one makes reading slower."),
-    "W_PARENT_SIZE": Code("Child larger than its parent", "Windows refuses it; merge to new."),
+    "W_CHAIN_DEPTH": Code("Long chain", "Merge some levels."),
+    "W_PARENT_SIZE": Code("Child larger than its parent", "Merge to a new disk."),
     "W_PARENT_NAME": Code("Parent name unusable", "Updating the parent path writes a new one."),
     "W_PARENT_NAMES_DIFFER": Code(
         "Different names for the parent", "Updating the parent path makes them agree."
@@ -230,15 +233,22 @@ CODES: dict[str, Code] = {
     "N_PARENT_TWINS": Code("Copies of the parent exist", "Keep copies out of the storage roots."),
     "N_TWINS": Code("Copies with the same identity", "Keep copies out of the storage roots."),
     # Files and storage
-    "E_NOT_FOUND": Code("File not found", "Look whether it was moved; scan the storage root."),
+    "E_NOT_FOUND": Code(
+        "File not found",
+        "Look whether it was moved; scan the storage root.",
+        "Look whether it was moved.",
+    ),
     "E_NOT_A_FILE": Code("Not a plain file", "Choose a plain file: no folder, pipe or device."),
     "E_NAME": Code("Name not allowed", "Choose a name that Windows and this system both accept."),
     "E_OUTSIDE_ROOTS": Code(
         "Outside of the storage roots",
         "Declare a storage root that covers it, with the path as Windows sees it.",
+        "Name its folder with --root, or with --map as Windows sees it.",
     ),
     "E_UNMAPPED": Code(
-        "Windows path not mapped", "Add this drive or share to a storage root's Windows views."
+        "Windows path not mapped",
+        "Add this drive or share to a storage root's Windows views.",
+        "Add a --map for this drive or share, like --map 'C:\\VMs=/srv/vms'.",
     ),
     "E_ACCESS": Code("No permission", "Give the console's service account access to the file."),
     "E_IO": Code("The storage failed", "Look at the storage and its connection, then try again."),
@@ -251,35 +261,48 @@ CODES: dict[str, Code] = {
         "Sectors of another size", "Convert within the format, or to a plain image."
     ),
     "E_READ_ONLY": Code(
-        "Read-only", "Tell in the storage root who opens its disks, or mount it writable."
+        "Read-only",
+        "Tell in the storage root who opens its disks, or mount it writable.",
+        "Mount it writable.",
     ),
     "E_RANGE": Code("Beyond the disk's end", "Ask for sectors inside the virtual size."),
-    "E_IN_USE": Code("In use", "Shut down the virtual machine that uses the disk."),
-    "E_LOCKED": Code("Locked by another job", "Wait until that job has ended."),
-    "E_NO_LOCKS": Code("Locks do not work here", "Mount the storage with working file locks."),
+    "E_IN_USE": Code("In use", "Shut that down, or detach the disk there, and try again."),
+    "E_LOCKED": Code("Locked by another job", "Wait until that job has ended, then try again."),
+    "E_NO_LOCKS": Code("Locks do not work here", "Mount it in a way that has them."),
     "E_CHANGED": Code("Changed in the meantime", "Look at the disk again and repeat the step."),
     "E_EXISTS": Code("Name already taken", "Choose another name, or move that file away."),
     "E_HARD_LINKS": Code(
         "The file has a second name", "Remove the other hard link, or work on a copy."
     ),
-    "W_HARD_LINKS": Code("The file has a second name", "Changing it in place is refused."),
+    "W_HARD_LINKS": Code(
+        "The file has a second name", "Remove the other hard link, if it is not needed."
+    ),
     "E_OWNER": Code(
         "Owner and rights would be lost", "Merge to a new disk and set its rights yourself."
     ),
-    "E_UNFINISHED": Code("Unfinished work", "Finish or undo it first: run “disk recover”."),
-    "E_SIDECAR": Code("Record of a job damaged", "Ask for help; do not delete the record."),
-    "E_NEEDS_ATTENTION": Code(
-        "Needs a person", "Nothing was written. Read the record beside the disk and decide."
+    "E_UNFINISHED": Code(
+        "Unfinished work",
+        "Open the Jobs page: resume the job of this disk, or try it again. What no job there began "
+        "is put right by the console itself within minutes; a merge that was stopped at a "
+        "terminal waits to be resumed there.",
+        "Finish or undo it first: “manage.py disk recover {folder}”.",
     ),
+    "E_SIDECAR": Code("Record of a job damaged", "Ask for help; do not delete the record."),
+    "E_NEEDS_ATTENTION": Code("Needs a person", "Read the record beside the disk and decide."),
     "E_MANAGED": Code(
-        "Another manager knows this disk", "Use that manager's own way, or declare it stopped."
+        "Another manager knows this disk",
+        "If it is stopped, or does not know the disk any more, declare that.",
+        "If it is stopped, or does not know the disk any more, declare that with --offline.",
     ),
     "E_NOT_OFFLINE": Code(
-        "Not declared offline", "Shut the machines down and declare that nobody has it open."
+        "Not declared offline",
+        "Shut the machines down and declare that nobody has it open.",
+        "Shut the machines down and declare with --offline that nobody has it open.",
     ),
     "E_FIXED": Code("A fixed disk", "Copy it into a dynamic disk if it shall take less room."),
     "E_SIBLINGS": Code(
-        "Other disks would be ruined", "Merge to a new disk; the parent then stays as it is."
+        "Other disks would be ruined",
+        "Merge to a new disk: it leaves every existing file as it is.",
     ),
     "E_CHILDREN": Code(
         "Other disks build on it",
@@ -287,8 +310,8 @@ CODES: dict[str, Code] = {
     ),
     "E_RELINK": Code(
         "Parent links would break",
-        "Let them be rewritten in the same job (on the command line: --relink), or name the disks "
-        "that may break.",
+        "Let them be rewritten in the same job, or name the disks that may break.",
+        "Let them be rewritten with --relink, or name the disks that may break with --breaks.",
     ),
     "E_SHRINK": Code(
         "Not larger than it is",
@@ -299,10 +322,11 @@ CODES: dict[str, Code] = {
     "E_UNREAD_DISKS": Code(
         "Disks that cannot be read may be ruined",
         "Once they can be read, scan their storage root; then plan the merge again.",
+        "Make them readable, or name with --unrelated those that build on no merged disk.",
     ),
     "E_PROOF": Code(
         "The copy differs from its source",
-        "Nothing was replaced. Check memory and storage, then try again.",
+        "Check memory and storage, then try again.",
     ),
     "E_TRASH": Code("Trash cannot do this", "Look into the trash folder of that storage root."),
     "E_RESTORE_CHILDREN": Code(
@@ -315,15 +339,14 @@ CODES: dict[str, Code] = {
     "E_ROOT_CHANGED": Code("Another storage is mounted", "Mount the right one, then scan it."),
     "E_ROOT_BUSY": Code("Storage root in use", "Wait until its jobs have ended."),
     # Updating a parent path
-    "E_NOTHING_TO_UNDO": Code(
-        "No update on record", "Update the parent path instead; it may have been undone already."
-    ),
+    "E_NOTHING_TO_UNDO": Code("No update on record", "Update the parent path instead."),
     "E_LINK_CHANGED": Code(
         "The link was changed since", "Look at the link as it is now, and update it if it is wrong."
     ),
     "E_NO_WINDOWS_PATH": Code(
         "Windows would not find the parent",
-        "Give the parent's storage root a Windows view, or type how Windows names the parent.",
+        "Give the parent's storage root a Windows view, or type its Windows path.",
+        "Add a --map for that folder, or give the parent's own path with --windows-path.",
     ),
     "E_VERIFY": Code(
         "The change did not read back",
@@ -359,11 +382,11 @@ CODES: dict[str, Code] = {
         "Not a pile of checkpoints", "Look at the folder again: its disks may have been merged."
     ),
     # Jobs
-    "E_CANCELLED": Code("Cancelled", "Nothing was changed; start it again when you like."),
-    "E_STOPPED": Code("Stopped", "Resume it: recovery of that folder, or the Jobs page."),
+    "E_CANCELLED": Code("Cancelled", "Start it again when you like."),
+    "E_STOPPED": Code("Stopped", "Resume it on the Jobs page.", "Resume it with “disk recover”."),
     "E_TOO_LATE": Code("Too late to cancel", "The work is being finished; it can be undone after."),
     "E_BUSY": Code("Busy", "Try again in a moment."),
-    "E_WORKER_LOST": Code("The worker died", "The job is undone or finished by recovery."),
+    "E_WORKER_LOST": Code("The worker died", "Try again: what is left is done then."),
     "E_NOT_ENDED": Code("Job has not ended", "Wait for its end."),
     "E_NOT_ACTIVE": Code("Job is not running", "Look at its result."),
     "E_NOT_PAUSABLE": Code(
@@ -389,6 +412,13 @@ def advice(code: str) -> str:
     """What to do about a code; a general sentence for one that is not listed."""
     known = CODES.get(code)
     return known.advice if known is not None else "Read the message; run a check of the disk."
+
+
+def command(code: str, file: str | None) -> str:
+    """What to do about a code at a terminal; file: the one at fault."""
+    known = CODES.get(code)
+    words = known.command if known is not None and known.command else advice(code)
+    return words.replace("{folder}", shlex.quote(os.path.dirname(file or "") or "DIR"))
 
 
 def title(code: str) -> str:

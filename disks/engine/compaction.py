@@ -69,7 +69,8 @@ def changed_table(path: str, index: int) -> ImageError:
     return ImageError(
         "E_CHANGED",
         f"Entry {index:,} of the block allocation table of {path} is another one since the moves "
-        "were planned. Nothing more was moved. Compact the disk again.",
+        "were planned. Nothing more was moved.",
+        advice="Compact the disk again.",
         file=path,
         field="block_allocation_table",
         value=index,

@@ -9,7 +9,8 @@ class ImageError(Exception):
     """A refusal or a failure about one image.
 
     code     stable, `E_…`; its title and the advice live in `codes.py`
-    message  one sentence: what is wrong and why it matters, for a person
+    message  what is wrong and why it matters, for a person
+    advice   what to do next, where the code's own advice does not fit
     file     path of the image, as text (never opened because of this)
     field    the specification's name of the field, snake case
     offset   where that field lies, bytes from the file's start
@@ -21,6 +22,7 @@ class ImageError(Exception):
         code: str,
         message: str,
         *,
+        advice: str = "",
         file: str | None = None,
         field: str | None = None,
         offset: int | None = None,
@@ -29,6 +31,7 @@ class ImageError(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
+        self.advice = advice
         self.file = file
         self.field = field
         self.offset = offset
@@ -38,11 +41,17 @@ class ImageError(Exception):
         return {
             "code": self.code,
             "message": self.message,
+            "advice": self.advice,
             "file": self.file,
             "field": self.field,
             "offset": self.offset,
             "value": self.value if isinstance(self.value, int | str | None) else str(self.value),
         }
+
+    @property
+    def sentence(self) -> str:
+        """The message and its own advice, where nothing else says what to do next."""
+        return f"{self.message} {self.advice}".strip()
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"

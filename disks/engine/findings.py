@@ -44,7 +44,7 @@ class Finding:
     @classmethod
     def from_error(cls, error: ImageError, level: Level = Level.ERROR) -> Finding:
         row = error.as_dict()
-        del row["file"]
+        del row["file"], row["advice"]
         return cls(level=level, **row)
 
 

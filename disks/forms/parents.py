@@ -87,4 +87,4 @@ def located(text: str) -> str:
     try:
         return parent_candidates.located(text)
     except Refusal as refusal:
-        raise forms.ValidationError(f"{refusal.message} {refusal.advice}".strip()) from refusal
+        raise forms.ValidationError(refusal.sentence) from refusal

@@ -138,7 +138,7 @@ def describe(result: CompactPlan, chain: Chain, roots: Roots, *, so: str) -> Non
         raise ImageError(
             "E_FIXED",
             f"{result.path} is a fixed disk: it always has its full size, so there is nothing "
-            "to give back. A dynamic copy of it would be smaller.",
+            "to give back.",
             file=result.path,
             field="disk_type",
             value=str(image.disk_type),

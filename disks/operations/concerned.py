@@ -87,14 +87,16 @@ def require_relinkable(
         raise ImageError(
             "E_HARD_LINKS",
             f"{path} needs a new parent path, but it has another name too (hard link), under "
-            f"which it would change unseen. Make a copy of its own first, or {instead}.",
+            "which it would change unseen.",
+            advice=f"Make a copy of its own first, or {instead}.",
             file=path,
         )
     if roots.windows_path(output) is None and roots.relative_windows_path(path, output) is None:
         raise ImageError(
             "E_NO_WINDOWS_PATH",
             f"Windows would not find {output} from {path}: it is not known how Windows names the "
-            f"folder. Give its storage root a Windows view, or {instead}.",
+            "folder.",
+            advice=f"Give its storage root a Windows view, or {instead}.",
             file=path,
         )
 
@@ -118,9 +120,9 @@ def require_unrelated(plan: MergePlan, unrelated: Collection[str]) -> None:
     error = UnreadDisks(
         "E_UNREAD_DISKS",
         f"{family.listed(open_questions)} cannot be read, so nobody knows whether it builds on a "
-        "disk that would be merged, and would be ruined. Make it readable, or move it out of the "
-        "storage roots; or declare that it does not; or merge to a new disk, which leaves every "
-        f"existing file as it is. What is wrong with it: {first.message}",
+        f"disk that would be merged, and would be ruined. What is wrong with it: {first.message}",
+        advice="Make it readable, or move it out of the storage roots; or declare that it does "
+        "not; or merge to a new disk, which leaves every existing file as it is.",
         file=open_questions[0],
     )
     error.paths = open_questions
@@ -135,8 +137,7 @@ def ruined(result: MergePlan) -> ImageError:
     return ImageError(
         "E_SIBLINGS",
         "Other disks depend on a disk that would change, and would be ruined: "
-        f"{family.listed(result.siblings)}. "
-        "Merge to a new disk instead: it leaves every existing file as it is.",
+        f"{family.listed(result.siblings)}.",
         file=result.output,
         field="children",
         value=len(result.siblings),

@@ -129,6 +129,8 @@ def _fill(result: CopyChainPlan, chain: Chain, roots: Roots) -> None:
         result.files.append(
             Moved(path, target, image.identity, kind, image.virtual_size_bytes, size)
         )
+    result.bytes_to_copy = sum(one.file_size_bytes for one in result.files)
+    rules.require_folder(roots, result.folder)
     journal.require_settled(roots, [*result.exclusive, *result.shared])
     for image, target in zip(chain.images, targets, strict=False):
         rules.check_new_name(roots, target, by_name(image.format_name))
@@ -151,7 +153,6 @@ def _fill(result: CopyChainPlan, chain: Chain, roots: Roots) -> None:
         "identities. Which one a child reads is told by its path alone; do not use both sets "
         "on one host for machines that run at the same time."
     )
-    result.bytes_to_copy = sum(one.file_size_bytes for one in result.files)
     result.free_space_bytes, short = space.shortage_at(roots, result.output, result.bytes_to_copy)
     result.commands = new_copy.commands(roots, result.path, result.output)[-1:]
     if short is not None:

@@ -218,7 +218,7 @@ def _check(path: str, format: Format, new: NewImage) -> None:
     """What no writer judges: it leaves alone what its format does not store."""
     if new.disk_type is DiskType.DIFFERENCING:
         raise ImageError(
-            "E_NO_PARENT_NAME", "A differencing disk needs a parent to be named.", file=path
+            "E_NO_PARENT", "A differencing disk needs a parent to be named.", file=path
         )
     sector, sectors = new.logical_sector_bytes, format.choices.sector_bytes
     if sector not in sectors:
@@ -227,6 +227,7 @@ def _check(path: str, format: Format, new: NewImage) -> None:
         raise ImageError(
             "E_BLOCK_SIZE",
             f"A {name} cannot have sectors of {sector:,} bytes; {possible} is possible.",
+            advice="Choose another sector size.",
             file=path,
             field="logical_sector_size",
             value=sector,

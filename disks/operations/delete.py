@@ -223,8 +223,8 @@ def _would_break(result: DeletePlan, unnamed: list[str]) -> ImageError:
     return ImageError(
         "E_CHILDREN",
         f"Deleting {shown(result.path)} breaks {count:,} {'child' if count == 1 else 'children'}"
-        f"{more}: {family.listed(unnamed)}. Delete or merge them first, or name every child that "
-        "may be broken.",
+        f"{more}: {family.listed(unnamed)}.",
+        advice="Delete or merge them first, or name every child that may be broken.",
         file=result.path,
         field="children",
         value=count,

@@ -51,8 +51,7 @@ def changed(path: str, what: str = "was changed") -> ImageError:
     """
     return ImageError(
         "E_CHANGED",
-        f"{shown(path)} {what} since the plan was made. Nothing was changed. Look at it again, "
-        "and plan anew.",
+        f"{shown(path)} {what} since the plan was made. Nothing was changed.",
         file=path,
     )
 

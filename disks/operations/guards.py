@@ -49,8 +49,7 @@ def require_offline(managed: Iterable[dict[str, str]], *, offline: bool) -> None
             return
         raise ImageError(
             "E_MANAGED",
-            f"{row['path']}: {row['sentence']} {row['way_out']} To go on all the same, declare "
-            "that the disks are offline and that the manager does not know them any more.",
+            f"{row['path']}: {row['sentence']} {row['way_out']}",
             file=row["path"],
             field="managed_by",
             value=row["code"],
@@ -67,7 +66,7 @@ def require_one_name(file: ImageFile) -> None:
         raise ImageError(
             "E_HARD_LINKS",
             f"{shown(file.path)} has {links} names (hard links). Its header is not changed, "
-            "because it would change under the other name too. Make a copy of its own first.",
+            "because it would change under the other name too.",
             file=file.path,
             field="links",
             value=links,
@@ -83,7 +82,7 @@ def recent_write(file: ImageFile) -> Iterator[Finding]:
         yield Finding(
             Level.WARNING,
             "W_RECENT_WRITE",
-            f"The disk was written {words} ago. Make sure that nobody has it open.",
+            f"The disk was written {words} ago; perhaps somebody has it open.",
             "mtime",
             None,
             int(seconds),
@@ -94,9 +93,7 @@ def managed(path: str, manager: Manager) -> ImageError:
     """E_MANAGED: somebody else keeps books about this disk, and nobody has taken that on."""
     return ImageError(
         "E_MANAGED",
-        f"{shown(path)} is not changed without a declaration. {manager.sentence} "
-        f"{manager.way_out} If the manager is stopped or does not know this disk any more, "
-        "declare that the disks are offline (on the command line: --offline).",
+        f"{shown(path)} is not changed without a declaration. {manager.sentence} {manager.way_out}",
         file=path,
         field="managed_by",
         value=manager.code,

@@ -212,7 +212,7 @@ def _link_findings(found: Resolution) -> list[Finding]:
                 Level.WARNING,
                 "W_PARENT_ELSEWHERE",
                 "The parent was found by its identity, but no path in the header leads to it: "
-                "Windows will not find it. Update the parent path.",
+                "Windows will not find it.",
                 "parent_locators",
                 None,
                 found.path,

@@ -1,8 +1,8 @@
 """Sidecars: small records beside a disk that say what is being done to it, and how to undo it.
 
-`.NAME.vdundo` (header rewrites), `.NAME.vdjob` (copy jobs), `.NAME.vdmerge` and
-`.NAME.vdcompact` lie in the disk's own folder, so that they move along with it and can
-be read without any database. A sidecar is written whole or not at all. Its parts:
+`.NAME.vdundo` (header rewrites), `.NAME.vdjob` (copy jobs) and `.NAME.vdmerge` (merges in place)
+lie in the disk's own folder, so that they move along with it and can be read without any
+database. A sidecar is written whole or not at all. Its parts:
 
     VDADMIN-SIDECAR 1 undo 5f3c09aa      magic, version, kind, CRC-32 of all that follows
     plain text for a person who has nothing but this file
@@ -30,15 +30,14 @@ from disks.operations.windows import shown
 UNDO = "undo"
 JOB = "job"
 MERGE = "merge"
-COMPACT = "compact"
-KINDS = (UNDO, JOB, MERGE, COMPACT)
+KINDS = (UNDO, JOB, MERGE)
 DONE = "done"  # the one state that forbids nothing
 
 _MAGIC = "VDADMIN-SIDECAR"
 _VERSION = 1
-_LONGEST_NAME_BYTES = 255 - len(".") - len(".vdcompact") - len(".vdtmp")
+_LONGEST_NAME_BYTES = 255 - len(".") - len(".vdmerge") - len(".vdtmp")
 _FIRST_LINE = re.compile(rb"VDADMIN-SIDECAR (\d+) (\w+) ([0-9a-f]{8})\n")
-_NAMES = re.compile(r"\..+\.vd(undo|job|merge|compact)", re.DOTALL)
+_NAMES = re.compile(r"\..+\.vd(undo|job|merge)", re.DOTALL)
 _MOST_BYTES = 64 * 1024 * 1024
 
 # What JSON that somebody else wrote can raise while it is read and taken apart.
@@ -220,12 +219,10 @@ def require_settled(roots: Roots, paths: Iterable[str], *, job: str = "") -> Non
     for sidecar in pending(roots, paths):
         if job and sidecar.job == job:
             continue
-        folder = os.path.dirname(sidecar.disk)
         raise ImageError(
             "E_UNFINISHED",
             f"An operation on {shown(sidecar.disk)} was interrupted and is neither done nor "
-            f"undone, so nothing else is done to it or to the disks it concerns. Run recovery "
-            f"first: “manage.py disk recover {shown(folder)}”, or the Jobs page.",
+            f"undone, so nothing else is done to it or to the disks it concerns.",
             file=sidecar.disk,
             field="sidecar",
             value=os.path.basename(sidecar.path),

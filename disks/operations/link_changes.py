@@ -60,7 +60,7 @@ def plan(
         raise ImageError(
             "E_NO_WINDOWS_PATH",
             f"Windows would not find {parent_path} from {disk}: it is not known how Windows names "
-            "the folder. Give its storage root a Windows view.",
+            "the folder.",
             file=image.file.path,
         )
     if image.parent is not None and image.parent.timestamp is not None:

@@ -86,8 +86,8 @@ def renewed(
     if not windows.is_windows_name(name):
         raise ImageError(
             "E_NAME",
-            f"“{shown(name)}” is no name that Windows can open, so no parent locator can hold it. "
-            "Rename the parent first.",
+            f"“{shown(name)}” is no name that Windows can open, so no parent locator can hold it.",
+            advice="Rename the parent first.",
             file=path,
         )
     absolute = _given_path(given) if given is not None else roots.windows_path(path)
@@ -96,9 +96,7 @@ def renewed(
         raise ImageError(
             "E_NO_WINDOWS_PATH",
             f"Windows could not find {shown(path)} from {shown(child_path)}: they lie in different "
-            "places, and it is not known how Windows names the parent's folder. Give its storage "
-            "root a Windows view, or type how Windows names the parent (on the command line: "
-            "--map 'C:\\VMs=/srv/vms', --windows-path).",
+            "places, and it is not known how Windows names the parent's folder.",
             file=child_path,
             field="parent_locators",
             value=path,
@@ -116,8 +114,8 @@ def _given_path(text: str) -> str:
     if parsed is None or not parsed.parts:
         raise ImageError(
             "E_NAME",
-            f"“{shown(text)}” is no absolute Windows path of a file. Write it like "
-            "C:\\VMs\\base.vhd or \\\\server\\share\\base.vhd.",
+            f"“{shown(text)}” is no absolute Windows path of a file.",
+            advice="Write it like C:\\VMs\\base.vhd or \\\\server\\share\\base.vhd.",
             field="windows_path",
             value=shown(text),
         )

@@ -328,7 +328,7 @@ def _locked(fd: int, path: str) -> ImageError:
         pass
     return ImageError(
         "E_LOCKED",
-        f"{shown(path)} is in the hands of {shown(who)}. Wait until that is done, then try again.",
+        f"{shown(path)} is in the hands of {shown(who)}.",
         file=path,
         field="lock",
         value=who,
@@ -338,8 +338,7 @@ def _locked(fd: int, path: str) -> ImageError:
 def _in_use(path: str) -> ImageError:
     return ImageError(
         "E_IN_USE",
-        f"{shown(path)} is open in another program, for example a running virtual machine. "
-        "Shut it down, or detach the disk there, and try again.",
+        f"{shown(path)} is open in another program, for example a running virtual machine.",
         file=path,
     )
 
@@ -347,7 +346,6 @@ def _in_use(path: str) -> ImageError:
 def _no_locks(path: str) -> ImageError:
     return ImageError(
         "E_NO_LOCKS",
-        f"The storage of {shown(path)} offers no file locks, so nothing would keep two jobs "
-        "apart. Work on it from a mount that has them.",
+        f"The storage of {shown(path)} offers no file locks, so nothing would keep two jobs apart.",
         file=path,
     )

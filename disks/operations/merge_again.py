@@ -6,7 +6,9 @@ place, or what a finished merge put away. Without either nothing was changed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from disks.engine.files import FileIdentity
@@ -14,6 +16,7 @@ from disks.operations import copying, locks, merge_in_place, trash
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 from disks.operations.trash import emptying, manifests
+from disks.operations.trash.manifests import Manifest
 
 
 def go_on(
@@ -57,8 +60,7 @@ def finished(
         return None
     put_away = levels[:-1] if in_place else levels
     wanted = {path: _file(file) for path, file in put_away}
-    root, _ = roots.locate(output)
-    for manifest in trash.list_trash(root.path, roots):
+    for manifest in _put_away_from([path for path, _ in levels], roots):
         found = {entry.original: _file(entry.file) for entry in manifest.entries}
         if (
             manifest.state == manifests.COMPLETE
@@ -83,6 +85,13 @@ def finished(
                 "warnings": [],
             }
     return None
+
+
+def _put_away_from(disks: Iterable[str], roots: Roots) -> Iterator[Manifest]:
+    """What the trash of the disks' storage roots holds, and, of the command line, that beside."""
+    places = [(roots.locate(disk)[0].path, os.path.dirname(disk)) for disk in disks]
+    for place in dict.fromkeys(itertools.chain.from_iterable(places)):
+        yield from trash.list_trash(place, roots)
 
 
 def _file(seen: FileIdentity) -> tuple[int, int, int]:

@@ -56,7 +56,8 @@ def refusals(plan: MergePlan, chain: Chain, last: int, roots: Roots) -> Iterator
         yield ImageError(
             "E_TRASH",
             f"{path} cannot take the name {plan.output}: the two lie on different file systems, "
-            "and in place nothing is copied. Keep the parent's name, or merge by copy.",
+            "and in place nothing is copied.",
+            advice="Keep the parent's name, or merge by copy.",
             file=path,
         )
 
@@ -89,7 +90,8 @@ def _larger_ancestor(chain: Chain, last: int) -> ImageError | None:
     return ImageError(
         "E_PARENT_SIZE",
         f"{chain.paths[last]} would have to grow, but {path} is larger: what that holds "
-        "behind its end would become visible, instead of zeros. Merge by copy instead.",
+        "behind its end would become visible, instead of zeros.",
+        advice="Merge by copy instead.",
         file=chain.paths[last],
         field="current_size",
         value=ancestor.virtual_size_bytes,

@@ -197,8 +197,8 @@ def _own_link(result: MovePlan, image: Image, roots: Roots) -> bool:
         raise ImageError(
             "E_PARENT_MISSING",
             f"{shown(path)} does not find its parent where it lies now, so it is not known what "
-            f"its link has to say from another folder. {found.reason} Update its parent path "
-            "first; a new name in the same folder is possible.",
+            f"its link has to say from another folder. {found.reason}",
+            advice="Update its parent path first; a new name in the same folder is possible.",
             file=path,
             field="parent",
         )
@@ -242,7 +242,7 @@ def _require_told(result: MovePlan, own: bool) -> None:
     raise ImageError(
         "E_RELINK",
         f"Moving {shown(result.path)} breaks {count:,} parent {'link' if count == 1 else 'links'}, "
-        f"of {whose}. They can be rewritten in the same job.",
+        f"of {whose}.",
         file=result.path,
         field="parent_locators",
         value=count,

@@ -30,6 +30,7 @@ class Stopped(Exception):
 
     def __init__(self, reason: str, how: str = "") -> None:
         self.reason = reason
+        self.how = how
         self.sentence = f"{reason} {how}".strip()
         super().__init__(self.sentence)
 

@@ -104,7 +104,7 @@ def failed(disk: str, error: Exception) -> dict[str, Any]:
     """The row of a disk that is left with its record, to be tried again."""
     why = unforeseen.typed(error, disk)
     waiting = why.code in ("E_LOCKED", "E_IN_USE")
-    return _row(disk, BUSY if waiting else ATTENTION, why.message, why.code)
+    return _row(disk, BUSY if waiting else ATTENTION, why.sentence, why.code)
 
 
 def _act(sidecar: Sidecar, roots: Roots, progress: Progress | None) -> dict[str, Any]:

@@ -247,7 +247,7 @@ def plan_undo(child: str, roots: Roots) -> LinkPlan:
             raise ImageError(
                 "E_LINK_CHANGED",
                 f"The parent link of {shown(child)} is not the one that the last update wrote: "
-                "something else has changed it since. Update the parent path instead.",
+                "something else has changed it since.",
                 file=child,
             )
         guards.require_one_name(file)

@@ -92,8 +92,7 @@ class RootFolders:
         if root.read_only:
             raise ImageError(
                 "E_READ_ONLY",
-                f"The storage root {root.label} is read-only, so {shown(path)} is not changed. "
-                "An administrator can allow writing once it is known who opens its disks.",
+                f"The storage root {root.label} is read-only, so {shown(path)} is not changed.",
                 file=path,
             )
         return root
@@ -249,8 +248,7 @@ class RootFolders:
                 raise ImageError(
                     "E_HARD_LINKS",
                     f"{shown(path)} has {found.st_nlink} names (hard links). Writing here would "
-                    "change it under the other name too, so it is not written in place. "
-                    "Make a copy of its own first.",
+                    "change it under the other name too, so it is not written in place.",
                     file=path,
                     field="links",
                     value=found.st_nlink,
@@ -310,8 +308,8 @@ def _opening_failed(error: OSError, path: str) -> ImageError:
     if number == errno.EXDEV:
         return ImageError(
             "E_OUTSIDE_ROOTS",
-            f"{name} lies on another file system mounted below the storage root. "
-            "Make that folder a storage root of its own.",
+            f"{name} lies on another file system mounted below the storage root.",
+            advice="Make that folder a storage root of its own.",
             file=path,
         )
     if number in (errno.ENOENT, errno.ENOTDIR):

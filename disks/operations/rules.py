@@ -55,10 +55,25 @@ def check_new_name(roots: Roots, path: str, format: Target) -> None:
         roots.stat(path)
     except ImageError as error:
         if error.code == "E_NOT_FOUND":
-            roots.list(os.path.dirname(path))  # the folder must be there
+            require_folder(roots, os.path.dirname(path))
             return
         raise
     raise ImageError("E_EXISTS", f"{path} exists already and is not overwritten.", file=path)
+
+
+def require_folder(roots: Roots, folder: str) -> None:
+    """E_NOT_FOUND in the words of somebody who chooses where a new file shall lie."""
+    try:
+        roots.list(folder)
+    except ImageError as error:
+        if error.code != "E_NOT_FOUND":
+            raise
+        raise ImageError(
+            "E_NOT_FOUND",
+            f"There is no folder {windows.shown(folder)}.",
+            advice="Make it first, or choose another.",
+            file=folder,
+        ) from error
 
 
 def format_of_name(path: str) -> Format:

@@ -26,10 +26,14 @@ ELSEWHERE = "elsewhere"  # state of a pointer: the record lies beside another di
 
 # Why the folder of a job's record cannot be looked at, and what to do
 _UNSEEN = {
-    "E_OUTSIDE_ROOTS": "outside of what this recovery may look at. Recover that folder, with "
-    "this one as a root.",
-    "E_NOT_FOUND": "and that folder cannot be found. Mount it, or bring it back to that place, "
-    "then recover again.",
+    "E_OUTSIDE_ROOTS": (
+        "outside of what this recovery may look at.",
+        "Recover that folder, with this one as a root.",
+    ),
+    "E_NOT_FOUND": (
+        "and that folder cannot be found.",
+        "Mount it, or bring it back to that place, then recover again.",
+    ),
 }
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS, errno.EACCES)
 
@@ -86,7 +90,8 @@ def attention(path: str, why: str) -> ImageError:
     return ImageError(
         "E_NEEDS_ATTENTION",
         f"The interrupted job on {path} is neither finished nor undone, because {why}. "
-        "Nothing was written. Look at the files that the sidecar names.",
+        "Nothing was written.",
+        advice="Look at the files that the sidecar names.",
         file=path,
     )
 
@@ -208,10 +213,11 @@ def follow(
     except ImageError as error:
         if error.code not in _UNSEEN:
             raise
+        why, advice = _UNSEEN[error.code]
         raise ImageError(
             "E_UNFINISHED",
-            f"{sidecar.disk} takes part in a job whose record lies beside {primary}, "
-            f"{_UNSEEN[error.code]}",
+            f"{sidecar.disk} takes part in a job whose record lies beside {primary}, {why}",
+            advice=advice,
             file=sidecar.disk,
         ) from error
     if there is not None and there.job == sidecar.job and there.unfinished:

@@ -32,7 +32,7 @@ TRASH_FOLDER = ".vdtrash"
 LOCK_FOLDER = ".vdlock"
 ROOT_MARKER = ".vdroot"
 _EXCLUDED = frozenset(name.casefold() for name in EXCLUDED_FOLDERS)
-_INTERNAL_SUFFIXES = (".vdundo", ".vdmerge", ".vdcompact", ".vdjob", ".vdpages", ".vdtmp")
+_INTERNAL_SUFFIXES = (".vdundo", ".vdmerge", ".vdjob", ".vdpages", ".vdtmp")
 
 
 def is_internal_name(name: str) -> bool:
@@ -89,7 +89,8 @@ def parsed_view(view: str) -> WindowsPath:
     if parsed is None:
         raise ImageError(
             "E_NAME",
-            f"“{shown(view)}” is no Windows folder. Write it like C:\\VMs or \\\\server\\share.",
+            f"“{shown(view)}” is no Windows folder.",
+            advice="Write it like C:\\VMs or \\\\server\\share.",
             value=shown(view),
         )
     return parsed

@@ -21,6 +21,6 @@ def typed(error: Exception, path: str) -> ImageError:
     return ImageError(
         "E_INTERNAL",
         f"Something went wrong with {shown(path)} that should not ({type(error).__name__}: "
-        f"{error}). The log has the details; please report them.",
+        f"{error}).",
         file=path,
     )

@@ -20,7 +20,7 @@ class Refusal(Exception):
         self.advice = advice
 
     def as_dict(self) -> dict[str, Any]:
-        """The same keys as ImageError.as_dict(), and the advice."""
+        """The same keys as ImageError.as_dict()."""
         return {
             "code": self.code,
             "message": self.message,
@@ -30,6 +30,11 @@ class Refusal(Exception):
             "value": None,
             "advice": self.advice,
         }
+
+    @property
+    def sentence(self) -> str:
+        """As ImageError.sentence."""
+        return f"{self.message} {self.advice}".strip()
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"

@@ -269,8 +269,8 @@ def lost_before_it_moved(
         raise ImageError(
             "E_CHANGED",
             "Its worker stopped before anything was moved. What was begun is taken back, and every "
-            "disk reads as it did; but the plan does not fit to the files any more. Open the form "
-            "of this disk again, and start the merge anew.",
+            "disk reads as it did; but the plan does not fit to the files any more.",
+            advice="Open the form of this disk again, and start the merge anew.",
             file=error.file,
         ) from error
 

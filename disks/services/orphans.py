@@ -78,18 +78,19 @@ def _settle(roots: Roots, sidecar: Sidecar) -> list[dict[str, Any]]:
     merge = merge_in_place.to_go_on_with(roots, sidecar)
     if merge is None:
         return recover.recover_disk(sidecar.disk, roots)
-    if merge_in_place.was_stopped(merge):
-        return []
-    return [_hand_over(roots, merge)]
+    return [] if merge_in_place.was_stopped(merge) else _hand_over(roots, merge)
 
 
-def _hand_over(roots: Roots, merge: Sidecar) -> dict[str, Any]:
+def _hand_over(roots: Roots, merge: Sidecar) -> list[dict[str, Any]]:
     """Ask for the job that goes on; not while whoever began it lives, or a machine has a disk."""
     with recover.held(merge, roots):
-        job = merging.go_on_with(merge)
+        now = merge_in_place.pending(roots, merge.disk)
+        if now is None or merge_in_place.was_stopped(now):
+            return []  # whoever was at it has ended or stopped it just now
+        job = merging.go_on_with(now)
     jobs.hand_over(job.pk)
     sentence = f"The merge in place into {shown(merge.disk)} was interrupted; job {job.pk} goes on."
-    return {"path": merge.disk, "action": HANDED_OVER, "code": None, "sentence": sentence}
+    return [{"path": merge.disk, "action": HANDED_OVER, "code": None, "sentence": sentence}]
 
 
 def _audit_orphan(row: dict[str, Any]) -> None:

@@ -210,7 +210,7 @@ def _lost(disk: Disk) -> Lost | None:
         return None
     link: ParentLink | None = getattr(disk, "parent_link", None)
     if link is None:
-        return Lost("E_PARENT_MISSING", "Its parent was not looked for yet; scan the root.")
+        return Lost("E_PARENT_MISSING", "Its parent was not looked for yet: its root needs a scan.")
     code = disk.health_code if disk.health_code.startswith("E_") else "E_PARENT_MISSING"
     return Lost(code, link.reason)
 

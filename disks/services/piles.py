@@ -93,7 +93,7 @@ def _dry_run(leaf: Disk, run: Run, keep_name: str, in_place: bool) -> MergePlan:
             leaf, into_parent=True, base=run.base, keep_name=keep_name, in_place=in_place
         )
     except Refusal as refusal:
-        error = ImageError(refusal.code, f"{refusal.message} {refusal.advice}".strip())
+        error = ImageError(refusal.code, refusal.message, advice=refusal.advice)
     except ImageError as error_found:
         error = error_found
     request = merge_plan.Request(run.leaf, run.base, None, None, keep_name, in_place)

@@ -186,7 +186,7 @@ def _recover(job: Job, token: int, lease: Lease) -> None:
         if error.code in _WAIT_CODES:
             _wait(job, token, error)
         else:
-            _failed_try(job, token, error.message)
+            _failed_try(job, token, error.sentence)
     except Exception:
         logger.exception("job %s: recovery failed", job.pk)
         _failed_try(job, token, "Internal error. The reconciler's log has the details.")
@@ -247,7 +247,7 @@ def _conclude(job: Job, token: int, recovery: Recovery) -> None:
         sentence = recovery.sentence or work.lost
         if goes_on:
             sentence = f"Its worker stopped {job.attempts} times. {sentence}"
-        error = jobs.INTERNAL_ERROR | {"code": "E_WORKER_LOST", "message": sentence}
+        error = jobs.INTERNAL_ERROR | {"code": "E_WORKER_LOST", "message": sentence, "advice": ""}
         _end(job, token, Job.Status.FAILED, sentence, error)
 
 
@@ -266,7 +266,8 @@ def _must_wait(job: Job, *, ending: bool) -> bool:
 
 def _requeue(job: Job, token: int, *, stopped: bool) -> None:
     """stopped: its first part is done and cannot be taken back, so its locks stay."""
-    sentence = f"Its worker stopped; it {'goes on' if stopped else 'starts again'}."
+    next_words = "goes on" if stopped else "starts again"
+    sentence = f"Its worker stopped; it {next_words}."
     with transaction.atomic():
         changed = Job.objects.filter(pk=job.pk, token=token, status=Job.Status.RECOVERING).update(
             status=Job.Status.QUEUED,
@@ -278,7 +279,9 @@ def _requeue(job: Job, token: int, *, stopped: bool) -> None:
             result={},
         )
         if changed:
-            jobs.note_state(job, Job.Status.RECOVERING, Job.Status.QUEUED, sentence, user=None)
+            # that its worker was lost stands in the line before
+            told = f"It {next_words}."
+            jobs.note_state(job, Job.Status.RECOVERING, Job.Status.QUEUED, told, user=None)
             if not stopped:
                 jobs.release(job)
             jobs.hand_over(job.pk)

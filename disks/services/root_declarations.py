@@ -340,7 +340,7 @@ def _folder_names(names: Sequence[str]) -> list[str]:
     for name in names:
         name = name.strip()
         if "/" in name or name in (".", ".."):
-            raise Refusal("E_NAME", f"“{name}” is no folder name; give names, not paths.")
+            raise Refusal("E_NAME", f"“{name}” is no folder name.", "Give names, not paths.")
         if name and name not in kept:
             kept.append(name)
     return kept
@@ -355,7 +355,7 @@ def _set_views(root: StorageRoot, prefixes: Sequence[str]) -> None:
         try:
             text = str(parsed_view(prefix))
         except ImageError as error:
-            raise Refusal(error.code, error.message) from error
+            raise Refusal(error.code, error.message, error.advice) from error
         if text.casefold() not in {known.casefold() for known in wanted}:
             wanted.append(text)
     current = list(

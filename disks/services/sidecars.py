@@ -70,7 +70,7 @@ def recover_by_sidecars(job: Job, context: JobContext) -> Recovery:
                 action = "ending" if merge_in_place.cannot_wait(roots, to_go_on) else "stopped"
                 return Recovery(action, "The merge was interrupted; what has moved stays so.")
             recovery = recovery or _by_traces(job, roots)
-            if recovery.action == recover.UNDONE:
+            if mine:
                 taken_back.note(job, context, roots, changed)
             return recovery
 

@@ -1,6 +1,6 @@
-"""What a job's recovery took back, as it left it: nobody else has changed that since, or has.
+"""What a job's recovery put right, as it left it: nobody else has changed that since, or has.
 
-Putting back what was there writes to a file, too, so the plan of the job fits to it no more.
+Taking back what was begun writes to a file, too, so the plan of the job fits to it no more.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LEFT_AS = "left_as"  # parameter: [path, fingerprint] of each disk after recove
 
 
 def note(job: Job, context: JobContext, roots: Roots, paths: Iterable[str]) -> None:
-    """The caller holds the locks, and has taken back what the job had begun."""
+    """The caller holds the locks, and has put right what the job had begun."""
     left = [(path, seen.as_dict()) for path, seen in _now(roots, paths).items()]
     Job.objects.filter(pk=job.pk, token=context.token).update(
         parameters=job.parameters | {_LEFT_AS: storable(left)}

@@ -55,7 +55,7 @@ class Work:
     measured_in_bytes: bool = True
     cancelled: str = AS_IT_WAS
     cancelled_in_place: str = ""
-    lost: str = "The worker stopped before the work was complete; nothing was changed. Try again."
+    lost: str = "The worker stopped before the work was complete; nothing was changed."
 
     def after_cancel(self, parameters: dict[str, Any]) -> str:
         """What is said of the files once it was cancelled."""
@@ -118,7 +118,7 @@ class Recovery:
 
 
 _SOME_STAY = "Cancelled. What was done before that stays, and can be undone."
-_TRY_ON = "What was done before that stays. Try again: the rest is done then."
+_DONE_STAYS = "What was done before that stays."
 
 WORK: dict[str, Work] = {
     Job.Kind.SCAN: Work(
@@ -140,7 +140,7 @@ WORK: dict[str, Work] = {
         requeue_when_lost=True,
         measured_in_bytes=False,
         cancelled=_SOME_STAY,
-        lost=_TRY_ON,
+        lost=_DONE_STAYS,
     ),
     Job.Kind.UNDO_PLAN: Work(
         "disks.services.repair_plans.run_undo_plan",
@@ -148,7 +148,7 @@ WORK: dict[str, Work] = {
         requeue_when_lost=True,
         measured_in_bytes=False,
         cancelled="Cancelled. What was taken back before that stays so.",
-        lost=_TRY_ON,
+        lost=_DONE_STAYS,
     ),
     Job.Kind.REPAIR: Work(
         "disks.services.mending.run",
@@ -160,7 +160,7 @@ WORK: dict[str, Work] = {
         "disks.services.mending.finished",
         "disks.services.mending.recover",
         requeue_when_lost=True,
-        lost="The log still waits, and the disk reads as before. Replay it again.",
+        lost="The log still waits, and the disk reads as before.",
     ),
     Job.Kind.MERGE: Work(
         "disks.services.merging.run_merge",
@@ -175,7 +175,7 @@ WORK: dict[str, Work] = {
         moves_data=True,
         cancelled="Cancelled. Piles that were merged before that stay merged, and what that "
         "replaced is in the trash; every other file is as it was.",
-        lost=_TRY_ON,
+        lost=_DONE_STAYS,
     ),
     Job.Kind.COMPACT: Work(
         "disks.services.compacting.run_compact",
@@ -184,7 +184,7 @@ WORK: dict[str, Work] = {
         moves_data=True,
         cancelled_in_place="Cancelled. The disk reads as before. What was given back until then "
         "stays so: compact it again, and it goes on with the rest.",
-        lost="The worker stopped; the disk reads as before. Try again.",
+        lost="The worker stopped; the disk reads as before.",
     ),
     Job.Kind.CONVERT: Work(
         "disks.services.converting.run_convert",
@@ -196,7 +196,7 @@ WORK: dict[str, Work] = {
         "disks.services.expanding.finished_expand",
         "disks.services.expanding.recover_expand",
         moves_data=True,
-        lost="The worker stopped before the disk was larger; its content is as it was. Try again.",
+        lost="The worker stopped before the disk was larger; its content is as it was.",
     ),
     Job.Kind.CREATE: Work(
         "disks.services.creating.run_create", "disks.services.creating.finished_create"
@@ -221,14 +221,14 @@ WORK: dict[str, Work] = {
         "disks.services.trash.run_restore",
         "disks.services.trash.finished_restore",
         requeue_when_lost=True,
-        lost=_TRY_ON,
+        lost=_DONE_STAYS,
     ),
     Job.Kind.EMPTY_TRASH: Work(
         "disks.services.trash.run_empty",
         recover="",
         requeue_when_lost=True,
         cancelled="Cancelled. What was deleted before that is gone; the rest is still there.",
-        lost=_TRY_ON,
+        lost=_DONE_STAYS,
     ),
 }
 

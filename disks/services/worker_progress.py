@@ -262,6 +262,11 @@ class JobProgress(Progress):
         self._committing = False
 
     @property
+    def is_looking(self) -> bool:
+        """At what it would change; a machine may write there while it is paused."""
+        return self._step == "look"
+
+    @property
     def worked_seconds(self) -> float:
         """Of all workers that this job has had, without what it was held."""
         return self._worked_before + clock() - self._began - self._held_seconds

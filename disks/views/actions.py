@@ -146,9 +146,11 @@ def _why_not_delete(disk: Disk) -> str:
 
 
 def _why_broken(disk: Disk) -> str:
-    if disk.health == Disk.Health.BROKEN:
-        return "Its chain is broken: update the parent path first."
-    return ""
+    if disk.health != Disk.Health.BROKEN:
+        return ""
+    if disk.chain_position > 1:  # its own parent was found: nothing to update here
+        return "Its chain is broken further down: mend the disk at fault first."
+    return "Its chain is broken: update the parent path first."
 
 
 # key, label, icon, name of its address, whether it posts, why it is not possible

@@ -82,7 +82,7 @@ def _scan(request: HttpRequest, disks: list[Disk]) -> HttpResponse:
                 )
                 tasks.enqueue(job)
         except Refusal as error:
-            messages.error(request, error.message)
+            messages.error(request, error.sentence)
         else:
             found.append(job)
     if not found:

@@ -54,7 +54,7 @@ def compact_many(request: HttpRequest) -> HttpResponse:
                 )
                 plans.enqueue(request, job, timed)
         except (ImageError, Refusal) as error:
-            messages.error(request, error.message)
+            messages.error(request, error.sentence)
         else:
             started += 1
     if started:

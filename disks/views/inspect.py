@@ -74,7 +74,7 @@ def _context(request: HttpRequest, found: Disk, tab: str) -> dict[str, Any]:
         "link": parent_link(found),
         "role_words": role_in_chain(found),
         "found_at": _found_at(found),
-        "mend": mend(found, may_operate=may_operate),
+        "mend": mend(found, chain, may_operate=may_operate),
         "actions": actions_for(found, may_operate=may_operate),
         "chain": drawn_chain(chain, found),
         "properties": properties(found),
@@ -108,10 +108,11 @@ def _found_at(found: Disk) -> Disk | None:
     return Disk.objects.select_related("root").filter(pk=link.suggested_id).first()
 
 
-def mend(found: Disk, *, may_operate: bool) -> Mend | None:
+def mend(found: Disk, chain: list[Disk], *, may_operate: bool) -> Mend | None:
     """The action that would make the verdict better; none where nothing is wrong.
 
-    A log that waits comes first: until it is replayed nothing else can be written.
+    A log that waits comes first: until it is replayed nothing else can be written. Of a chain
+    (base first) that is broken further down, the way leads to the disk at fault.
     """
     replay = _needed(found, "replay-log", may_operate=may_operate)
     if replay is not None:
@@ -119,9 +120,12 @@ def mend(found: Disk, *, may_operate: bool) -> Mend | None:
     page = reverse("disk", args=[found.pk])
     relink = action(found, "parent-path", may_operate=may_operate)
     link = parent_link(found)
+    if _broken_below(found):
+        if len(chain) < 2:  # the parent's row went meanwhile
+            return None
+        page = reverse("disk", args=[_at_fault(chain).pk])
+        return Mend("Go to the disk at fault", page, "arrow-right")
     if found.health == Disk.Health.BROKEN and link is not None and relink.possible:
-        if link.status == ParentLink.Status.FOUND:
-            return None  # the chain is broken further up; the disk to mend is another one
         if link.suggested_id is not None:
             return Mend("Update parent path", f"{relink.url}?parent={link.suggested_id}", "link")
         if link.status_words:  # to take the parent as it is would be the dangerous way
@@ -135,6 +139,19 @@ def mend(found: Disk, *, may_operate: bool) -> Mend | None:
     if found.health == Disk.Health.SUSPECT:
         return Mend("See the evidence", f"{page}?tab=parent#tabs", "list-details")
     return None
+
+
+def _broken_below(disk: Disk) -> bool:
+    """Broken, although the disk's own link leads to its parent."""
+    link = parent_link(disk)
+    broken = disk.health == Disk.Health.BROKEN
+    return broken and link is not None and link.status == ParentLink.Status.FOUND
+
+
+def _at_fault(chain: list[Disk]) -> Disk:
+    """The nearest ancestor of the chain's last disk that is not broken by another one itself."""
+    ancestors = chain[-2::-1]
+    return next((one for one in ancestors if not _broken_below(one)), chain[0])
 
 
 def _needed(found: Disk, key: str, *, may_operate: bool) -> Mend | None:

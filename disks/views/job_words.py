@@ -106,6 +106,11 @@ _MERGE_PAUSED = (
     "{leaf} and {base} belong together until it is resumed: a machine may use {leaf}. Do not open "
     "{base} by itself, and delete neither. Other jobs on these disks wait."
 )
+_MERGE_PAUSED_AT_ITS_END = (
+    "All data is in {base}; names and headers are changing. {leaf} may not be readable before "
+    "that is done: resume it. Leave machines that use these disks switched off, and delete none "
+    "of them."
+)
 _MERGE_HURT = (
     "Recovery failed several times. {leaf} still needs {base} and what has moved there: delete "
     "neither, and do not open {base} by itself. See to the cause (is the storage there, is it "
@@ -186,6 +191,8 @@ def what_now(job: Job) -> str:
         return ""  # it has no disks locked
     if works_in_place(job.parameters):
         told = _IN_PLACE_NOW.get((job.kind, job.status), "")
+        if (job.kind, job.status, job.step) == (Job.Kind.MERGE, Job.Status.PAUSED, "commit"):
+            told = _MERGE_PAUSED_AT_ITS_END
         if told and not (job.is_paused and job.cancellable):  # then nothing has moved yet
             return told.format(**_merged_names(job))
     return _WHAT_NOW.get(job.status, "")

@@ -142,8 +142,8 @@ def _layout(image: VhdImage, header: DynamicHeader, size_bytes: int) -> _Layout:
         raise ImageError(
             "E_BLOCK_SIZE",
             f"The disk has blocks of {block:,} bytes, too small for one of {size_bytes:,} bytes: "
-            "its block allocation table would become longer than any tool reads. A copy with "
-            "larger blocks can have that size.",
+            "its block allocation table would become longer than any tool reads.",
+            advice="Convert it into a copy with larger blocks: that can have this size.",
             file=image.file.path,
             field="block_size",
             value=block,

@@ -49,9 +49,7 @@ def plan_repair(image: VhdImage) -> HeaderRewrite:
 
 
 def _nothing(image: VhdImage, why: str) -> ImageError:
-    return ImageError(
-        "E_NOTHING_TO_REPAIR", f"{why} Nothing is to be repaired.", file=image.file.path
-    )
+    return ImageError("E_NOTHING_TO_REPAIR", why, file=image.file.path)
 
 
 def _repair_front(image: VhdImage, front: FooterCopy, end: FooterCopy) -> HeaderRewrite:

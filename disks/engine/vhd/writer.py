@@ -67,6 +67,7 @@ def _check_size(new: NewImage) -> None:
         raise ImageError(
             "E_SIZE",
             f"A VHD cannot have {size:,} bytes: the size must be a multiple of 512, more than 0.",
+            advice="Choose another size.",
             field="current_size",
             value=size,
         )
@@ -81,6 +82,7 @@ def layout_of(new: NewImage) -> Layout:
         raise ImageError(
             "E_BLOCK_SIZE",
             f"A VHD cannot have blocks of {block:,} bytes.",
+            advice="Choose another block size.",
             field="block_size",
             value=block,
         )
@@ -89,6 +91,7 @@ def layout_of(new: NewImage) -> Layout:
         raise ImageError(
             "E_BLOCK_SIZE",
             f"Blocks of {block:,} bytes are too small for a disk of {new.virtual_size_bytes:,}.",
+            advice="Choose larger blocks.",
             field="block_size",
             value=block,
         )

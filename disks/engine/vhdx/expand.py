@@ -170,8 +170,8 @@ def _make_room(image: VhdxImage, geometry: Geometry, filled_until: int) -> _Room
         raise ImageError(
             "E_BLOCK_SIZE",
             f"The disk has blocks of {image.block_size_bytes:,} bytes, too small for that size: "
-            f"its block allocation table would need {needed:,} bytes. A copy with larger blocks "
-            "can have that size.",
+            f"its block allocation table would need {needed:,} bytes.",
+            advice="Convert it into a copy with larger blocks: that can have this size.",
             file=image.file.path,
             field="block_size",
             value=image.block_size_bytes,

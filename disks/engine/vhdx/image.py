@@ -124,8 +124,8 @@ class VhdxImage:
         if self.updates is not None:
             return ImageError(
                 "E_LOG",
-                "The disk's log holds changes that are not in their place yet. Replay the log "
-                "first; until then nothing is written to the disk.",
+                "The disk's log holds changes that are not in their place yet; until then "
+                "nothing is written to the disk.",
                 file=path,
                 field="log_guid",
                 offset=self.headers.current.offset + headers.FIELDS["log_guid"][0],

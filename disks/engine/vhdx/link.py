@@ -133,8 +133,8 @@ def _free_place(image: VhdxImage, length: int) -> int:
         return position
     raise ImageError(
         "E_VHDX_METADATA",
-        "The metadata region has no room left for a new parent locator. Copy the disk to a new "
-        "one and update that.",
+        "The metadata region has no room left for a new parent locator.",
+        advice="Copy the disk to a new one and update that.",
         file=image.file.path,
         field="parent_locator",
         offset=image.metadata.region.offset,

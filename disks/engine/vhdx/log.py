@@ -335,6 +335,7 @@ def pack_entry(
         raise ImageError(
             "E_VHDX_LOG",
             f"The log has {header.log_length:,} bytes, too few for this change.",
+            advice="Copy the disk to a new one, which has a larger log.",
             field="log_length",
             value=header.log_length,
         )

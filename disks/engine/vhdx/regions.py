@@ -181,7 +181,7 @@ def findings(table: RegionTable) -> Iterator[Finding]:
             yield Finding(
                 Level.WARNING,
                 "W_REGION_COPY",
-                f"Copy {copy.number} of the region table is damaged; the other one is sound.",
+                f"Region table {copy.number} is damaged; the other one is sound.",
                 "checksum",
                 copy.offset,
                 copy.raw[:8].hex(),

@@ -56,7 +56,7 @@ def plan_repair(image: VhdxImage) -> HeaderRewrite:
     if broken is None:
         raise ImageError(
             "E_NOTHING_TO_REPAIR",
-            "Both headers and both region tables are sound. Nothing is to be repaired.",
+            "Both headers and both region tables are sound.",
             file=image.file.path,
         )
     offset, data = headers.next_headers(image.headers, {"file_write_guid": new_guid()})[0]

@@ -56,6 +56,7 @@ def layout_of(new: NewImage) -> Layout:
             raise ImageError(
                 "E_BLOCK_SIZE",
                 f"A VHDX cannot have sectors of {value:,} bytes: 512 or 4,096.",
+                advice="Choose another sector size.",
                 field=name,
                 value=value,
             )
@@ -66,6 +67,7 @@ def layout_of(new: NewImage) -> Layout:
             "E_SIZE",
             f"A VHDX cannot have {size:,} bytes: the size must be a multiple of {logical}, more "
             "than 0.",
+            advice="Choose another size.",
             field="virtual_disk_size",
             value=size,
         )
@@ -74,6 +76,7 @@ def layout_of(new: NewImage) -> Layout:
         raise ImageError(
             "E_BLOCK_SIZE",
             f"A VHDX cannot have blocks of {block:,} bytes: a power of two from 1 to 256 MiB.",
+            advice="Choose another block size.",
             field="block_size",
             value=block,
         )
@@ -358,6 +361,7 @@ def _items(new: NewImage) -> list[tuple[int, bytes]]:
             raise ImageError(
                 "E_VHDX_METADATA",
                 "The disk has more metadata items than a copy has room for, and none is left out.",
+                advice="Copy it with the tool that wrote them.",
                 field="metadata",
                 value=len(new.metadata_items),
             )

@@ -70,7 +70,7 @@ def errors_stop_it(base: str) -> Iterator[None]:
     except Exception as error:
         why = unforeseen.typed(error, base)
         how = batches.how_to_resume(base)
-        raise Stopped(f"The merge cannot go on now. {why.message}", how) from why
+        raise Stopped(f"The merge cannot go on now. {why.sentence}", how) from why
 
 
 def resume(roots: Roots, sidecar: Sidecar, progress: Progress) -> dict[str, Any]:

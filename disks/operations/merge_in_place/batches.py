@@ -232,7 +232,7 @@ class _Moving:
             raise
         except Exception as error:
             why = unforeseen.typed(error, self.file.path)
-            self._stop(f"stopped: {why.message}", why)
+            self._stop(f"stopped: {why.sentence}", why)
 
     def _batch(self, first: int) -> int | None:
         """One batch from plan to end; the sector that the next one begins at, None without one."""

@@ -11,6 +11,7 @@ from dataclasses import replace
 from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
 from disks.operations import concerned, family, journal, steps
+from disks.operations.merge_in_place import ending
 from disks.operations.merge_in_place.batches import how_to_go_on, stopped
 from disks.operations.merge_in_place.work import Work, pointers, write
 from disks.operations.paths import Roots
@@ -25,6 +26,8 @@ def take_along(roots: Roots, work: Work, progress: Progress) -> Work:
     """
     if work.surviving == work.leaf or steps.inode(roots, work.leaf) != work.inodes[0]:
         return work  # it keeps the name that they look for; or the names have changed already
+    if ending.has_begun(roots, work):
+        return work  # nobody can read it, or make a disk on it; too late to stop
     try:
         found = _children(roots, work, progress)
         new = [path for path in found.of(work.leaf) if path not in work.relink]
@@ -34,7 +37,7 @@ def take_along(roots: Roots, work: Work, progress: Progress) -> Work:
                     file, path, work.surviving, roots, instead="delete that disk"
                 )
     except ImageError as error:
-        raise _stop(roots, work, f"It cannot end yet: {error.message}") from error
+        raise _stop(roots, work, f"It cannot end yet: {error.sentence}") from error
     except Cancelled as asked:
         raise _stop(roots, work, "It was stopped before the names changed.") from asked
     unread = found.unread_warnings()

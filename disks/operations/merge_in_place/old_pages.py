@@ -31,7 +31,6 @@ SPARE_PAGES = 96
 _HEAD = struct.Struct("<8sIIQQQQ")  # magic, CRC of all behind it, pages, batch, position, size, job
 _MAGIC = b"vdpages1"
 _ROW = struct.Struct("<QHH")  # offset in the disk, bytes that follow, mask of our sectors
-_SECTORS = PAGE_BYTES // 512
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,8 +168,9 @@ def _require_small_ancestors(chain: Chain, size_bytes: int) -> None:
             "E_PARENT_SIZE",
             f"The leaf was made larger while the merge was stopped, but {shown(path)} is "
             f"larger than {shown(chain.paths[0])}: what that holds behind its end would become "
-            f"visible, instead of zeros. Make the leaf as small as it was, {base:,} bytes at "
-            "most, then go on with the merge.",
+            "visible, instead of zeros.",
+            advice=f"Make the leaf as small as it was, {base:,} bytes at most, then go on with "
+            "the merge.",
             file=chain.paths[0],
             field="current_size",
             value=ancestor.virtual_size_bytes,

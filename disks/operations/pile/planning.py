@@ -119,8 +119,7 @@ def _twins_in_the_way(forest: Forest, run: Run) -> ImageError | None:
         return ImageError(
             "E_TWINS",
             f"{listed(list(branch.twins))} are the same disk twice, and both build on "
-            f"{branch.parent}. Which of them is the right one cannot be told from the files. "
-            "Move the copy out of the storage roots, then look again.",
+            f"{branch.parent}. Which of them is the right one cannot be told from the files.",
             file=branch.twins[0],
             field="unique_id",
             value=forest.members[branch.twins[0]].identity,

@@ -231,8 +231,9 @@ def attention(path: str, why: str) -> ImageError:
     return ImageError(
         "E_NEEDS_ATTENTION",
         f"{shown(path)} was left half changed by an interrupted operation, and {why}. Nothing "
-        "was touched. Make a copy of the disk and of the sidecar beside it; the sidecar says "
-        "in plain words what was being done and how to take it back by hand.",
+        "was touched.",
+        advice="Make a copy of the disk and of the sidecar beside it; the sidecar says in plain "
+        "words what was being done and how to take it back by hand.",
         file=path,
     )
 

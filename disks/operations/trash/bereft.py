@@ -36,9 +36,7 @@ class Bereft:
         return ImageError(
             "E_RESTORE_CHILDREN",
             f"{family.listed(self.children)} got {self.replacement} as parent after the job, and "
-            "would lose it: what is restored under that name is another disk. Merge each of them "
-            "to a new disk and move the old file out of the storage roots, then restore; or leave "
-            "the job's result as it is.",
+            "would lose it: what is restored under that name is another disk.",
             file=self.replacement,
             field="children",
             value=self.children[: family.NAMED],

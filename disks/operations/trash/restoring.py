@@ -31,7 +31,7 @@ def restore_refusal(roots: Roots, manifest: Manifest) -> ImageError | None:
     if manifest.state == PLANNED:
         return ImageError(
             "E_UNFINISHED",
-            f"The job {manifest.job} is not over yet, or was interrupted: recover it first.",
+            f"The job {manifest.job} is not over yet, or was interrupted.",
             file=manifest.folder,
         )
     if manifest.kind == MERGED_IN_PLACE:
@@ -138,7 +138,8 @@ def _entry_refusal(roots: Roots, manifest: Manifest, entry: Entry) -> ImageError
         if has_name(roots, entry.original):
             return ImageError(
                 "E_EXISTS",
-                f"{entry.original} exists again: another file has the name. Rename it first.",
+                f"{entry.original} exists again: another file has the name.",
+                advice="Rename that file first.",
                 file=entry.original,
             )
         return None
@@ -158,8 +159,8 @@ def _replacement_refusal(roots: Roots, manifest: Manifest) -> ImageError | None:
     if made is None or not _same_content(now, made):
         return ImageError(
             "E_CHANGED",
-            f"{path} was written after the job, and restoring would lose that. "
-            "Move it to another name first if the old state is wanted all the same.",
+            f"{path} was written after the job, and restoring would lose that.",
+            advice="Move it to another name first if the old state is wanted all the same.",
             file=path,
         )
     return None

@@ -27,6 +27,7 @@ from disks.services.worker_progress import JobProgress
 logger = logging.getLogger(__name__)
 
 PAUSED = "Paused. It goes on where it stopped when it is resumed."
+PAUSED_LOOKING = "Paused while it looked at the disk: it looks anew when it is resumed."
 HELD_SHUT_DOWN = "Paused. Its worker was shut down meanwhile: it begins anew when it is resumed."
 STORING_TRIES = 10
 
@@ -101,7 +102,8 @@ def _work(claimed: Claim, lease: Lease) -> Callable[[], object]:
             return partial(put_back, job, token, seen, if_paused=if_paused)
         by, cancelled = progress.ended_by, work.after_cancel(parameters)
         if progress.is_pausing:
-            return partial(put_off, job, token, seen, PAUSED, by=by)
+            told = PAUSED_LOOKING if progress.is_looking else PAUSED
+            return partial(put_off, job, token, seen, told, by=by)
         if by is not None:
             told = f"Stopped at {timing.moment(by.at)}, as asked. {cancelled}"
             return partial(end, job, token, seen, Job.Status.CANCELLED, told)
@@ -129,7 +131,8 @@ def _work(claimed: Claim, lease: Lease) -> Callable[[], object]:
 
 INTERNAL_ERROR: dict[str, Any] = {
     "code": "E_INTERNAL",
-    "message": "Internal error. The log of the worker has the details.",
+    "message": "Something went wrong in this job that should not.",
+    "advice": "The log of the worker has the details; please report them.",
     "file": None,
     "field": None,
     "offset": None,

@@ -36,7 +36,7 @@ INSPECT_KEYS = {
     "parent",
     "findings",
 }
-ERROR_KEYS = {"code", "message", "file", "field", "offset", "value"}
+ERROR_KEYS = {"code", "message", "advice", "file", "field", "offset", "value"}
 CORPUS_HASHES = {
     "ntfs-differential.vhd": "b7922a46a6b08fa4f4fc0c51a25d5587d1d49f15cfade45ca740dd07110ae144",
     "ntfs-dynamic.vhd": "8b10b52e3d1e76075d05a5101a6536b9fa8376a5b8f7c22f502d0987d165c876",
@@ -406,7 +406,8 @@ def test_managed_disks_need_offline(disk: Disk, tmp_path: Path, base: Built) -> 
     command = ("update-parent", child.path, "--parent", store / "base.vhd")
     planned = disk.json(*command, "--dry-run")
     assert (planned.code, planned.document["refused"]["code"]) == (1, "E_MANAGED")
-    assert disk.json(*command).document["error"]["code"] == "E_MANAGED"
+    assert "--offline" in planned.document["refused"]["advice"]
+    assert disk.json(*command).document["error"] == planned.document["refused"]
     assert disk(*command, "--offline").code == 0
 
 

@@ -87,6 +87,7 @@ def test_a_refused_dry_run_shows_its_document_and_exits_with_1(
     dry = disk.json("merge", world.path("leaf.vhd"), "--into-parent", "--copy", "--dry-run")
     assert dry.code == 1
     assert dry.document["refused"]["code"] == "E_SIBLINGS"
+    assert dry.document["refused"]["advice"].startswith("Merge to a new disk")
     assert dry.document["affected_children"] == [world.path("other.vhd")]
     assert dry.err.startswith("error: E_SIBLINGS: ")
     real = disk.json("merge", world.path("leaf.vhd"), "--into-parent", "--copy")

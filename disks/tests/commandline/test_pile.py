@@ -108,6 +108,7 @@ def test_a_refused_plan_is_told_whole_and_nothing_is_merged(
     before = worlds.snapshot(tmp_path)
     told = disk.json("pile", tmp_path, "--dry-run")
     assert (told.code, told.document["refused"]["code"]) == (1, "E_TWINS")
+    assert told.document["refused"]["advice"].startswith("Move the copy out")
     assert len(told.document["piles"]) == 2
     text = disk("pile", tmp_path)
     assert (text.code, "refused           E_TWINS: " in text.out) == (1, True)

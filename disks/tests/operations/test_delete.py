@@ -42,7 +42,9 @@ def test_children_and_those_below_them_are_named(tmp_path: Path, family: Family)
     assert document["descendants"] == [str(world.grandchild.path)]
     assert document["refused"]["code"] == "E_CHILDREN"
     assert document["refused"]["message"] == (
-        f"Deleting {world.middle.path} breaks 1 child, and 1 further below: {world.leaf.path}. "
+        f"Deleting {world.middle.path} breaks 1 child, and 1 further below: {world.leaf.path}."
+    )
+    assert document["refused"]["advice"] == (
         "Delete or merge them first, or name every child that may be broken."
     )
     with pytest.raises(ImageError):

@@ -185,7 +185,7 @@ def test_blocks_that_would_be_too_many_are_refused(tmp_path: Path) -> None:
     built = build_dynamic(tmp_path, "disk.vhd", size=SIZE, block_size=512)
     refused = refusal(built.path, 8 * GIB)
     assert refused.code == "E_BLOCK_SIZE"
-    assert "larger blocks" in refused.message
+    assert "larger blocks" in refused.advice
 
 
 def test_a_fixed_disk_grows_only_into_room_that_is_there(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from disks.engine import faults
-from disks.operations import journal, merge, merge_in_place
+from disks.operations import family, journal, merge, merge_in_place
 from disks.operations.merge_in_place import batches
 from disks.operations.paths import Roots
 from disks.operations.pile import applying, planning
@@ -53,9 +53,9 @@ class Scene:
     def roots(self) -> Roots:
         return worlds.roots_of(self.folder)
 
-    def merge(self, progress: Progress | None = None) -> object:
+    def merge(self, progress: Progress | None = None, keep_name: str = "child") -> object:
         planned = merge.plan(
-            self.path("leaf"), self.roots, into_parent=True, in_place=True, keep_name="child"
+            self.path("leaf"), self.roots, into_parent=True, in_place=True, keep_name=keep_name
         )
         return merge.apply(planned, self.roots, offline=True, progress=progress)
 
@@ -242,6 +242,38 @@ def test_foreign_writes_are_noticed_however_often_it_is_stopped(
         (row,) = scene.recover()
         assert "somebody has written to it since the merge was stopped" in row["sentence"]
         assert assert_noted(scene, 0)
+
+
+class AlwaysAsked(Progress):
+    """Somebody wants it to stop all the while."""
+
+    def step(self, step: str, sentence: str) -> None:
+        raise Cancelled
+
+    def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
+        raise Cancelled
+
+    def commit_starts(self) -> None:
+        raise Cancelled
+
+
+def test_once_the_parent_gets_the_leafs_face_no_stop_leaves_it_so(
+    scene_of: Callable[[], Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The leaf still has its name and cannot be read; to look for its children may take long."""
+    look = family.look
+
+    def looks(*args: Any, progress: Progress, **more: Any) -> family.Family:
+        progress.report(0, 0)  # as it does when it has looked at many files
+        return look(*args, progress=progress, **more)
+
+    scene = scene_of()
+    dying = with_fault("face.header.write:1:kill", partial(scene.merge, keep_name="parent"))
+    assert in_fork(dying) == DIED
+    monkeypatch.setattr(family, "look", looks)
+    scene.recover(AlwaysAsked())
+    assert scene.record() is None
+    assert worlds.content_of(scene.path("middle")) == scene.leaf_sha256
 
 
 def test_a_stop_at_whatever_a_pile_tells_is_noted(tmp_path: Path) -> None:

@@ -327,7 +327,7 @@ def test_everything_else_is_refused_until_recovery(scene_of: Callable[[], Scene]
     with pytest.raises(ImageError) as refused:
         scene.update()
     assert refused.value.code == "E_UNFINISHED"
-    assert "recover" in refused.value.message
+    assert "interrupted" in refused.value.message
     with pytest.raises(ImageError) as refused:
         relink.plan_undo(scene.child, scene.roots())
     assert refused.value.code == "E_UNFINISHED"

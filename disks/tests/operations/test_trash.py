@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from disks.engine import faults
+from disks.engine import codes, faults
 from disks.engine.errors import ImageError
 from disks.operations import compact, create, merge, relink, trash
 from disks.operations.inspection import inspect
@@ -227,7 +227,7 @@ def test_restoring_is_refused_while_a_disk_made_since_would_lose_its_parent(tmp_
         restoring.restore(only(world).folder, world.roots, offline=True)
     assert caught.value.code == "E_RESTORE_CHILDREN"
     assert world.path("new.vhd") in caught.value.message
-    assert "Merge each of them to a new disk" in caught.value.message
+    assert "Merge them to new disks" in codes.advice(caught.value.code)
     assert "below.vhd" not in caught.value.message  # its link is put back
     assert worlds.snapshot(tmp_path) == before
 

@@ -212,6 +212,7 @@ def test_a_refusal_of_an_image_becomes_the_message_of_the_job():
     assert job.error == {
         "code": "E_NOSPC",
         "message": "Needs 5 bytes, 3 are free.",
+        "advice": "",
         "file": "/\\udcff",
         "field": None,
         "offset": None,

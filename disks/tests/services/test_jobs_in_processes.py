@@ -77,7 +77,7 @@ def test_a_killed_worker_loses_nothing(console, workers, tmp_path):
     assert ended["status"] == "failed"
     assert ended["error"]["code"] == "E_WORKER_LOST"
     assert ended["sentence"] == (
-        "The worker stopped before the work was complete; nothing was changed. Try again."
+        "The worker stopped before the work was complete; nothing was changed."
     )
     assert ended["states"] == ["running", "lost", "recovering", "failed"]
     assert ended["locks"] == []

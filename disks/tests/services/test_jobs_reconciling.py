@@ -191,9 +191,7 @@ def test_work_that_changed_nothing_has_failed_and_says_so():
     reconciling.recover_lost()
     job = fresh(job)
     assert job.status == Job.Status.FAILED
-    assert job.sentence == (
-        "The worker stopped before the work was complete; nothing was changed. Try again."
-    )
+    assert job.sentence == ("The worker stopped before the work was complete; nothing was changed.")
     assert job.error["code"] == "E_WORKER_LOST"
     assert job.token == 2
     assert not DiskLock.objects.exists()
@@ -257,6 +255,15 @@ def test_a_recovery_that_fails_three_times_needs_a_person(caplog):
     assert fresh(job).status == Job.Status.FAILED
     jobs.run(waiting.pk)
     assert fresh(waiting).status == Job.Status.SUCCEEDED
+
+
+def test_a_failed_recovery_says_what_to_do_next():
+    """Of a job that needs a person, its log is all there is to go by."""
+    Practice.recovery = ImageError("E_NEEDS_ATTENTION", "It is torn.", advice="Make a copy.")
+    job = lost(exclusive=["/a"])
+    reconciling.recover_lost()
+    line = JobLogLine.objects.filter(job=job).latest("pk")
+    assert line.text == "Recovery, try 1 of 3, failed: It is torn. Make a copy."
 
 
 def test_recovery_waits_for_a_paused_worker_without_counting():

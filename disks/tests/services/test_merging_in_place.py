@@ -15,8 +15,10 @@ import pytest
 from django.test import Client
 
 from disks.engine import faults
+from disks.engine.errors import ImageError
 from disks.models import AuditEntry, Disk, DiskLock, Job, StorageRoot, TrashedJob
-from disks.operations import journal, locks, merge, merge_in_place
+from disks.operations import journal, locks, merge, merge_in_place, verdicts
+from disks.operations import recover as recovery
 from disks.operations.merge_in_place import batches, step_zero
 from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Progress, Stopped
@@ -325,10 +327,16 @@ def test_a_worker_that_died_is_followed_by_another_that_goes_on(scene: Scene, fa
     scene.assert_merged()
 
 
-def test_what_had_only_begun_is_taken_back(scene: Scene) -> None:
+@pytest.mark.parametrize(
+    "fault",
+    ["merge.begin.rename:4:kill", "identity.done.unlink:1:kill", "identity.done.unlink:2:kill"],
+    ids=["begun", "parent changed", "leaf changed"],
+)
+def test_what_had_only_begun_is_taken_back(scene: Scene, fault: str) -> None:
+    """Of a header that was all but changed recovery first finishes the change, then undoes it."""
     job = scene.ask()
     before = {stem: worlds.content_of(scene.path(stem)) for stem in ("middle", "leaf", "below")}
-    killed(job, "merge.begin.rename:4:kill")
+    killed(job, fault)
     assert job.status == Job.Status.QUEUED
     assert not DiskLock.objects.filter(job=job).exists()
     assert before == {stem: worlds.content_of(scene.path(stem)) for stem in before}
@@ -336,7 +344,7 @@ def test_what_had_only_begun_is_taken_back(scene: Scene) -> None:
     assert (job.status, job.error["code"]) == (Job.Status.FAILED, "E_CHANGED")
     assert job.sentence.startswith("Its worker stopped before anything was moved. ")
     assert "every disk reads as it did" in job.sentence
-    assert "start the merge anew" in job.sentence
+    assert "start the merge anew" in job.error["advice"]
     assert jobs.needs_a_new_plan(job)
     scan(scene.root)
     assert jobs.run_now(scene.ask()).status == Job.Status.SUCCEEDED
@@ -466,6 +474,22 @@ def test_a_job_goes_on_with_what_was_killed_on_the_command_line(
         assert not os.path.exists(scene.path("middle"))
 
 
+def test_what_somebody_stops_just_when_it_is_found_stays_stopped(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only its locks tell that nobody is at it any more: the record may be another by then."""
+    killed_on_the_command_line(scene, "merge.data.write:1:kill")
+    held = recovery.held
+
+    def held_after_a_stop(merge: journal.Sidecar, roots: Roots) -> Any:
+        journal.write(roots, replace(merge, record=merge.record | {"stopped": True}))
+        return held(merge, roots)
+
+    monkeypatch.setattr(recovery, "held", held_after_a_stop)
+    assert orphans.recover_orphans() == []
+    assert not Job.objects.filter(kind=Job.Kind.MERGE).exists()
+
+
 def test_such_a_job_is_paused_and_resumed_and_never_cancelled(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -509,6 +533,26 @@ def test_what_was_finished_on_the_command_line_before_its_job_began_is_a_success
     job = jobs.run_now(Job.objects.get(kind=Job.Kind.MERGE))
     assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
     assert job.result["file_size_before_bytes"] > 0
+    scene.assert_merged()
+
+
+def test_what_the_command_line_put_away_beside_the_disks_is_found_from_a_root_above(
+    tmp_path: Path,
+) -> None:
+    """It knows no storage roots: its trash is the one in the folder of the disks."""
+    world = worlds.chain(tmp_path / "vms", family=VHD, grandchild=True)
+    assert world.grandchild is not None
+    scene = Scene(
+        tmp_path / "vms", VHD, declare(tmp_path, "C:\\"),
+        worlds.content_of(world.leaf.path), worlds.content_of(world.grandchild.path),
+    )  # fmt: skip
+    scan(scene.root)
+    killed_on_the_command_line(scene, "merge.data.write:2:kill")
+    orphans.recover_orphans()
+    rows = recover(str(scene.folder), worlds.roots_of(scene.folder))
+    assert [row["action"] for row in rows] == ["finished"]
+    job = jobs.run_now(Job.objects.get(kind=Job.Kind.MERGE))
+    assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
     scene.assert_merged()
 
 
@@ -601,6 +645,24 @@ def test_when_names_are_changing_it_is_too_late_to_stop(
     assert worlds.content_of(job.result["output"]) == scene.leaf_sha256
 
 
+def test_paused_by_an_error_while_names_change_its_page_lets_no_machine_use_the_leaf(
+    scene: Scene,
+) -> None:
+    faults.install(faults.parse("merge.end.rename:1:eio"))
+    try:
+        job = jobs.run_now(scene.ask())
+    finally:
+        faults.install(None)
+    assert (job.status, job.cancellable) == (Job.Status.PAUSED, False)
+    with pytest.raises(ImageError):
+        worlds.content_of(scene.path("leaf"))
+    told = job_words.what_now(job)
+    assert "a machine may use" not in told
+    assert "may not be readable" in told
+    assert resumed(job).status == Job.Status.SUCCEEDED
+    scene.assert_merged()
+
+
 def test_asked_to_stop_when_all_was_done_it_is_no_cancelled_job(scene: Scene) -> None:
     """Its worker died before it could say so: every file is as it shall be, not as it was."""
     job = scene.ask()
@@ -672,3 +734,32 @@ def test_a_compaction_goes_on_with_the_disk_that_it_has_changed_itself(tmp_path:
     reconciling.recover_lost()
     job = jobs.run_now(job)
     assert (job.status, job.error["code"]) == (Job.Status.FAILED, "E_CHANGED")
+
+
+def test_a_compaction_that_is_paused_while_it_looks_says_that_it_will_look_anew(
+    tmp_path: Path,
+) -> None:
+    """A machine may write to the disk meanwhile: what held nothing may hold something then."""
+    folder = tmp_path / "vms"
+    folder.mkdir()
+    block = 512 * 1024
+    built = VHD.dynamic(
+        folder, "zeros.vhd", size=32 * block, block_size=block,
+        content=[(number * 1024, bytes(block)) for number in range(32)],
+    )  # fmt: skip
+    scan(declare(folder, "C:\\VMs"))
+    job = compacting.request(Disk.objects.get(), user=None, idempotency_key=key())
+    judged = verdicts._Judging.verdict
+
+    def asked_meanwhile(self: Any, number: int) -> Any:
+        stopping.pause(Job.objects.get(pk=job.pk), None)
+        return judged(self, number)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verdicts._Judging, "verdict", asked_meanwhile)
+        job = jobs.run_now(job)
+    assert (job.status, job.step) == (Job.Status.PAUSED, "look")
+    assert job.sentence == "Paused while it looked at the disk: it looks anew when it is resumed."
+    job = resumed(job)
+    assert (job.status, job.result["blocks_dropped"]) == (Job.Status.SUCCEEDED, 32)
+    assert os.path.getsize(built.path) < block

@@ -161,7 +161,7 @@ def test_a_chain_that_the_catalog_knows_to_be_broken_is_refused_with_what_to_do(
     refused = planned.plan.refused
     assert refused is not None
     assert refused.code == "E_PARENT_MISSING"
-    assert "update the parent path" in refused.message
+    assert "update the parent path" in refused.advice
     with pytest.raises(ImageError):
         piles.script(planned)
 

@@ -148,7 +148,7 @@ def test_a_job_that_lost_its_worker_tells_so_in_its_log(sent):
     reconciling.recover_lost()
     assert list(JobLogLine.objects.filter(job=job).values_list("text", flat=True)) == [
         "Its worker did not answer in time.",
-        "Its worker stopped; it goes on.",
+        "It goes on.",
     ]
 
 

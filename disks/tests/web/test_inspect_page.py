@@ -91,14 +91,19 @@ def test_the_button_beside_the_verdict_mends_it(operator: Client) -> None:
     assert "Update parent path" in page
 
 
-def test_a_child_of_a_broken_child_is_not_mended_here(operator: Client) -> None:
-    middle = make_disk("middle.vhd")
-    make_link(middle)
-    leaf = make_disk("leaf.vhd")
+def test_above_a_broken_child_the_way_leads_to_the_disk_at_fault(operator: Client) -> None:
+    bottom, middle, leaf = (make_disk(name) for name in ("bottom.vhd", "middle.vhd", "leaf.vhd"))
+    make_link(bottom)
+    make_link(middle, bottom)
     make_link(leaf, middle)
-    Disk.objects.filter(pk=leaf.pk).update(health="broken")
-    response = operator.get(f"/disks/{leaf.pk}")
-    assert response.context["mend"] is None
+    for position, disk in enumerate((bottom, middle, leaf), start=1):
+        Disk.objects.filter(pk=disk.pk).update(health="broken", chain_position=position)
+    page = page_of(operator, leaf)
+    assert f'<a class="btn btn-primary" href="/disks/{bottom.pk}">' in page
+    assert "Go to the disk at fault" in page
+    assert "Its chain is broken further down: mend the disk at fault first." in page
+    assert "update the parent path first" not in page
+    assert "Its chain is broken: update the parent path first." in page_of(operator, bottom)
 
 
 @pytest.mark.parametrize("value", HOSTILE)

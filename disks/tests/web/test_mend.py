@@ -60,7 +60,7 @@ def test_the_button_that_mends_is_repair_footer(operator: Client, damaged: Disk)
     page = operator.get(f"/disks/{damaged.pk}").content.decode()
     address = f'href="/disks/{damaged.pk}/repair-headers"'
     assert page.count(address) == 2  # beside the verdict, and among the actions
-    assert "Repair footer writes that one over the damage." in page
+    assert "Repair footer writes the sound copy over the damage." in page
     assert address in operator.get("/disks").content.decode()
 
 

@@ -70,6 +70,19 @@ def test_a_chain_is_copied_and_listed_without_a_scan(
     assert AuditEntry.objects.filter(job=job, action="disk-copied").count() == 1
 
 
+def test_a_copy_into_a_folder_that_is_not_there_says_so(
+    operator: Client, disks: Disks, tmp_path: Path
+) -> None:
+    address = f"/disks/{disks['leaf'].pk}/copy"
+    text = words(operator.get(f"{address}?folder=nowhere").content.decode())
+    assert f"Thereisnofolder{tmp_path}/nowhere." in text.replace(" ", "")
+    assert "Make it first, or choose another." in text
+    assert "Look whether it was moved" not in text  # that is for a disk
+    assert "Room needed 0 bytes" not in text
+    assert "Free there now" not in text
+    assert "No parent link has to change" not in text
+
+
 def test_a_moved_disk_keeps_its_page_and_its_children(
     operator: Client, disks: Disks, family: Family, tmp_path: Path
 ) -> None:

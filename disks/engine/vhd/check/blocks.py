@@ -173,8 +173,7 @@ def _end_findings(image: VhdImage, ordered: array[int]) -> Iterator[Finding]:
         yield Finding(
             Level.NOTE,
             "N_UNUSED_SPACE",
-            f"{unused:,} bytes behind the last block belong to nothing; compacting gives them "
-            "back.",
+            f"{unused:,} bytes behind the last block belong to nothing.",
             "footer",
             end,
             unused,

@@ -74,7 +74,7 @@ def content_findings(
             yield Finding(
                 Level.NOTE,
                 "N_EMPTY_BLOCK",
-                f"Block {block:,} is allocated but holds no sector; compacting gives it back.",
+                f"Block {block:,} is allocated but holds no sector.",
                 "sector_bitmap",
                 offset,
                 block,
