@@ -122,7 +122,7 @@ def path_of(folder: str, name: Any) -> str:
 def result_of(record: dict[str, Any]) -> dict[str, Any]:
     """What a record keeps of its job's result; one of UNREADABLE if that is none."""
     result = dict(record["result"])
-    list(result.get("warnings", ())), float(result.get("proof_seconds", 0))
+    list(result.get("warnings", ())), float(result.get("proof_seconds") or 0)
     return result
 
 

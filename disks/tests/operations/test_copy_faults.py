@@ -6,12 +6,15 @@ as before or the finished result, the files are sound, and recovery leaves nothi
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import itertools
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -272,6 +275,42 @@ def test_an_error_at_every_point_leaves_the_old_or_the_new(prepared: Prepared, k
         assert failed in ("", "E_NOSPC", "E_IO"), failed
         prepared.recover()
         prepared.check(finished=not failed)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (errno.EDQUOT, "E_NOSPC"),
+        (errno.EFBIG, "E_TOO_LARGE"),
+        (errno.EROFS, "E_READ_ONLY"),
+        (errno.EACCES, "E_ACCESS"),
+    ],
+)
+def test_what_else_a_storage_answers_is_told_as_what_it_is(
+    place: Path, family: Family, number: int, code: str
+) -> None:
+    """bad-input F82: quotas, small file systems, one that became read-only midway."""
+    prepared = Prepared(CASES["into the parent"], place, family)
+    codes = set()
+    for point in range(2, len(points_of(prepared)), 2 * SAMPLE):
+        work, passed = prepared.fresh(), itertools.count(1)
+
+        def fail(event: faults.Event, point: int = point, passed: Any = passed) -> None:
+            if next(passed) == point:
+                raise OSError(number, os.strerror(number), event.path)
+
+        faults.watch(fail)
+        failed = ""
+        try:
+            work()
+        except ImageError as error:
+            failed = error.code
+        finally:
+            faults.watch(None)
+        prepared.recover()
+        prepared.check(finished=not failed)
+        codes.add(failed)
+    assert codes - {""} == {code}  # some points' failure is harmless
 
 
 def test_short_writes_are_continued(prepared: Prepared) -> None:
