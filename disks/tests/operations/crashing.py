@@ -16,7 +16,7 @@ from disks.engine.errors import ImageError
 from disks.tests.operations import worlds
 from disks.tests.operations.dying import DONE, REFUSED, Work, die_at, few_collections
 
-FEWEST_POINTS, MOST_POINTS = 5, 400
+FEWEST_POINTS, MOST_POINTS = 5, 600
 # Deaths come at every point; of the other faults, and of the deaths that are SIGKILL, a sample,
 # unless `make prove` asks for all.
 SAMPLE, SAMPLE_OF_KILLS = (1, 1) if "VD_PROVE" in os.environ else (4, 5)

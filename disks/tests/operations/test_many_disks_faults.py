@@ -1,6 +1,6 @@
-"""Work on many disks at once survives power cuts: piles of checkpoints, links of a whole folder.
+"""Work on many disks at once survives faults: piles of checkpoints, links of a whole folder.
 
-What was done before the cut stays done; recovery mends the disk that was worked on, and the same
+What was done before the fault stays done; recovery mends the disk that was worked on, and the same
 work begun again does the rest.
 """
 
@@ -12,18 +12,27 @@ from pathlib import Path
 
 import pytest
 
+from disks.engine.errors import ImageError
 from disks.operations import relink
 from disks.operations.merge_in_place import batches
 from disks.operations.pile import applying, planning
+from disks.operations.progress import Stopped
 from disks.operations.recover import recover
 from disks.tests.builders import Family
 from disks.tests.operations import piles, worlds
-from disks.tests.operations.dying import Work
+from disks.tests.operations.crashing import (
+    SAMPLE,
+    failing_at_every_point,
+    faulty,
+    mended_at_every_point,
+)
+from disks.tests.operations.dying import DIED, REFUSED, Work
 from disks.tests.operations.power import cuts_of, survive_power_cuts
 
-pytestmark = [pytest.mark.slow, pytest.mark.power_cuts]
+pytestmark = pytest.mark.slow
 
 GOES_ON_EVERY = 5  # of so many states one is worked on to the end
+FAULTY_EVERY = SAMPLE**3  # there are hundreds of points, each passed by merges that others test
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +69,10 @@ class Piles:
     def work(self) -> None:
         roots = piles.roots_of(self.folder)
         steps = planning.plan(str(self.folder), roots, in_place=self.in_place).steps()
-        applying.apply(steps, roots, offline=True, job="7", token=1)
+        try:
+            applying.apply(steps, roots, offline=True, job="7", token=1)
+        except Stopped as stopped:  # as a job sees it: refused, whether it may be resumed or not
+            raise ImageError("E_STOPPED", stopped.sentence) from stopped
 
     def recover(self) -> list[dict[str, object]]:
         return recover(str(self.folder), piles.roots_of(self.folder))
@@ -94,6 +106,32 @@ class Piles:
         return [base, chr(ord(top) - 1), top]
 
 
+@pytest.mark.parametrize("kind", ["kill", "enospc", "eio", "short"])
+@pytest.mark.parametrize("in_place", [True, False], ids=["in place", "by copy"])
+def test_a_fault_at_any_point_leaves_each_pile_as_it_was_or_merged(
+    place: Path, family: Family, in_place: bool, kind: str
+) -> None:
+    """bad-input F81, F84, F85: what broke off goes on, or is taken back, and the rest is done."""
+    scene = Piles(place, family, in_place=in_place)
+    if kind == "kill":
+        states = mended_at_every_point(
+            scene.fresh,
+            faulty(kind),
+            expected=DIED,
+            recover=scene.recover,
+            judge=scene.judge,
+            every=FAULTY_EVERY,
+        )
+        assert "0 merged" in states
+    else:
+        for code in failing_at_every_point(scene.fresh, kind, every=FAULTY_EVERY):
+            rows = scene.recover()
+            assert [row for row in rows if row["action"] in ("busy", "needs-attention")] == []
+            assert scene.judge() == "2 merged" or code == REFUSED
+    assert scene.judge() == "2 merged"
+
+
+@pytest.mark.power_cuts
 @pytest.mark.parametrize("in_place", [True, False], ids=["in place", "by copy"])
 def test_power_cuts_leave_each_pile_as_it_was_or_merged(
     request: pytest.FixtureRequest, place: Path, family: Family, in_place: bool
@@ -180,6 +218,7 @@ class LinksTakenBack(Links):
             relink.undo(child, worlds.roots_of(self.folder), offline=True)
 
 
+@pytest.mark.power_cuts
 @pytest.mark.parametrize("scene", [Links, LinksTakenBack])
 def test_power_cuts_leave_each_link_as_it_was_or_updated(
     request: pytest.FixtureRequest,

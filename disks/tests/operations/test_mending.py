@@ -38,13 +38,14 @@ from disks.tests.builders.vhdx_log import Entry, Page
 from disks.tests.operations.crashing import (
     SAMPLE,
     Breaking,
+    failing_at_every_point,
     failing_from,
     faulty,
     in_fork,
     mended_at_every_point,
     with_fault,
 )
-from disks.tests.operations.dying import DIED, REFUSED, Work
+from disks.tests.operations.dying import DIED, DONE, REFUSED, Work
 from disks.tests.operations.power import cuts_of, survive_power_cuts
 from disks.tests.operations.worlds import content_of
 
@@ -252,6 +253,13 @@ def test_broken_at_any_point_it_is_finished_or_undone(
     assert "old" in states
     assert "mended" in states or every > 1
     assert assert_old_or_mended(scene) == "mended"
+
+
+def test_short_writes_are_continued(scene: Scene) -> None:
+    """bad-input F84."""
+    for code in failing_at_every_point(scene.fresh, "short"):
+        assert code == DONE
+        assert assert_old_or_mended(scene) == "mended"
 
 
 @pytest.mark.power_cuts

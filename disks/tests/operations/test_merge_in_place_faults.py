@@ -25,6 +25,7 @@ from disks.tests.builders import VHD, VHDX, BuiltVhdx, Family
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import (
     SAMPLE,
+    failing_at_every_point,
     faulty,
     in_fork,
     mended_at_every_point,
@@ -175,10 +176,10 @@ def test_an_error_at_every_point_leaves_what_recovery_finishes_or_takes_back(
 
 
 def test_short_writes_change_nothing(scene_of: Callable[[], Scene]) -> None:
-    for number in range(1, 200, 17):
-        scene = scene_of()
-        assert faulty("short")(number, scene.merge) == DONE
-        assert scene.judge() == "merged"
+    repeated = Repeated(scene_of, scene_of())
+    for code in failing_at_every_point(repeated.fresh, "short", every=SAMPLE**2):
+        assert code == DONE
+        assert repeated.judge() == "merged"
 
 
 @dataclass

@@ -21,12 +21,12 @@ from disks.tests.operations import worlds
 from disks.tests.operations.crashing import (
     SAMPLE,
     broken_at_every_point,
+    failing_at_every_point,
     failing_from,
     faulty,
     in_fork,
     killed,
     mended_at_every_point,
-    outcome_of,
     with_fault,
 )
 from disks.tests.operations.dying import DONE, REFUSED, Work
@@ -34,7 +34,6 @@ from disks.tests.operations.power import cuts_of, survive_power_cuts
 
 SIZE = 128 * 1024
 DIED = -9
-MOST_POINTS = 200
 
 
 @dataclass
@@ -224,12 +223,10 @@ def test_update_on_storage_that_fails_for_good_is_mended_once_it_works_again(
 
 def test_short_writes_are_continued(scene_of: Callable[[], Scene]) -> None:
     """bad-input F84: short writes are looped."""
-    for number in range(1, MOST_POINTS, 3):
-        scene = scene_of()
-        assert outcome_of(with_fault(f"write:{number}:short", scene.update)) == DONE
-        assert assert_sound(scene) == "new"
-        if number > 12:
-            break
+    updating = Updating(scene_of)
+    for code in failing_at_every_point(updating.fresh, "short"):
+        assert code == DONE
+        assert updating.judge() == "new"
 
 
 def test_undo_killed_at_every_point_is_finished_or_undone(scene_of: Callable[[], Scene]) -> None:
@@ -239,6 +236,18 @@ def test_undo_killed_at_every_point_is_finished_or_undone(scene_of: Callable[[],
         undoing.fresh, killed, expected=DIED, recover=undoing.recover, judge=undoing.judge
     )
     assert seen == {"old", "new"}
+    assert undoing.judge() == "old"
+
+
+@pytest.mark.parametrize("kind", ["enospc", "eio", "short"])
+def test_undo_that_meets_an_error_leaves_one_link_or_the_other(
+    scene_of: Callable[[], Scene], kind: str
+) -> None:
+    """bad-input F81, F84, for the way back."""
+    undoing = Undoing(scene_of)
+    for code in failing_at_every_point(undoing.fresh, kind):
+        undoing.recover()
+        assert (code, undoing.judge()) in ((REFUSED, "new"), (REFUSED, "old"), (DONE, "old"))
     assert undoing.judge() == "old"
 
 

@@ -21,11 +21,12 @@ from disks.tests.operations import worlds
 from disks.tests.operations.crashing import (
     SAMPLE,
     broken_at_every_point,
+    failing_at_every_point,
     faulty,
     killed,
     mended_at_every_point,
 )
-from disks.tests.operations.dying import DIED, REFUSED, Work
+from disks.tests.operations.dying import DIED, DONE, REFUSED, Work
 from disks.tests.operations.power import cuts_of, survive_power_cuts
 from disks.tests.operations.worlds import chain, errors_in, essence_of, names_in, roots_of, snapshot
 
@@ -213,6 +214,13 @@ def test_an_error_at_every_point_leaves_the_old_or_the_new(scene: Scene, kind: s
             break
     assert (REFUSED, "before") in seen
     assert number < 400
+
+
+def test_short_writes_are_continued(scene: Scene) -> None:
+    """bad-input F84."""
+    for code in failing_at_every_point(scene.fresh, "short"):
+        assert code == DONE
+        assert scene.judge() == "after"
 
 
 def test_killed_again_during_recovery_it_is_finished_or_undone(scene: Scene) -> None:
