@@ -169,6 +169,9 @@ def put_back(file: ImageFile, pages: Sequence[Page], size_bytes: int) -> None:
     """Bring the old pages and the old size back, last written first, each step made durable.
 
     Pages that are as they were are not touched. May be repeated after a crash.
+
+    To cut within a page is to write the rest of it once more, which a power cut garbles. So the
+    file keeps the zeros up to the end of a page that is none of these, and cannot be put back.
     """
     for page in pages:
         # After an fsync that failed, memory may say what the storage never got (R3).
@@ -181,6 +184,8 @@ def put_back(file: ImageFile, pages: Sequence[Page], size_bytes: int) -> None:
                 wrote = True
         if wrote:
             file.sync()
+    if all(page.offset != size_bytes - size_bytes % PAGE_BYTES for page in pages):
+        size_bytes = round_up(size_bytes, PAGE_BYTES)
     if file.stat().st_size > size_bytes:  # also by a write that broke off
         file.truncate(size_bytes)
         file.sync()

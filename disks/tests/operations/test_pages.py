@@ -9,7 +9,7 @@ import pytest
 
 from disks.engine import faults
 from disks.engine.changes import Fill, HeaderRewrite, Write
-from disks.operations.pages import PAGE_BYTES, Page, PageState, changed_writes, standing
+from disks.operations.pages import PAGE_BYTES, Page, PageState, changed_writes, put_back, standing
 from disks.operations.rewriting.writing import write_straight
 from disks.tests.engine.world import open_file
 from disks.tests.operations.worlds import noise
@@ -78,3 +78,16 @@ def test_what_a_file_grows_by_is_reserved_and_reads_as_zeros(tmp_path: Path) -> 
     assert seen == ["write", "allocate", "fsync", "write", "fsync"]
     assert path.read_bytes() == OLD[:SECTOR].ljust(footer.offset, b"\0") + footer.data
     assert path.stat().st_blocks * SECTOR >= footer.offset
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_no_page_is_cut_that_could_not_be_put_back(tmp_path: Path, is_ours: bool) -> None:
+    """bad-input F86: the power may fail while the rest of a cut page is written once more."""
+    path, end = tmp_path / "disk", PAGE_BYTES + 900
+    before = noise(1, 20)[:end]
+    path.write_bytes(before.ljust(3 * PAGE_BYTES, b"\0") + b"footer")
+    old = before[PAGE_BYTES:]
+    pages = [Page(PAGE_BYTES, old, b"x" + old[1:], 0)] if is_ours else []
+    with open_file(path, writable=True) as file:
+        put_back(file, pages, end)
+    assert path.read_bytes() == (before if is_ours else before.ljust(2 * PAGE_BYTES, b"\0"))
