@@ -287,13 +287,16 @@ class JobProgress(Progress):
         self._store()
 
     def _log_end_of_step(self) -> None:
-        """How much the step did and how long it took; nothing where it is told by no number."""
+        """How far the step came and how long it took; nothing where it is told by no number.
+
+        Not how much it did itself: work that goes on has counted what was done before.
+        """
         if not self._done_bytes or self._steps > _STEPS_LOGGED:
             return
         seconds = clock() - self._step_began
         of = f" of {self._number(self._total_bytes)}" if self._total_bytes else ""
         done = self._number(self._done_bytes)
-        self.log(f"{self._step}: {done}{of} done in {seconds:.1f} s")
+        self.log(f"{self._step}: at {done}{of} after {seconds:.1f} s")
 
     def _is_ours(self) -> bool:
         return bool(self.lease.ours.exists())

@@ -170,7 +170,7 @@ def test_a_job_runs_and_tells_the_truth_about_itself():
     assert job.finished_at >= job.started_at
     begin, line, end = JobLogLine.objects.filter(job=job).order_by("pk")
     assert (begin.text, line.text) == ("copy: Copying.", "half of it")
-    assert end.text.startswith("copy: 5 bytes of 10 bytes done in ")  # a line per step
+    assert end.text.startswith("copy: at 5 bytes of 10 bytes after ")  # a line per step
     assert not DiskLock.objects.exists()
     assert states(job) == ["running", "succeeded"]
     assert set(AuditEntry.objects.values_list("username", flat=True)) == {"ada"}

@@ -146,7 +146,7 @@ def test_siblings_are_named_and_a_new_disk_is_the_way_out(
     assert way_out
     new = operator.get(way_out[1].replace("&amp;", "&")).content.decode()
     assert "The disks that exist are only read" in new  # why nothing has to be declared
-    assert "Nobody else opens" not in new
+    assert "nobody else opens" not in new
     form = hidden(new)
     assert operator.post(f"/disks/{leaf.pk}/merge", form).status_code == 302
 
