@@ -18,11 +18,14 @@ import pytest
 from disks.engine.errors import ImageError
 from disks.operations import durable, merge
 from disks.operations.probing import probe
+from disks.operations.recover import recover
 from disks.tests.builders import Family
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import (
     broken_at_every_point,
+    in_fork,
     killed,
+    with_fault,
 )
 from disks.tests.operations.dying import DIED
 from disks.tests.operations.test_copy_faults import CASES, Prepared
@@ -85,6 +88,25 @@ def test_a_kill_at_every_point_is_mended_on_shares_that_can_do_less(
         assert prepared.recover() == []
     assert prepared.check(finished=True)
     assert outcomes == {False, True}
+
+
+def test_a_death_between_the_halves_of_a_rename_leaves_no_second_name(
+    tmp_path: Path, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bad-input F92, F93: the merged leaf has its own name and the trash's then."""
+    without_careful_renames(monkeypatch)
+    world = chain(tmp_path / "vms", family=family)
+    leaf, content = world.leaf.path, content_of(world.leaf.path)
+
+    def work() -> None:
+        plan = merge.plan(str(leaf), world.roots, into_parent=True, in_place=True)
+        merge.apply(plan, world.roots, offline=True)
+
+    assert in_fork(with_fault("merge.end.unlink:1:kill", work)) == DIED
+    assert leaf.exists()
+    assert [row["action"] for row in recover(str(world.folder), world.roots)] == ["finished"]
+    assert not leaf.exists()
+    assert content_of(world.middle.path) == content
 
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EHOSTDOWN])
