@@ -19,7 +19,7 @@ from disks.tests.operations.dying import DONE, REFUSED, Work, die_at, few_collec
 FEWEST_POINTS, MOST_POINTS = 5, 600
 # Deaths come at every point; of the other faults, and of the deaths that are SIGKILL, a sample,
 # unless `make prove` asks for all.
-SAMPLE, SAMPLE_OF_KILLS = (1, 1) if "VD_PROVE" in os.environ else (4, 5)
+SAMPLE, SAMPLE_OF_KILLS = (1, 1) if "VD_PROVE" in os.environ else (8, 5)
 
 # Runs work broken at its n-th point, whichever that is: DONE, REFUSED or DIED.
 Breaking = Callable[[int, Work], int]

@@ -101,13 +101,27 @@ def few_collections() -> Iterator[None]:
 def _leaving_nothing_open() -> Iterator[None]:
     """Like the kernel at a process's death: its threads are over, its files closed."""
     threads, files = set(threading.enumerate()), set(_open_files())
-    yield
-    for thread in set(threading.enumerate()) - threads:
-        thread.join()
-    if set(_open_files()) - files:
-        gc.collect()  # who closes a file when it is collected shall not close another's later
-        for left in set(_open_files()) - files:
-            os.close(left)
+    with _looking_at_new_objects_only():
+        yield
+        for thread in set(threading.enumerate()) - threads:
+            thread.join()
+        if set(_open_files()) - files:
+            gc.collect()  # who closes a file when it is collected shall not close another's later
+            for left in set(_open_files()) - files:
+                os.close(left)
+
+
+@contextlib.contextmanager
+def _looking_at_new_objects_only() -> Iterator[None]:
+    """A collection takes some tenth of a second where thousands of tests are known."""
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _open_files() -> Iterator[int]:

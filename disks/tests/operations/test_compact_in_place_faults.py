@@ -177,7 +177,7 @@ def test_power_cuts_leave_the_same_disk(
         running,
         operation="compact in place",
         format_name=running.scene.format_name,
-        cuts=cuts_of(running.cases, 25),
+        cuts=cuts_of(running.cases, 15),
         seed=request.node.name,
         aside=place / "aside",
         last_point_of_recovery=16,

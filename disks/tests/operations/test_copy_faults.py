@@ -330,7 +330,7 @@ def test_a_power_cut_leaves_the_old_files_or_the_finished_job(
         prepared,
         operation=prepared.case.operation,
         format_name=prepared.family.name,
-        cuts=cuts_of(cases, 12),
+        cuts=cuts_of(cases, 8),
         seed=request.node.name,
         aside=place / "aside",
     )

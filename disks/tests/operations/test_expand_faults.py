@@ -196,7 +196,7 @@ def test_power_cuts_leave_the_old_disk_or_the_larger_one(
         running,
         operation="expand",
         format_name="vhdx" if running.is_vhdx else "vhd",
-        cuts=cuts_of(len(of_this_format), 20),
+        cuts=cuts_of(len(of_this_format), 12),
         seed=request.node.name,
         aside=place / "aside",
     )

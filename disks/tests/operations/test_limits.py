@@ -1,4 +1,5 @@
-"""bad-input F95: few open files, deep trees, crowded folders: work goes on, or says why not."""
+"""bad-input F95: few open files, little memory, deep trees, crowded folders, many roots: work goes
+on, or says why not."""
 
 from __future__ import annotations
 
@@ -12,15 +13,19 @@ import pytest
 from disks.engine.chain import open_chain
 from disks.engine.errors import ImageError
 from disks.operations import family as families
+from disks.operations import merge
+from disks.operations.paths import Roots
 from disks.operations.recover import recover
-from disks.tests.builders import Family
+from disks.operations.storage_roots import Root
+from disks.tests.builders import MIB, SECTOR, Family
 from disks.tests.operations.crashing import (
     in_fork,
 )
 from disks.tests.operations.dying import DONE
-from disks.tests.operations.worlds import roots_of
+from disks.tests.operations.worlds import content_of, noise, roots_of
 
 FEW_FILES = 48
+LITTLE_BYTES = 40 * MIB  # that may be added to what a process has
 
 
 def limited(work: Callable[[], object]) -> int:
@@ -75,3 +80,36 @@ def test_a_deep_tree_and_a_crowded_folder_need_few_open_files(
         assert recover(str(tmp_path), roots) == []
 
     assert limited(look) == DONE
+
+
+@pytest.mark.parametrize("in_place", [True, False], ids=["in place", "by copy"])
+def test_a_merge_of_more_than_the_memory_one_may_have_goes_on(
+    place: Path, family: Family, in_place: bool
+) -> None:
+    much = noise(1, 96 * MIB // SECTOR)
+    base = family.dynamic(place, family.file("base"), size=128 * MIB, content=[(9, noise(2, 1))])
+    leaf = family.differencing(place, family.file("leaf"), base, content=[(0, much)])
+
+    def merged() -> None:
+        has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (has + LITTLE_BYTES, has + LITTLE_BYTES))
+        with pytest.raises(MemoryError):
+            bytearray(128 * MIB)
+        roots = roots_of(place)
+        plan = merge.plan(str(leaf.path), roots, into_parent=True, in_place=in_place)
+        merge.apply(plan, roots, offline=True)
+
+    assert in_fork(merged) == DONE
+    assert content_of(base.path) == leaf.sha256
+
+
+def test_a_path_is_found_below_one_of_a_thousand_roots(tmp_path: Path) -> None:
+    declared = []
+    for number in range(1000):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        declared.append(Root(str(folder), windows_views=(f"C:\\VMs\\{number}",)))
+    roots = Roots(declared)
+    (tmp_path / "707" / "disk.vhd").write_bytes(b"found")
+    with roots.open(roots.from_windows("C:\\VMs\\707\\disk.vhd")[0]) as file:
+        assert file.read_at(0, 5) == b"found"

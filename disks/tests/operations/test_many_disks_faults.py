@@ -32,7 +32,7 @@ from disks.tests.operations.power import cuts_of, survive_power_cuts
 pytestmark = pytest.mark.slow
 
 GOES_ON_EVERY = 5  # of so many states one is worked on to the end
-FAULTY_EVERY = SAMPLE**3  # there are hundreds of points, each passed by merges that others test
+FAULTY_EVERY = SAMPLE**2  # there are hundreds of points, each passed by merges that others test
 
 
 @pytest.fixture(autouse=True)

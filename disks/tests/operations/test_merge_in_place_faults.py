@@ -216,7 +216,7 @@ def test_power_cuts_lose_nothing(
         Repeated(scene_of, scene),
         operation="merge in place",
         format_name=scene.family.name,
-        cuts=cuts_of(len(of_this_format), 20),
+        cuts=cuts_of(len(of_this_format), 12),
         seed=request.node.name,
         aside=place / "aside",
         last_point_of_recovery=60,

@@ -17,7 +17,7 @@ from disks.tests.operations.crashing import (
     in_fork,
     with_fault,
 )
-from disks.tests.operations.dying import DIED, few_collections
+from disks.tests.operations.dying import DIED
 from disks.tests.operations.frozen import Contents, Frozen
 from disks.tests.operations.power import run_until
 
@@ -62,8 +62,7 @@ def test_a_death_leaves_what_sigkill_leaves(place: Path, family: Family, in_plac
         assert in_fork(with_fault(f"*:{number}:kill", work)) == DIED
         killed = _state(folder)
         fresh()
-        with few_collections():
-            code, storage = run_until(number, work, keep)
+        code, storage = run_until(number, work, keep)
         assert code == DIED
         assert storage is not None
         assert _state(folder) == killed, f"at point {number}"

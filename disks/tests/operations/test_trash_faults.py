@@ -167,7 +167,7 @@ def test_after_a_power_cut_it_goes_on_when_asked_again(
         scene,
         operation=scene.case.operation,
         format_name=scene.family.name,
-        cuts=cuts_of(cases, 12),
+        cuts=cuts_of(cases, 8),
         seed=request.node.name,
         aside=place / "aside",
     )

@@ -51,6 +51,17 @@ def test_roots_are_listed_by_name_wherever_they_lie(viewer):
     assert page.index("Alpha") < page.index("Zeta")
 
 
+def test_a_thousand_roots_are_listed_with_as_many_queries_as_three(
+    viewer, django_assert_max_num_queries
+):
+    """bad-input F95."""
+    for number in range(1000):
+        make_root(f"/srv/{number:03}", name=f"Root {number:03}")
+    with django_assert_max_num_queries(12):
+        page = text(viewer.get(reverse("roots")))
+    assert page.index("Root 000") < page.index("Root 999")
+
+
 def test_add_declares_a_root_below_an_allowed_folder(administrator, allowed):
     answer = administrator.post(reverse("root-add"), fields())
     root = StorageRoot.objects.get()
