@@ -147,10 +147,15 @@ def _held(roots: Roots, disks: list[str], sidecar: Sidecar, *, assume_dead: bool
 
 
 def _locatable(roots: Roots, path: str) -> bool:
-    """A neighbour may lie outside of the folders that this recovery was given."""
+    """A neighbour may lie outside of the folders that this recovery was given.
+
+    E_IO where it cannot be known: without its lock nothing is done to it.
+    """
     try:
         roots.list(os.path.dirname(path))
-    except ImageError:
+    except ImageError as error:
+        if error.code == "E_IO":
+            raise
         return False
     return True
 

@@ -30,6 +30,7 @@ from disks.tests.operations.worlds import (
     World,
     chain,
     content_of,
+    names_in,
     noise,
     roots_of,
     strays,
@@ -92,6 +93,34 @@ def test_a_disk_stays_part_of_a_job_whose_record_cannot_be_seen(tmp_path: Path) 
     recover(str(tmp_path), both)
     assert not pointer.exists()
     assert content_of(below.path, both) == below.sha256
+
+
+def test_nothing_is_done_while_a_neighbours_folder_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bad-input F83, F87: it may be there, and in use, so it must be locked first."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    there.mkdir()
+    world = chain(here)
+    locators = {"W2ru": "..\\here\\leaf.vhd"}
+    below = build_differencing(there, "below.vhd", world.leaf, locators=locators)
+    both = roots_of(tmp_path)
+    in_fork(with_fault("forward.link:1:kill", lambda: merge_into_parent(world.leaf.path, both)))
+    before, real = set(names_in(here)), Roots.list
+
+    def failing(roots: Roots, path: str) -> Any:
+        if path == str(there):
+            raise ImageError("E_IO", f"{path} could not be read.", file=path)
+        return real(roots, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Roots, "list", failing)
+        rows = recover(str(here), both)
+    assert [(row["action"], row["code"]) for row in rows] == [("needs-attention", "E_IO")]
+    assert set(names_in(here)) == before
+    recover(str(tmp_path), both)
+    assert content_of(below.path, both) == below.sha256
+    assert strays(tmp_path) == []
 
 
 def test_a_disk_stays_part_of_a_job_whose_folder_is_not_mounted(tmp_path: Path) -> None:
