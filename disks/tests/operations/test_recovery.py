@@ -18,7 +18,7 @@ from disks.operations.paths import Roots
 from disks.operations.recover import recover
 from disks.operations.rewriting import kinds, recovery
 from disks.operations.trash import restoring
-from disks.tests.builders import build_differencing, build_dynamic
+from disks.tests.builders import Built, build_differencing, build_dynamic
 from disks.tests.operations.crashing import (
     in_fork,
     with_fault,
@@ -40,6 +40,18 @@ from disks.tests.operations.worlds import (
 def merge_into_parent(leaf: Path | str, roots: Roots) -> None:
     plan = merge.plan(str(leaf), roots, into_parent=True)
     merge.apply(plan, roots, offline=True, job="42", token=1)
+
+
+def killed_with_a_child_elsewhere(folder: Path) -> tuple[World, Built]:
+    """A merge that died in its end: its chain, and the leaf's child in another folder."""
+    here, there = folder / "here", folder / "there"
+    there.mkdir()
+    world = chain(here)
+    locators = {"W2ru": "..\\here\\leaf.vhd"}
+    below = build_differencing(there, "below.vhd", world.leaf, locators=locators)
+    both = roots_of(folder)
+    in_fork(with_fault("forward.link:1:kill", lambda: merge_into_parent(world.leaf.path, both)))
+    return world, below
 
 
 @pytest.mark.parametrize("write", range(1, 6))
@@ -78,13 +90,9 @@ def test_a_disk_written_after_the_crash_keeps_no_second_name_in_the_trash(tmp_pa
 
 def test_a_disk_stays_part_of_a_job_whose_record_cannot_be_seen(tmp_path: Path) -> None:
     """bad-input F87: recovery of one folder alone does not call the whole job over."""
-    here, there = tmp_path / "here", tmp_path / "there"
-    there.mkdir()
-    world = chain(here)
-    locators = {"W2ru": "..\\here\\leaf.vhd"}
-    below = build_differencing(there, "below.vhd", world.leaf, locators=locators)
+    world, below = killed_with_a_child_elsewhere(tmp_path)
+    there = below.path.parent
     both = roots_of(tmp_path)
-    in_fork(with_fault("forward.link:1:kill", lambda: merge_into_parent(world.leaf.path, both)))
     pointer = there / ".below.vhd.vdjob"
     (row,) = recover(str(there), roots_of(there))
     assert (row["action"], row["code"]) == ("needs-attention", "E_UNFINISHED")
@@ -99,13 +107,9 @@ def test_nothing_is_done_while_a_neighbours_folder_cannot_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """bad-input F83, F87: it may be there, and in use, so it must be locked first."""
-    here, there = tmp_path / "here", tmp_path / "there"
-    there.mkdir()
-    world = chain(here)
-    locators = {"W2ru": "..\\here\\leaf.vhd"}
-    below = build_differencing(there, "below.vhd", world.leaf, locators=locators)
+    world, below = killed_with_a_child_elsewhere(tmp_path)
+    here, there = world.folder, below.path.parent
     both = roots_of(tmp_path)
-    in_fork(with_fault("forward.link:1:kill", lambda: merge_into_parent(world.leaf.path, both)))
     before, real = set(names_in(here)), Roots.list
 
     def failing(roots: Roots, path: str) -> Any:
@@ -125,13 +129,9 @@ def test_nothing_is_done_while_a_neighbours_folder_cannot_be_read(
 
 def test_a_disk_stays_part_of_a_job_whose_folder_is_not_mounted(tmp_path: Path) -> None:
     """bad-input F87: the record is away with its folder; the job is not over for that."""
-    here, there = tmp_path / "here", tmp_path / "there"
-    there.mkdir()
-    world = chain(here)
-    locators = {"W2ru": "..\\here\\leaf.vhd"}
-    below = build_differencing(there, "below.vhd", world.leaf, locators=locators)
+    world, below = killed_with_a_child_elsewhere(tmp_path)
+    here, there = world.folder, below.path.parent
     both = roots_of(tmp_path)
-    in_fork(with_fault("forward.link:1:kill", lambda: merge_into_parent(world.leaf.path, both)))
     here.rename(tmp_path.parent / f"{tmp_path.name}-unmounted")
     rows = recover(str(tmp_path), roots_of(tmp_path))
     assert [row["code"] for row in rows] == ["E_UNFINISHED"]
