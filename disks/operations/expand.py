@@ -298,12 +298,10 @@ def _require_no_children(result: ExpandPlan) -> None:
     if not unnamed:
         return
     count = len(result.children)
-    names = ", ".join(unnamed[:5])
-    more = f" and {len(unnamed) - 5:,} more" if len(unnamed) > 5 else ""
     raise ImageError(
         "E_CHILDREN",
         f"Expanding {shown(result.path)} breaks {count:,} {'child' if count == 1 else 'children'}: "
-        f"{result.children_break}: {names}{more}.",
+        f"{result.children_break}: {family.listed(unnamed)}.",
         file=result.path,
         field="children",
         value=count,

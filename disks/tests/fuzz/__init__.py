@@ -1,4 +1,4 @@
 """Coverage-guided fuzzing of everything that reads bytes which we did not write.
 
-`make fuzz` runs it by hand for as long as one likes, `make test` for some seconds.
+`make prove` runs it for as long as VD_FUZZ_SECONDS says, `make test` for some seconds.
 """
