@@ -17,12 +17,14 @@ from disks.forms.merge import NEW, MergeForm
 from disks.models import Disk, Job
 from disks.operations import guards
 from disks.services import chains, estimates, merging
+from disks.services.access import Role, allows
 from disks.services.errors import Refusal
 from disks.templatetags.amounts import bytes_
 from disks.views import errors, plans, ways
 from disks.views.actions import action
 from disks.views.drawing.from_catalog import drawn_chain, role_in_chain, sizes
 from disks.views.guard import client_address
+from disks.views.inspect import mend
 from disks.views.rendering import render_page
 
 FRAGMENT = "disks/_merge_plan.html"
@@ -35,7 +37,7 @@ def merge(request: HttpRequest, disk_id: int) -> HttpResponse:
     leaf = get_object_or_404(Disk.objects.select_related("root", "parent_link"), pk=disk_id)
     chain = chains.chain_of(leaf)
     if len(chain) < 2:
-        return _nothing_to_merge(request, leaf)
+        return _nothing_to_merge(request, leaf, chain)
     sent = request.POST if request.method == "POST" else request.GET
     form = MergeForm(sent, chain=chain)
     if request.method == "POST":
@@ -44,15 +46,19 @@ def merge(request: HttpRequest, disk_id: int) -> HttpResponse:
     return render_page(request, "disks/merge.html", context, fragment=FRAGMENT)
 
 
-def _nothing_to_merge(request: HttpRequest, leaf: Disk) -> HttpResponse:
+def _nothing_to_merge(request: HttpRequest, leaf: Disk, chain: list[Disk]) -> HttpResponse:
     why = action(leaf, "merge", may_operate=True).reason
+    way = mend(leaf, chain, may_operate=allows(request.user, Role.OPERATOR))
     return errors.problem(
         request,
         409,
-        "There is nothing to merge",
+        "This disk cannot be merged now",
         why or "This disk's parent is not known, so there is nothing to merge it into.",
         advice="A merge needs a differencing disk whose chain is complete.",
-        links=[(reverse("disk", args=[leaf.pk]), "Back to the disk")],
+        links=[
+            *([(way.url, way.label)] if way else []),
+            (reverse("disk", args=[leaf.pk]), "Back to the disk"),
+        ],
     )
 
 

@@ -605,3 +605,20 @@ def test_a_disk_written_while_the_form_is_answered_is_not_worked_on_unseen(
     answer = operator.post(f"/disks/{leaf.pk}/{page}", form)
     assert (answer.status_code, len(asked)) == (409, 2)
     assert not Job.objects.exists()
+
+
+def test_a_plan_that_a_broken_chain_refuses_leads_to_the_mend(
+    operator: Client, storage: Path, chain: list[Disk]
+) -> None:
+    base, middle, leaf = chain
+    (storage / "base.vhd").rename(storage / "elsewhere.vhd")
+    scanning.scan(base.root)
+    for disk, label, address in [
+        (middle, "Update parent path", f"/disks/{middle.pk}/parent"),
+        (leaf, "Go to the disk at fault", f"/disks/{middle.pk}"),
+    ]:
+        for verb in ("compact", "copy?folder=other", "convert?to=fixed", "merge"):
+            page = operator.get(f"/disks/{disk.pk}/{verb}").content.decode()
+            button = re.search(rf'<a class="btn[^"]*" href="{address}[^"]*">(.*?)</a>', page, re.S)
+            assert button, (verb, page)
+            assert label in button[1], (verb, button[1])
