@@ -105,6 +105,7 @@ MORE_ROOM = tuple(
 
 CASES = {
     "vhd, enlarged, table and all": Case(VHD, _enlarged(8 * MIB)),
+    "vhd, enlarged, blocks make room": Case(VHD, _enlarged(96 * MIB), "base"),
     "vhd, enlarged over a fixed base": Case(VHD, _enlarged(MIB), "base", "fixed"),
     "vhd, written": Case(VHD, _written),
     "vhd, written all over": Case(VHD, _written_all_over, size=2 * MIB, dies_at=MORE_ROOM),
