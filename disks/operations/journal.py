@@ -171,19 +171,19 @@ def sidecars_in(
 
     finished_too=False leaves out those that this process has read before and found finished.
     """
-    for entry in roots.list(folder):
-        if entry.is_file and _NAMES.fullmatch(entry.name):
-            path = os.path.join(folder, entry.name)
-            try:
-                status = roots.stat(path)  # before reading: a newer file is read again
-                if not finished_too and _KNOWN_FINISHED.holds(status):
-                    continue
-                sidecar = read(roots, path)
-                if not sidecar.unfinished:
-                    _KNOWN_FINISHED.add(status)
-                yield path, sidecar
-            except ImageError as error:
-                yield path, error
+    found = (entry for entry in roots.entries(folder) if _NAMES.fullmatch(entry.name))
+    for name in sorted(entry.name for entry in found if entry.is_file):
+        path = os.path.join(folder, name)
+        try:
+            status = roots.stat(path)  # before reading: a newer file is read again
+            if not finished_too and _KNOWN_FINISHED.holds(status):
+                continue
+            sidecar = read(roots, path)
+            if not sidecar.unfinished:
+                _KNOWN_FINISHED.add(status)
+            yield path, sidecar
+        except ImageError as error:
+            yield path, error
 
 
 class _FinishedSidecars:
