@@ -15,6 +15,7 @@ from disks.engine.chain import open_chain
 from disks.engine.errors import ImageError
 from disks.operations import family as families
 from disks.operations import inspection, journal, merge, root_folders
+from disks.operations.headers import everything_below
 from disks.operations.paths import Roots
 from disks.operations.recover import recover
 from disks.operations.storage_roots import Root
@@ -112,6 +113,19 @@ def test_the_names_of_a_crowded_folder_are_never_all_in_memory(
     finally:
         tracemalloc.stop()
     assert most_bytes < MIB // 2
+
+
+def test_places_that_overlap_are_looked_at_once(tmp_path: Path) -> None:
+    """Remembered by their folders: of files there may be a million."""
+    below = tmp_path / "below"
+    below.mkdir()
+    one, other = tmp_path / "one", below / "other"
+    one.touch()
+    other.touch()
+    roots = roots_of(tmp_path)
+    for places in ([tmp_path, below, one], [one, one, below, tmp_path], [other, below, tmp_path]):
+        found = [each.path for each in everything_below(roots, map(str, places))]
+        assert sorted(found) == sorted(map(str, (one, other)))
 
 
 @pytest.fixture(scope="module")
