@@ -14,9 +14,11 @@ from disks.engine.chain import Chain
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.formats import open_image
-from disks.operations import family
+from disks.engine.images import Image
+from disks.operations import family, journal, link_changes
 from disks.operations.family import ChildrenOf
 from disks.operations.fingerprints import Fingerprint
+from disks.operations.link_changes import LinkChange
 from disks.operations.merge_plan import MergePlan
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
@@ -64,25 +66,27 @@ def find(
     for path in result.grandchildren:
         with roots.open(path) as file:
             if path in result.relink:
-                require_relinkable(
-                    file, path, result.output, roots, instead="keep the child's name"
+                new_link(
+                    file, result.output, chain.images[0], roots, instead="keep the child's name"
                 )
             with contextlib.suppress(ImageError):  # damaged, and left as it is
                 result.fingerprints[path] = Fingerprint.of(file)
     result.unread = found.unread
 
 
-def require_relinkable(
-    file: ImageFile, path: str, output: str, roots: Roots, *, instead: str
-) -> None:
-    """Raises now what would keep a child's parent link from being rewritten later.
+def new_link(
+    file: ImageFile, output: str, parent: Image, roots: Roots, *, instead: str
+) -> LinkChange | None:
+    """What the parent link of a child (file) becomes when its parent lies at output.
 
+    None if it leads there already. Raises now what would keep it from being written later.
     instead: the way out without that, in words.
     """
+    path = file.path
     roots.require_writable(path)
-    refusal = open_image(file).write_refusal
-    if refusal is not None:
-        raise refusal
+    child = open_image(file)
+    if child.write_refusal is not None:
+        raise child.write_refusal
     if file.stat().st_nlink > 1:
         raise ImageError(
             "E_HARD_LINKS",
@@ -99,6 +103,8 @@ def require_relinkable(
             advice=f"Give its storage root a Windows view, or {instead}.",
             file=path,
         )
+    journal.require_nameable(roots, path, instead=instead)
+    return link_changes.plan(roots, child, parent, disk=path, parent_path=output)
 
 
 class UnreadDisks(ImageError):

@@ -20,15 +20,20 @@ _RENAME_NOREPLACE = 1
 def rename(roots: Roots, source: str, target: str, *, replace: bool = True) -> None:
     """Give a file another name, in one step for everybody who looks.
 
-    replace  False: E_EXISTS if the target name is taken. Both folders are made durable.
+    replace  False: E_EXISTS if the target name is taken; without a rename that can do so it
+             has both names for a moment. Both folders are made durable.
     """
 
     def change(source_fd: int, target_fd: int, old: str, new: str) -> None:
         faults.reached("rename", source, target=target)
         if replace:
             os.rename(old, new, src_dir_fd=source_fd, dst_dir_fd=target_fd)
-        else:
-            _rename_new(source_fd, old, target_fd, new)
+        elif not _rename_new(source_fd, old, target_fd, new):
+            faults.reached("link", source, target=target)
+            os.link(old, new, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
+            _sync(target_fd, os.path.dirname(target))  # the only name may not be a lost one
+            faults.reached("unlink", source)  # killed here, the file has both names
+            os.unlink(old, dir_fd=source_fd)
 
     _between(roots, source, target, change)
 
@@ -170,8 +175,8 @@ def _between(
         os.close(source_fd)
 
 
-def _rename_new(source_fd: int, old: str, target_fd: int, new: str) -> None:
-    """Rename that never replaces. Where the storage has no such rename: link, then unlink."""
+def _rename_new(source_fd: int, old: str, target_fd: int, new: str) -> bool:
+    """Rename that never replaces; False where the storage has no such rename."""
     result = libc().renameat2(
         source_fd,
         ctypes.c_char_p(os.fsencode(old)),
@@ -179,14 +184,10 @@ def _rename_new(source_fd: int, old: str, target_fd: int, new: str) -> None:
         ctypes.c_char_p(os.fsencode(new)),
         ctypes.c_uint(_RENAME_NOREPLACE),
     )
-    if result == 0:
-        return
-    number = ctypes.get_errno()
-    if number not in (errno.EINVAL, errno.ENOSYS):
+    number = 0 if result == 0 else ctypes.get_errno()
+    if number not in (0, errno.EINVAL, errno.ENOSYS):
         raise OSError(number, os.strerror(number), new)
-    os.link(old, new, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
-    faults.reached("unlink", old)  # killed here, the file has both names
-    os.unlink(old, dir_fd=source_fd)
+    return number == 0
 
 
 def _sync(folder_fd: int, folder: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -83,16 +84,19 @@ class NotRead:
 
 def everything_below(roots: Roots, places: Iterable[str]) -> Iterator[Header | NotRead]:
     """All files among places, each once, and the folders whose files are not known."""
-    seen: set[str] = set()
+    files: set[str] = set()  # among places; of all others their folders are remembered
+    walked: set[str] = set()
     for place in places:
         unlisted: list[ImageError] = []
-        paths: Iterable[str] = (
-            [place] if roots.exists(place) else roots.walk(place, problems=unlisted)
-        )
+        paths: Iterable[str] = [place]
+        if not roots.exists(place):
+            below = roots.walk(place, problems=unlisted, walked=walked)
+            paths = (path for path in below if path not in files)
+        elif place in files or os.path.dirname(place) in walked:
+            continue
+        else:
+            files.add(place)
         for path in paths:
-            if path in seen:
-                continue
-            seen.add(path)
             try:
                 yield read_header(roots, path)
             except ImageError as error:

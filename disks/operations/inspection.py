@@ -17,7 +17,7 @@ from disks.engine.parent_link import ParentReference
 from disks.engine.resolution import outcome, reasons
 from disks.engine.resolution.outcome import Resolution
 from disks.operations import journal
-from disks.operations.managers import Manager, manager_of
+from disks.operations.managers import Manager, is_telling, manager_of
 from disks.operations.paths import Roots
 
 
@@ -68,7 +68,7 @@ def managed_by(path: str, roots: Roots, *, hidden: bool = False) -> Manager | No
     """Who manages a disk, from what lies beside it; None where the folder cannot be listed."""
     folder, name = os.path.split(path)
     try:
-        names = [entry.name for entry in roots.list(folder)]
+        names = [entry.name for entry in roots.entries(folder) if is_telling(entry.name)]
     except ImageError:
         names = [name]
     return manager_of(names, name, hidden=hidden)

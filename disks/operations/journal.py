@@ -83,10 +83,35 @@ def sidecar_path(disk: str, kind: str) -> str:
     return os.path.join(folder, f".{_short(name)}.vd{kind}")
 
 
+def _temporary(path: str) -> str:
+    return f"{path}.vdtmp"
+
+
 def write(roots: Roots, sidecar: Sidecar) -> None:
     """Durable when this returns; on an error the one before it is still there."""
-    path = sidecar.path
-    durable.replace_content(roots, path, f"{path}.vdtmp", _packed(sidecar))
+    durable.replace_content(roots, sidecar.path, _temporary(sidecar.path), _packed(sidecar))
+
+
+def require_nameable(roots: Roots, disk: str, *, instead: str = "") -> None:
+    """E_NAME where the storage has no room for the name of a record beside this disk.
+
+    Some allow less than the 255 bytes that records' names are made for: eCryptfs 143. Whoever
+    will write one when it is too late to turn back asks before. instead: another way out.
+    """
+    try:
+        roots.stat(_temporary(sidecar_path(disk, MERGE)))
+    except ImageError as error:
+        if error.code == "E_NOT_FOUND":
+            return
+        if error.code != "E_NAME":
+            raise
+        raise ImageError(
+            "E_NAME",
+            f"The name of {shown(disk)} is too long: this storage has no room for the longer name "
+            "of the record that lies beside the disk while it is changed.",
+            advice=f"Give the disk a shorter name first{instead and f', or {instead}'}.",
+            file=disk,
+        ) from error
 
 
 def read(roots: Roots, path: str) -> Sidecar:
@@ -146,19 +171,19 @@ def sidecars_in(
 
     finished_too=False leaves out those that this process has read before and found finished.
     """
-    for entry in roots.list(folder):
-        if entry.is_file and _NAMES.fullmatch(entry.name):
-            path = os.path.join(folder, entry.name)
-            try:
-                status = roots.stat(path)  # before reading: a newer file is read again
-                if not finished_too and _KNOWN_FINISHED.holds(status):
-                    continue
-                sidecar = read(roots, path)
-                if not sidecar.unfinished:
-                    _KNOWN_FINISHED.add(status)
-                yield path, sidecar
-            except ImageError as error:
-                yield path, error
+    found = (entry for entry in roots.entries(folder) if _NAMES.fullmatch(entry.name))
+    for name in sorted(entry.name for entry in found if entry.is_file):
+        path = os.path.join(folder, name)
+        try:
+            status = roots.stat(path)  # before reading: a newer file is read again
+            if not finished_too and _KNOWN_FINISHED.holds(status):
+                continue
+            sidecar = read(roots, path)
+            if not sidecar.unfinished:
+                _KNOWN_FINISHED.add(status)
+            yield path, sidecar
+        except ImageError as error:
+            yield path, error
 
 
 class _FinishedSidecars:

@@ -46,7 +46,9 @@ _UNSUPPORTED = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 _NAME = re.compile(r"[0-9a-f]{32}")  # of a lock file, see lock_name()
 _FLOCK = "hhqqi4x"  # l_type, l_whence, l_start, l_len, l_pid
 
+_Images = dict[tuple[int, int], bool]  # device and inode: exclusively
 _mine: ContextVar[dict[str, bool]] = ContextVar("held_disks")  # path: exclusively
+_my_images: ContextVar[_Images] = ContextVar("held_images")
 
 
 @dataclass(slots=True)
@@ -71,7 +73,8 @@ def hold(
 
     exclusive may hold names that do not exist yet. Taken in sorted order, so that two
     jobs never wait for each other; nobody waits here at all. A disk that this very job
-    holds already is not taken again. Raises E_LOCKED naming the holder, E_IN_USE when
+    holds already is not taken again, by another name neither: a rename that a death cut in
+    two left both. Raises E_LOCKED naming the holder, E_IN_USE when
     another program has the image open, E_ACCESS, E_NO_LOCKS.
     """
     held = _mine.get({})
@@ -82,17 +85,19 @@ def hold(
                 "E_LOCKED", f"This job only reads {shown(path)}; it cannot change it.", file=path
             )
     who = _holder(job, token, installation)
+    images = dict(_my_images.get({}))
     with contextlib.ExitStack() as stack:
         for path in sorted(path for path in wanted if path not in held):
             lock = _lock_file(roots, path, exclusive=wanted[path], who=who)
             if lock is not None:
                 stack.callback(_release, roots, lock)
-            _lock_image(roots, path, stack, exclusive=wanted[path])
-        reset = _mine.set(held | wanted)
+            _lock_image(roots, path, stack, images, exclusive=wanted[path])
+        reset, reset_images = _mine.set(held | wanted), _my_images.set(images)
         try:
             yield
         finally:
             _mine.reset(reset)
+            _my_images.reset(reset_images)
 
 
 def in_the_way(roots: Roots, path: str, *, exclusive: bool) -> ImageError | None:
@@ -257,8 +262,18 @@ def _release(roots: Roots, lock: _LockFile) -> None:
         os.close(lock.fd)
 
 
-def _lock_image(roots: Roots, path: str, stack: contextlib.ExitStack, *, exclusive: bool) -> None:
-    """qemu's byte ranges on an existing image, for as long as the stack is open."""
+def _lock_image(
+    roots: Roots,
+    path: str,
+    stack: contextlib.ExitStack,
+    images: _Images,
+    *,
+    exclusive: bool,
+) -> None:
+    """qemu's byte ranges on an existing image, for as long as the stack is open.
+
+    images: those that this job has already; this one joins them
+    """
     try:
         file = roots.open(path)
     except ImageError as error:
@@ -266,8 +281,13 @@ def _lock_image(roots: Roots, path: str, stack: contextlib.ExitStack, *, exclusi
             return  # a name that is only going to exist
         raise
     stack.callback(file.close)
+    found = file.stat()
+    image = (found.st_dev, found.st_ino)
+    if image in images and images[image] >= exclusive:
+        return
     if _file_system(file.fd) in _NO_BYTE_LOCKS:
         return
+    images[image] = exclusive
     has, denies = _WRITER if exclusive else _READER
     try:
         for permission in has:

@@ -27,6 +27,19 @@ _FSLOGIX_ENDS = (".rw", "_rw", "-rw")
 NO_CLAIM = frozenset({"hyper-v-checkpoint", "change-tracking"})
 
 
+# What lies beside a managed disk: the rest of a folder's names says nothing, and there can be a
+# million of them.
+_TELLING = (
+    *(".avhd", ".avhdx", ".vhds", ".vmcx", ".vmrs", ".vsv", ".xml", ".rct", ".mrt", ".pvp"),
+    ".lok",
+)
+
+
+def is_telling(name: str) -> bool:
+    """Whether a name in a folder can say who manages its disks."""
+    return name.lower().endswith(_TELLING)
+
+
 @dataclass(frozen=True, slots=True)
 class Manager:
     """code: stable word; sentence: what was found; way_out: the manager's own way."""

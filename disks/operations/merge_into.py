@@ -10,7 +10,7 @@ from disks.engine.chain import Chain
 from disks.engine.errors import ImageError
 from disks.engine.holding import Wanted
 from disks.engine.units import sectors
-from disks.operations import copying, guards, merge_in_place, rules, trash
+from disks.operations import copying, guards, journal, merge_in_place, rules, trash
 from disks.operations.content import ChainContent, Run
 from disks.operations.counting import Counting
 from disks.operations.merge_in_place import Work
@@ -52,6 +52,8 @@ def refusals(plan: MergePlan, chain: Chain, last: int, roots: Roots) -> Iterator
             yield larger
         base.plan_expand(size)  # raises what the format does not allow
     elsewhere = os.path.dirname(plan.output) != os.path.dirname(path)
+    if elsewhere and plan.survivors:  # its own link is rewritten there, in the end
+        journal.require_nameable(roots, plan.output, instead="keep the parent's name")
     if elsewhere and roots.stat(plan.output).st_dev != base.file.stat().st_dev:
         yield ImageError(
             "E_TRASH",

@@ -212,6 +212,7 @@ def _own_link(result: MovePlan, image: Image, roots: Roots) -> bool:
         return False
     if not result.across:  # a copy of it is written to, else the disk itself
         guards.require_one_name(image.file)
+        journal.require_nameable(roots, target)
     result.links.insert(0, change)
     result.warnings += change.warnings
     return True
@@ -220,16 +221,14 @@ def _own_link(result: MovePlan, image: Image, roots: Roots) -> bool:
 def _child_link(result: MovePlan, child: str, image: Image, roots: Roots) -> list[dict[str, str]]:
     """Note what becomes of a child's link; who manages the child. Raises why it cannot be."""
     with roots.open(child) as file:
-        other = open_image(file)
-        concerned.require_relinkable(
-            file, child, result.output, roots, instead="let this child's link break"
+        change = concerned.new_link(
+            file, result.output, image, roots, instead="let this child's link break"
         )
-        change = link_changes.plan(roots, other, image, disk=child, parent_path=result.output)
         if change is not None:
             result.links.append(change)
             result.warnings += change.warnings
             result.fingerprints[child] = Fingerprint.of(file)
-        return guards.managers(roots, [(child, other)])
+        return guards.managers(roots, [(child, open_image(file))])
 
 
 def _require_told(result: MovePlan, own: bool) -> None:

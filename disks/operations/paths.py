@@ -190,14 +190,13 @@ class Roots(RootFolders):
     def _alike(self, folder: str, name: str, *, folders: bool) -> list[str]:
         wanted = folded(name)
         try:
-            entries = self.list(folder)
+            return sorted(
+                entry.name
+                for entry in self.entries(folder)
+                if (entry.is_folder if folders else entry.is_file) and folded(entry.name) == wanted
+            )
         except ImageError:
             return []
-        return [
-            entry.name
-            for entry in entries
-            if (entry.is_folder if folders else entry.is_file) and folded(entry.name) == wanted
-        ]
 
     def _spelled(self, paths: Iterable[str]) -> list[str]:
         found: list[str] = []

@@ -152,7 +152,7 @@ def _locatable(roots: Roots, path: str) -> bool:
     E_IO where it cannot be known: without its lock nothing is done to it.
     """
     try:
-        roots.list(os.path.dirname(path))
+        next(roots.entries(os.path.dirname(path)), None)
     except ImageError as error:
         if error.code == "E_IO":
             raise
@@ -162,13 +162,12 @@ def _locatable(roots: Roots, path: str) -> bool:
 
 def _sweep(folder: str, roots: Roots, *, assume_dead: bool) -> Iterator[dict[str, Any]]:
     """Take away temporary files whose owner is dead and whose disk has no open sidecar."""
-    for entry in roots.list(folder):
-        if not entry.is_file or not entry.name.endswith(".vdtmp"):
-            continue
-        found = _TEMPORARY.fullmatch(entry.name)
+    files = (entry.name for entry in roots.entries(folder) if entry.is_file)
+    for name in sorted(name for name in files if name.endswith(".vdtmp")):
+        found = _TEMPORARY.fullmatch(name)
         if found is None:
             continue
-        path = os.path.join(folder, entry.name)
+        path = os.path.join(folder, name)
         owners = _owners(folder, found[1])
         disk = owners[0]
         try:
@@ -176,7 +175,7 @@ def _sweep(folder: str, roots: Roots, *, assume_dead: bool) -> Iterator[dict[str
                 continue
             with _held(roots, owners, Sidecar(UNDO, disk, ""), assume_dead=assume_dead):
                 durable.unlink(roots, path, missing_ok=True)
-            yield _row(disk, SWEPT, f"The unfinished file {entry.name} was removed.", None)
+            yield _row(disk, SWEPT, f"The unfinished file {name} was removed.", None)
         except Exception as error:
             yield failed(disk, error)
 
@@ -210,17 +209,17 @@ def _folders(folder: str, roots: Roots, rows: list[dict[str, Any]]) -> Iterator[
         current = waiting.pop()
         try:
             root, _ = roots.locate(current)
-            entries = roots.list(current)
+            below = sorted(
+                entry.name
+                for entry in roots.entries(current)
+                if entry.is_folder and not root.excludes(entry.name)
+            )
         except ImageError as error:
             if error.code not in ("E_NOT_FOUND", "E_OUTSIDE_ROOTS"):
                 rows.append(failed(current, error))
             continue
         yield current
-        waiting.extend(
-            os.path.join(current, entry.name)
-            for entry in entries
-            if entry.is_folder and not root.excludes(entry.name)
-        )
+        waiting.extend(os.path.join(current, name) for name in below)
 
 
 def _row(path: str, action: str, sentence: str, code: str | None) -> dict[str, Any]:

@@ -215,7 +215,7 @@ def undo(roots: Roots, work: Relocation) -> None:
 def _take_back(roots: Roots, one: Arrival) -> None:
     assert one.file is not None  # noqa: S101 - asked before
     if not one.is_new:
-        durable.rename(roots, one.target, one.source, replace=False)
+        steps.rename_new(roots, one.target, one.source, one.file.inode)
     elif steps.holds(roots, one.target, one.file):
         durable.unlink(roots, one.target)
     else:
@@ -282,9 +282,10 @@ def roll_forward(
 
 def _arrive(roots: Roots, work: Relocation, progress: Progress) -> None:
     for one in work.arrivals:
-        if one.file is None or steps.inode(roots, one.target) != one.file.inode:
+        number = None if one.file is None else one.file.inode
+        if number is None or steps.inode(roots, one.target) != number:
             progress.step("commit", f"Giving {os.path.basename(one.target)} its name")
-            durable.rename(roots, one.source, one.target, replace=False)
+        steps.rename_new(roots, one.source, one.target, number)
 
 
 def _carry_record(roots: Roots, one: Arrival, *, keep: bool) -> None:

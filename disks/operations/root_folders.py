@@ -9,17 +9,21 @@ What lies outside the roots is neither opened nor stat'ed, whatever an image say
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile, storage_error
 from disks.operations.beneath import open_beneath
 from disks.operations.storage_roots import ROOT_MARKER, Root, is_internal_name, normal_path
 from disks.operations.windows import shown
+
+_Named = TypeVar("_Named")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,25 @@ class Entry:
     name: str
     is_file: bool
     is_folder: bool
+
+
+PORTION = 10_000
+"""Names of a folder that are held at once, and put in order."""
+
+
+def portions(entries: Iterable[_Named], key: Callable[[_Named], str]) -> Iterator[list[_Named]]:
+    """All of a folder's entries, each portion in order; an empty one where there are none."""
+    left = iter(entries)
+    portion = sorted(itertools.islice(left, PORTION), key=key)
+    while True:
+        yield portion
+        portion = sorted(itertools.islice(left, PORTION), key=key)
+        if not portion:
+            return
+
+
+def _name(entry: Entry) -> str:
+    return entry.name
 
 
 # `list` is a method of RootFolders, so its annotations need other names for the type.
@@ -165,47 +188,55 @@ class RootFolders:
         except ImageError:
             return False
 
-    def list(self, path: str) -> _Entries:
-        """The names in a folder, sorted; links are neither file nor folder."""
+    def entries(self, path: str) -> Iterator[Entry]:
+        """The names in a folder one by one, as they come: it may hold a million."""
         folder_fd = self.open_folder(path)
         try:
             with os.scandir(folder_fd) as found:
-                entries = [
-                    Entry(
+                for entry in found:
+                    yield Entry(
                         entry.name,
                         entry.is_file(follow_symlinks=False),
                         entry.is_dir(follow_symlinks=False),
                     )
-                    for entry in found
-                ]
         except OSError as error:
             raise _opening_failed(error, path) from error
         finally:
             os.close(folder_fd)
-        return sorted(entries, key=lambda entry: entry.name)
 
-    def walk(self, folder: str, *, problems: _Problems | None = None) -> Iterator[str]:
+    def list(self, path: str) -> _Entries:
+        """The names in a folder, sorted."""
+        return sorted(self.entries(path), key=_name)
+
+    def walk(
+        self, folder: str, *, problems: _Problems | None = None, walked: set[str] | None = None
+    ) -> Iterator[str]:
         """Every regular file below folder that may be a disk, as a path, folder by folder.
 
-        Left out: excluded folders, links, other file systems, files of our own. Folders
-        that cannot be read are added to problems.
+        Left out: excluded folders, links, other file systems, files of our own, and folders
+        that are in walked, which gets those that are looked at. Folders that cannot be read
+        are added to problems. In order of names, as far as PORTION reaches.
         """
+        walked = set() if walked is None else walked
         waiting = [normal_path(folder)]
         while waiting:
             current = waiting.pop()
+            if current in walked:
+                continue
+            walked.add(current)
             try:
                 root, _ = self.locate(current)
-                entries = self.list(current)
+                found = portions(self.entries(current), _name)
+                for entry in itertools.chain.from_iterable(found):
+                    path = os.path.join(current, entry.name)
+                    if entry.is_folder and not root.excludes(entry.name):
+                        waiting.append(path)
+                    elif entry.is_file and not is_internal_name(entry.name):
+                        yield path
             except ImageError as error:
+                walked.discard(current)
                 if problems is not None:
                     problems.append(error)
-                continue
-            for entry in entries:
-                path = os.path.join(current, entry.name)
-                if entry.is_folder and not root.excludes(entry.name):
-                    waiting.append(path)
-                elif entry.is_file and not is_internal_name(entry.name):
-                    yield path
 
     def close(self) -> None:
         """Give the roots' descriptors back; the object can be used again."""

@@ -64,7 +64,7 @@ def check_new_name(roots: Roots, path: str, format: Target) -> None:
 def require_folder(roots: Roots, folder: str) -> None:
     """E_NOT_FOUND in the words of somebody who chooses where a new file shall lie."""
     try:
-        roots.list(folder)
+        next(roots.entries(folder), None)
     except ImageError as error:
         if error.code != "E_NOT_FOUND":
             raise

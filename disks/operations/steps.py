@@ -66,16 +66,24 @@ def holds(roots: Roots, path: str, file: FileIdentity) -> bool:
     )
 
 
+def rename_new(roots: Roots, source: str, target: str, number: int | None) -> None:
+    """Give the file of this inode a name that nobody has, in place of the one that it has.
+
+    E_EXISTS if another file has it.
+    """
+    if number is None or inode(roots, target) != number:
+        durable.rename(roots, source, target, replace=False)
+    elif inode(roots, source) == number and roots.stat(source).st_nlink > 1:
+        # A death between link and unlink, where no rename spares what has the name. With one
+        # link these are one name in two spellings, where case does not count.
+        durable.unlink(roots, source)
+
+
 def put_away(roots: Roots, entry: manifests.Entry) -> None:
     """Move a file to its place in the trash; E_NEEDS_ATTENTION if its name is another's now."""
-    if inode(roots, entry.trash) == entry.file.inode:
-        if inode(roots, entry.original) == entry.file.inode:
-            # A death between link and unlink, where no rename spares what has the name.
-            durable.unlink(roots, entry.original)
-        return
-    if inode(roots, entry.original) != entry.file.inode:
+    if entry.file.inode not in (inode(roots, entry.trash), inode(roots, entry.original)):
         raise attention(entry.original, "another file has this name now")
-    durable.rename(roots, entry.original, entry.trash, replace=False)
+    rename_new(roots, entry.original, entry.trash, entry.file.inode)
 
 
 def link_or_move(roots: Roots, source: str, target: str) -> None:

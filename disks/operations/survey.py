@@ -39,7 +39,7 @@ def survey(folder: str, roots: Roots, *, progress: Progress | None = None) -> Su
 
     Raises E_NOT_FOUND, E_OUTSIDE_ROOTS … for the folder itself, and Cancelled out of progress.
     """
-    roots.list(folder)
+    next(roots.entries(folder), None)
     no_disks: list[ImageError] = []
     unread: list[ImageError] = []
     headers: dict[str, Header] = {}

@@ -18,6 +18,7 @@ from disks.engine.images import RawRegion
 from disks.engine.walk import Report
 from disks.models import Disk, Job, StorageRoot
 from disks.operations import inspection, paths
+from disks.operations.managers import is_telling
 from disks.operations.progress import Progress
 from disks.services import disk_rows, jobs, linking, reading, roots, verdicts
 from disks.services.errors import Refusal
@@ -143,10 +144,10 @@ def _read(scope: paths.Roots, path: str) -> Reading:
     folder, name = os.path.split(path)
     with scope.open(path) as file:
         try:
-            names = [entry.name for entry in scope.list(folder)]
+            telling = [entry.name for entry in scope.entries(folder) if is_telling(entry.name)]
         except ImageError:
-            names = []
-        return reading.read(file, name, reading.telling_names(names))
+            telling = []
+        return reading.read(file, name, telling)
 
 
 # ------------------------------------------------------------------------------- checking

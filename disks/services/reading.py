@@ -29,11 +29,6 @@ Health = Disk.Health
 DISK_EXTENSIONS = tuple(
     {extension for format in FORMATS for extension in format.extensions} | {".vhds"}
 )
-# What lies beside a managed disk (operations/managers.py): the rest of a folder's names
-# says nothing, and a folder can hold ten thousand of them.
-_TELLING = (
-    ".avhd", ".avhdx", ".vhds", ".vmcx", ".vmrs", ".vsv", ".xml", ".rct", ".mrt", ".pvp", ".lok",
-)  # fmt: skip
 
 _IN_USE = ("E_IN_USE", "E_LOCKED")
 _SPARE_WORTH_BYTES = 64 * 1024**2
@@ -73,11 +68,6 @@ class Reading:
     @property
     def header_hash(self) -> str:
         return str(self.columns.get("header_hash", ""))
-
-
-def telling_names(names: Collection[str]) -> list[str]:
-    """The names of a folder that can say who manages its disks."""
-    return [name for name in names if name.lower().endswith(_TELLING)]
 
 
 def managed_by(telling: Collection[str], name: str, *, hidden: bool = False) -> str:

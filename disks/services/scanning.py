@@ -168,9 +168,8 @@ class Scan:
     def _walk(self, root: StorageRoot, walk: Walk) -> None:
         others = OtherFiles(root)
         for folder in walk:
-            telling = reading.telling_names(folder.names)
+            unknown = []
             for name, status in folder.files:
-                self.outcome.files += 1
                 relative = folder.path_of(name)
                 known = self.known.by_path.get((root.pk, relative))
                 if (
@@ -178,11 +177,16 @@ class Scan:
                     and known.is_unchanged(status)
                     and known.pk not in self.known.unlinked
                 ):
-                    self._unchanged(known, name, telling)
-                    continue
+                    self.outcome.files += 1
+                    self._unchanged(known, name, folder.telling)
+                else:
+                    unknown.append((name, relative, status, known))
+            others.at_hand([relative for _, relative, _, _ in unknown])
+            for name, relative, status, known in unknown:
+                self.outcome.files += 1
                 if others.is_unchanged(relative, status):
                     continue
-                found = self._read(root, folder, name, telling)
+                found = self._read(root, folder, name, folder.telling)
                 if found is not None:
                     self._sort(Found(root, relative, found), known, others)
                 self._report(root, folder)  # reading one takes a while on slow storage

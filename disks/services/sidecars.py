@@ -195,7 +195,7 @@ def _drafts(roots: Roots, paths: list[str], context: JobContext) -> list[tuple[s
     found = []
     for folder in sorted({os.path.dirname(path) for path in paths}):
         with suppress(ImageError):
-            for entry in roots.list(folder):
+            for entry in roots.entries(folder):
                 if entry.is_file and ours.fullmatch(entry.name):
                     path = os.path.join(folder, entry.name)
                     found.append((path, roots.stat(path).st_ino))

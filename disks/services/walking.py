@@ -16,17 +16,23 @@ from disks.engine.errors import ImageError
 from disks.engine.files import GlancedFile, ImageFile, storage_error
 from disks.operations import paths
 from disks.operations.beneath import open_beneath
+from disks.operations.managers import is_telling
+from disks.operations.root_folders import portions
 from disks.operations.storage_roots import TRASH_FOLDER, Root, is_internal_name
 
 
 @dataclass
 class Folder:
-    """A folder while its files are looked at: an open descriptor and the names in it."""
+    """A folder while its files are looked at, a portion of them at once.
+
+    fd       an open descriptor of it
+    telling  names in it that say who manages its disks
+    """
 
     relative: str
     fd: int
     files: list[tuple[str, os.stat_result]]
-    names: frozenset[str]
+    telling: list[str]
 
     def path_of(self, name: str) -> str:
         """Below the root."""
@@ -59,37 +65,43 @@ class Walk:
                 self._skip(relative, error)
                 continue
             try:
-                folder, below = self._list(relative, path, fd)
+                telling, below = self._look(relative, path, fd)
                 waiting.extend(below)
-                yield folder
+                for files in portions(self._files(fd), lambda file: file[0]):
+                    yield Folder(relative, fd, files, telling)
             except OSError as error:
                 self._skip(relative, storage_error(error, path, verb="read"))
             finally:
                 os.close(fd)
 
-    def _list(self, relative: str, path: str, fd: int) -> tuple[Folder, list[str]]:
-        files: list[tuple[str, os.stat_result]] = []
-        names: list[str] = []
+    def _look(self, relative: str, path: str, fd: int) -> tuple[list[str], list[str]]:
+        """Names that say who manages the disks, and the folders to walk, last one first."""
+        telling: list[str] = []
         below: list[str] = []
         with os.scandir(fd) as entries:
             for entry in entries:
                 name = entry.name
-                names.append(name)
+                if is_telling(name):
+                    telling.append(name)
                 if entry.is_dir(follow_symlinks=False):
                     if name == TRASH_FOLDER:
                         self.trashes.add(relative)
                     if not self._leaves_out(path, name):
                         below.append(f"{relative}/{name}" if relative else name)
-                elif entry.is_file(follow_symlinks=False) and not is_internal_name(name):
-                    try:
-                        status = entry.stat(follow_symlinks=False)
-                    except FileNotFoundError:
-                        continue  # gone since it was listed
-                    if stat.S_ISREG(status.st_mode):
-                        files.append((name, status))
-        files.sort(key=lambda item: item[0])
         below.sort(reverse=True)
-        return Folder(relative, fd, files, frozenset(names)), below
+        return telling, below
+
+    def _files(self, fd: int) -> Iterator[tuple[str, os.stat_result]]:
+        with os.scandir(fd) as entries:
+            for entry in entries:
+                if not entry.is_file(follow_symlinks=False) or is_internal_name(entry.name):
+                    continue
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue  # gone since it was listed
+                if stat.S_ISREG(status.st_mode):
+                    yield entry.name, status
 
     def _leaves_out(self, path: str, name: str) -> bool:
         return (

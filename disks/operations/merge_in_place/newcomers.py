@@ -32,9 +32,9 @@ def take_along(roots: Roots, work: Work, progress: Progress) -> Work:
         found = _children(roots, work, progress)
         new = [path for path in found.of(work.leaf) if path not in work.relink]
         for path in new:
-            with roots.open(path) as file:
-                concerned.require_relinkable(
-                    file, path, work.surviving, roots, instead="delete that disk"
+            with roots.open(path) as file, roots.open(work.leaf) as leaf:
+                concerned.new_link(
+                    file, work.surviving, open_image(leaf), roots, instead="delete that disk"
                 )
     except ImageError as error:
         raise _stop(roots, work, f"It cannot end yet: {error.sentence}") from error

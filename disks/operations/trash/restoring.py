@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from disks.engine.errors import ImageError
-from disks.engine.files import FileIdentity, is_of_the_storage
-from disks.operations import durable, guards, journal, locks, relink
+from disks.engine.files import is_of_the_storage
+from disks.operations import durable, guards, journal, locks, relink, steps
 from disks.operations.copying import job_word
 from disks.operations.family import ChildrenOf
 from disks.operations.fingerprints import Fingerprint
@@ -103,13 +103,13 @@ def restore(
         # the one whose name the new content holds, takes that name back in one step.
         ordered = sorted(manifest.entries, key=lambda e: e.original == manifest.replacement)
         for entry in ordered:
-            if has_name(roots, entry.trash):  # else an interrupted restore was here before
-                durable.rename(
-                    roots,
-                    entry.trash,
-                    entry.original,
-                    replace=entry.original == manifest.replacement,
-                )
+            kept = steps.inode(roots, entry.trash)
+            if kept is None:
+                continue  # an interrupted restore was here before
+            if entry.original == manifest.replacement:
+                durable.rename(roots, entry.trash, entry.original)
+            else:
+                steps.rename_new(roots, entry.trash, entry.original, kept)
         warnings = _links_back(roots, manifest, offline=offline, job=job, token=token)
         for each in reversed(manifest.folders):
             remove_folder(roots, each)
@@ -126,7 +126,7 @@ def _entry_refusal(roots: Roots, manifest: Manifest, entry: Entry) -> ImageError
     try:
         kept = roots.stat(entry.trash)
     except ImageError:
-        if resuming and _is_inode(roots, entry.original, entry.file):
+        if resuming and _is_inode(roots, entry.original, entry.file.inode):
             return None
         return ImageError(
             "E_TRASH", f"{entry.trash} is no longer in the trash.", file=entry.original
@@ -136,7 +136,8 @@ def _entry_refusal(roots: Roots, manifest: Manifest, entry: Entry) -> ImageError
             "E_CHANGED", f"{entry.trash} was written while it lay in the trash.", file=entry.trash
         )
     if entry.original != manifest.replacement:
-        if has_name(roots, entry.original):
+        taken = has_name(roots, entry.original)
+        if taken and not _is_inode(roots, entry.original, kept.st_ino):
             return ImageError(
                 "E_EXISTS",
                 f"{entry.original} exists again: another file has the name.",
@@ -213,8 +214,8 @@ def _require_last_update(roots: Roots, manifest: Manifest, path: str) -> None:
         )
 
 
-def _is_inode(roots: Roots, path: str, file: FileIdentity) -> bool:
+def _is_inode(roots: Roots, path: str, number: int) -> bool:
     try:
-        return roots.stat(path).st_ino == file.inode
+        return roots.stat(path).st_ino == number
     except ImageError:
         return False

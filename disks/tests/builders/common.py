@@ -108,6 +108,28 @@ class Built:
             file.write(data)
 
 
+def runs(marked: bytearray) -> list[tuple[int, int]]:
+    """The runs of ones, as (first, end)."""
+    found = []
+    first = marked.find(1)
+    while first >= 0:
+        end = marked.find(0, first)
+        end = len(marked) if end < 0 else end
+        found.append((first, end))
+        first = marked.find(1, end)
+    return found
+
+
+def write_sparse(path: Path, pieces: Iterable[tuple[int, bytes]], end: int) -> None:
+    """Pieces that do not overlap; zeros around what they hold stay holes."""
+    with path.open("wb") as file:
+        os.truncate(path, end)
+        for offset, data in pieces:
+            kept = data.lstrip(b"\0")
+            file.seek(offset + len(data) - len(kept))
+            file.write(kept.rstrip(b"\0"))
+
+
 def up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 

@@ -6,6 +6,7 @@ an argument: `build_dynamic(folder, "a.vhd", footer_checksum="wrong")`.
 
 from __future__ import annotations
 
+import os
 import struct
 import uuid
 from collections.abc import Iterable, Mapping
@@ -13,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from disks.tests.builders.common import MIB, SECTOR, Built, Content, up
+from disks.tests.builders.common import MIB, SECTOR, Built, Content, runs, up, write_sparse
 
 ABSENT = 0xFFFFFFFF
+MOST_DENSE_BYTES = 64 * MIB
 
 FOOTER = ">8sIIQI4sI4sQQHBBII16sBB426s"
 FOOTER_FIELDS = [
@@ -125,16 +127,24 @@ def footer_fields(size: int, disk_type: int, unique_id: bytes, data_offset: int)
     }  # fmt: skip
 
 
-def _put_end(
-    data: bytearray, footer: bytes, length: int, end_footer: str, append: bytes, cut_to: int | None
-) -> None:
-    if end_footer == "present":
-        data += footer[:length]
-    elif end_footer == "zeroed":
-        data += bytes(length)
-    data += append
+def _end(footer: bytes, length: int, end_footer: str, append: bytes) -> bytes:
+    """What follows the data: the footer, or what is there in place of it, and more bytes."""
+    kept = {"present": footer[:length], "zeroed": bytes(length)}
+    return kept.get(end_footer, b"") + append
+
+
+def _write(path: Path, pieces: list[tuple[int, bytes]], cut_to: int | None) -> None:
+    """Pieces that do not overlap. No holes, but in a file of which hardly anything is written."""
+    end = max(offset + len(data) for offset, data in pieces)
+    if end > MOST_DENSE_BYTES:
+        write_sparse(path, pieces, end)
+    else:
+        whole = bytearray(end)
+        for offset, data in pieces:
+            whole[offset : offset + len(data)] = data
+        path.write_bytes(whole)
     if cut_to is not None:
-        del data[cut_to:]
+        os.truncate(path, cut_to)
 
 
 def build_fixed(
@@ -156,12 +166,11 @@ def build_fixed(
     model = bytearray(size)
     for sector, data in content:
         model[sector * SECTOR : sector * SECTOR + len(data)] = data
-    whole = bytearray(model)
     fields = footer_fields(size, 2, unique_id, 0xFFFFFFFFFFFFFFFF)
-    _put_end(whole, pack_footer(fields, footer, footer_checksum), footer_length, end_footer,
-             append, cut_to)  # fmt: skip
+    foot = pack_footer(fields, footer, footer_checksum)
     path = folder / name
-    path.write_bytes(whole)
+    end = _end(foot, footer_length, end_footer, append)
+    _write(path, [(0, bytes(model)), (size, end)], cut_to)
     return BuiltVhd(path, unique_id, model, footer_offset=size)
 
 
@@ -295,7 +304,7 @@ def _build_blocks(
         at += bitmap_bytes + block_size
     if aligned:
         at = up(at + bitmap_bytes, 4096) - bitmap_bytes
-    whole = bytearray(at)
+    pieces: list[tuple[int, bytes]] = []
     for block, offset in blocks.items():
         sectors = written[block]
         start = block * block_size
@@ -303,23 +312,21 @@ def _build_blocks(
         if bitmaps == "full":
             sectors[: inside // SECTOR] = b"\1" * (inside // SECTOR)
         bits = bytearray(bitmap_bytes)
-        for index, one in enumerate(sectors):
-            if one:
+        for first, last in runs(sectors):
+            for index in range(first, last):
                 bits[index >> 3] |= 0x80 >> (index & 7)
-                source = start + index * SECTOR
-                target = offset + bitmap_bytes + index * SECTOR
-                whole[target : target + SECTOR] = model[source : source + SECTOR]
-        whole[offset : offset + bitmap_bytes] = bits
-        if bitmap_of and block in bitmap_of:
-            whole[offset : offset + len(bitmap_of[block])] = bitmap_of[block]
+            data = model[start + first * SECTOR : start + last * SECTOR]
+            pieces.append((offset + bitmap_bytes + first * SECTOR, data))
+        other = (bitmap_of or {}).get(block, b"")
+        bits[: len(other)] = other
+        pieces.append((offset, bytes(bits)))
     numbers = [blocks.get(block, ABSENT * SECTOR) // SECTOR for block in range(entries)]
     for block, sector in (bat or {}).items():
         numbers[block] = sector
-    whole[table : table + table_bytes] = b"\xff" * table_bytes
-    whole[table : table + entries * 4] = struct.pack(f">{entries}I", *numbers)
+    pieces.append((table, struct.pack(f">{entries}I", *numbers).ljust(table_bytes, b"\xff")))
     packed = b""
     for (code, data), (offset, space) in zip(strings, places, strict=True):
-        whole[offset : offset + len(data)] = data
+        pieces.append((offset, data))
         unit = space if space_unit == "bytes" else space // SECTOR
         row = {"space": unit, "length": len(data), "reserved": 0, "offset": offset}
         row |= (locator_fields or {}).get(code, {})
@@ -332,17 +339,16 @@ def _build_blocks(
         "parent_unique_id": parent_id, "parent_timestamp": parent_timestamp, "reserved1": 0,
         "parent_name": name_field, "locators": packed.ljust(192, b"\0"), "reserved2": bytes(256),
     }  # fmt: skip
-    whole[SECTOR : SECTOR + 1024] = pack_header(fields, header, header_checksum)
+    pieces.append((SECTOR, pack_header(fields, header, header_checksum)))
     foot = footer_fields(size, disk_type, unique_id, SECTOR)
     if front_footer == "present":
         state = front_checksum or footer_checksum
-        whole[:SECTOR] = pack_footer(foot, {**(footer or {}), **(front or {})}, state)
-    whole += before_footer
-    footer_offset = len(whole)
-    _put_end(whole, pack_footer(foot, footer, footer_checksum), footer_length, end_footer,
-             append, cut_to)  # fmt: skip
+        pieces.append((0, pack_footer(foot, {**(footer or {}), **(front or {})}, state)))
+    footer_offset = at + len(before_footer)
+    whole_footer = pack_footer(foot, footer, footer_checksum)
+    end = before_footer + _end(whole_footer, footer_length, end_footer, append)
     path = folder / name
-    path.write_bytes(whole)
+    _write(path, [*pieces, (at, end)], cut_to)
     ends = [(offset, len(data)) for (_, data), (offset, _) in zip(strings, places, strict=True)]
     return BuiltVhd(
         path, unique_id, model, block_size, table, blocks,

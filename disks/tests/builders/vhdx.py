@@ -16,7 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from disks.tests.builders import vhdx_parts as parts
-from disks.tests.builders.common import MIB, SECTOR, Built, Content, Model, new_model, resized, up
+from disks.tests.builders.common import (
+    MIB,
+    SECTOR,
+    Built,
+    Content,
+    Model,
+    new_model,
+    resized,
+    up,
+    write_sparse,
+)
 from disks.tests.builders.vhdx_blocks import Blocks, entry_pieces
 from disks.tests.builders.vhdx_log import PAGE, Entry, Page, Zeros, pack_log
 
@@ -295,7 +305,9 @@ def _build(
     places, rows, metadata = _metadata(values, extra_items, metadata_count)
     pieces += [(metadata_at + offset, data) for offset, data in metadata]
     path = folder / name
-    _write(path, pieces, end + append, cut_to)
+    write_sparse(path, pieces, end + append)
+    if cut_to is not None:
+        os.truncate(path, cut_to)
     locator_at = metadata_at + places.get("parent_locator", (0, 0))[0]
     return BuiltVhdx(
         path,
@@ -343,15 +355,3 @@ def _metadata(
         parts.METADATA_HEADER, b"metadata", 0, total if count is None else count, bytes(20)
     )
     return places, row_at, [(0, head + rows), *pieces]
-
-
-def _write(path: Path, pieces: list[tuple[int, bytes]], end: int, cut_to: int | None) -> None:
-    """Pieces that do not overlap; zeros around what they hold stay holes."""
-    with path.open("wb") as file:
-        os.truncate(path, end)
-        for offset, data in pieces:
-            kept = data.lstrip(b"\0")
-            file.seek(offset + len(data) - len(kept))
-            file.write(kept.rstrip(b"\0"))
-    if cut_to is not None:
-        os.truncate(path, cut_to)

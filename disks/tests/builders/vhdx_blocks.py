@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from disks.tests.builders.common import MIB, SECTOR, Content, Model
+from disks.tests.builders.common import MIB, SECTOR, Content, Model, runs
 from disks.tests.builders.vhdx_parts import FULLY_PRESENT, NOT_PRESENT, PARTIALLY_PRESENT
 
 STALE = b"\xee" * SECTOR
@@ -124,7 +124,7 @@ class Blocks:
         bits = {chunk: bytearray(MIB) for chunk in self.bitmaps}
         for block, offset in self.offsets.items():
             sectors = self.written[block]
-            for first, last in _runs(sectors):
+            for first, last in runs(sectors):
                 start = block * self.block_size + first * self.logical_sector
                 stop = min(start + (last - first) * self.logical_sector, self.size)
                 found.append((offset + first * self.logical_sector, bytes(self.model[start:stop])))
@@ -148,18 +148,6 @@ class Blocks:
 def entry_pieces(table_offset: int, table: Mapping[int, int]) -> Pieces:
     """The BAT's bytes, entry by entry."""
     return [(table_offset + 8 * index, struct.pack("<Q", value)) for index, value in table.items()]
-
-
-def _runs(sectors: bytearray) -> list[tuple[int, int]]:
-    """The runs of ones, as (first, end)."""
-    found = []
-    first = sectors.find(1)
-    while first >= 0:
-        end = sectors.find(0, first)
-        end = len(sectors) if end < 0 else end
-        found.append((first, end))
-        first = sectors.find(1, end)
-    return found
 
 
 def _set_bits(bitmap: bytearray, first: int, count: int) -> None:

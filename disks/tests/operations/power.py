@@ -51,8 +51,11 @@ class NameChange:
             os.rename(self.other, path)
             if self.kept is not None:
                 os.rename(self.kept, self.other)
-        elif self.kind == "unlink" and self.kept is not None and not os.path.exists(path):
-            os.rename(self.kept, path)
+        elif self.kind == "unlink" and not os.path.exists(path):
+            if self.kept is not None:
+                os.rename(self.kept, path)
+            elif os.path.exists(self.other):
+                os.link(self.other, path)
         elif self.kind in ("create", "link", "mkdir") and os.path.exists(path):
             os.rename(path, os.path.join(keep, f"never{len(os.listdir(keep))}"))
 
@@ -65,7 +68,7 @@ class Storage:
     pages    path -> page offset -> durable content (shorter at the end of the file)
     sizes    path -> durable size
     tails    as pages, of what was cut off: not written to, so it is there whole or is gone
-    names    changes of names, oldest first
+    names    changes of names, oldest first; second_names: first ones to those
     """
 
     keep: str
@@ -73,6 +76,7 @@ class Storage:
     sizes: dict[str, int] = field(default_factory=dict)
     tails: dict[str, dict[int, bytes]] = field(default_factory=dict)
     names: list[NameChange] = field(default_factory=list)
+    second_names: dict[str, str] = field(default_factory=dict)
 
     def event(self, event: faults.Event) -> None:
         """Look at the storage just before the event happens."""
@@ -106,8 +110,13 @@ class Storage:
                     known[event.target] = known.pop(path)
         elif event.operation == "link":
             self.names.append(NameChange("link", event.target, path))
+            self.second_names[path] = event.target
         elif event.operation == "unlink":
-            self.names.append(NameChange("unlink", path, "", self._kept(path)))
+            other = self.second_names.get(path, "")
+            lives_on = os.path.exists(path) and os.path.exists(other)
+            lives_on = lives_on and os.path.samefile(path, other)
+            kept = None if lives_on else self._kept(path)
+            self.names.append(NameChange("unlink", path, other, kept))
         elif event.operation in ("create", "mkdir"):
             self.names.append(NameChange(event.operation, path))
         elif event.operation == "fsync-folder":

@@ -1,4 +1,4 @@
-"""A merge in place that was stopped goes on, and survives power cuts at every point of that.
+"""A merge in place that was stopped goes on, and survives faults and power cuts in that.
 
 What others did meanwhile is taken in: they enlarged the leaf, wrote to it, left a log in it, or
 made a disk on it.
@@ -20,7 +20,13 @@ from disks.operations.merge_in_place import batches
 from disks.operations.recover import recover
 from disks.tests.builders import MIB, VHD, VHDX, BuiltVhdx, Family
 from disks.tests.operations import worlds
-from disks.tests.operations.dying import Work
+from disks.tests.operations.crashing import (
+    SAMPLE,
+    failing_at_every_point,
+    faulty,
+    mended_at_every_point,
+)
+from disks.tests.operations.dying import DIED, Work
 from disks.tests.operations.power import cuts_of, survive_power_cuts
 from disks.tests.operations.test_merge_in_place_leaf_used import (
     enlarge,
@@ -28,7 +34,9 @@ from disks.tests.operations.test_merge_in_place_leaf_used import (
     write_at_sector,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.power_cuts]
+pytestmark = pytest.mark.slow
+
+FAULTY_EVERY = SAMPLE**2  # a run of these takes a tenth of a second, and power cuts kill it, too
 
 
 def _enlarged(by_bytes: int) -> Callable[[worlds.World, Family], None]:
@@ -79,6 +87,11 @@ class Case:
     dies_at: tuple[str, ...] = ()
 
     @property
+    def of_many_batches(self) -> bool:
+        """So many that each of its points is one that the other cases pass, too."""
+        return bool(self.dies_at)
+
+    @property
     def batch_bytes(self) -> int:
         """All of a fixed disk is moved that was added to it, zeros, too."""
         return (12 if self.base_type == "dynamic" else 128) * 1024
@@ -92,6 +105,7 @@ MORE_ROOM = tuple(
 
 CASES = {
     "vhd, enlarged, table and all": Case(VHD, _enlarged(8 * MIB)),
+    "vhd, enlarged, blocks make room": Case(VHD, _enlarged(96 * MIB), "base"),
     "vhd, enlarged over a fixed base": Case(VHD, _enlarged(MIB), "base", "fixed"),
     "vhd, written": Case(VHD, _written),
     "vhd, written all over": Case(VHD, _written_all_over, size=2 * MIB, dies_at=MORE_ROOM),
@@ -149,6 +163,32 @@ class Scene:
 _UNFINISHED = (".vdmerge", ".vdpages", ".vdtmp")
 
 
+@pytest.mark.parametrize("kind", ["kill", "enospc", "eio", "short"])
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.of_many_batches])
+def test_a_fault_at_any_point_where_it_goes_on_leaves_what_goes_on_again(
+    place: Path, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bad-input F81, F84, F85."""
+    scene = Scene(place, CASES[name])
+    monkeypatch.setattr(batches, "BATCH_BYTES", scene.case.batch_bytes)
+    if kind == "kill":
+        mended_at_every_point(
+            scene.fresh,
+            faulty(kind),
+            expected=DIED,
+            recover=scene.recover,
+            judge=scene.judge,
+            every=FAULTY_EVERY,
+        )
+    else:
+        for _ in failing_at_every_point(scene.fresh, kind, every=FAULTY_EVERY):
+            rows = scene.recover()
+            assert [row for row in rows if row["action"] in ("busy", "needs-attention")] == []
+            scene.judge()
+    assert scene.judge() == "merged"
+
+
+@pytest.mark.power_cuts
 @pytest.mark.parametrize("name", CASES)
 def test_power_cuts_while_it_goes_on_lose_nothing(
     request: pytest.FixtureRequest, place: Path, name: str, monkeypatch: pytest.MonkeyPatch

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import resource
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pytest
 from disks.engine.chain import open_chain
 from disks.engine.errors import ImageError
 from disks.operations import family as families
-from disks.operations import merge
+from disks.operations import inspection, journal, merge, root_folders
+from disks.operations.headers import everything_below
 from disks.operations.paths import Roots
 from disks.operations.recover import recover
 from disks.operations.storage_roots import Root
@@ -80,6 +82,58 @@ def test_a_deep_tree_and_a_crowded_folder_need_few_open_files(
         assert recover(str(tmp_path), roots) == []
 
     assert limited(look) == DONE
+
+
+def _walk(path: str, roots: Roots) -> None:
+    for _ in roots.walk(os.path.dirname(path)):
+        pass
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        _walk,
+        lambda path, roots: journal.require_settled(roots, [path]),
+        inspection.managed_by,
+        lambda path, roots: recover(os.path.dirname(path), roots),
+    ],
+    ids=["walk", "ask for records", "ask who manages it", "recover"],
+)
+def test_the_names_of_a_crowded_folder_are_never_all_in_memory(
+    crowded: Path, monkeypatch: pytest.MonkeyPatch, work: Callable[[str, Roots], object]
+) -> None:
+    """Of a million, either; what that comes to is measured by hand (docs/performance.md)."""
+    monkeypatch.setattr(root_folders, "PORTION", 500)
+    roots = roots_of(crowded)
+    work(str(crowded / "7"), roots)  # what is loaded once is none of it
+    tracemalloc.start()
+    try:
+        work(str(crowded / "7"), roots)
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most_bytes < MIB // 2
+
+
+def test_places_that_overlap_are_looked_at_once(tmp_path: Path) -> None:
+    """Remembered by their folders: of files there may be a million."""
+    below = tmp_path / "below"
+    below.mkdir()
+    one, other = tmp_path / "one", below / "other"
+    one.touch()
+    other.touch()
+    roots = roots_of(tmp_path)
+    for places in ([tmp_path, below, one], [one, one, below, tmp_path], [other, below, tmp_path]):
+        found = [each.path for each in everything_below(roots, map(str, places))]
+        assert sorted(found) == sorted(map(str, (one, other)))
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("crowded")
+    for number in range(20_000):
+        (folder / str(number)).touch()
+    return folder
 
 
 @pytest.mark.parametrize("in_place", [True, False], ids=["in place", "by copy"])

@@ -84,6 +84,18 @@ def test_one_writer_or_many_readers(roots: Roots, tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["a.vhd", "b.vhd", "c.vhd"]
 
 
+def test_a_job_may_hold_both_names_of_one_file(roots: Roots, tmp_path: Path) -> None:
+    """A death between link and unlink left them; whoever mends it holds the job's old and new."""
+    one, other = str(tmp_path / "a.vhd"), str(tmp_path / "second.vhd")
+    os.link(one, other)
+    assert code_when_taken(roots, [one, other]) is None
+    assert code_when_taken(roots, [], [one, other]) is None
+    with hold(roots, [one]):
+        with hold(roots, [other]):
+            assert code_when_taken(roots, [], [other]) == "E_LOCKED"
+        assert code_when_taken(roots, [], [other]) == "E_IN_USE"
+
+
 def test_the_refusal_names_the_holder(
     roots: Roots, tmp_path: Path, other_process: Callable[..., int]
 ) -> None:

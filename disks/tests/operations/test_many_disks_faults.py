@@ -33,6 +33,7 @@ pytestmark = pytest.mark.slow
 
 GOES_ON_EVERY = 5  # of so many states one is worked on to the end
 FAULTY_EVERY = SAMPLE**2  # there are hundreds of points, each passed by merges that others test
+LINKS_EVERY = 2 * SAMPLE - 1
 
 
 @pytest.fixture(autouse=True)
@@ -152,6 +153,7 @@ class Links:
     """Three children whose parent lies elsewhere now; all of their links are updated in a row."""
 
     stems = ("one", "two", "three")
+    ended = "3 updated"
 
     def __init__(self, place: Path, family: Family) -> None:
         self.model, self.folder, self.family = place / "model", place / "run", family
@@ -195,6 +197,15 @@ class Links:
         assert moved == sorted(moved, reverse=True)
         return f"{sum(moved)} updated"
 
+    def judge_and_end(self) -> str:
+        state = self.judge()
+        self.again()
+        assert self.judge() == self.ended
+        return state
+
+    def again(self) -> None:
+        self.update()
+
     def _moved(self) -> list[bool]:
         roots = worlds.roots_of(self.folder)
         for child, _ in self._links:
@@ -208,6 +219,8 @@ class Links:
 class LinksTakenBack(Links):
     """One undo for all of them, the last one first."""
 
+    ended = "0 updated"
+
     def fresh(self) -> Work:
         super().fresh()
         self.update()
@@ -216,6 +229,37 @@ class LinksTakenBack(Links):
     def undo(self) -> None:
         for child, _ in reversed(self._links):
             relink.undo(child, worlds.roots_of(self.folder), offline=True)
+
+    def again(self) -> None:
+        """Of those that are left."""
+        for (child, _), moved in reversed([*zip(self._links, self._moved(), strict=True)]):
+            if moved:
+                relink.undo(child, worlds.roots_of(self.folder), offline=True)
+
+
+@pytest.mark.parametrize("kind", ["kill", "enospc", "eio", "short"])
+@pytest.mark.parametrize("kind_of_scene", [Links, LinksTakenBack])
+def test_a_fault_at_any_point_leaves_each_link_as_it_was_or_updated(
+    place: Path, family: Family, kind_of_scene: Callable[[Path, Family], Links], kind: str
+) -> None:
+    """bad-input F81, F84, F85: what is done stays done, and the rest is done when begun again."""
+    scene = kind_of_scene(place, family)
+    if kind == "kill":
+        mended_at_every_point(
+            scene.fresh,
+            faulty(kind),
+            expected=DIED,
+            recover=scene.recover,
+            judge=scene.judge_and_end,
+            every=LINKS_EVERY,
+        )
+    else:
+        for code in failing_at_every_point(scene.fresh, kind, every=LINKS_EVERY):
+            rows = scene.recover()
+            assert [row for row in rows if row["action"] in ("busy", "needs-attention")] == []
+            state = scene.judge_and_end()
+            assert code == REFUSED or state == scene.ended
+    assert scene.judge() == scene.ended
 
 
 @pytest.mark.power_cuts

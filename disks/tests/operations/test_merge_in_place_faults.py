@@ -120,8 +120,12 @@ _SHAPES = {
 
 @pytest.fixture(params=sorted(_SHAPES))
 def scene_of(request: pytest.FixtureRequest, place: Path) -> Callable[[], Scene]:
+    return scenes(place, request.param)
+
+
+def scenes(place: Path, shape: str) -> Callable[[], Scene]:
     """A fresh scene at every call, always in the same place."""
-    family, base, keep_name, options = _SHAPES[request.param]
+    family, base, keep_name, options = _SHAPES[shape]
     template = place / "template"
     world = worlds.chain(template, family=family, grandchild=True, **options)
     leaf, below = worlds.essence_of(world.leaf.path), worlds.essence_of(world.grandchild.path)

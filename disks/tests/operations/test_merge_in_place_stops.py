@@ -26,7 +26,8 @@ from disks.operations.recover import recover
 from disks.tests.builders import FAMILIES, Family
 from disks.tests.operations import piles, worlds
 from disks.tests.operations.crashing import SAMPLE, in_fork, with_fault
-from disks.tests.operations.dying import DIED
+from disks.tests.operations.dying import DIED, Work
+from disks.tests.operations.power import cuts_of, survive_power_cuts
 
 BATCH = "merge.data.write:2:kill"
 ENDING = "merge.end.rename:1:kill"
@@ -218,6 +219,76 @@ def test_who_dies_while_it_notes_a_stop_leaves_what_can_be_gone_on_with(
         stopped = partial(begun, scene, "stopped")
         assert in_fork(with_fault(f"merge.stop.{fault}:1:kill", stopped)) == DIED
         scene.assert_it_can_be_ended()
+
+
+class Interrupted(StopsAt):
+    """By Ctrl-C, pressed twice: nobody takes the batch at hand back."""
+
+    def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
+        try:
+            super().report(done_bytes, total_bytes, sentence)
+        except Cancelled:
+            raise KeyboardInterrupt from None
+
+
+@dataclass
+class Stopping:
+    """A merge that is stopped within its second batch; what is noted then may be lost."""
+
+    scene_of: Callable[[], Scene]
+    progress: type[StopsAt]
+    scene: Scene
+    at: int
+
+    @property
+    def folder(self) -> Path:
+        return self.scene.folder
+
+    def fresh(self) -> Work:
+        self.scene = self.scene_of()
+        return self.work
+
+    def work(self) -> None:
+        with suppress(Stopped, KeyboardInterrupt):
+            self.scene.merge(self.progress(self.at))
+
+    def recover(self) -> list[dict[str, Any]]:
+        return self.scene.recover()
+
+    def judge(self) -> str:
+        self.scene.assert_it_reads_as_ever()
+        assert worlds.errors_in(self.scene.path("leaf")) == []
+        assert worlds.strays(self.folder) == []
+        return "old" if Path(self.scene.path("middle")).exists() else "merged"
+
+
+NOTES = [f"merge.stop.{one}" for one in ("create", "write", "fsync", "rename", "fsync-folder")]
+
+
+@pytest.mark.slow
+@pytest.mark.power_cuts
+@pytest.mark.parametrize("progress", [StopsAt, Interrupted])
+def test_power_cuts_while_a_stop_is_noted_leave_what_can_be_gone_on_with(
+    request: pytest.FixtureRequest,
+    scene_of: Callable[[], Scene],
+    place: Path,
+    progress: type[StopsAt],
+) -> None:
+    """bad-input F86, F87."""
+    first = 1
+    while not merged_or_stopped(scene_of(), first):
+        first += 1
+    scene = scene_of()
+    survive_power_cuts(
+        Stopping(scene_of, progress, scene, at=first + 2),
+        operation="stop a merge in place",
+        format_name=scene.family.name,
+        cuts=cuts_of(2, 12),
+        seed=request.node.name,
+        aside=place / "aside",
+        last_point_of_recovery=60,
+        dies_at=NOTES,
+    )
 
 
 def test_what_somebody_resumed_is_not_stopped_any_more(scene_of: Callable[[], Scene]) -> None:

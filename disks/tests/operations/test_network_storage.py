@@ -20,7 +20,12 @@ from disks.operations import durable, merge
 from disks.operations.probing import probe
 from disks.operations.recover import recover
 from disks.tests.builders import Family
-from disks.tests.operations import worlds
+from disks.tests.operations import (
+    test_merge_in_place_faults,
+    test_relocating_faults,
+    test_trash_faults,
+    worlds,
+)
 from disks.tests.operations.crashing import (
     SAMPLE,
     broken_at_every_point,
@@ -29,6 +34,7 @@ from disks.tests.operations.crashing import (
     with_fault,
 )
 from disks.tests.operations.dying import DIED
+from disks.tests.operations.power import Scene, cuts_of, points_of, survive_power_cuts
 from disks.tests.operations.test_copy_faults import CASES, Prepared
 from disks.tests.operations.worlds import chain, content_of, roots_of
 
@@ -110,6 +116,59 @@ def test_a_death_between_the_halves_of_a_rename_leaves_no_second_name(
     assert [row["action"] for row in recover(str(world.folder), world.roots)] == ["finished"]
     assert not leaf.exists()
     assert content_of(world.middle.path) == content
+
+
+def _merged_in_place(place: Path, family: Family) -> Scene:
+    fresh = test_merge_in_place_faults.scenes(place, family.name)
+    return test_merge_in_place_faults.Repeated(fresh, fresh())
+
+
+def _relocated(name: str) -> Callable[[Path, Family], Scene]:
+    case = test_relocating_faults.CASES[name]
+    return lambda place, family: test_relocating_faults.Scene(place, family, case)
+
+
+def _restored(place: Path, family: Family) -> Scene:
+    return test_trash_faults.Scene(place, family, test_trash_faults.CASES["restore a merge"])
+
+
+def _new_disk(place: Path, family: Family) -> Scene:
+    return Prepared(CASES["to a new disk"], place, family)
+
+
+RENAMES = {
+    "merge in place": _merged_in_place,
+    "delete": _relocated("delete a parent"),
+    "move": _relocated("move to a folder"),
+    "copy": _relocated("copy a chain"),
+    "restore": _restored,
+    "new disk": _new_disk,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.power_cuts
+@pytest.mark.parametrize("name", RENAMES)
+def test_power_cuts_between_the_halves_of_a_rename_lose_no_disk(
+    request: pytest.FixtureRequest,
+    place: Path,
+    family: Family,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """bad-input F86, F92: a new name by link and unlink, before, between and after them."""
+    without_careful_renames(monkeypatch)
+    scene = RENAMES[name](place, family)
+    stages = {one.rpartition(".")[0] for one in points_of(scene) if one.endswith(".link")}
+    survive_power_cuts(
+        scene,
+        operation="names by link and unlink",
+        format_name=family.name,
+        cuts=cuts_of(len(RENAMES), 6),
+        seed=request.node.name,
+        aside=place / "aside",
+        dies_at=[f"{stage}.{half}" for stage in stages for half in ("link", "unlink")],
+    )
 
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EHOSTDOWN])

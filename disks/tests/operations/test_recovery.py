@@ -110,7 +110,7 @@ def test_nothing_is_done_while_a_neighbours_folder_cannot_be_read(
     world, below = killed_with_a_child_elsewhere(tmp_path)
     here, there = world.folder, below.path.parent
     both = roots_of(tmp_path)
-    before, real = set(names_in(here)), Roots.list
+    before, real = set(names_in(here)), Roots.entries
 
     def failing(roots: Roots, path: str) -> Any:
         if path == str(there):
@@ -118,7 +118,7 @@ def test_nothing_is_done_while_a_neighbours_folder_cannot_be_read(
         return real(roots, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Roots, "list", failing)
+        patch.setattr(Roots, "entries", failing)
         rows = recover(str(here), both)
     assert [(row["action"], row["code"]) for row in rows] == [("needs-attention", "E_IO")]
     assert set(names_in(here)) == before
@@ -321,14 +321,14 @@ def test_a_folder_that_cannot_be_listed_is_told_of(
 ) -> None:
     shut = tmp_path / "shut"
     shut.mkdir()
-    lists = Roots.list
+    lists = Roots.entries
 
     def refuse(roots: Roots, path: str) -> Any:
         if path == str(shut):
             raise ImageError("E_ACCESS", f"{path} could not be opened.", file=path)
         return lists(roots, path)
 
-    monkeypatch.setattr(Roots, "list", refuse)
+    monkeypatch.setattr(Roots, "entries", refuse)
     rows = recover(str(tmp_path), roots_of(tmp_path))
     told = [(row["path"], row["action"], row["code"]) for row in rows]
     assert told == [(str(shut), "needs-attention", "E_ACCESS")]

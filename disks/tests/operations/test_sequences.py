@@ -36,7 +36,7 @@ from disks.operations import (
 from disks.operations.paths import Roots
 from disks.operations.trash import restoring
 from disks.tests.builders import FAMILIES, MIB, Family, seven_zip_sha256
-from disks.tests.engine.test_properties import DETERMINISTIC, Plan, build, plans
+from disks.tests.engine.test_properties import DETERMINISTIC, Plan, build, plans, room_for
 from disks.tests.operations import worlds
 from disks.tests.operations.worlds import content_of, errors_in, roots_of
 
@@ -238,7 +238,8 @@ def test_any_row_of_operations_keeps_every_byte(
     tmp_path_factory: pytest.TempPathFactory, family: Family, data: st.DataObject
 ) -> None:
     plan = data.draw(plans(family))
-    with tempfile.TemporaryDirectory(dir=tmp_path_factory.getbasetemp()) as name:
+    basetemp = tmp_path_factory.getbasetemp()
+    with tempfile.TemporaryDirectory(dir=basetemp) as name, room_for(*plan.levels):
         folder = Path(name)
         leaf = build(folder, plan)
         row = Row(folder, family, plan.seven_zip_reads, contents(folder, plan), data.draw)

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import uuid
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,21 @@ import pytest
 from django.apps import apps
 
 from disks.engine.errors import ImageError
+from disks.engine.files import ImageFile
 from disks.models import Disk, OtherFile, ParentLink, StorageRoot
-from disks.operations import paths
+from disks.operations import paths, root_folders
 from disks.operations.progress import Cancelled, Progress
-from disks.services import chains, jobs, known_files, root_declarations, scanning, standing
+from disks.services import (
+    chains,
+    jobs,
+    known_files,
+    other_files,
+    reading,
+    root_declarations,
+    scanning,
+    standing,
+)
+from disks.services.walking import Folder, Walk
 from disks.tests.builders import BuiltVhdx, build_fixed
 from disks.tests.services.catalog import base, child, declare, disk, key, named, scan, touch
 
@@ -80,6 +92,51 @@ def test_content_decides_and_not_the_name(tmp_path: Path) -> None:
     assert disk("empty.vhd").health_code == "E_TOO_SMALL"
     assert not Disk.objects.filter(name="letter.txt").exists()
     assert list(OtherFile.objects.values_list("relative_path", flat=True)) == ["letter.txt"]
+
+
+def test_a_crowded_folder_is_scanned_in_portions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bad-input F95: neither its names nor what is known of them is ever all in memory."""
+    monkeypatch.setattr(root_folders, "PORTION", 3)
+    monkeypatch.setattr(other_files, "_PORTION", 2)
+    folder = tmp_path / "vms"
+    root = declare(folder)
+    base(folder, "disk.vhd")
+    texts = {f"{number}.txt" for number in range(11)}
+    for name in texts:
+        (folder / name).write_text(name)
+    most, read = [], []
+    walk_files, read_file = Walk.__iter__, reading.read
+
+    def portions(walk: Walk) -> Iterator[Folder]:
+        for portion in walk_files(walk):
+            most.append(len(portion.files))
+            yield portion
+
+    def counted(file: ImageFile, name: str, telling: Sequence[str]) -> reading.Reading:
+        read.append(name)
+        return read_file(file, name, telling)
+
+    monkeypatch.setattr(Walk, "__iter__", portions)
+    monkeypatch.setattr(reading, "read", counted)
+    scan(root)
+    assert (max(most), len(most)) == (3, 4)
+    assert sorted(read) == sorted({"disk.vhd"} | texts)
+
+    (folder / "3.txt").unlink()
+    (folder / "new.txt").touch()
+    (folder / "5.txt").write_text("another text")
+    base(folder, "7.txt")
+    read.clear()
+    assert scan(root)["files"] == 12
+    assert sorted(read) == ["5.txt", "7.txt", "new.txt"]
+    others = set(OtherFile.objects.values_list("relative_path", flat=True))
+    assert others == texts - {"3.txt", "7.txt"} | {"new.txt"}
+    assert disk("7.txt").health == Disk.Health.HEALTHY
+    read.clear()
+    scan(root)
+    assert read == []
 
 
 def test_a_vhdx_has_its_ids_and_the_state_of_its_log(tmp_path: Path) -> None:
