@@ -20,7 +20,7 @@ _RENAME_NOREPLACE = 1
 def rename(roots: Roots, source: str, target: str, *, replace: bool = True) -> None:
     """Give a file another name, in one step for everybody who looks.
 
-    replace  False: E_EXISTS if the target name is taken. Both folders are made durable.
+    replace  False: E_EXISTS if another file has the target name. Both folders are made durable.
     """
 
     def change(source_fd: int, target_fd: int, old: str, new: str) -> None:
@@ -171,7 +171,10 @@ def _between(
 
 
 def _rename_new(source_fd: int, old: str, target_fd: int, new: str) -> None:
-    """Rename that never replaces. Where the storage has no such rename: link, then unlink."""
+    """Rename that never replaces. Where the storage has no such rename: link, then unlink.
+
+    A death between these two leaves both names to one file; then only the old one goes.
+    """
     result = libc().renameat2(
         source_fd,
         ctypes.c_char_p(os.fsencode(old)),
@@ -184,9 +187,20 @@ def _rename_new(source_fd: int, old: str, target_fd: int, new: str) -> None:
     number = ctypes.get_errno()
     if number not in (errno.EINVAL, errno.ENOSYS):
         raise OSError(number, os.strerror(number), new)
-    os.link(old, new, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
+    try:
+        os.link(old, new, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
+    except FileExistsError:
+        if not _is_one_file(source_fd, old, target_fd, new):
+            raise
     faults.reached("unlink", old)  # killed here, the file has both names
     os.unlink(old, dir_fd=source_fd)
+
+
+def _is_one_file(source_fd: int, old: str, target_fd: int, new: str) -> bool:
+    """Whether two names are links of one file, and not one name that is spelled in two ways."""
+    found = os.stat(old, dir_fd=source_fd, follow_symlinks=False)
+    other = os.stat(new, dir_fd=target_fd, follow_symlinks=False)
+    return os.path.samestat(found, other) and found.st_nlink > 1
 
 
 def _sync(folder_fd: int, folder: str) -> None:

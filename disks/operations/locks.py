@@ -82,12 +82,13 @@ def hold(
                 "E_LOCKED", f"This job only reads {shown(path)}; it cannot change it.", file=path
             )
     who = _holder(job, token, installation)
+    images: set[tuple[int, int, bool]] = set()
     with contextlib.ExitStack() as stack:
         for path in sorted(path for path in wanted if path not in held):
             lock = _lock_file(roots, path, exclusive=wanted[path], who=who)
             if lock is not None:
                 stack.callback(_release, roots, lock)
-            _lock_image(roots, path, stack, exclusive=wanted[path])
+            _lock_image(roots, path, stack, images, exclusive=wanted[path])
         reset = _mine.set(held | wanted)
         try:
             yield
@@ -257,8 +258,19 @@ def _release(roots: Roots, lock: _LockFile) -> None:
         os.close(lock.fd)
 
 
-def _lock_image(roots: Roots, path: str, stack: contextlib.ExitStack, *, exclusive: bool) -> None:
-    """qemu's byte ranges on an existing image, for as long as the stack is open."""
+def _lock_image(
+    roots: Roots,
+    path: str,
+    stack: contextlib.ExitStack,
+    images: set[tuple[int, int, bool]],
+    *,
+    exclusive: bool,
+) -> None:
+    """qemu's byte ranges on an existing image, for as long as the stack is open.
+
+    images: device, inode and kind of those that are taken already. A death between the halves of
+    a rename leaves one file under two names, and it would be in its own way.
+    """
     try:
         file = roots.open(path)
     except ImageError as error:
@@ -266,8 +278,11 @@ def _lock_image(roots: Roots, path: str, stack: contextlib.ExitStack, *, exclusi
             return  # a name that is only going to exist
         raise
     stack.callback(file.close)
-    if _file_system(file.fd) in _NO_BYTE_LOCKS:
+    status = file.status_at_opening
+    image = (status.st_dev, status.st_ino, exclusive)
+    if image in images or _file_system(file.fd) in _NO_BYTE_LOCKS:
         return
+    images.add(image)
     has, denies = _WRITER if exclusive else _READER
     try:
         for permission in has:

@@ -282,7 +282,10 @@ def roll_forward(
 
 def _arrive(roots: Roots, work: Relocation, progress: Progress) -> None:
     for one in work.arrivals:
-        if one.file is None or steps.inode(roots, one.target) != one.file.inode:
+        here, there = (
+            steps.inode(roots, name) == _inode_of(one) for name in (one.source, one.target)
+        )
+        if here or not there:
             progress.step("commit", f"Giving {os.path.basename(one.target)} its name")
             durable.rename(roots, one.source, one.target, replace=False)
 

@@ -68,14 +68,10 @@ def holds(roots: Roots, path: str, file: FileIdentity) -> bool:
 
 def put_away(roots: Roots, entry: manifests.Entry) -> None:
     """Move a file to its place in the trash; E_NEEDS_ATTENTION if its name is another's now."""
-    if inode(roots, entry.trash) == entry.file.inode:
-        if inode(roots, entry.original) == entry.file.inode:
-            # A death between link and unlink, where no rename spares what has the name.
-            durable.unlink(roots, entry.original)
-        return
-    if inode(roots, entry.original) != entry.file.inode:
+    if inode(roots, entry.original) == entry.file.inode:
+        durable.rename(roots, entry.original, entry.trash, replace=False)
+    elif inode(roots, entry.trash) != entry.file.inode:
         raise attention(entry.original, "another file has this name now")
-    durable.rename(roots, entry.original, entry.trash, replace=False)
 
 
 def link_or_move(roots: Roots, source: str, target: str) -> None:

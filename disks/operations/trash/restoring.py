@@ -136,7 +136,8 @@ def _entry_refusal(roots: Roots, manifest: Manifest, entry: Entry) -> ImageError
             "E_CHANGED", f"{entry.trash} was written while it lay in the trash.", file=entry.trash
         )
     if entry.original != manifest.replacement:
-        if has_name(roots, entry.original):
+        both_names = resuming and _is_inode(roots, entry.original, entry.file)
+        if has_name(roots, entry.original) and not both_names:
             return ImageError(
                 "E_EXISTS",
                 f"{entry.original} exists again: another file has the name.",

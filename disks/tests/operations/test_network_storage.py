@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from disks.engine.errors import ImageError
-from disks.operations import durable, merge
+from disks.operations import delete, durable, merge, move
 from disks.operations.probing import probe
 from disks.operations.recover import recover
+from disks.operations.trash import restoring
 from disks.tests.builders import Family
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import (
@@ -163,3 +164,43 @@ def test_the_probe_of_a_share_says_what_it_cannot_do(
     assert found.hard_links is False
     assert found.writable
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_move_that_dies_between_the_halves_of_a_rename_leaves_no_second_name(
+    tmp_path: Path, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bad-input F92, F93: what is written under the old name would change the moved disk."""
+    without_careful_renames(monkeypatch)
+    world = chain(tmp_path / "vms", family=family)
+    leaf, target = world.leaf.path, world.leaf.path.with_name(f"new.{family.name}")
+    content = content_of(leaf)
+
+    def work() -> None:
+        move.apply(move.plan(str(leaf), str(target), world.roots), world.roots, offline=True)
+
+    assert in_fork(with_fault("forward.unlink:1:kill", work)) == DIED
+    assert leaf.exists() and target.exists()
+    assert [row["action"] for row in recover(str(world.folder), world.roots)] == ["finished"]
+    assert not leaf.exists()
+    assert content_of(target) == content
+
+
+def test_a_restore_that_dies_between_the_halves_of_a_rename_is_gone_on_with(
+    tmp_path: Path, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bad-input F92, F93: the disk has its own name and the trash's then."""
+    without_careful_renames(monkeypatch)
+    world = chain(tmp_path / "vms", family=family)
+    leaf, content = world.leaf.path, content_of(world.leaf.path)
+    done = delete.apply(delete.plan(str(leaf), world.roots), world.roots, offline=True)
+    (folder,) = done["trash"]
+
+    def work() -> None:
+        restoring.restore(folder, world.roots, offline=True)
+
+    assert in_fork(with_fault("unlink:2:kill", work)) == DIED
+    assert leaf.exists() and (Path(folder) / leaf.name).exists()
+    assert restoring.restore(folder, world.roots, offline=True)["restored"] == [str(leaf)]
+    assert content_of(leaf) == content
+    assert leaf.stat().st_nlink == 1
+    assert not Path(folder).exists()
