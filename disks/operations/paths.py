@@ -6,6 +6,7 @@ Names only lead; `RootFolders` opens what they lead to, and nothing outside of t
 from __future__ import annotations
 
 import os
+import string
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
@@ -14,6 +15,9 @@ from disks.operations import windows
 from disks.operations.root_folders import RootFolders
 from disks.operations.storage_roots import Root, normal_path
 from disks.operations.windows import WindowsPath, shown
+
+
+_OTHER_CASE = str.maketrans(string.ascii_letters, string.ascii_uppercase + string.ascii_lowercase)
 
 
 class Roots(RootFolders):
@@ -38,6 +42,7 @@ class Roots(RootFolders):
         self.identity_leads = identity_leads
         self._find_identity = find_identity
         self._by_identity: dict[str, list[str]] | None = None
+        self._minds_case: dict[str, bool] = {}  # by folder
 
     # ------------------------------------------------------------------ names of images
 
@@ -172,7 +177,7 @@ class Roots(RootFolders):
             return []
         exact = os.path.join(root.path, relative)
         if self.exists(exact):
-            return [exact]
+            return [self._as_listed(exact)]
         folders = [root.path]
         *parents, name = relative.split("/")
         for part in parents:
@@ -186,6 +191,26 @@ class Roots(RootFolders):
             for folder in folders
             for found in self._alike(folder, name, folders=False)
         )
+
+    def _as_listed(self, path: str) -> str:
+        """An existing file as its folder lists it: an SMB share takes any spelling of a name.
+
+        Records and locks go by the name, so a disk must have the same one for everybody.
+        """
+        folder, name = os.path.split(path)
+        if folder not in self._minds_case:
+            other = os.path.join(folder, name.translate(_OTHER_CASE))
+            self._minds_case[folder] = not self._is_one_file(path, other)
+        if self._minds_case[folder]:
+            return path
+        listed = self._alike(folder, name, folders=False)
+        return path if name in listed or not listed else os.path.join(folder, listed[0])
+
+    def _is_one_file(self, one: str, other: str) -> bool:
+        try:
+            return os.path.samestat(self.stat(one), self.stat(other))
+        except ImageError:
+            return False
 
     def _alike(self, folder: str, name: str, *, folders: bool) -> list[str]:
         wanted = folded(name)

@@ -15,8 +15,12 @@ from typing import Any
 
 import pytest
 
+from disks.commandline import options
+from disks.engine.chain import open_chain
 from disks.engine.errors import ImageError
-from disks.operations import delete, durable, merge, move
+from disks.engine.files import ImageFile
+from disks.operations import delete, durable, journal, merge, move
+from disks.operations.paths import Roots
 from disks.operations.probing import probe
 from disks.operations.recover import recover
 from disks.operations.trash import restoring
@@ -204,3 +208,45 @@ def test_a_restore_that_dies_between_the_halves_of_a_rename_is_gone_on_with(
     assert content_of(leaf) == content
     assert leaf.stat().st_nlink == 1
     assert not Path(folder).exists()
+
+
+class MindsNoCase(Roots):
+    """An SMB share: it opens a file under any spelling of its name."""
+
+    def open(self, path: str, **options: Any) -> ImageFile:
+        return super().open(self._stored(path), **options)
+
+    def stat(self, path: str) -> os.stat_result:
+        return super().stat(self._stored(path))
+
+    def _stored(self, path: str) -> str:
+        folder, name = os.path.split(path)
+        names = os.listdir(folder) if os.path.isdir(folder) else []
+        alike = [one for one in names if one.casefold() == name.casefold()]
+        return os.path.join(folder, alike[0]) if alike else path
+
+
+def test_a_record_and_a_lock_count_for_every_spelling_of_a_name_that_the_share_takes(
+    tmp_path: Path, family: Family
+) -> None:
+    """bad-input D65, F93: Windows stores the parent's name as somebody once typed it."""
+    base = family.dynamic(tmp_path, family.file("Base"), content=[(0, worlds.noise(1, 8))])
+    names = family.naming(base, relative=f".\\BASE.{family.name.upper()}")
+    leaf = family.differencing(tmp_path, family.file("leaf"), base, **names)
+    roots = MindsNoCase(roots_of(tmp_path).roots)
+    with open_chain(str(leaf.path), roots) as found:
+        assert found.paths == [str(leaf.path), str(base.path)]
+    journal.write(roots, journal.Sidecar(journal.UNDO, str(base.path), "prepared"))
+    plan = merge.plan(str(leaf.path), roots, into_parent=True, in_place=True)
+    assert plan.refused is not None
+    assert plan.refused.code == "E_UNFINISHED"
+
+
+def test_a_file_of_the_command_line_is_spelled_as_its_folder_lists_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bad-input D65, F93: so that it meets the records and locks of the same disk."""
+    (tmp_path / "Base.vhd").touch()
+    monkeypatch.setattr(options, "Roots", MindsNoCase)
+    assert options.file_path(f"{tmp_path}/BASE.vhd") == f"{tmp_path}/Base.vhd"
+    assert options.file_path(f"{tmp_path}/none.vhd") == f"{tmp_path}/none.vhd"
