@@ -16,7 +16,6 @@ from disks.operations.root_folders import RootFolders
 from disks.operations.storage_roots import Root, normal_path
 from disks.operations.windows import WindowsPath, shown
 
-
 _OTHER_CASE = str.maketrans(string.ascii_letters, string.ascii_uppercase + string.ascii_lowercase)
 
 

@@ -111,7 +111,7 @@ def test_base_grows_with_a_leaf_that_was_made_larger_meanwhile(
 
 @pytest.mark.parametrize("base_type", ["dynamic", "fixed"])
 def test_zeros_that_the_leaf_states_behind_the_end_of_a_smaller_level_are_taken_in(
-    tmp_path: Path, base_type: str
+    tmp_path: Path, base_type: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was moved from there before lies in base, and would come back into sight."""
     mib = worlds.MIB
@@ -128,8 +128,8 @@ def test_zeros_that_the_leaf_states_behind_the_end_of_a_smaller_level_are_taken_
     assert isinstance(leaf, BuiltVhdx)
     roots = worlds.roots_of(tmp_path)
     plan = merge.plan(str(leaf.path), roots, base=str(base.path), into_parent=True, in_place=True)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(batches, "BATCH_BYTES", mib)
+    monkeypatch.setattr(batches, "BATCH_BYTES", mib)
+    with pytest.raises(Stopped):
         merge.apply(plan, roots, offline=True, progress=StopsAfter(mib + 1))
     with leaf.path.open("r+b") as file:  # as a machine that trims the block
         file.seek(leaf.table_offset + 3 * 8)

@@ -183,7 +183,8 @@ def test_a_move_that_dies_between_the_halves_of_a_rename_leaves_no_second_name(
         move.apply(move.plan(str(leaf), str(target), world.roots), world.roots, offline=True)
 
     assert in_fork(with_fault("forward.unlink:1:kill", work)) == DIED
-    assert leaf.exists() and target.exists()
+    assert leaf.exists()
+    assert target.exists()
     assert [row["action"] for row in recover(str(world.folder), world.roots)] == ["finished"]
     assert not leaf.exists()
     assert content_of(target) == content
@@ -203,7 +204,8 @@ def test_a_restore_that_dies_between_the_halves_of_a_rename_is_gone_on_with(
         restoring.restore(folder, world.roots, offline=True)
 
     assert in_fork(with_fault("unlink:2:kill", work)) == DIED
-    assert leaf.exists() and (Path(folder) / leaf.name).exists()
+    assert leaf.exists()
+    assert (Path(folder) / leaf.name).exists()
     assert restoring.restore(folder, world.roots, offline=True)["restored"] == [str(leaf)]
     assert content_of(leaf) == content
     assert leaf.stat().st_nlink == 1
