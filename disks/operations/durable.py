@@ -185,13 +185,14 @@ def _rename_new(source_fd: int, old: str, target_fd: int, new: str) -> None:
     if result == 0:
         return
     number = ctypes.get_errno()
-    if number not in (errno.EINVAL, errno.ENOSYS):
+    if number in (errno.EINVAL, errno.ENOSYS):
+        try:
+            os.link(old, new, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
+            number = 0
+        except FileExistsError:
+            number = errno.EEXIST
+    if number and not (number == errno.EEXIST and _is_one_file(source_fd, old, target_fd, new)):
         raise OSError(number, os.strerror(number), new)
-    try:
-        os.link(old, new, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
-    except FileExistsError:
-        if not _is_one_file(source_fd, old, target_fd, new):
-            raise
     faults.reached("unlink", old)  # killed here, the file has both names
     os.unlink(old, dir_fd=source_fd)
 

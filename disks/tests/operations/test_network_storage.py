@@ -112,6 +112,7 @@ def test_a_death_between_the_halves_of_a_rename_leaves_no_second_name(
 
     assert in_fork(with_fault("merge.end.unlink:1:kill", work)) == DIED
     assert leaf.exists()
+    monkeypatch.undo()  # a host may take over that knows such renames
     assert [row["action"] for row in recover(str(world.folder), world.roots)] == ["finished"]
     assert not leaf.exists()
     assert content_of(world.middle.path) == content
