@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, datetime, time
 
 from disks.engine.errors import ImageError
@@ -139,9 +140,14 @@ def add_unrelated(parser: argparse.ArgumentParser) -> None:
 
 
 def file_path(text: str) -> str:
-    """A file argument as an absolute path. The user named it, so a link is followed."""
+    """A file argument as an absolute path, spelled as its folder lists it.
+
+    The user named it, so a link is followed.
+    """
     path = os.path.abspath(text)
-    return os.path.realpath(path) if os.path.islink(path) else path
+    path = os.path.realpath(path) if os.path.islink(path) else path
+    with closing(Roots([Root(os.path.dirname(path))])) as beside:
+        return beside.actual(path) if beside.exists(path) else path
 
 
 def parent_path(text: str, roots: Roots) -> str:

@@ -273,6 +273,8 @@ class ImageFile:
             faults.reached("allocate", self.path, offset=size_bytes)
             os.posix_fallocate(self.fd, from_bytes, size_bytes - from_bytes)
         except OSError as error:
+            # A full ext4 has made the file longer by what still had room.
+            self.size_bytes = self.stat().st_size
             raise self._failed(error, size_bytes, "fallocate") from error
         self.size_bytes = max(self.size_bytes, size_bytes)
 

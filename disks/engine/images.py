@@ -202,7 +202,10 @@ class Image(Protocol):
         ...
 
     def growth_bytes(self, wanted: Iterator[Wanted]) -> int:
-        """What the file grows by at most when it is made to hold these sectors (ascending)."""
+        """What the file grows by at most when it is made to hold these sectors (ascending).
+
+        Raises E_TOO_LARGE where the format cannot reach so far.
+        """
         ...
 
     def needed_bytes(self) -> int:

@@ -45,13 +45,19 @@ class Locator(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ParentReference:
-    """What a differencing disk's header says about its parent."""
+    """What a differencing disk's header says about its parent.
+
+    identity_problem  why that is no identity; a sentence
+    also              a second identity: some Windows opens the child on a parent that has this one
+    """
 
     identity: str
     name: str | None
     timestamp: datetime | None
     locators: tuple[Locator, ...]
     name_problem: str | None = None
+    identity_problem: str | None = None
+    also: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,6 +134,7 @@ def apply(
 def _describe(result: RewritePlan, chain: Chain, roots: Roots) -> None:
     """Everything that needs no block read. Raises what stands in the way."""
     describe(result, chain, roots, so="no copy takes its place")
+    guards.require_movable(chain.images[0].file)
     small = rules.size_refusal(zip(chain.paths[:2], chain.images[:2], strict=True))
     if small is not None:
         raise small

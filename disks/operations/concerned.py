@@ -95,6 +95,13 @@ def new_link(
             advice=f"Make a copy of its own first, or {instead}.",
             file=path,
         )
+    if not roots.may_write(path):
+        raise ImageError(
+            "E_ACCESS",
+            f"{path} needs a new parent path, but this service may not write to it.",
+            advice=f"Give it the right to (and take the immutable attribute away), or {instead}.",
+            file=path,
+        )
     if roots.windows_path(output) is None and roots.relative_windows_path(path, output) is None:
         raise ImageError(
             "E_NO_WINDOWS_PATH",

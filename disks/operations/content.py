@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from disks.engine.chain import ChainExtent
+from disks.engine.chain import ChainExtent, ChainView
 from disks.engine.files import ImageFile, storage_error
 from disks.engine.images import DiskType, Image, Source
 from disks.engine.units import GIB, SECTOR_BYTES, round_up, sectors
@@ -77,6 +77,33 @@ class ChainContent:
             yield Run(
                 extent.first_sector, extent.count_sectors, files[extent.level], extent.file_offset
             )
+
+
+class HeldContent:
+    """Levels of a chain, none larger than the one before it, over a parent that may hold anything.
+
+    Zeros that a level states are held wherever it has them: also behind the end of a level below,
+    where the parent may have got what was moved there before the zeros were written.
+    """
+
+    def __init__(self, levels: ChainView) -> None:
+        self._size = levels.virtual_size_bytes
+        self._parts: list[tuple[int, ChainContent]] = []  # end, and the levels that reach there
+        for count in range(len(levels.images), 0, -1):
+            part = ChainView(levels.images[:count], levels.paths[:count])
+            self._parts.append((sectors(part.images[-1].virtual_size_bytes), ChainContent(part)))
+
+    @property
+    def virtual_size_bytes(self) -> int:
+        return self._size
+
+    def runs(self, first_sector: int, count_sectors: int) -> Iterator[Run]:
+        position, end = first_sector, first_sector + count_sectors
+        for part_end, content in self._parts:
+            stop = min(end, part_end)
+            if position < stop:
+                yield from content.runs(position, stop - position)
+                position = stop
 
 
 class ImageContent:

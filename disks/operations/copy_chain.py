@@ -164,26 +164,14 @@ def _targets(paths: Sequence[str], result: CopyChainPlan) -> list[str]:
     names: list[str] = []
     taken: set[str] = set()
     for path in paths:
-        name = os.path.basename(path)
-        stem, extension = os.path.splitext(name)
-        number = 1
-        while folded(name) in taken:
-            number += 1
-            tail = f"-{number}{extension}"
-            name = _cut(stem, rules.LARGEST_NAME_BYTES - len(os.fsencode(tail))) + tail
-        if number > 1:
+        name = rules.free_name(os.path.basename(path), taken, "-")
+        if name != os.path.basename(path):
             result.warnings.append(
                 f"{path} becomes {name}: the set has a disk of the same name already."
             )
         taken.add(folded(name))
         names.append(name)
     return [os.path.join(result.folder, name) for name in names]
-
-
-def _cut(text: str, most_bytes: int) -> str:
-    while len(os.fsencode(text)) > most_bytes:
-        text = text[:-1]
-    return text
 
 
 # ---------------------------------------------------------------------- carrying out

@@ -134,6 +134,7 @@ def _fill(
     path = result.path
     with roots.open(path) as file:
         _look_at(result, file, roots)
+        guards.require_movable(file)
     roots.require_writable(path)
     result.trash = [path]
     identity = result.files[0].identity

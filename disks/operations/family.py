@@ -1,8 +1,9 @@
 """Who else hangs on a disk: asked before it is merged away or replaced.
 
-A child counts by the identity its header names. One that resolves to another copy of
-the same disk (a backup beside its own backup of the parent) is left out of it. A damaged
-disk counts, too, if what is left of its headers says so; if nothing is, nobody knows.
+A child counts by the identity its header names, or by a second one, by which some Windows would
+open it. One that resolves to another copy of the same disk (a backup beside its own backup of
+the parent) is left out of it. A damaged disk counts, too, if what is left of its headers says
+so; if nothing is, nobody knows.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from disks.engine.resolution import resolve
 from disks.operations.headers import Header, NotRead, everything_below
 from disks.operations.paths import Roots, folded
 from disks.operations.progress import Progress
+from disks.operations.windows import shown
 
 ChildrenOf = Callable[[str], Iterable[str]]
 NAMED = 5  # files in a message
@@ -74,11 +76,14 @@ def look(
     for seen, found in enumerate(everything_below(roots, [*folders, *suspects]), 1):
         if progress is not None and seen % 50 == 0:
             progress.report(0, 0, f"looking for other children: {seen:,} files looked at")
-        named = _named_by(roots, found)
-        if named is None and isinstance(found, NotRead):
-            family.unread[found.path] = found.error
-        elif named in by_identity:
-            candidates[found.path] = named
+        try:
+            named = _named_by(roots, found)
+        except _Unknown as unknown:
+            family.unread[found.path] = unknown.why
+            continue
+        known_by = next((identity for identity in named if identity in by_identity), None)
+        if known_by is not None:
+            candidates[found.path] = known_by
     for child, identity in sorted(candidates.items()):
         for parent in by_identity[identity]:
             if child == parent or not _hangs_on(roots, child, identity, parent):
@@ -89,19 +94,38 @@ def look(
     return family
 
 
-def _named_by(roots: Roots, found: Header | NotRead) -> str | None:
-    """The identity of the parent, "" without one; None if that cannot be told."""
+class _Unknown(Exception):
+    """Nobody can tell whether a file has a parent, and which."""
+
+    def __init__(self, why: ImageError) -> None:
+        super().__init__()
+        self.why = why
+
+
+def _named_by(roots: Roots, found: Header | NotRead) -> tuple[str, ...]:
+    """The identities that the parent may have, that which counts here first; none without one.
+
+    Raises _Unknown.
+    """
     if isinstance(found, Header):
-        return found.parent_identity
+        if found.parent_problem and not found.parent_also:
+            why = f"{shown(found.path)} does not tell which its parent is. {found.parent_problem}"
+            raise _Unknown(ImageError("E_LOCATOR", why, file=found.path))
+        return (found.parent_identity, found.parent_also)
     if found.error.code in _GONE:
-        return ""
+        return ()
     if found.is_folder:
-        return None
+        raise _Unknown(found.error)
     try:
         with roots.open(found.path) as file:
-            return named_parent(file)
+            named = named_parent(file)
     except ImageError as error:
-        return "" if error.code in _GONE else None
+        if error.code in _GONE:
+            return ()
+        raise _Unknown(found.error) from error
+    if named is None:
+        raise _Unknown(found.error)
+    return (named,)
 
 
 _GONE = ("E_NOT_FOUND", "E_NOT_A_FILE")  # since the folder was listed
@@ -112,7 +136,8 @@ def _hangs_on(roots: Roots, child: str, identity: str, parent: str) -> bool:
     try:
         with roots.open(child) as file:
             image = open_image(file)
-            if image.parent is None or image.parent.identity != identity:
+            link = image.parent
+            if link is None or identity not in (link.identity, link.also):
                 return False
             resolution = resolve(image, child, roots)
     except ImageError as error:

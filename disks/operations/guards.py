@@ -4,6 +4,8 @@ other names of a disk's file, and who wrote it a moment ago.
 
 from __future__ import annotations
 
+import fcntl
+import sys
 import time
 from collections.abc import Iterable, Iterator
 
@@ -57,6 +59,8 @@ def require_offline(managed: Iterable[dict[str, str]], *, offline: bool) -> None
 
 
 RECENT_SECONDS = 300
+_GET_ATTRIBUTES = 0x80086601  # FS_IOC_GETFLAGS, of linux/fs.h
+_NEVER_RENAMED = 0x10 | 0x20  # FS_IMMUTABLE_FL, FS_APPEND_FL
 
 
 def require_one_name(file: ImageFile) -> None:
@@ -70,6 +74,26 @@ def require_one_name(file: ImageFile) -> None:
             file=file.path,
             field="links",
             value=links,
+        )
+
+
+def require_movable(file: ImageFile) -> None:
+    """E_ACCESS: the file is marked as one that is never renamed (`chattr +i`, `+a`).
+
+    A job that met that past its commit could not come to its end.
+    """
+    try:
+        stored = fcntl.ioctl(file.fd, _GET_ATTRIBUTES, bytes(8))
+    except OSError:
+        return  # a file system that knows no such attributes
+    if int.from_bytes(stored[:4], sys.byteorder) & _NEVER_RENAMED:
+        raise ImageError(
+            "E_ACCESS",
+            f"{shown(file.path)} is marked as immutable or append-only, so it cannot be moved to "
+            "the trash or get another name.",
+            advice="Take the attribute away first (chattr -i -a).",
+            file=file.path,
+            field="attributes",
         )
 
 

@@ -15,7 +15,10 @@ from disks.operations.paths import Roots
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a search needs to know of one disk; sizes in bytes, ids "" where there are none."""
+    """What a search needs to know of one disk; sizes in bytes, ids "" where there are none.
+
+    parent_also, parent_problem: see `ParentReference`; "" for none
+    """
 
     path: str
     format_name: str
@@ -29,6 +32,8 @@ class Header:
     parent_timestamp: datetime | None
     mtime_ns: int
     virtual_disk_id: str = ""
+    parent_also: str = ""
+    parent_problem: str = ""
 
 
 def read_header(roots: Roots, path: str) -> Header:
@@ -49,6 +54,8 @@ def read_header(roots: Roots, path: str) -> Header:
             parent_timestamp=image.parent.timestamp if image.parent else None,
             mtime_ns=status.st_mtime_ns,
             virtual_disk_id=image.virtual_disk_id or "",
+            parent_also=image.parent.also if image.parent else "",
+            parent_problem=(image.parent.identity_problem or "") if image.parent else "",
         )
 
 

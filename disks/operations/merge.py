@@ -210,6 +210,8 @@ def _refusals(
     if request.into_parent:
         for path in (*(level.path for level in result.levels), *result.relink):
             roots.require_writable(path)
+        for image in merged:
+            guards.require_movable(image.file)
     else:
         rules.check_new_name(roots, result.output, format)
     try:

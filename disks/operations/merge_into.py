@@ -11,7 +11,7 @@ from disks.engine.errors import ImageError
 from disks.engine.holding import Wanted
 from disks.engine.units import sectors
 from disks.operations import copying, guards, journal, merge_in_place, rules, trash
-from disks.operations.content import ChainContent, Run
+from disks.operations.content import HeldContent, Run
 from disks.operations.counting import Counting
 from disks.operations.merge_in_place import Work
 from disks.operations.merge_plan import Measured, MergePlan
@@ -66,7 +66,7 @@ def refusals(plan: MergePlan, chain: Chain, last: int, roots: Roots) -> Iterator
 
 def _measured(chain: Chain, last: int) -> Measured:
     base = chain.images[last]
-    view = ChainContent(chain.levels(0, last - 1))
+    view = HeldContent(chain.levels(0, last - 1))
     size = view.virtual_size_bytes
     counting = Counting(rules.block_bytes_of(base), size)
     wanted = _wanted(view.runs(0, sectors(size)), counting)

@@ -163,6 +163,7 @@ def _fill(
         result.warnings = [one.message for one in guards.recent_write(file)]
         managed = guards.managers(roots, [(path, image)])
         roots.require_writable(path)
+        guards.require_movable(file)
         rules.check_new_name(roots, target, by_name(image.format_name))
         result.across = not _is_one_mount(roots, path, target)
         result.commands = new_copy.commands(roots, path, target)

@@ -5,7 +5,9 @@ Names only lead; `RootFolders` opens what they lead to, and nothing outside of t
 
 from __future__ import annotations
 
+import contextlib
 import os
+import string
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
@@ -14,6 +16,8 @@ from disks.operations import windows
 from disks.operations.root_folders import RootFolders
 from disks.operations.storage_roots import Root, normal_path
 from disks.operations.windows import WindowsPath, shown
+
+_OTHER_CASE = str.maketrans(string.ascii_letters, string.ascii_uppercase + string.ascii_lowercase)
 
 
 class Roots(RootFolders):
@@ -38,6 +42,9 @@ class Roots(RootFolders):
         self.identity_leads = identity_leads
         self._find_identity = find_identity
         self._by_identity: dict[str, list[str]] | None = None
+        self._minds_case: dict[str, bool] = {}  # by folder
+        # Of those that do not, by extension: names by what they are with no case.
+        self._listed: dict[tuple[str, str], dict[str, list[str]]] = {}
 
     # ------------------------------------------------------------------ names of images
 
@@ -172,7 +179,7 @@ class Roots(RootFolders):
             return []
         exact = os.path.join(root.path, relative)
         if self.exists(exact):
-            return [exact]
+            return [self._as_listed(exact)]
         folders = [root.path]
         *parents, name = relative.split("/")
         for part in parents:
@@ -186,6 +193,39 @@ class Roots(RootFolders):
             for folder in folders
             for found in self._alike(folder, name, folders=False)
         )
+
+    def _as_listed(self, path: str) -> str:
+        """An existing file as its folder lists it: an SMB share takes any spelling of a name.
+
+        Records and locks go by the name, so a disk must have the same one for everybody.
+        """
+        folder, name = os.path.split(path)
+        other = name.translate(_OTHER_CASE)
+        if folder not in self._minds_case and other != name:
+            self._minds_case[folder] = not self._is_one_file(path, os.path.join(folder, other))
+        if self._minds_case.get(folder, True):
+            return path
+        of_its_kind = folder, os.path.splitext(folded(name))[1]
+        if folded(name) not in self._listed.get(of_its_kind, {}):
+            self._listed[of_its_kind] = self._listing(*of_its_kind)
+        listed = self._listed[of_its_kind].get(folded(name), [])
+        return path if name in listed or not listed else os.path.join(folder, listed[0])
+
+    def _listing(self, folder: str, extension: str) -> dict[str, list[str]]:
+        """Names of the files of one kind in a folder, by what they are with no case."""
+        names: dict[str, list[str]] = {}
+        with contextlib.suppress(ImageError):
+            for entry in self.entries(folder):
+                spelled = folded(entry.name)
+                if entry.is_file and spelled.endswith(extension):
+                    names.setdefault(spelled, []).append(entry.name)
+        return names
+
+    def _is_one_file(self, one: str, other: str) -> bool:
+        try:
+            return os.path.samestat(self.stat(one), self.stat(other))
+        except ImageError:
+            return False
 
     def _alike(self, folder: str, name: str, *, folders: bool) -> list[str]:
         wanted = folded(name)

@@ -25,6 +25,7 @@ SWEPT = "swept"
 BUSY = "busy"
 ATTENTION = "needs-attention"
 
+_HASH_LETTERS = 32  # of a lock's name, and at least of a temporary file's
 _TEMPORARY = re.compile(r"\.(.+\..+)\.vdtmp", re.DOTALL)
 
 
@@ -171,7 +172,7 @@ def _sweep(folder: str, roots: Roots, *, assume_dead: bool) -> Iterator[dict[str
         owners = _owners(folder, found[1])
         disk = owners[0]
         try:
-            if journal.pending(roots, owners):
+            if journal.pending(roots, [*owners, *_hashed(roots, folder, owners)]):
                 continue
             with _held(roots, owners, Sidecar(UNDO, disk, ""), assume_dead=assume_dead):
                 durable.unlink(roots, path, missing_ok=True)
@@ -200,6 +201,15 @@ def _owners(folder: str, stem: str) -> list[str]:
     """
     ends = [at for at, letter in enumerate(stem) if letter == "." and at > 0]
     return [os.path.join(folder, stem[:end]) for end in reversed(ends)]
+
+
+def _hashed(roots: Roots, folder: str, owners: list[str]) -> list[str]:
+    """The disks for whose very long names a hash stands among the owners of a temporary file."""
+    names = {os.path.basename(owner)[:_HASH_LETTERS] for owner in owners}
+    found = (one for _, one in journal.sidecars_in(roots, folder) if isinstance(one, Sidecar))
+    disks = {disk for sidecar in found for disk in (sidecar.disk, *sidecar.neighbours)}
+    here = [disk for disk in disks if os.path.dirname(disk) == folder]
+    return [disk for disk in here if locks.lock_name(disk) in names]
 
 
 def _folders(folder: str, roots: Roots, rows: list[dict[str, Any]]) -> Iterator[str]:

@@ -181,6 +181,15 @@ class RootFolders:
         finally:
             os.close(folder_fd)
 
+    def may_write(self, path: str) -> bool:
+        """Whether this service may write to a file, by the file's rights and attributes."""
+        folder, name = os.path.split(path)
+        folder_fd = self.open_folder(folder)
+        try:
+            return os.access(name, os.W_OK, dir_fd=folder_fd, effective_ids=True)
+        finally:
+            os.close(folder_fd)
+
     def exists(self, path: str) -> bool:
         """True if a regular file has this name below a root."""
         try:

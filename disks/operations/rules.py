@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from disks.engine.check import check_image
 from disks.engine.errors import ImageError
@@ -14,7 +14,7 @@ from disks.engine.images import DiskType, Image
 from disks.engine.new_image import NewImage, Target
 from disks.engine.units import MIB
 from disks.operations import windows
-from disks.operations.paths import Roots
+from disks.operations.paths import Roots, folded
 from disks.operations.storage_roots import is_internal_name
 
 LARGEST_NAME_BYTES = 255
@@ -59,6 +59,22 @@ def check_new_name(roots: Roots, path: str, format: Target) -> None:
             return
         raise
     raise ImageError("E_EXISTS", f"{path} exists already and is not overwritten.", file=path)
+
+
+def free_name(name: str, taken: Collection[str], mark: str) -> str:
+    """name, or, where it is taken, the same with a number: `NAME<mark>2.vhd`; never too long.
+
+    taken: names as paths.folded() has them, for a share may mind no case
+    """
+    stem, extension = os.path.splitext(name)
+    number = 1
+    while folded(name) in taken:
+        number += 1
+        tail = f"{mark}{number}{extension}"
+        while stem and len(os.fsencode(stem + tail)) > LARGEST_NAME_BYTES:
+            stem = stem[:-1]
+        name = stem + tail
+    return name
 
 
 def require_folder(roots: Roots, folder: str) -> None:

@@ -76,6 +76,7 @@ def rename_new(roots: Roots, source: str, target: str, number: int | None) -> No
     elif inode(roots, source) == number and roots.stat(source).st_nlink > 1:
         # A death between link and unlink, where no rename spares what has the name. With one
         # link these are one name in two spellings, where case does not count.
+        durable.sync_folder_of(roots, target)  # the only name may not be a lost one
         durable.unlink(roots, source)
 
 

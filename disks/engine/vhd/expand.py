@@ -175,7 +175,7 @@ def _past_2_tib(image: VhdImage, end: int) -> ImageError:
 def _table_place(image: VhdImage, table_room: int) -> int:
     """Where a longer table fits between headers and strings: where it is, else the first gap."""
     offset = image.bat.offset
-    taken = room.headers(image)
+    taken = [*room.headers(image), *room.reserved(image)]
     if not any(start < offset + table_room and offset < end for start, end in taken):
         return offset
     taken.append((offset, image.table_end))

@@ -43,7 +43,7 @@ def plan_hold(image: VhdImage, wanted: Iterator[Wanted], limits: Limits) -> Hold
 
 
 def growth_bytes(image: VhdImage, wanted: Iterator[Wanted]) -> int:
-    """See `Image`."""
+    """See `Image`. Raises `E_TOO_LARGE`."""
     if image.disk_type is DiskType.FIXED:
         return 0
     stride = round_up(image.bitmap_bytes + image.block_size_bytes, PAGE_BYTES)
@@ -53,7 +53,20 @@ def growth_bytes(image: VhdImage, wanted: Iterator[Wanted]) -> int:
             continue
         last = block
         blocks += block >= image.blocks_total or image.bat.entry(block) == ABSENT
-    return blocks * stride + PAGE_BYTES if blocks else 0
+    growth = blocks * stride + PAGE_BYTES if blocks else 0
+    _require_reach(image, image.data_end + growth)
+    return growth
+
+
+def _require_reach(image: VhdImage, end: int) -> None:
+    """E_TOO_LARGE unless blocks that end there, and the footer behind them, can be named."""
+    if end + SECTOR_BYTES > MAX_FILE_SECTORS * SECTOR_BYTES:
+        raise ImageError(
+            "E_TOO_LARGE",
+            "The file would grow past 2 TiB, which the block allocation table cannot reach.",
+            file=image.file.path,
+            value=end,
+        )
 
 
 def _hold_fixed(image: VhdImage, wanted: Iterator[Wanted], limits: Limits) -> HoldPlan:
@@ -121,13 +134,7 @@ class _Batch:
             at = round_up(at + image.bitmap_bytes, PAGE_BYTES) - image.bitmap_bytes
         self._first_new = self._first_new or at
         self._end = at + image.bitmap_bytes + image.block_size_bytes
-        if self._end + SECTOR_BYTES > MAX_FILE_SECTORS * SECTOR_BYTES:
-            raise ImageError(
-                "E_TOO_LARGE",
-                "The file would grow past 2 TiB, which the block allocation table cannot reach.",
-                file=image.file.path,
-                value=self._end,
-            )
+        _require_reach(image, self._end)
         self._at[block] = self._new[block] = at
         self._bitmaps[block] = bitmap = bytearray(image.bitmap_bytes)
         self._before[block] = b""

@@ -63,7 +63,7 @@ def _place(image: VhdImage, strings: Sequence[_String]) -> _Placed:
     entries: list[LocatorEntry] = []
     inside: list[Write] = []
     behind: list[Write] = []
-    end = round_up(image.data_end, SECTOR_BYTES)
+    end = first_behind = round_up(max(image.data_end, _end_of_cut_block(image)), SECTOR_BYTES)
     for code, data, kept in strings:
         if kept is not None:
             entries.append(kept)
@@ -84,14 +84,27 @@ def _place(image: VhdImage, strings: Sequence[_String]) -> _Placed:
     size = image.file.size_bytes
     if behind:
         # A footer at the new end first: then every prefix of these steps ends with one. The
-        # old footer lies where the first string goes.
+        # old footer lies where the first string goes, or in what a short block lacks.
         copy = image.footers.end
+        if first_behind > image.data_end:
+            over = min(first_behind - image.data_end, copy.length)
+            behind.append(Write(image.data_end, bytes(over)))
         moved = copy.raw[: copy.length]
         steps.append((Write(size, bytes(end - size) + moved),))
         size = end + copy.length
     if inside or behind:
         steps.append((*inside, *behind))
     return _Placed(entries, steps, size)
+
+
+def _end_of_cut_block(image: VhdImage) -> int:
+    """Where a last block would end that was written short: what lies before that is its own."""
+    from disks.engine.vhd import expand  # inspecting does not need it
+
+    try:
+        return expand.end_of_cut_block(image)
+    except ImageError:
+        return 0  # a damaged entry has no room that would have to be kept
 
 
 def _rewrite(

@@ -129,7 +129,12 @@ def linkage(locator: ParentLocator) -> tuple[str, str | None]:
 
 def reference(locator: ParentLocator) -> ParentReference:
     """What the item says about the parent, in the engine's words."""
-    return ParentReference(linkage(locator)[0], None, None, tuple(_locators(locator)))
+    identity, problem = linkage(locator)
+    second = locator.get(LINKAGE2)
+    match = _BRACED.fullmatch(second.value or "") if second is not None else None
+    also = "" if match is None or match[1] == NIL_TEXT else match[1].lower()
+    found = tuple(_locators(locator))
+    return ParentReference(identity, None, None, found, identity_problem=problem, also=also)
 
 
 def _locators(locator: ParentLocator) -> Iterator[Locator]:

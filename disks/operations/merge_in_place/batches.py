@@ -24,7 +24,7 @@ from disks.engine.holding import HoldPlan, Limits, Wanted
 from disks.engine.images import Image
 from disks.engine.units import MIB, SECTOR_BYTES, sectors, size_text
 from disks.operations import unforeseen
-from disks.operations.content import ChainContent, Run
+from disks.operations.content import HeldContent, Run
 from disks.operations.merge_in_place import old_pages
 from disks.operations.merge_in_place.moving import move, prove
 from disks.operations.merge_in_place.old_pages import Slot
@@ -174,7 +174,7 @@ class Levels:
             self._stack.close()
             raise
         self.view = ChainView(images, work.levels)
-        self._content = ChainContent(self.view)
+        self._content = HeldContent(self.view)
 
     def runs(self, first_sector: int) -> Iterator[Run]:
         count = sectors(self.view.virtual_size_bytes) - first_sector

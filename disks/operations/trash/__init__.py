@@ -17,8 +17,8 @@ from collections.abc import Iterable
 
 from disks.engine.errors import ImageError
 from disks.engine.files import FileIdentity
-from disks.operations import durable, locks
-from disks.operations.paths import Roots
+from disks.operations import durable, locks, rules
+from disks.operations.paths import Roots, folded
 from disks.operations.storage_roots import TRASH_FOLDER
 from disks.operations.trash.manifests import (
     MANIFEST,
@@ -67,13 +67,13 @@ def planned(
     """
     entries: list[Entry] = []
     folders: list[str] = []
-    used: set[str] = {MANIFEST, README}
+    used = {folded(MANIFEST), folded(README)}
     for path, file, identity, role in put_away:
         folder = folder_for(roots, path, job)
         if folder not in folders:
             folders.append(folder)
-        name = _free_name(os.path.basename(path), used)
-        used.add(name)
+        name = rules.free_name(os.path.basename(path), used, "~")
+        used.add(folded(name))
         entries.append(Entry(path, os.path.join(folder, name), file, identity, role))
     return Manifest(
         folder=folders[0],
@@ -175,16 +175,6 @@ def has_name(roots: Roots, path: str) -> bool:
             return False
         raise
     return True
-
-
-def _free_name(name: str, used: set[str]) -> str:
-    if name not in used:
-        return name
-    stem, extension = os.path.splitext(name)
-    number = 2
-    while (other := f"{stem[:200]}~{number}{extension}") in used:
-        number += 1
-    return other
 
 
 def remove_folder(roots: Roots, folder: str) -> None:

@@ -19,13 +19,17 @@ from disks.operations.copy_chain import CopyChainPlan
 from disks.operations.inspection import link_document
 from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Progress
+from disks.operations.recover import recover
 from disks.operations.storage_roots import Root
 from disks.tests.builders import (
+    VHD,
     Family,
     build_differencing_vhdx,
     build_dynamic_vhdx,
     seven_zip_sha256,
 )
+from disks.tests.operations.crashing import DONE, in_fork, with_fault
+from disks.tests.operations.dying import DIED
 from disks.tests.operations.kinds import needs_7z
 from disks.tests.operations.worlds import chain, content_of, errors_in, noise, roots_of, snapshot
 
@@ -341,3 +345,19 @@ def test_a_log_that_waits_is_replayed_in_the_copy_alone(tmp_path: Path, far: Pat
     assert errors_in(far / "leaf.vhdx") == []
     with roots_of(tmp_path).open(str(far / "leaf.vhdx")) as file:
         assert not open_image(file).log_waits
+
+
+def test_a_recovery_that_fails_keeps_the_copies_of_disks_with_very_long_names(
+    tmp_path: Path, far: Path
+) -> None:
+    """Their temporary files have a hash for a name, and belong to a record all the same."""
+    base = VHD.dynamic(tmp_path, "b" * 245 + ".vhd", content=[(0, noise(1, 9))])
+    names = VHD.naming(base, relative=f".\\{base.path.name}")
+    leaf = VHD.differencing(tmp_path, "l" * 245 + ".vhd", base, content=[(4, noise(2, 9))], **names)
+    roots = roots_of(tmp_path)
+    killed = with_fault("forward.rename:2:kill", lambda: copied(leaf.path, far, roots))
+    assert in_fork(killed) == DIED
+    failed = with_fault("forward.rename:1:eio", lambda: recover(str(far), roots))
+    assert in_fork(failed) == DONE
+    assert [row["action"] for row in recover(str(far), roots)] == ["finished"]
+    assert content_of(far / leaf.path.name, roots) == leaf.sha256

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -383,6 +384,21 @@ def test_only_the_sectors_of_the_last_block_that_were_outside_are_cleared(tmp_pa
     bitmap = built.blocks[SIZE // BLOCK] // 512
     footer = len(before) // 512 - 1
     assert changed == {0, footer, bitmap, *range(offset // 512, (offset + rest) // 512)}
+
+
+def test_a_table_that_moves_leaves_the_room_that_locators_keep_for_longer_paths(
+    tmp_path: Path,
+) -> None:
+    """Windows keeps 64 KiB behind its second string, and writes there without looking."""
+    built = SCENES["differencing"].make(tmp_path)
+    size = 32 * MIB
+    larger(built.path, size)
+    data = built.path.read_bytes()
+    table, entries = struct.unpack(">Q4xI", data[528:544])
+    table_end = table + entries * 4
+    for slot in range(2):
+        space, offset = struct.unpack_from(">4xI8xQ", data, 512 + 576 + slot * 24)
+        assert not (offset < table_end and table < offset + space), (table, offset, space)
 
 
 def test_who_would_read_another_size_is_told(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Progress, Stopped
 from disks.operations.recover import recover
 from disks.operations.rewriting import writing
-from disks.tests.builders import FAMILIES, VHD, VHDX, Family
+from disks.tests.builders import FAMILIES, VHD, VHDX, BuiltVhdx, Family
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import (
     SAMPLE,
@@ -39,6 +40,17 @@ class StopsAtTheFirstBatch(Progress):
 
     def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
         if self.record.exists() and b'"state": "merging"' in self.record.read_bytes():
+            raise Cancelled
+
+
+class StopsAfter(Progress):
+    """Stops as soon as so many bytes are moved; the batch that they are in is taken back."""
+
+    def __init__(self, count_bytes: int) -> None:
+        self.count_bytes = count_bytes
+
+    def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
+        if done_bytes >= self.count_bytes:
             raise Cancelled
 
 
@@ -95,6 +107,37 @@ def test_base_grows_with_a_leaf_that_was_made_larger_meanwhile(
     assert worlds.content_of(world.base.path) == wanted
     assert worlds.errors_in(world.base.path) == []
     assert worlds.strays(tmp_path) == []
+
+
+@pytest.mark.parametrize("base_type", ["dynamic", "fixed"])
+def test_zeros_that_the_leaf_states_behind_the_end_of_a_smaller_level_are_taken_in(
+    tmp_path: Path, base_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was moved from there before lies in base, and would come back into sight."""
+    mib = worlds.MIB
+    build_base = VHDX.fixed if base_type == "fixed" else VHDX.dynamic
+    base = build_base(tmp_path, "base.vhdx", size=2 * mib, block_size=mib)
+    middle = VHDX.differencing(tmp_path, "middle.vhdx", base, size=2 * mib)
+    leaf = VHDX.differencing(
+        tmp_path,
+        "leaf.vhdx",
+        middle,
+        size=5 * mib,
+        content=[(3 * 2048, b"l" * mib), (4 * 2048, b"m" * mib)],
+    )
+    assert isinstance(leaf, BuiltVhdx)
+    roots = worlds.roots_of(tmp_path)
+    plan = merge.plan(str(leaf.path), roots, base=str(base.path), into_parent=True, in_place=True)
+    monkeypatch.setattr(batches, "BATCH_BYTES", mib)
+    with pytest.raises(Stopped):
+        merge.apply(plan, roots, offline=True, progress=StopsAfter(mib + 1))
+    with leaf.path.open("r+b") as file:  # as a machine that trims the block
+        file.seek(leaf.table_offset + 3 * 8)
+        file.write((3).to_bytes(8, "little"))
+    os.utime(leaf.path)
+    wanted = worlds.content_of(leaf.path)
+    assert [row["action"] for row in recover(str(tmp_path), roots)] == ["finished"]
+    assert worlds.content_of(base.path) == wanted
 
 
 def test_a_leaf_that_was_made_larger_than_an_ancestor_allows_is_not_merged_on(

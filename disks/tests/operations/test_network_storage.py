@@ -15,10 +15,15 @@ from typing import Any
 
 import pytest
 
+from disks.commandline import options
+from disks.engine.chain import open_chain
 from disks.engine.errors import ImageError
-from disks.operations import durable, merge
+from disks.engine.files import ImageFile
+from disks.operations import delete, durable, journal, merge, move
+from disks.operations.paths import Roots
 from disks.operations.probing import probe
 from disks.operations.recover import recover
+from disks.operations.trash import restoring
 from disks.tests.builders import Family
 from disks.tests.operations import (
     test_merge_in_place_faults,
@@ -113,6 +118,7 @@ def test_a_death_between_the_halves_of_a_rename_leaves_no_second_name(
 
     assert in_fork(with_fault("merge.end.unlink:1:kill", work)) == DIED
     assert leaf.exists()
+    monkeypatch.undo()  # a host may take over that knows such renames
     assert [row["action"] for row in recover(str(world.folder), world.roots)] == ["finished"]
     assert not leaf.exists()
     assert content_of(world.middle.path) == content
@@ -222,3 +228,87 @@ def test_the_probe_of_a_share_says_what_it_cannot_do(
     assert found.hard_links is False
     assert found.writable
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_move_that_dies_between_the_halves_of_a_rename_leaves_no_second_name(
+    tmp_path: Path, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bad-input F92, F93: what is written under the old name would change the moved disk."""
+    without_careful_renames(monkeypatch)
+    world = chain(tmp_path / "vms", family=family)
+    leaf, target = world.leaf.path, world.leaf.path.with_name(f"new.{family.name}")
+    content = content_of(leaf)
+
+    def work() -> None:
+        move.apply(move.plan(str(leaf), str(target), world.roots), world.roots, offline=True)
+
+    assert in_fork(with_fault("forward.unlink:1:kill", work)) == DIED
+    assert leaf.exists()
+    assert target.exists()
+    assert [row["action"] for row in recover(str(world.folder), world.roots)] == ["finished"]
+    assert not leaf.exists()
+    assert content_of(target) == content
+
+
+def test_a_restore_that_dies_between_the_halves_of_a_rename_is_gone_on_with(
+    tmp_path: Path, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bad-input F92, F93: the disk has its own name and the trash's then."""
+    without_careful_renames(monkeypatch)
+    world = chain(tmp_path / "vms", family=family)
+    leaf, content = world.leaf.path, content_of(world.leaf.path)
+    done = delete.apply(delete.plan(str(leaf), world.roots), world.roots, offline=True)
+    (folder,) = done["trash"]
+
+    def work() -> None:
+        restoring.restore(folder, world.roots, offline=True)
+
+    assert in_fork(with_fault("unlink:2:kill", work)) == DIED
+    assert leaf.exists()
+    assert (Path(folder) / leaf.name).exists()
+    assert restoring.restore(folder, world.roots, offline=True)["restored"] == [str(leaf)]
+    assert content_of(leaf) == content
+    assert leaf.stat().st_nlink == 1
+    assert not Path(folder).exists()
+
+
+class MindsNoCase(Roots):
+    """An SMB share: it opens a file under any spelling of its name."""
+
+    def open(self, path: str, **options: Any) -> ImageFile:
+        return super().open(self._stored(path), **options)
+
+    def stat(self, path: str) -> os.stat_result:
+        return super().stat(self._stored(path))
+
+    def _stored(self, path: str) -> str:
+        folder, name = os.path.split(path)
+        names = os.listdir(folder) if os.path.isdir(folder) else []
+        alike = [one for one in names if one.casefold() == name.casefold()]
+        return os.path.join(folder, alike[0]) if alike else path
+
+
+def test_a_record_and_a_lock_count_for_every_spelling_of_a_name_that_the_share_takes(
+    tmp_path: Path, family: Family
+) -> None:
+    """bad-input D65, F93: Windows stores the parent's name as somebody once typed it."""
+    base = family.dynamic(tmp_path, family.file("Base"), content=[(0, worlds.noise(1, 8))])
+    names = family.naming(base, relative=f".\\BASE.{family.name.upper()}")
+    leaf = family.differencing(tmp_path, family.file("leaf"), base, **names)
+    roots = MindsNoCase(roots_of(tmp_path).roots)
+    with open_chain(str(leaf.path), roots) as found:
+        assert found.paths == [str(leaf.path), str(base.path)]
+    journal.write(roots, journal.Sidecar(journal.UNDO, str(base.path), "prepared"))
+    plan = merge.plan(str(leaf.path), roots, into_parent=True, in_place=True)
+    assert plan.refused is not None
+    assert plan.refused.code == "E_UNFINISHED"
+
+
+def test_a_file_of_the_command_line_is_spelled_as_its_folder_lists_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bad-input D65, F93: so that it meets the records and locks of the same disk."""
+    (tmp_path / "Base.vhd").touch()
+    monkeypatch.setattr(options, "Roots", MindsNoCase)
+    assert options.file_path(f"{tmp_path}/BASE.vhd") == f"{tmp_path}/Base.vhd"
+    assert options.file_path(f"{tmp_path}/none.vhd") == f"{tmp_path}/none.vhd"

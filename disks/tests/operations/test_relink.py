@@ -14,7 +14,7 @@ from disks.engine import codes
 from disks.engine.chain import open_chain
 from disks.engine.errors import ImageError
 from disks.engine.formats import open_image
-from disks.operations import journal, locks, relink
+from disks.operations import expand, journal, locks, relink
 from disks.operations.inspection import inspect
 from disks.operations.paths import Roots
 from disks.operations.storage_roots import Root
@@ -510,3 +510,22 @@ def test_the_windows_child_keeps_its_content_through_update_and_undo(
         assert chain.sha256() == content
     relink.undo(child, roots, offline=True)
     assert Path(child).read_bytes()[512:1536] == header
+
+
+def test_new_strings_leave_out_what_a_last_block_lacks_that_was_written_short(vms: Path) -> None:
+    """There they would lie inside of the block: unusable, and cleared by an expansion."""
+    size = SIZE - 8 * 1024
+    parent = build_fixed(vms / "b", "base.vhd", size=size, content=[(3, b"\x11" * 1024)])
+    content = [(480, b"\x22" * 1024)]
+    child = make_child(vms / "a", "child.vhd", parent, content=content, layout="packed")
+    data = child.path.read_bytes()
+    child.path.write_bytes(data[: -512 - 8 * 1024] + data[-512:])
+    roots = roots_of(vms, "D:\\VMs\\" + "m" * 400)
+    relink.apply(relink.plan(str(child.path), str(parent.path), roots), roots, offline=True)
+    with open_chain(str(child.path), roots) as chain:
+        assert chain.sha256() == child.sha256
+    planned = expand.plan(str(child.path), SIZE, roots)
+    expand.apply(planned, roots, offline=True)
+    with open_chain(str(child.path), roots) as chain:
+        assert chain.paths == [str(child.path), str(parent.path)]
+        assert chain.read(0, size // 512) == child.model

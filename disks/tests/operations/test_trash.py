@@ -11,6 +11,7 @@ import pytest
 
 from disks.engine import codes, faults
 from disks.engine.errors import ImageError
+from disks.engine.files import FileIdentity
 from disks.operations import compact, create, merge, relink, trash
 from disks.operations.inspection import inspect
 from disks.operations.paths import Roots
@@ -389,3 +390,28 @@ def test_a_trash_folder_that_is_swept_while_a_job_makes_it_is_made_once_more(
         faults.watch(None)
     assert swept
     assert restoring.restore_refusal(world.roots, only(world)) is None
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("ä" * 125 + ".vhd", "ä" * 125 + ".vhd"),  # of 254 bytes, which a number makes too long
+        ("disk.vhd", "DISK.VHD"),  # one name, where a share minds no case
+    ],
+)
+def test_files_of_one_job_that_are_called_alike_all_fit_into_its_trash(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    """What finds no place there would keep a job from its end that is past its commit."""
+    paths = [tmp_path / folder / name for folder, name in zip("ab", names, strict=True)]
+    rows = []
+    for path in paths:
+        path.parent.mkdir()
+        path.touch()
+        rows.append((str(path), FileIdentity.of(path.stat()), "", "merged"))
+    manifest = trash.planned(
+        roots_of(tmp_path), job="j", kind="merge", summary="", replacement="", put_away=rows
+    )
+    found = [os.path.basename(entry.trash) for entry in manifest.entries]
+    assert len({name.casefold() for name in found}) == 2
+    assert all(len(os.fsencode(name)) <= 255 for name in found)

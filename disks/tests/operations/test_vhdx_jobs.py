@@ -25,6 +25,7 @@ from disks.tests.builders import (
     build_fixed_vhdx,
     seven_zip_sha256,
 )
+from disks.tests.builders.vhdx import windows_locator
 from disks.tests.engine.test_properties import DETERMINISTIC, Plan, build
 from disks.tests.engine.test_properties import plans as chains_of
 from disks.tests.operations import worlds
@@ -465,3 +466,25 @@ def test_the_plan_of_a_compaction_counts_no_room_for_stated_zeros(tmp_path: Path
     assert plan.refused is None
     assert (plan.blocks, plan.blocks_kept) == (0, 0)
     assert plan.predicted_size_bytes == child.path.stat().st_size == 4 * MIB
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code"),
+    [
+        ("{00000000-1111-2222-3333-444444444444}", "base", "E_SIBLINGS"),
+        ("no identity", "base", "E_SIBLINGS"),
+        ("no identity", "", "E_UNREAD_DISKS"),
+    ],
+)
+def test_a_child_whose_link_says_little_keeps_its_parent_from_being_merged_into(
+    tmp_path: Path, first: str, second: str, code: str
+) -> None:
+    """bad-input C48: Windows opens it by its second linkage; what says nothing may be a child."""
+    base = build_dynamic_vhdx(tmp_path, "base.vhdx", size=2 * MIB, block_size=MIB)
+    leaf = build_differencing_vhdx(tmp_path, "leaf.vhdx", base, content=[(0, noise(1, 8))])
+    said = dict(windows_locator(base)) | {"parent_linkage": first}
+    said["parent_linkage2"] = f"{{{base.identity}}}" if second else said["parent_linkage2"]
+    build_differencing_vhdx(tmp_path, "other.vhdx", base, locator=list(said.items()))
+    with pytest.raises(ImageError) as told:
+        merged(leaf.path, into_parent=True)
+    assert told.value.code == code
