@@ -218,7 +218,7 @@ def _first_data_beside(fd: int, size_bytes: int, wanted: Extents) -> int:
     """Where the first data lies that is in none of the wanted extents; size_bytes if nowhere."""
     covered = iter(wanted)
     start = end = 0
-    for data, data_end in _data(fd, size_bytes):
+    for data, data_end in data_in(fd, size_bytes):
         while data < data_end:
             while end <= data:
                 offset, content = next(covered, (size_bytes, b""))
@@ -233,12 +233,12 @@ def _first_data_beside(fd: int, size_bytes: int, wanted: Extents) -> int:
 
 def extents(fd: int, size_bytes: int) -> Iterator[tuple[int, bytes]]:
     """(offset, data) of everything in a file but its holes, in pieces."""
-    for start, end in _data(fd, size_bytes):
+    for start, end in data_in(fd, size_bytes):
         for at in range(start, end, PIECE_BYTES):
             yield at, os.pread(fd, min(PIECE_BYTES, end - at), at)
 
 
-def _data(fd: int, size_bytes: int) -> Iterator[tuple[int, int]]:
+def data_in(fd: int, size_bytes: int) -> Iterator[tuple[int, int]]:
     """(start, end) of what is not a hole."""
     at = 0
     while at < size_bytes:
