@@ -62,9 +62,11 @@ def pytest_configure(config: Any) -> None:
 
 def pytest_collection_finish() -> None:
     """All modules and tests are there to stay: no collection need look at them, and a forked
-    child, of which there are tens of thousands, copies none of their pages for it."""
+    child, of which there are tens of thousands, copies none of their pages for it. So they stay
+    frozen, also where a scan ends that had frozen what was there."""
     gc.collect()
     gc.freeze()
+    gc.unfreeze = lambda: None
     _gather_into_huge_pages()
 
 

@@ -1,8 +1,9 @@
 """Breaking the world around an operation: deaths and errors at every point.
 
-Work dies at its n-th fault point, then the test looks at what the storage holds. Every few
-points it is a forked child that SIGKILL ends, at the others a death within this process
-(`dying.py`); `make prove` kills at every point. What a power cut leaves is in `power.py`.
+Work dies at its n-th fault point, then the test looks at what the storage holds. What deaths
+leave at every point comes from one run of the work (`moments.py`). Where one is to die by itself,
+it is a forked child that SIGKILL ends, or, most times, a death within this process (`dying.py`);
+`make prove` kills a child at every point. What a power cut leaves is in `power.py`.
 """
 
 from __future__ import annotations
@@ -10,16 +11,26 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from disks.engine import faults
 from disks.engine.errors import ImageError
 from disks.tests.operations import worlds
-from disks.tests.operations.dying import DONE, REFUSED, Work, die_at, few_collections
+from disks.tests.operations.dying import (
+    DONE,
+    FEWEST_POINTS,
+    REFUSED,
+    Work,
+    die_at,
+    few_collections,
+)
+from disks.tests.operations.moments import left_by_deaths
 
-FEWEST_POINTS, MOST_POINTS = 5, 600
+MOST_POINTS = 600
 # Deaths come at every point; of the other faults, and of the deaths that are SIGKILL, a sample,
 # unless `make prove` asks for all.
-SAMPLE, SAMPLE_OF_KILLS = (1, 1) if "VD_PROVE" in os.environ else (8, 5)
+PROVING = "VD_PROVE" in os.environ
+SAMPLE, SAMPLE_OF_KILLS = (1, 1) if PROVING else (8, 5)
 
 # Runs work broken at its n-th point, whichever that is: DONE, REFUSED or DIED.
 Breaking = Callable[[int, Work], int]
@@ -66,10 +77,9 @@ def with_fault(text: str, work: Callable[[], object]) -> Callable[[], object]:
 
 def faulty(kind: str) -> Breaking:
     """Breaks work at its n-th point with one kind of fault."""
-    if kind == "kill":
-        return killed
-    end = in_fork if kind == "torn" else outcome_of
-    return lambda number, work: end(with_fault(f"*:{number}:{kind}", work))
+    if kind in ("kill", "torn"):
+        return killed if kind == "kill" else torn
+    return lambda number, work: outcome_of(with_fault(f"*:{number}:{kind}", work))
 
 
 def killed(number: int, work: Work) -> int:
@@ -77,6 +87,11 @@ def killed(number: int, work: Work) -> int:
     if number % SAMPLE_OF_KILLS == 0:
         return in_fork(with_fault(f"*:{number}:kill", work))
     return die_at(number, work)
+
+
+def torn(number: int, work: Work) -> int:
+    """Run work, which dies at its n-th point, half of a write done."""
+    return in_fork(with_fault(f"*:{number}:torn", work))
 
 
 def failing_from(number: int, work: Work) -> int:
@@ -102,15 +117,20 @@ def broken_at_every_point(
     *,
     expected: int,
     every: int = 1,
+    folder: Path | None = None,
 ) -> Iterator[int]:
     """Run fresh work broken at its first point, the second, …, until it comes through.
 
-    every: only one of so many of them
+    every   only one of so many of them
+    folder  where all of it happens: deaths in it are taken from a single run, see `moments.py`
 
     Yields the number after each run that ended as expected (DIED, REFUSED), for the caller
     to look at what it left; what the last run left is there after the loop.
     """
     with few_collections(), worlds.remembering():
+        if folder is not None and breaking in (killed, torn) and not PROVING:
+            yield from left_by_deaths(folder, fresh(), torn=breaking is torn, every=every)
+            return
         for number in range(1, MOST_POINTS, every):
             code = breaking(number, fresh())
             if code == DONE:
@@ -156,13 +176,16 @@ def mended_at_every_point(
     recover: Callable[[], list[dict[str, object]]],
     judge: Callable[[], str],
     every: int = 1,
+    folder: Path | None = None,
 ) -> set[str]:
     """Broken at every point, each time recovery mends it by itself, at one go.
 
     judge asserts that the state is a good one and names it; all that were met are returned.
     """
     states = set()
-    for number in broken_at_every_point(fresh, breaking, expected=expected, every=every):
+    for number in broken_at_every_point(
+        fresh, breaking, expected=expected, every=every, folder=folder
+    ):
         rows = recover()
         left = [row for row in rows if row["action"] in ("busy", "needs-attention")]
         assert left == [], f"broken at {number}"

@@ -20,6 +20,7 @@ from disks.engine import faults
 from disks.engine.errors import ImageError
 
 DONE, REFUSED, DIED = 0, 7, -signal.SIGKILL
+FEWEST_POINTS = 5  # of any work that is worth breaking
 
 Work = Callable[[], object]
 
@@ -90,38 +91,21 @@ def _die(*_: object, **__: object) -> NoReturn:
 def few_collections() -> Iterator[None]:
     """What was there before is not looked through again and again for garbage."""
     gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
+    gc.freeze()  # for good: to thaw what is frozen would cost every later collection
+    yield
 
 
 @contextlib.contextmanager
 def _leaving_nothing_open() -> Iterator[None]:
     """Like the kernel at a process's death: its threads are over, its files closed."""
     threads, files = set(threading.enumerate()), set(_open_files())
-    with _looking_at_new_objects_only():
-        yield
-        for thread in set(threading.enumerate()) - threads:
-            thread.join()
-        if set(_open_files()) - files:
-            gc.collect()  # who closes a file when it is collected shall not close another's later
-            for left in set(_open_files()) - files:
-                os.close(left)
-
-
-@contextlib.contextmanager
-def _looking_at_new_objects_only() -> Iterator[None]:
-    """A collection takes some tenth of a second where thousands of tests are known."""
-    if gc.get_freeze_count():
-        yield
-        return
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
+    yield
+    for thread in set(threading.enumerate()) - threads:
+        thread.join()
+    if set(_open_files()) - files:
+        gc.collect()  # who closes a file when it is collected shall not close another's later
+        for left in set(_open_files()) - files:
+            os.close(left)
 
 
 def _open_files() -> Iterator[int]:

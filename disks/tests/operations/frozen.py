@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import stat
 import time
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from disks.engine import faults
@@ -16,7 +15,7 @@ from disks.operations.locks import LOCK_FOLDER
 
 Extents = list[tuple[int, bytes]]
 PIECE_BYTES = 64 * 1024
-
+_link = os.link  # also where a test plays a storage without it
 
 SURELY_OLDER_NS = 20_000_000  # than any step of the clock that file systems take times from
 
@@ -73,93 +72,101 @@ class Frozen:
     A file comes back as the very same inode, for sidecars know disks by it. It needs a name
     all the while: what loses its last one while kept() watches gets one in the last of the
     spare folders. Only what differs is touched, so that ctime stays where nobody changed
-    anything.
+    anything. Locks are known by name, and come and go behind the fault points: they are made
+    anew.
+
+    needed: the inodes of this moment and of all others to which the trees are to be brought back
     """
 
     trees: tuple[Path, ...]
     spares: tuple[Path, ...]
     contents: Contents
+    needed: set[int] = field(default_factory=set)
     folders: list[str] = field(default_factory=list)
     names: dict[str, int] = field(default_factory=dict)
     files: dict[int, _File] = field(default_factory=dict)
-    _numbers: Iterator[int] = field(default_factory=itertools.count)
+    locks: dict[str, _File] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for path, is_folder, inode in _entries(*self.trees):
             if is_folder:
                 self.folders.append(path)
+            elif _is_lock(path):
+                self.locks[path] = self.contents.of(path)
             else:
                 self.names[path] = inode
                 if inode not in self.files:
                     self.files[inode] = self.contents.of(path)
+        self.needed.update(self.files)
+
+    def held(self, *, times: bool = True) -> tuple[object, ...]:
+        """All of it, to be compared with another moment; with or without times of change."""
+        files: list[dict[object, _File]] = [dict(self.files), dict(self.locks)]
+        if not times:
+            files = [{at: replace(file, mtime_ns=0) for at, file in one.items()} for one in files]
+        return sorted(self.folders), self.names, files
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Nothing that was here before loses its last name to what this process does now."""
-
-        def see(event: faults.Event) -> None:
-            lost = {"unlink": event.path, "rename": event.target}.get(event.operation, "")
-            if lost and os.path.isfile(lost):
-                found = os.stat(lost)
-                if found.st_nlink == 1 and found.st_ino in self.files:
-                    os.link(lost, self._new_name())
-
-        faults.watch(see)
+        """Nothing that is needed loses its last name to what this process does now."""
+        faults.watch(self.keep)
         try:
             yield
         finally:
             faults.watch(None)
 
-    def _new_name(self) -> str:
-        return str(self.spares[-1] / f"spare{next(self._numbers)}")
+    def keep(self, event: faults.Event) -> None:
+        """Another name for what is about to lose its last one."""
+        lost = {"unlink": event.path, "rename": event.target}.get(event.operation, "")
+        if lost and os.path.isfile(lost):
+            found = os.stat(lost)
+            if found.st_nlink == 1 and found.st_ino in self.needed:
+                _link(lost, self._spare_name(found.st_ino))
+
+    def _spare_name(self, inode: int) -> str:
+        return str(self.spares[-1] / f"spare{inode}")
 
     def thaw(self) -> bool:
         """Bring everything back. False: a file is gone for good, and nothing was done."""
-        if not self._make_locks_anew():
-            return False
         now = list(_entries(*self.trees, *self.spares))
+        if self.files.keys() - {inode for _, _, inode in now}:
+            return False
         somewhere = {}  # inode -> a name of it, to link others to
-        added = []
+        spared = {}
         for path, is_folder, inode in now:
-            if is_folder:
+            if is_folder or path in self.locks:
                 continue
             if self.names.get(path) == inode:
                 somewhere[inode] = path
-            elif inode in self.files:
-                added.append(self._new_name())
-                os.rename(path, added[-1])
-                somewhere.setdefault(inode, added[-1])
+            elif inode in self.needed and not _is_lock(path):
+                spared[inode] = self._spare_name(inode)
+                somewhere.setdefault(inode, spared[inode])
+                if not os.path.exists(spared[inode]):
+                    os.rename(path, spared[inode])
+                elif path != spared[inode]:
+                    os.unlink(path)
             else:
                 os.unlink(path)
         for folder in self.folders:
             os.makedirs(folder, exist_ok=True)
         for path, inode in self.names.items():
             if not os.path.exists(path):
-                os.link(somewhere[inode], path)
-        for path in added:
-            os.unlink(path)
+                _link(somewhere[inode], path)
+        for inode in spared.keys() & self.files.keys():
+            os.unlink(spared[inode])
         for path, is_folder, _ in reversed(now):
             if is_folder and path not in self.folders:
                 os.rmdir(path)
         for inode, path in {inode: path for path, inode in self.names.items()}.items():
             self.contents.put(path, self.files[inode])
+        for path, lock in self.locks.items():
+            with open(path, "ab"):
+                self.contents.put(path, lock)
         return True
 
-    def _make_locks_anew(self) -> bool:
-        """Only locks are taken away behind the fault points, and known by name, not inode.
 
-        Returns whether nothing else is gone.
-        """
-        there = {inode for _, _, inode in _entries(*self.trees, *self.spares)}
-        gone = {path: inode for path, inode in self.names.items() if inode not in there}
-        if any(f"/{LOCK_FOLDER}/" not in path for path in gone):
-            return False
-        for path, inode in gone.items():
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(path, "ab") as file:
-                self.names[path] = os.fstat(file.fileno()).st_ino
-            self.files[self.names[path]] = self.files.pop(inode)
-        return True
+def _is_lock(path: str) -> bool:
+    return f"/{LOCK_FOLDER}/" in path
 
 
 def forget_second_names(folder: Path) -> None:
@@ -211,7 +218,7 @@ def _first_data_beside(fd: int, size_bytes: int, wanted: Extents) -> int:
     """Where the first data lies that is in none of the wanted extents; size_bytes if nowhere."""
     covered = iter(wanted)
     start = end = 0
-    for data, data_end in _data(fd, size_bytes):
+    for data, data_end in data_in(fd, size_bytes):
         while data < data_end:
             while end <= data:
                 offset, content = next(covered, (size_bytes, b""))
@@ -226,12 +233,12 @@ def _first_data_beside(fd: int, size_bytes: int, wanted: Extents) -> int:
 
 def extents(fd: int, size_bytes: int) -> Iterator[tuple[int, bytes]]:
     """(offset, data) of everything in a file but its holes, in pieces."""
-    for start, end in _data(fd, size_bytes):
+    for start, end in data_in(fd, size_bytes):
         for at in range(start, end, PIECE_BYTES):
             yield at, os.pread(fd, min(PIECE_BYTES, end - at), at)
 
 
-def _data(fd: int, size_bytes: int) -> Iterator[tuple[int, int]]:
+def data_in(fd: int, size_bytes: int) -> Iterator[tuple[int, int]]:
     """(start, end) of what is not a hole."""
     at = 0
     while at < size_bytes:

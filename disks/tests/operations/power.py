@@ -21,8 +21,7 @@ from typing import Protocol
 
 from disks.engine import faults
 from disks.tests.operations import worlds
-from disks.tests.operations.crashing import FEWEST_POINTS
-from disks.tests.operations.dying import DIED, Work, die_at, few_collections
+from disks.tests.operations.dying import DIED, FEWEST_POINTS, Work, die_at, few_collections
 from disks.tests.operations.frozen import Contents, Frozen, forget_second_names
 
 PAGE = 4096

@@ -143,6 +143,7 @@ def test_broken_at_any_point_the_disk_reads_as_before(
         recover=running.recover,
         judge=running.judge,
         every=every,
+        folder=running.folder,
     )
     assert "as it was" in states
     assert running.judge() == "done"

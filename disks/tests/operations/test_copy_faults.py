@@ -255,6 +255,7 @@ def test_a_death_at_every_point_is_undone_or_finished(prepared: Prepared, kind: 
         recover=prepared.recover,
         judge=prepared.judge,
         every=1 if kind == "kill" else SAMPLE,
+        folder=prepared.folder,
     )
     assert states == {"as before", "done"} or kind == "torn"
 

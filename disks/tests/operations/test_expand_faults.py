@@ -150,6 +150,7 @@ def test_killed_at_every_point_it_is_the_old_disk_or_the_larger_one(
         faulty(kind),
         expected=DIED,
         every=1 if kind == "kill" else SAMPLE,
+        folder=running.folder,
     ):
         if kind == "kill":
             running.assert_readable()
@@ -344,7 +345,7 @@ def test_who_has_used_the_added_area_before_recovery_keeps_what_was_written(
 ) -> None:
     """Once the disk is larger to anybody, the change is only completed, never taken back."""
     used = 0
-    for _ in broken_at_every_point(running.fresh, killed, expected=DIED):
+    for _ in broken_at_every_point(running.fresh, killed, expected=DIED, folder=running.folder):
         if not guest_writes(running):
             continue
         running.recover()

@@ -122,6 +122,7 @@ def test_a_fault_at_any_point_leaves_each_pile_as_it_was_or_merged(
             recover=scene.recover,
             judge=scene.judge,
             every=FAULTY_EVERY,
+            folder=scene.folder,
         )
         assert "0 merged" in states
     else:

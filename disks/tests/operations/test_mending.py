@@ -258,6 +258,7 @@ def test_broken_at_any_point_it_is_finished_or_undone(
         recover=scene.recover,
         judge=lambda: assert_old_or_mended(scene),
         every=every,
+        folder=scene.folder,
     )
     assert "old" in states
     assert "mended" in states or every > 1

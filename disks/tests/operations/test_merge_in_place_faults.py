@@ -144,22 +144,18 @@ def scenes(place: Path, shape: str) -> Callable[[], Scene]:
 def test_killed_at_every_point_it_is_finished_or_taken_back(
     scene_of: Callable[[], Scene], kind: str
 ) -> None:
-    scenes: list[Scene] = []
-
-    def fresh() -> Work:
-        scenes[:] = [scene_of()]
-        return scenes[0].merge_or_stop
-
+    repeated = Repeated(scene_of, scene_of())
     states = mended_at_every_point(
-        fresh,
+        repeated.fresh,
         faulty(kind),
         expected=DIED,
-        recover=lambda: scenes[0].recover(),
-        judge=lambda: scenes[0].judge(),
+        recover=repeated.recover,
+        judge=repeated.judge,
         every=1 if kind == "kill" else SAMPLE,
+        folder=repeated.folder,
     )
     assert states == {"old", "merged"}
-    assert scenes[0].judge() == "merged"
+    assert repeated.judge() == "merged"
 
 
 @pytest.mark.slow

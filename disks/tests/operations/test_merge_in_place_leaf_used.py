@@ -191,6 +191,7 @@ def test_killed_while_base_grows_it_goes_on(tmp_path: Path, family: Family) -> N
         recover=again,
         judge=judge,
         every=SAMPLE,
+        folder=folder,
     )
 
 

@@ -94,7 +94,11 @@ def test_a_kill_at_any_point_is_mended_on_shares_that_can_do_less(
     prepared = Prepared(CASES[name], place, family)
     outcomes = set()
     for _ in broken_at_every_point(
-        prepared.fresh, killed, expected=DIED, every=max(1, SAMPLE // 2)
+        prepared.fresh,
+        killed,
+        expected=DIED,
+        every=max(1, SAMPLE // 2),
+        folder=prepared.folder,
     ):
         rows = prepared.recover()
         assert all(row["action"] in ("finished", "undone", "swept") for row in rows), rows

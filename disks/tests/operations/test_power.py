@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
+import pickle
 import random
 import shutil
 from pathlib import Path
 
 import pytest
 
+from disks.engine import faults
 from disks.operations import merge
+from disks.operations.recover import recover
 from disks.tests.builders import Family
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import (
     in_fork,
     with_fault,
 )
-from disks.tests.operations.dying import DIED
+from disks.tests.operations.dying import DIED, Work
 from disks.tests.operations.frozen import Contents, Frozen
+from disks.tests.operations.moments import Run, left_by_deaths
 from disks.tests.operations.power import run_until
 
 
@@ -37,37 +42,79 @@ def _state(folder: Path) -> dict[str, int]:
     }
 
 
-@pytest.mark.parametrize("in_place", [True, False], ids=["in place", "by copy"])
-def test_a_death_leaves_what_sigkill_leaves(place: Path, family: Family, in_place: bool) -> None:
-    """What the dying do on their way out, rollbacks and freed locks, does not reach the storage."""
-    model, folder, keep = place / "model", place / "run", place / "keep"
-    worlds.chain(model, family=family, grandchild=True)
-    gc.collect()
-    open_files = os.listdir("/proc/self/fd")
+class Merge:
+    """A merge into the parent, each time of fresh copies of a chain in the same folder."""
 
-    def fresh() -> None:
-        for one in (folder, keep):
+    def __init__(self, place: Path, family: Family, *, in_place: bool) -> None:
+        self.family, self.in_place = family, in_place
+        self.model, self.folder, self.keep = place / "model", place / "run", place / "keep"
+        worlds.chain(self.model, family=family, grandchild=True)
+
+    def fresh(self) -> Work:
+        for one in (self.folder, self.keep):
             shutil.rmtree(one, ignore_errors=True)
-        keep.mkdir()
-        worlds.copy_tree(model, folder)
+        self.keep.mkdir()
+        worlds.copy_tree(self.model, self.folder)
+        return self.work
 
-    def work() -> None:
-        roots = worlds.roots_of(folder)
-        leaf = str(folder / family.file("leaf"))
-        plan = merge.plan(leaf, roots, into_parent=True, in_place=in_place)
+    def work(self) -> None:
+        roots = worlds.roots_of(self.folder)
+        leaf = str(self.folder / self.family.file("leaf"))
+        plan = merge.plan(leaf, roots, into_parent=True, in_place=self.in_place)
         merge.apply(plan, roots, offline=True, job="7", token=1)
 
-    for number in range(2, 60, 9):
-        fresh()
-        assert in_fork(with_fault(f"*:{number}:kill", work)) == DIED
-        killed = _state(folder)
-        fresh()
-        code, storage = run_until(number, work, keep)
+
+@pytest.fixture(params=[True, False], ids=["in place", "by copy"])
+def merging(request: pytest.FixtureRequest, place: Path, family: Family) -> Merge:
+    return Merge(place, family, in_place=request.param)
+
+
+def test_a_death_leaves_what_sigkill_leaves(merging: Merge) -> None:
+    """What the dying do on their way out, rollbacks and freed locks, does not reach the storage."""
+    gc.collect()
+    open_files = os.listdir("/proc/self/fd")
+    brought_back = {}
+    for number in left_by_deaths(merging.folder, merging.fresh(), every=9):
+        brought_back[number] = _state(merging.folder)
+        recover(str(merging.folder), worlds.roots_of(merging.folder))  # and all is changed again
+    for number, state in itertools.islice(brought_back.items(), 1, 7):
+        assert in_fork(with_fault(f"*:{number}:kill", merging.fresh())) == DIED
+        killed = _state(merging.folder)
+        assert state == killed, f"at point {number}"
+        code, storage = run_until(number, merging.fresh(), merging.keep)
         assert code == DIED
         assert storage is not None
-        assert _state(folder) == killed, f"at point {number}"
+        assert _state(merging.folder) == killed, f"at point {number}"
         assert any(".vdlock/" in name for name in killed)
     assert os.listdir("/proc/self/fd") == open_files
+
+
+@pytest.mark.parametrize("kind", ["kill", "torn"])
+def test_a_moment_is_byte_for_byte_what_sigkill_leaves(merging: Merge, kind: str) -> None:
+    """Names, inodes, contents, holes, modes and times: told by the process that dies then.
+
+    (Half of a write is done twice here, so its time is another.)
+    """
+    told, times = merging.keep / "told", kind != "torn"
+    work, dies_at = merging.work, 0
+
+    def dies() -> None:
+        run = Run(merging.folder, merging.keep, kind == "torn", every=dies_at - 1)
+
+        def see(event: faults.Event) -> None:
+            run.see(event)
+            if run.passed == dies_at:
+                told.write_bytes(pickle.dumps(run.moments[dies_at].held(times=times)))
+
+        faults.watch(see)
+        faults.install(faults.Fault("*", dies_at, kind))
+        work()
+
+    for dies_at in range(3, 60, 7):
+        work = merging.fresh()
+        assert in_fork(dies) == DIED
+        left = Frozen((merging.folder,), (), Contents()).held(times=times)
+        assert pickle.loads(told.read_bytes()) == left, f"at point {dies_at}"
 
 
 def test_what_was_frozen_comes_back_whatever_was_done_to_it(tmp_path: Path) -> None:

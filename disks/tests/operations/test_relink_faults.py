@@ -194,6 +194,7 @@ def test_update_killed_at_every_point_is_finished_or_undone(
         recover=updating.recover,
         judge=updating.judge,
         every=1 if kind == "kill" else SAMPLE,
+        folder=updating.folder,
     )
     assert seen == {"old", "new"}
     assert updating.judge() == "new"
@@ -233,7 +234,12 @@ def test_undo_killed_at_every_point_is_finished_or_undone(scene_of: Callable[[],
     """bad-input F85, for the way back."""
     undoing = Undoing(scene_of)
     seen = mended_at_every_point(
-        undoing.fresh, killed, expected=DIED, recover=undoing.recover, judge=undoing.judge
+        undoing.fresh,
+        killed,
+        expected=DIED,
+        recover=undoing.recover,
+        judge=undoing.judge,
+        folder=undoing.folder,
     )
     assert seen == {"old", "new"}
     assert undoing.judge() == "old"

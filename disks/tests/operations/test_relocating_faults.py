@@ -191,6 +191,7 @@ def test_killed_at_every_point_it_is_finished_or_undone(scene: Scene, kind: str)
         recover=scene.recover,
         judge=scene.judge,
         every=1 if kind == "kill" else SAMPLE,
+        folder=scene.folder,
     )
     assert seen == {"before", "after"} or kind != "kill"
     assert scene.judge() == "after"

@@ -141,6 +141,7 @@ def test_killed_at_every_point_it_goes_on_when_asked_again(scene: Scene, kind: s
         recover=scene.recover,
         judge=scene.judge,
         every=1 if kind == "kill" else SAMPLE,
+        folder=scene.folder,
     )
     assert "waits" in states
     assert scene.judge() == "over"

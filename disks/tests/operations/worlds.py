@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import itertools
 import os
 import random
@@ -30,14 +29,13 @@ from disks.operations.beneath import open_beneath
 from disks.operations.paths import Roots
 from disks.operations.storage_roots import Root
 from disks.tests.builders import MIB, SECTOR, VHD, Built, Family
-from disks.tests.operations.frozen import extents
+from disks.tests.operations.frozen import PIECE_BYTES, data_in, extents
 
 T = TypeVar("T")
 
 BLOCK = 16 * 1024
 KIB = 1024
-PAGE = 4096
-_ZEROS = bytes(64 * KIB)
+_ZEROS = bytes(PIECE_BYTES)
 _FLOCK = "hhqqi4x"
 HAS, DENIES = 100, 200  # the byte ranges of qemu (block/file-posix.c)
 
@@ -214,50 +212,48 @@ def essence_of(path: str | os.PathLike[str], roots: Roots | None = None) -> str:
     """As content_of, but quick where there is little but zeros, for what is asked often."""
     text = os.fspath(path)
     with open_chain(text, roots or roots_of(Path(text).parent)) as opened:
-        return _of_bytes("essence", opened.paths, lambda: _essence(opened))
+        return _of_bytes("essence", opened.paths, lambda: _essence_of(opened))
 
 
 def essence_of_bytes(content: bytes) -> str:
     """essence_of a disk of this content."""
-    return _digest(len(content) // SECTOR, [(0, content)])
+
+    def read(at: int) -> bytes:
+        return content[at : at + PIECE_BYTES]
+
+    return _essence(len(content), [(0, len(content))], read)
 
 
-def _essence(opened: Chain) -> str:
-    extents = opened.extents(0, opened.sectors)
-    return _digest(
-        opened.sectors,
-        (
-            (one.first_sector, opened.read(one.first_sector, one.count_sectors))
-            for one in extents
-            if one.source is not Source.ZERO
-        ),
+def _essence_of(opened: Chain) -> str:
+    held = (
+        (one.first_sector * SECTOR, (one.first_sector + one.count_sectors) * SECTOR)
+        for one in opened.extents(0, opened.sectors)
+        if one.source is not Source.ZERO
     )
 
+    def read(at: int) -> bytes:
+        sector = at // SECTOR
+        return opened.read(sector, min(PIECE_BYTES // SECTOR, opened.sectors - sector))
 
-def _digest(sectors: int, held: Iterable[tuple[int, bytes]]) -> str:
-    """Of what is not zero; only where a run of that begins its place is hashed, too."""
-    digest = hashlib.sha256(b"%d" % sectors)
-    end = -1
-    for first, data in held:
-        for at, piece in _without_zeros(data, SECTOR):
-            sector = first + at // SECTOR
-            if sector != end:
-                digest.update(b"%d:" % sector)
-            digest.update(piece)
-            end = sector + len(piece) // SECTOR
+    return _essence(opened.sectors * SECTOR, held, read)
+
+
+def _essence(size: int, held: Iterable[tuple[int, int]], read: Callable[[int], bytes]) -> str:
+    """A hash of all of the content, in which it makes no difference what its zeros are.
+
+    held: (start, end) of all that may be something else, in order
+    read: the piece at a place, shorter where the content ends
+    """
+    digest = xxhash.xxh3_128(b"%d" % size)
+    next_piece = 0
+    for start, end in held:
+        for at in range(max(next_piece, start // PIECE_BYTES * PIECE_BYTES), end, PIECE_BYTES):
+            data = read(at)
+            if data != _ZEROS[: len(data)]:
+                digest.update(b"%d:" % at)
+                digest.update(data)
+            next_piece = at + PIECE_BYTES
     return digest.hexdigest()
-
-
-def _without_zeros(data: bytes, unit: int, start: int = 0) -> Iterator[tuple[int, bytes]]:
-    """(place, bytes) of all of data but those whole units that are zeros."""
-    if data == _ZEROS[: len(data)]:
-        return
-    if len(data) <= unit or _ZEROS[:unit] not in data:
-        yield start, data
-        return
-    half = (len(data) // unit + 1) // 2 * unit
-    yield from _without_zeros(data[:half], unit, start)
-    yield from _without_zeros(data[half:], unit, start + half)
 
 
 def errors_in(path: str | os.PathLike[str]) -> list[str]:
@@ -322,19 +318,9 @@ def snapshot(folder: Path) -> dict[str, str]:
 
 
 def _hash(path: str) -> str:
-    digest = xxhash.xxh3_128()
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        digest.update(b"%d" % size)
-        end = -1
-        for start, data in extents(file.fileno(), size):
-            # Holes begin and end at pages.
-            for at, piece in _without_zeros(data, PAGE, start):
-                if at != end:
-                    digest.update(b"%d:" % at)
-                digest.update(piece)
-                end = at + len(piece)
-    return digest.hexdigest()
+    with open(path, "rb", buffering=0) as file:
+        fd, size = file.fileno(), os.fstat(file.fileno()).st_size
+        return _essence(size, data_in(fd, size), lambda at: os.pread(fd, PIECE_BYTES, at))
 
 
 def strays(folder: Path) -> list[str]:
