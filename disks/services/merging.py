@@ -136,10 +136,18 @@ def request(
     )
 
 
-def go_on_with(begun: Sidecar) -> Job:
+def go_on_with(
+    begun: Sidecar,
+    *,
+    user: Any = None,
+    idempotency_key: str = "",
+    declared_offline: bool = False,
+    address: str = "",
+) -> Job:
     """The job that goes on with a merge in place which no job of ours has begun; the same one
     however often it is asked for. The caller hands it over.
 
+    user: who asks for it; None: the console by itself.
     It is the usual one, under the name that the merge has in the files. Data has moved, so it
     can be paused and not cancelled. Raises E_SIDECAR.
     """
@@ -166,14 +174,16 @@ def go_on_with(begun: Sidecar) -> Job:
                 "unrelated": [],
                 BEGUN_AS: begun.job,
             },
-            user=None,
+            user=user,
             disk=_catalogued(work.leaf),
             root=roots.locate(work.base)[0],
             summary=_into_parent([os.path.basename(path) for path in levels], in_place=True),
             exclusive=[*levels, *work.relink],
             shared=[work.base_parent] if work.base_parent else [],
+            declared_offline=declared_offline,
             # A token is raised by every attempt: a job that ended is no reason for none.
-            idempotency_key=f"{begun.job} {work.token} {work.base}",
+            idempotency_key=idempotency_key or f"{begun.job} {work.token} {work.base}",
+            address=address,
         )
         Job.objects.filter(pk=job.pk, started_at=None).update(cancellable=False)
     return job

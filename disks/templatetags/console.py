@@ -12,7 +12,7 @@ from django import template
 from django.utils.html import escape, format_html
 from django.utils.safestring import mark_safe
 
-from disks.services import leases
+from disks.services import begun_elsewhere, leases
 from disks.templatetags.names import plain_text
 from disks.templatetags.states import icon
 
@@ -29,6 +29,12 @@ def new_key() -> str:
 def at_work_on(disk: Any) -> Any:
     """The job that has a disk for itself, or None."""
     return leases.at_work_on(disk.path)
+
+
+@register.simple_tag
+def begun_merge_of(disk: Any) -> Any:
+    """The merge in place that a disk is part of and no job of this console has, or None."""
+    return begun_elsewhere.merge_of(disk)
 
 
 @register.simple_tag
