@@ -237,7 +237,7 @@ def _fill(
     result.new_identity = planned.rewrite.identity_after is not None
     result.warnings = [
         *planned.warnings,
-        *(finding.message for finding in guards.recent_write(file)),
+        *(finding.message for finding in guards.recent_write(roots, file)),
     ]
     result.free_space_bytes, short = space.shortage_at(roots, result.path, result.growth_bytes)
     found = family.look(

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from disks.models import Disk, StorageRoot
 from disks.operations import paths
 from disks.operations.storage_roots import Root
+from disks.services import leases
 
 
 def operation_roots(only: Iterable[StorageRoot] | None = None) -> paths.Roots:
@@ -20,7 +21,11 @@ def operation_roots(only: Iterable[StorageRoot] | None = None) -> paths.Roots:
         chosen = StorageRoot.objects.exclude(
             state__in=[StorageRoot.State.OFFLINE, StorageRoot.State.CHANGED]
         ).prefetch_related("windows_views")
-    return paths.Roots([operation_root(root) for root in chosen], find_identity=find_identity)
+    return paths.Roots(
+        [operation_root(root) for root in chosen],
+        find_identity=find_identity,
+        is_our_write=leases.was_ours_at,
+    )
 
 
 def operation_root(root: StorageRoot) -> Root:

@@ -800,9 +800,9 @@ def test_a_merge_stopped_at_a_terminal_is_finished_in_the_browser(
         assert "An unfinished merge has this disk" in page
         assert "was begun at a terminal and was stopped half-way" in re.sub(r"\s+", " ", page)
         assert f"/disks/{scene.row(stem).pk}/finish-merge" in page
-    assert "An unfinished merge" not in operator.get(
-        f"/disks/{scene.row('base').pk}"
-    ).content.decode()
+    assert (
+        "An unfinished merge" not in operator.get(f"/disks/{scene.row('base').pk}").content.decode()
+    )
     plan = operator.get(f"/disks/{scene.row('leaf').pk}/merge").content.decode()
     assert f"/disks/{scene.row('leaf').pk}/finish-merge" in plan
     assert "manage.py" not in plan
