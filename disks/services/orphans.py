@@ -18,7 +18,7 @@ from disks.operations import journal, merge_in_place, recover, unforeseen
 from disks.operations.journal import Sidecar
 from disks.operations.paths import Roots
 from disks.operations.windows import shown
-from disks.services import audit, begun_elsewhere, jobs, merging
+from disks.services import audit, half_merged, jobs, merging
 from disks.services import roots as root_services
 from disks.services.stored_json import readable
 
@@ -32,7 +32,7 @@ def recover_orphans() -> list[dict[str, Any]]:
 
     Done holding the locks on the storage, and audited.
     """
-    ours = begun_elsewhere.names_of_jobs()
+    ours = half_merged.names_of_jobs()
     done: list[dict[str, Any]] = []
     with closing(root_services.operation_roots()) as roots:
         for folder in _catalogued_folders():

@@ -12,7 +12,7 @@ from django import template
 from django.utils.html import escape, format_html
 from django.utils.safestring import mark_safe
 
-from disks.services import begun_elsewhere, leases
+from disks.services import half_merged, leases
 from disks.templatetags.names import plain_text
 from disks.templatetags.states import icon
 
@@ -34,7 +34,7 @@ def at_work_on(disk: Any) -> Any:
 @register.simple_tag
 def begun_merge_of(disk: Any) -> Any:
     """The merge in place that a disk is part of and no job of this console has, or None."""
-    return begun_elsewhere.merge_of(disk)
+    return half_merged.merge_of(disk)
 
 
 @register.simple_tag

@@ -11,8 +11,8 @@ from django.views.decorators.http import require_http_methods
 
 from disks.forms.declarations import DeclarationForm, needs_offline, sealed
 from disks.models import Disk
-from disks.services import begun_elsewhere, leases
-from disks.services.begun_elsewhere import Begun
+from disks.services import half_merged, leases
+from disks.services.half_merged import Begun
 from disks.views import errors, plans
 from disks.views.guard import client_address
 from disks.views.rendering import render_page
@@ -26,7 +26,7 @@ def finish_merge(request: HttpRequest, disk_id: int) -> HttpResponse:
     disk = get_object_or_404(Disk.objects.select_related("root"), pk=disk_id)
     if request.method == "POST" and (earlier := plans.earlier_job(request)) is not None:
         return HttpResponseRedirect(reverse("job", args=[earlier.pk]))
-    begun = begun_elsewhere.merge_of(disk)
+    begun = half_merged.merge_of(disk)
     if begun is None:
         return _nothing_to_finish(request, disk)
     sent = request.POST if request.method == "POST" else None
@@ -39,7 +39,7 @@ def finish_merge(request: HttpRequest, disk_id: int) -> HttpResponse:
         None,
         context,
         fingerprint=begun.fingerprint,
-        ask=lambda said, key: begun_elsewhere.request(
+        ask=lambda said, key: half_merged.request(
             disk,
             user=request.user,
             seen=said.cleaned_data["seen"],

@@ -656,11 +656,32 @@ def test_paused_by_an_error_while_names_change_its_page_lets_no_machine_use_the_
     assert (job.status, job.cancellable) == (Job.Status.PAUSED, False)
     with pytest.raises(ImageError):
         worlds.content_of(scene.path("leaf"))
+    assert_leaf_not_to_be_used(job)
+    faults.install(faults.parse("merge.end.rename:1:eio"))
+    try:
+        job = resumed(job)  # and refused once more: its page knows it still
+    finally:
+        faults.install(None)
+    assert job.status == Job.Status.PAUSED
+    assert_leaf_not_to_be_used(job)
+    assert resumed(job).status == Job.Status.SUCCEEDED
+    scene.assert_merged()
+
+
+def assert_leaf_not_to_be_used(job: Job) -> None:
     told = job_words.what_now(job)
     assert "a machine may use" not in told
     assert "may not be readable" in told
-    assert resumed(job).status == Job.Status.SUCCEEDED
-    scene.assert_merged()
+
+
+def test_paused_it_lets_no_machine_use_the_leaf_once_somebody_wrote_to_the_base(
+    scene: Scene, paused: Job
+) -> None:
+    assert "a machine may use" in job_words.what_now(paused)
+    os.utime(scene.path("middle"))
+    told = job_words.what_now(paused)
+    assert f"Somebody has written to {scene.family.file('middle')}" in told
+    assert "a machine may use" not in told
 
 
 def test_asked_to_stop_when_all_was_done_it_is_no_cancelled_job(scene: Scene) -> None:

@@ -13,6 +13,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from disks.engine import faults
 from disks.engine.chain import open_chain
 from disks.engine.errors import ImageError
 from disks.models import AuditEntry, Disk, DiskLock, Job, JobLogLine, StorageRoot, TrashedJob
@@ -317,9 +318,29 @@ def test_stopped_when_data_has_moved_and_no_batch_is_at_work_it_is_paused(
     assert job.sentence == "The merge was stopped before its first batch was complete."
     assert DiskLock.objects.filter(job=job).exists()
     assert orphans.recover_orphans() == []
+    leaf = os.path.basename(made.path("d"))
+    assert f"a machine may use {leaf} until the job is resumed" in job_words.what_now(job)
     stopping.resume(job, None)
     done(job)
     assert content(made.path("vm")) == made.disks["d"].sha256
+
+
+def test_a_pile_that_is_paused_while_names_change_lets_no_machine_use_its_leaf(
+    scene: tuple[StorageRoot, Pile],
+) -> None:
+    root, _ = scene
+    job = piles.request(root, "srv", user=None, idempotency_key=key(), declared_offline=True)
+    faults.install(faults.parse("merge.end.rename:1:eio"))
+    try:
+        job = jobs.run_now(job)
+    finally:
+        faults.install(None)
+    assert job.status == Job.Status.PAUSED
+    told = job_words.what_now(job)
+    assert "machine may use" not in told
+    assert "may not be readable" in told
+    stopping.resume(job, None)
+    done(job)
 
 
 def test_cancelled_between_two_piles_the_first_is_in_the_catalog(

@@ -1,7 +1,7 @@
-"""Merges in place that no job of this console has begun: what their record says, and going on.
+"""Merges in place that are half-way: what their records say, and going on with those of others.
 
-A terminal's, say, stopped by Ctrl-C or killed. Their data has moved, so they can only be finished;
-until they are, nothing else is done to their disks.
+Their data has moved, so they can only be finished; until they are, nothing else is done to their
+disks. One that no job of this console has was begun at a terminal, say, and stopped there.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from disks.operations.merge_in_place import Work
 from disks.operations.paths import Roots
 from disks.services import chains, declarations, leases, merging, roots
 from disks.services.errors import Refusal
+from disks.services.stored_json import restored
 from disks.services.work import JobContext
 
 
@@ -31,7 +32,7 @@ class Begun:
     surviving     the name that stays: base's or the leaf's
     at_terminal   begun by a command; else by a job, of another console or forgotten here
     stopped       somebody has stopped it; else it was interrupted, or somebody is at it
-    leaf_reads    names are not changing yet
+    unusable      why no machine may use the leaf meanwhile; "" where it reads as ever
     in_the_way    what has its disks now, a running command say
     """
 
@@ -40,7 +41,7 @@ class Begun:
     surviving: str
     at_terminal: bool
     stopped: bool
-    leaf_reads: bool
+    unusable: str
     in_the_way: ImageError | None
     fingerprint: list[Any]
 
@@ -113,6 +114,29 @@ def request(
         )
 
 
+def half_done(job: Job) -> tuple[str, str, str] | None:
+    """Of the merge in place that a job has left half-way: its leaf and base, as host paths, and
+    why no machine may use the leaf ("" where it reads as ever).
+
+    None where no merge of it is half-way, or the storage cannot be asked.
+    """
+    parameters = restored(job.parameters)
+    bases = [step["base"] for step in parameters.get("steps", [])]
+    if parameters.get("levels"):
+        bases.append(parameters["levels"][-1])
+    name = copying.job_name(JobContext(job, job.token).name)
+    try:
+        with closing(roots.operation_roots()) as scope:
+            for base in bases:
+                found = merge_in_place.pending(scope, base)
+                if found and found.job == name and merge_in_place.has_begun_to_move(found):
+                    leaf = Work.from_sidecar(found).leaf
+                    return leaf, base, merge_in_place.why_not_used(scope, found)
+    except ImageError:
+        return None
+    return None
+
+
 def _record(scope: Roots, paths: Iterable[str]) -> Sidecar | None:
     for path in paths:
         found = merge_in_place.pending(scope, path)
@@ -130,7 +154,7 @@ def _described(scope: Roots, record: Sidecar) -> Begun:
         work.surviving,
         at_terminal=record.job.startswith("cli-"),
         stopped=work.stopped,
-        leaf_reads=not merge_in_place.cannot_wait(scope, record),
+        unusable=merge_in_place.why_not_used(scope, record),
         in_the_way=_in_the_way(scope, record),
         fingerprint=_fingerprint(record),
     )
