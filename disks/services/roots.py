@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import closing
 
+from disks.engine.errors import ImageError
 from disks.models import Disk, StorageRoot
 from disks.operations import paths
 from disks.operations.storage_roots import Root
@@ -41,6 +43,16 @@ def operation_root(root: StorageRoot) -> Root:
         marker=root.marker,
         expected=(root.device, root.inode) if known else None,  # type: ignore[arg-type]
     )
+
+
+def has_folder(root: StorageRoot, relative: str) -> bool:
+    """Whether a folder is there below a root now."""
+    with closing(operation_roots([root])) as scope:
+        try:
+            os.close(scope.open_folder(os.path.join(root.path, relative)))
+        except ImageError:
+            return False
+    return True
 
 
 def find_identity(identity: str) -> list[str]:
