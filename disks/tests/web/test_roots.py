@@ -69,7 +69,7 @@ def test_add_declares_a_root_below_an_allowed_folder(administrator, allowed):
     assert root.path == str(allowed / "vms/hyperv")
     assert root.read_only is True
     assert root.declared_by == "browser"
-    assert [view.prefix for view in root.windows_views.all()] == ["C:\\VMs", "\\\\nas\\vms\\"]
+    assert [view.prefix for view in root.windows_views.all()] == ["C:\\VMs", "\\\\nas\\vms"]
     assert AuditEntry.objects.get(action="root-add").username == administrator.user.username
 
 
