@@ -248,15 +248,25 @@ _RESULT: tuple[tuple[str, str, str], ...] = (
     ("failed", "Failed", "number"),
 )
 
-# lists of a result: key, words, kind
-_LISTS: tuple[tuple[str, str, str], ...] = (
-    ("commands", "To run on the virtual machine's host", "command"),
-    ("warnings", "Worth knowing", "text"),
-    ("levels", "Disks it read or merged", "path"),
-    ("relinked", "Disks whose parent path was rewritten", "path"),
-    ("restored", "Back at their places", "path"),
-    ("offline", "Storage roots that were offline", "path"),
+# of nothing there is nothing to say: a row is left out then
+_IF_ANY = ("bytes_written", "blocks_written", "blocks_moved", "blocks_left_out")
+
+_TO_RUN = "To run on the virtual machine's host"
+# lists of a result: key, words for one and for several, kind
+_LISTS: tuple[tuple[str, str, str, str], ...] = (
+    ("commands", _TO_RUN, _TO_RUN, "command"),
+    ("warnings", "Worth knowing", "Worth knowing", "text"),
+    ("levels", "Disk that was read", "Disks that were read", "path"),
+    (
+        "relinked",
+        "Disk whose parent path was rewritten",
+        "Disks whose parent paths were rewritten",
+        "path",
+    ),
+    ("restored", "Back at its place", "Back at their places", "path"),
+    ("offline", "Storage root that was offline", "Storage roots that were offline", "path"),
 )
+_MERGED = "Disks that became one, uppermost first"
 LONGEST_LIST = 200
 
 
@@ -270,6 +280,8 @@ def result_rows(result: Any) -> list[tuple[str, str]]:
             continue
         value = result.get(key)
         if value is None or isinstance(value, dict | list | bool):
+            continue
+        if not value and key in _IF_ANY:
             continue
         rows.append((words, _drawn(value, kind)))
     if result.get("in_place") and result.get("bytes_written"):
@@ -302,9 +314,12 @@ def _links_in_sum(result: dict[str, Any]) -> list[tuple[str, str]]:
 def result_lists(result: Any) -> list[dict[str, Any]]:
     """The result's lists: words, kind (path, text, command), rows, and how many more there are."""
     found = []
-    for key, words, kind in _LISTS:
+    for key, one, several, kind in _LISTS:
         rows = result.get(key) if isinstance(result, dict) else None
         if isinstance(rows, list) and rows and all(isinstance(row, str) for row in rows):
+            words = one if len(rows) == 1 else several
+            if key == "levels" and result.get("output") in rows:
+                words = _MERGED
             found.append(
                 {
                     "words": words,
