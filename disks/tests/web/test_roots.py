@@ -7,7 +7,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from disks.models import AuditEntry, Disk, Job, StorageRoot
-from disks.services import jobs
+from disks.services import jobs, scanning
 from disks.tests.factories import make_disk, make_job, make_root
 from disks.tests.services.catalog import base, child, declare, disk, scan
 
@@ -215,6 +215,25 @@ def test_scan_now_is_one_job_however_often_it_is_pressed(operator):
         answer = operator.post(reverse("root-scan", args=[root.pk]), {"key": "abc"})
     job = Job.objects.get()
     assert (answer["Location"], job.kind) == (f"/jobs/{job.pk}", "scan")
+
+
+@pytest.mark.parametrize("asked_of", ["the root", "several roots"])
+def test_a_scan_that_is_asked_for_already_is_not_offered_again(operator, asked_of):
+    root, other = make_root(), make_root()
+    roots = [root] if asked_of == "the root" else [root, other]
+    job = scanning.request_many(roots, user=None, idempotency_key="one")
+    for page in (text(operator.get(f"/roots/{root.pk}")), text(operator.get("/roots"))):
+        assert f"Scan waiting: job {job.pk}" in page
+        assert f"/roots/{root.pk}/scan" not in page
+    Job.objects.update(status=Job.Status.SUCCEEDED)
+    assert f"/roots/{root.pk}/scan" in text(operator.get(f"/roots/{root.pk}"))
+
+
+def test_what_may_not_be_scanned_is_offered_another_look(operator):
+    root = make_root(state="changed", state_reason="Another folder is mounted there now.")
+    for page in (text(operator.get(f"/roots/{root.pk}")), text(operator.get("/roots"))):
+        assert f"/roots/{root.pk}/scan" not in page
+        assert "Look again" in page
 
 
 def test_detail_tells_state_probe_views_and_counts(viewer):
