@@ -21,6 +21,7 @@ from disks.operations.merge_in_place import Work
 from disks.operations.merge_plan import MergePlan
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
+from disks.operations.stranded import TrashSeen
 from disks.services import (
     chains,
     declarations,
@@ -44,10 +45,12 @@ def plan(
     keep_name: str = merge_plan.PARENT,
     in_place: bool = True,
     disk_type: DiskType | str | None = None,
+    trash_seen: TrashSeen | None = None,
 ) -> MergePlan:
     """The dry run, from the files as they are; other children as the catalog knows them.
 
     in_place: into the parent only: what the child holds moves there; False: by copy
+    trash_seen: as merge.plan() has it
 
     Raises Refusal where the chain is broken or a child lies in an offline root. What else
     stands in the way is in the plan's `refused`. The job looks for other children again,
@@ -70,6 +73,7 @@ def plan(
             children_of=declarations.catalog_children,
             suspects=declarations.unread_files() if into_parent else (),
             scan=False,
+            trash_seen=trash_seen,
         )
     finally:
         scope.close()

@@ -18,8 +18,11 @@ from disks.engine.chain import open_chain
 from disks.engine.errors import ImageError
 from disks.models import AuditEntry, Disk, DiskLock, Job, JobLogLine, StorageRoot, TrashedJob
 from disks.operations import concerned
+from disks.operations import trash as trash_folders
 from disks.operations.merge_in_place import batches
+from disks.operations.paths import Roots
 from disks.operations.pile import Step, applying, planning
+from disks.operations.trash.manifests import Manifest
 from disks.services import (
     jobs,
     leases,
@@ -168,6 +171,22 @@ def test_a_chain_that_the_catalog_knows_to_be_broken_is_refused_with_what_to_do(
 
 
 # ---------------------------------------------------------------------- the job
+
+
+def test_the_trash_is_looked_into_once_for_all_piles_of_a_folder(
+    scene: tuple[StorageRoot, Pile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, made = scene
+    list_trash = trash_folders.list_trash
+    looked_into: list[str] = []
+
+    def counted(folder: str, scope: Roots) -> list[Manifest]:
+        looked_into.append(folder)
+        return list_trash(folder, scope)
+
+    monkeypatch.setattr(trash_folders, "list_trash", counted)
+    assert len(piles.plan(root, "srv").piles) == 2
+    assert sorted(looked_into) == [root.path, str(made.folder)]
 
 
 def test_one_pile_is_a_merge_like_any_other(scene: tuple[StorageRoot, Pile]) -> None:
