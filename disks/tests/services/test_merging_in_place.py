@@ -343,6 +343,7 @@ def test_what_had_only_begun_is_taken_back(scene: Scene, fault: str) -> None:
     job = jobs.run_now(job)
     assert (job.status, job.error["code"]) == (Job.Status.FAILED, "E_CHANGED")
     assert job.sentence.startswith("Its worker stopped before anything was moved. ")
+    assert "If nobody else has written to them meanwhile" in job.sentence
     assert "every disk reads as it did" in job.sentence
     assert "start the merge anew" in job.error["advice"]
     assert jobs.needs_a_new_plan(job)
