@@ -54,6 +54,10 @@ class Begun:
         return os.path.basename(self.base)
 
     @property
+    def surviving_name(self) -> str:
+        return os.path.basename(self.surviving)
+
+    @property
     def between(self) -> int:
         """How many disks are merged besides the leaf."""
         return len(self.levels) - 1

@@ -282,9 +282,9 @@ def lost_before_it_moved(
             raise
         raise ImageError(
             "E_CHANGED",
-            "Its worker stopped before anything was moved. Taking back what it had begun changed the "
-            "files, too, so the plan does not fit to them any more. If nobody else has written to "
-            "them meanwhile, which cannot be told, every disk reads as it did.",
+            "Its worker stopped before anything was moved. Taking back what it had begun changed "
+            "the files, too, so the plan does not fit to them any more. If nobody else has written "
+            "to them meanwhile, which cannot be told, every disk reads as it did.",
             advice="Open the form of this disk again, and start the merge anew.",
             file=error.file,
         ) from error

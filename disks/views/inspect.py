@@ -15,7 +15,7 @@ from django.views.decorators.http import require_GET
 from disks.engine import codes
 from disks.engine.errors import ImageError
 from disks.models import Disk, LinkUndo, ParentLink
-from disks.services import blockmap, chains, file_facts, inspection, raw_link
+from disks.services import blockmap, chains, file_facts, inspection, raw_link, windows_names
 from disks.services.access import Role, allows
 from disks.services.errors import Refusal
 from disks.services.mending import MENDINGS
@@ -181,12 +181,20 @@ def properties(found: Disk) -> list[list[dict[str, Any]]]:
         {"label": "Last read by the console", "time": found.last_read_at},
         {"label": "Storage root", "text": found.root.name},
         {"label": "Path", "path": found.relative_path},
+        {"label": "In Windows", "path": _in_windows(found)},
+        {"label": "On this host", "path": found.path},
         {"label": "Moved from", "path": found.moved_from},
         {"label": "Managed by", "text": found.managed_by},
     ]
     known = [row for row in rows if any(value for key, value in row.items() if key != "label")]
     half = -(-len(known) // 2)
     return [known[:half], known[half:]]
+
+
+def _in_windows(found: Disk) -> str:
+    """How Windows names the file; "" where no view of its storage root says so."""
+    named = windows_names.of(found.path)
+    return named if named != found.path else ""
 
 
 # What only the file tells, in the format's own words, and what it is called here.

@@ -12,7 +12,7 @@ from disks.services import half_merged
 from disks.services.stored_json import readable, restored
 from disks.services.work import works_in_place
 from disks.templatetags.amounts import bytes_, duration_text
-from disks.templatetags.names import winpath
+from disks.templatetags.names import place
 from disks.templatetags.states import icon
 
 _READS_ONLY = "It only reads. Everything may be used meanwhile."
@@ -345,7 +345,7 @@ def _drawn(value: Any, kind: str) -> str:
     if kind == "proof":
         proven = _proven("written, read again, and the same")
         return format_html('{} <code class="text">{}</code>', proven, str(value))
-    return winpath(value)
+    return place(value)
 
 
 # Where jobs over many disks keep their rows.

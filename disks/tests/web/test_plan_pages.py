@@ -120,7 +120,7 @@ def test_a_plan_says_that_a_disk_is_open_elsewhere_and_can_be_started_all_the_sa
         told = [operator.get(page).content.decode() for page in pages]
         form = hidden(told[0])
     for page in told:
-        assert f"{leaf.path} is open in another program now" in re.sub(r"<[^>]+>", "", page)
+        assert "C:\\VMs\\leaf.vhd is open in another program now" in re.sub(r"<[^>]+>", "", page)
         assert "It cannot be done now" not in page
     assert operator.post(pages[0], form).status_code == 302
     for page in pages:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from django.urls import reverse
 from django.utils import timezone
@@ -113,7 +115,7 @@ def test_an_absolute_path_is_taken_below_the_allowed_folder(administrator, allow
     """bad-input G103."""
     answer = administrator.post(reverse("root-add"), fields(folder="/etc"))
     assert answer.status_code == 422
-    assert f"There is no folder {allowed}/etc." in text(answer)
+    assert f"There is no folder {allowed}/etc." in re.sub(r"<[^>]+>", "", text(answer))
 
 
 def test_link_out_of_the_allowed_folder_is_not_followed(administrator, allowed):
