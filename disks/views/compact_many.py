@@ -24,6 +24,7 @@ from disks.views.rendering import render_page
 
 DISKS_AT_MOST = 25  # each is read for its estimate while the page is made
 PLAN_SECONDS = 0.1
+WORTH_A_JOB_BYTES = 64 * 1024
 
 
 @require_http_methods(["GET", "POST"])
@@ -94,13 +95,13 @@ def _context(disks: list[Disk], sent: Any) -> dict[str, Any]:
         ).order_by("-pk")
     }
     rows = [_row(disk, compacting_now.get(disk.pk)) for disk in disks]
-    possible = [row["disk"] for row in rows if row["gain"]]
+    possible = [row["disk"] for row in rows if row["gain"] >= WORTH_A_JOB_BYTES]
     managed = sorted({disk.managed_by for disk in possible if disk.managed_by})
     return {
         "rows": rows,
         "possible": possible,
         "left_alone": len(rows) - len(possible),
-        "gain": sum(row["gain"] for row in rows),
+        "gain": sum(row["gain"] for row in rows if row["gain"] >= WORTH_A_JOB_BYTES),
         "declaration": DeclarationForm(
             sent, needs_offline=needs_offline(possible), needs_unmanaged=bool(managed)
         ),
@@ -135,6 +136,7 @@ def _row(disk: Disk, job: Job | None) -> dict[str, Any]:
     gain = max(0, plan.file_size_bytes - plan.predicted_size_bytes)
     return row | {
         "gain": gain,
+        "too_little": 0 < gain < WORTH_A_JOB_BYTES,
         "estimated": plan.estimated,
         "blocks_read": plan.blocks_read,
         "why": plan.why,
