@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,20 +124,31 @@ def half_done(job: Job) -> tuple[str, str, str] | None:
 
     None where no merge of it is half-way, or the storage cannot be asked.
     """
+    with closing(roots.operation_roots()) as scope, suppress(ImageError):
+        found = _of_job(scope, job)
+        if found is not None:
+            why_not = merge_in_place.why_not_used(scope, found)
+            return Work.from_sidecar(found).leaf, found.disk, why_not
+    return None
+
+
+def has_moved(job: Job) -> bool:
+    """Whether data of a merge in place of this job has moved, which can only be finished."""
+    with closing(roots.operation_roots()) as scope, suppress(ImageError):
+        return _of_job(scope, job) is not None
+    return False
+
+
+def _of_job(scope: Roots, job: Job) -> Sidecar | None:
+    """The record of the merge that this job is at, once its data moves."""
     parameters = restored(job.parameters)
     bases = [step["base"] for step in parameters.get("steps", [])]
-    if parameters.get("levels"):
-        bases.append(parameters["levels"][-1])
-    name = copying.job_name(JobContext(job, job.token).name)
-    try:
-        with closing(roots.operation_roots()) as scope:
-            for base in bases:
-                found = merge_in_place.pending(scope, base)
-                if found and found.job == name and merge_in_place.has_begun_to_move(found):
-                    leaf = Work.from_sidecar(found).leaf
-                    return leaf, base, merge_in_place.why_not_used(scope, found)
-    except ImageError:
-        return None
+    bases += parameters.get("levels", [])[-1:]
+    name = JobContext(job, job.token).name
+    for base in bases:
+        found = merge_in_place.pending(scope, base)
+        if found and found.job == name and merge_in_place.has_begun_to_move(found):
+            return found
     return None
 
 
