@@ -22,6 +22,7 @@ from disks.tests.factories import (
     make_link,
     make_link_undo,
     make_root,
+    make_trashed_job,
 )
 
 HOSTILE = [
@@ -379,3 +380,27 @@ def test_a_twin_that_is_gone_is_no_twin(viewer: Client) -> None:
     table = page[page.index("Files with the parent") :]
     assert "copy.vhd" in table
     assert "gone.vhd" not in table
+
+
+def test_a_disk_that_was_put_away_leads_to_where_it_is_restored_and_so_does_its_child(
+    operator: Client,
+) -> None:
+    job = make_job(kind=Job.Kind.DELETE, status=Job.Status.SUCCEEDED)
+    base = make_disk("base.vhd", health="missing", health_code="N_PUT_AWAY", put_away_by=job)
+    child = make_disk("child.vhd", health="broken")
+    make_link(child, named_identity=base.identity)
+    restore = f'href="/jobs/{job.pk}"'
+    for disk in (base, child):
+        assert restore not in page_of(operator, disk)  # its trash was emptied, or is not known
+    item = make_trashed_job(base.root, job)
+    page = page_of(operator, base)
+    assert "Restore…" in page
+    assert restore in page
+    assert "It is in the trash." in page
+    assert "put away" in page
+    told = re.sub(r"<[^>]+>", "", page_of(operator, child))
+    assert "put base.vhd, which has that identity, into the trash" in told
+    assert restore in page_of(operator, child)
+    item.operation = "merge-in-place"  # a part of another disk now
+    item.save()
+    assert restore not in page_of(operator, base)
