@@ -156,6 +156,21 @@ def at_work_on(path: str) -> Job | None:
     return lock.job if lock is not None else None
 
 
+_WAITING_ASKED = 200
+
+
+def first_waiting_for(path: str) -> Job | None:
+    """The first job that has not started and is going to have this disk (host path) for itself."""
+    waiting = Job.objects.filter(
+        Q(status=Job.Status.QUEUED) | Q(status=Job.Status.PAUSED), started_at=None
+    )
+    wanted = (path, DiskLock.Mode.EXCLUSIVE)
+    return next(
+        (job for job in waiting.order_by("pk")[:_WAITING_ASKED] if wanted in wanted_locks(job)),
+        None,
+    )
+
+
 def was_ours_at(path: str, at: float) -> bool:
     """Whether a job had the disk at this host path for itself at that time (since 1970).
 

@@ -32,6 +32,12 @@ def at_work_on(disk: Any) -> Any:
 
 
 @register.simple_tag
+def first_waiting_for(disk: Any) -> Any:
+    """The first job that has not started and is going to have a disk for itself, or None."""
+    return leases.first_waiting_for(disk.path)
+
+
+@register.simple_tag
 def begun_merge_of(disk: Any) -> Any:
     """The merge in place that a disk is part of and no job of this console has, or None."""
     return half_merged.merge_of(disk)

@@ -52,7 +52,7 @@ def finish_merge(request: HttpRequest, disk_id: int) -> HttpResponse:
 
 def _nothing_to_finish(request: HttpRequest, disk: Disk) -> HttpResponse:
     """It was finished meanwhile, or a job has it: there it is paused and resumed."""
-    job = leases.at_work_on(disk.path)
+    job = leases.at_work_on(disk.path) or leases.first_waiting_for(disk.path)
     if job is not None:
         return redirect("job", job.pk)
     return errors.problem(

@@ -83,6 +83,21 @@ def test_a_disk_that_a_job_has_for_itself_says_so_and_leads_to_it(
     assert words in operator.get(f"/disks/{disk.pk}/delete").content.decode()
 
 
+def test_a_disk_that_a_job_waits_for_says_so_and_leads_to_it(operator: Client) -> None:
+    disk, other = make_disk("base.vhd"), make_disk("other.vhd")
+    job = make_job(
+        kind=Job.Kind.COMPACT,
+        sentence="Starts at 22:00.",
+        parameters={"locks": {"exclusive": [disk.path], "shared": [other.path]}},
+    )
+    page = page_of(operator, disk)
+    assert "A job waits for this disk" in page
+    assert f'<a href="/jobs/{job.pk}">' in page
+    assert "Starts at 22:00." in page
+    assert "A job waits for this disk" not in page_of(operator, other)  # it is only read
+    assert "A job waits for this disk" in operator.get(f"/disks/{disk.pk}/delete").content.decode()
+
+
 def test_the_button_beside_the_verdict_mends_it(operator: Client) -> None:
     right = make_disk("archive/base.vhd")
     child = make_disk("child.vhd")
