@@ -1,4 +1,4 @@
-"""What happens to every request: a limit to how often pages renew themselves, and headers."""
+"""What happens to every request: how often pages may renew themselves, headers, names of files."""
 
 from __future__ import annotations
 
@@ -27,6 +27,19 @@ class PageHeaders:
             "Cache-Control", "private, no-cache" if response.has_header("ETag") else "no-store"
         )
         return response
+
+
+class WindowsNames:
+    """Pages show files as Windows names them, and ask the storage roots once how that is."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        from disks.services import windows_names
+
+        with windows_names.for_one_request():
+            return self.get_response(request)
 
 
 class FragmentLimit:

@@ -203,6 +203,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "axes.middleware.AxesMiddleware",
+    "vdadmin.middleware.WindowsNames",
 ]
 # (a second, at once) of the pieces of pages that htmx asks for; see vdadmin/middleware.py
 FRAGMENTS_PER_BROWSER = (15, 60)

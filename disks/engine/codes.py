@@ -284,7 +284,7 @@ CODES: dict[str, Code] = {
         "Unfinished work",
         "Open the Jobs page: resume the job of this disk, or try it again. What no job there began "
         "is put right by the console itself within minutes; a merge that was stopped at a "
-        "terminal waits to be resumed there.",
+        "terminal is finished from the page of its disk.",
         "Finish or undo it first: “manage.py disk recover {folder}”.",
     ),
     "E_SIDECAR": Code("Record of a job damaged", "Ask for help; do not delete the record."),

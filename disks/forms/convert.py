@@ -16,6 +16,7 @@ from disks.forms.new_file import (
     host_path,
     name_field,
     named_as,
+    place_beside,
 )
 from disks.models import Disk
 from disks.operations.convert import TARGETS, target_named
@@ -44,13 +45,10 @@ class ConvertForm(forms.Form):
         values = {
             "format": disk.format if disk.format in known else _FORMATS[0][0],
             "disk_type": "fixed" if disk.disk_type == "fixed" else "dynamic",
-            "root": str(disk.root_id),
-            "folder": os.path.dirname(disk.relative_path),
             "name": f"{stem}-copy",
         }
         values |= {key: data.get(key) for key in values if data.get(key) not in (None, "")}
-        if "folder" in data:
-            values["folder"] = data.get("folder", "")
+        values |= place_beside(disk, data)
         if values["format"] in known:
             values["name"] = named_as(values["name"], target_named(values["format"]), TARGETS)
         return values

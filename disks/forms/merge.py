@@ -17,6 +17,7 @@ from disks.forms.new_file import (
     host_path,
     name_field,
     named_as,
+    place_beside,
 )
 from disks.models import Disk
 
@@ -54,23 +55,18 @@ class MergeForm(forms.Form):
         usual = chain[-2] if into == PARENT else chain[0]
         stem, extension = os.path.splitext(leaf.name)
         form = by_name(leaf.format or "vhd")
-        folder = os.path.dirname(leaf.relative_path)
         values = {
             "into": into,
             "base": str(usual.pk),
             "keep_name": "parent",
             "disk_type": "dynamic",
-            "root": str(leaf.root_id),
-            "folder": folder,
             "name": named_as(f"{stem}-merged{extension}", form),
         }
         given = {key: data.get(key) for key in values if data.get(key) not in (None, "")}
         if data.get("was") not in (None, "", into):
             given.pop("base", None)  # the lowest level belonged to the other target
         given["way"] = COPY if data.get("way") == COPY else IN_PLACE
-        if "folder" in data:
-            given["folder"] = data.get("folder", "")
-        return values | given
+        return values | place_beside(leaf, data) | given
 
     def clean_folder(self) -> str:
         return checked_folder(self.cleaned_data["folder"])

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django import forms
+from django.db.models import QuerySet
 
 from disks.engine.formats import FORMATS, Format
 from disks.engine.new_image import Target
-from disks.models import StorageRoot
+from disks.models import Disk, StorageRoot
+from disks.services.roots import has_folder
 
 LONGEST_PATH = 4_096
 _INPUT = {"class": "form-control", "autocomplete": "off", "spellcheck": "false"}
+
+
+def writable_roots() -> QuerySet[StorageRoot]:
+    """Roots that may be written to now."""
+    online = StorageRoot.objects.filter(read_only=False, state=StorageRoot.State.ONLINE)
+    return online.order_by("name")
 
 
 class RootChoice(forms.ModelChoiceField):
@@ -21,9 +29,7 @@ class RootChoice(forms.ModelChoiceField):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(
-            queryset=StorageRoot.objects.filter(
-                read_only=False, state=StorageRoot.State.ONLINE
-            ).order_by("name"),
+            queryset=writable_roots(),
             empty_label=None,
             widget=forms.Select(attrs={"class": "form-select"}),
             error_messages={
@@ -35,6 +41,24 @@ class RootChoice(forms.ModelChoiceField):
 
     def label_from_instance(self, root: Any) -> str:
         return str(root.name)
+
+
+def place_beside(disk: Disk, said: Mapping[str, Any]) -> dict[str, str]:
+    """The storage root and folder of a new file, as a form's values: what was said, or beside disk.
+
+    A root that is read-only gives way to one that is not. In another root than the disk's, its
+    folder is proposed where there is one of that name, else the root itself.
+    """
+    beside = os.path.dirname(disk.relative_path)
+    writable = {str(root.pk): root for root in writable_roots()}
+    key = str(said.get("root") or disk.root_id)
+    if not said.get("root") and key not in writable and writable:
+        key = next(iter(writable))
+    folder = str(said["folder"]) if said.get("folder") is not None else beside
+    other = writable.get(key)
+    if other is not None and other.pk != disk.root_id and folder == beside:
+        folder = beside if has_folder(other, beside) else ""
+    return {"root": key, "folder": folder}
 
 
 def folder_field(**options: Any) -> forms.CharField:

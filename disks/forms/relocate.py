@@ -16,6 +16,7 @@ from disks.forms.new_file import (
     folder_field,
     host_path,
     name_field,
+    place_beside,
 )
 from disks.models import Disk
 from disks.services.stored_json import readable
@@ -31,12 +32,10 @@ class FolderForm(forms.Form):
         """What was sent, with the disk's own place where nothing was; `more` stands as it is."""
         values = self.usual(disk)
         values |= {key: data[key] for key in values if data.get(key) not in (None, "")}
-        if "folder" in data:
-            values["folder"] = data.get("folder", "")
-        super().__init__(values | more)
+        super().__init__(values | place_beside(disk, data) | more)
 
     def usual(self, disk: Disk) -> dict[str, Any]:
-        return {"root": str(disk.root_id), "folder": os.path.dirname(disk.relative_path)}
+        return {}
 
     def clean_folder(self) -> str:
         return checked_folder(self.cleaned_data["folder"])

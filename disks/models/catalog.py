@@ -147,6 +147,11 @@ class Disk(models.Model):
         return self.name
 
     @property
+    def is_put_away(self) -> bool:
+        """A job of ours put its file into the trash: it is gone, and nobody misses it."""
+        return self.health == self.Health.MISSING and self.health_code == "N_PUT_AWAY"
+
+    @property
     def path(self) -> str:
         """The file on this host."""
         return os.path.join(self.root.path, self.relative_path)

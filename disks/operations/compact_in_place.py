@@ -214,7 +214,7 @@ def _describe(result: InPlacePlan, chain: Chain, roots: Roots) -> None:
     describe(result, chain, roots, so="nothing is moved in it")
     file = chain.images[0].file
     guards.require_one_name(file)
-    result.warnings = [finding.message for finding in guards.recent_write(file)]
+    result.warnings = [finding.message for finding in guards.recent_write(roots, file)]
 
 
 def _measure(

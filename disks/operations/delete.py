@@ -158,7 +158,7 @@ def _look_at(result: DeletePlan, file: ImageFile, roots: Roots) -> None:
     path = result.path
     status = file.stat()
     result.allocated_bytes = status.st_blocks * 512
-    result.warnings += [one.message for one in guards.recent_write(file)]
+    result.warnings += [one.message for one in guards.recent_write(roots, file)]
     try:
         image = open_image(file)
     except ImageError as error:

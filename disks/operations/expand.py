@@ -23,7 +23,7 @@ from disks.engine.files import FileIdentity
 from disks.engine.findings import Level
 from disks.engine.formats import open_image
 from disks.engine.images import DiskType, Image, Source
-from disks.engine.units import MIB, SECTOR_BYTES
+from disks.engine.units import MIB, SECTOR_BYTES, size_text
 from disks.operations import (
     family,
     fingerprints,
@@ -186,7 +186,11 @@ def apply(
             _fill(fresh, chain, roots, children_of, True, progress)
         _require_same(plan, fresh)
         guards.require_offline(fresh.managers, offline=offline)
-        progress.step("expand", f"Making {os.path.basename(plan.path)} larger")
+        progress.step(
+            "expand",
+            f"Making {os.path.basename(plan.path)} larger: {size_text(fresh.virtual_size_bytes)} "
+            f"becomes {size_text(fresh.new_size_bytes)}",
+        )
         _expand(fresh, roots, job, token, progress)
         size_after = roots.stat(plan.path).st_size
     seconds = round(time.monotonic() - started, 3)
@@ -237,7 +241,7 @@ def _fill(
     result.new_identity = planned.rewrite.identity_after is not None
     result.warnings = [
         *planned.warnings,
-        *(finding.message for finding in guards.recent_write(file)),
+        *(finding.message for finding in guards.recent_write(roots, file)),
     ]
     result.free_space_bytes, short = space.shortage_at(roots, result.path, result.growth_bytes)
     found = family.look(

@@ -97,10 +97,14 @@ def require_movable(file: ImageFile) -> None:
         )
 
 
-def recent_write(file: ImageFile) -> Iterator[Finding]:
-    """A warning where the disk was written a moment ago: perhaps a machine runs on it."""
-    seconds = time.time() - file.stat().st_mtime
-    if 0 <= seconds < RECENT_SECONDS:
+def recent_write(roots: Roots, file: ImageFile) -> Iterator[Finding]:
+    """A warning where the disk was written a moment ago: perhaps a machine runs on it.
+
+    None where it was a job of ours.
+    """
+    written = file.stat().st_mtime
+    seconds = time.time() - written
+    if 0 <= seconds < RECENT_SECONDS and not roots.is_our_write(file.path, written):
         number, unit = (seconds, "second") if seconds < 120 else (seconds / 60, "minute")
         words = f"{int(number)} {unit}{'' if int(number) == 1 else 's'}"
         yield Finding(

@@ -115,7 +115,7 @@ def plan(mend: Mend, path: str, roots: Roots, *, job: str = "") -> MendPlan:
         return MendPlan(
             path=path,
             changes=intent.changes,
-            warnings=(*guards.recent_write(file), *in_use.findings(roots, [path])),
+            warnings=(*guards.recent_write(roots, file), *in_use.findings(roots, [path])),
             managers=tuple(guards.managers(roots, [(path, image)])),
             size_before_bytes=file.size_bytes,
             size_after_bytes=intent.size_after_bytes,

@@ -59,6 +59,7 @@ def plan(
     children_of: ChildrenOf | None = None,
     suspects: Iterable[str] = (),
     scan: bool = True,
+    trash_seen: stranded.TrashSeen | None = None,
     progress: Progress | None = None,
 ) -> MergePlan:
     """Look at everything and write nothing.
@@ -72,6 +73,7 @@ def plan(
     children_of  what a catalog knows of a disk's children
     suspects     what a catalog could not read
     scan         also read the headers below all roots now; apply() always does
+    trash_seen   what of the trash was looked into for plans made together with this one
 
     What stands in the way is in the plan's `refused`; ValueError for a request that makes
     no sense (both or neither of to and into_parent).
@@ -95,7 +97,7 @@ def plan(
     if result.refused is None:
         result.warnings += in_use.warnings(roots, result.exclusive, result.shared)
     if into_parent:
-        result.warnings += stranded.warnings(roots, result.levels)
+        result.warnings += stranded.warnings(roots, result.levels, trash_seen)
     return result
 
 

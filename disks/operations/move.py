@@ -160,7 +160,7 @@ def _fill(
             )
         ]
         result.fingerprints = {path: Fingerprint.of(file)}
-        result.warnings = [one.message for one in guards.recent_write(file)]
+        result.warnings = [one.message for one in guards.recent_write(roots, file)]
         managed = guards.managers(roots, [(path, image)])
         roots.require_writable(path)
         guards.require_movable(file)

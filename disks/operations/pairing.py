@@ -149,7 +149,7 @@ def warnings_of(
     child_file: ImageFile, parent_file: ImageFile, parent: str, image: Image, roots: Roots
 ) -> Iterator[Finding]:
     """Fresh writes, other names of the parent's file, copies of the parent."""
-    yield from guards.recent_write(child_file)
+    yield from guards.recent_write(roots, child_file)
     links = parent_file.stat().st_nlink
     if links > 1:
         yield Finding(

@@ -27,6 +27,7 @@ class Roots(RootFolders):
     find_identity   another way to look for an identity (the catalog); used before search
     identity_leads  a parent that only such a search (or a look beside the child) finds is
                     used; else it is a suggestion, because Windows would not find it
+    is_our_write    whether a job of ours wrote this file at that time (seconds since 1970)
     """
 
     def __init__(
@@ -36,8 +37,10 @@ class Roots(RootFolders):
         search: Iterable[str] = (),
         find_identity: Callable[[str], Iterable[str]] | None = None,
         identity_leads: bool = False,
+        is_our_write: Callable[[str, float], bool] = lambda path, at: False,
     ) -> None:
         super().__init__(roots)
+        self.is_our_write = is_our_write
         self.search = tuple(normal_path(folder) for folder in search)
         self.identity_leads = identity_leads
         self._find_identity = find_identity

@@ -258,7 +258,7 @@ def plan_undo(child: str, roots: Roots) -> LinkPlan:
             parent="",
             is_undo=True,
             changes=tuple(row for row in rewrite.changes if row.now or row.after),
-            warnings=(*guards.recent_write(file), *in_use.findings(roots, [child])),
+            warnings=(*guards.recent_write(roots, file), *in_use.findings(roots, [child])),
             windows_will_look_at=(),
             fingerprint=fingerprints.of_plan(file, image, [restored]),
             manager=managed_by(child, roots, hidden=bool(getattr(image, "hidden", False))),

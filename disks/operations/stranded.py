@@ -7,30 +7,58 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from disks.engine.errors import ImageError
 from disks.operations import family, trash
 from disks.operations.headers import read_header
 from disks.operations.new_copy import Level
 from disks.operations.paths import Roots
-from disks.operations.trash.manifests import Entry
 
 
-def warnings(roots: Roots, levels: Sequence[Level]) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Trashed:
+    """A disk in the trash: where it lay, its identity, and that of its parent ("": none known)."""
+
+    original: str
+    identity: str
+    parent_identity: str
+
+
+class TrashSeen:
+    """What the trash holds that can be restored, each folder looked into once: several plans that
+    are made together need not read it again.
+    """
+
+    def __init__(self, roots: Roots) -> None:
+        self._roots = roots
+        self._below: dict[str, list[Trashed]] = {}
+
+    def below(self, folder: str) -> list[Trashed]:
+        """Of the trash of this folder. What cannot be read there is passed over: nothing of it
+        would be readable after a merge, or before.
+        """
+        if folder not in self._below:
+            self._below[folder] = list(_restorable(self._roots, folder))
+        return self._below[folder]
+
+
+def warnings(roots: Roots, levels: Sequence[Level], seen: TrashSeen | None = None) -> list[str]:
     """What a plan says of them. levels: the merged disks, leaf first; all others are merged into.
 
-    The trash of each root is looked into, and the one beside the disks. What cannot be read
-    there is passed over: nothing of it would be readable afterwards, or before.
+    The trash of each root is looked into, and the one beside the disks. seen: looked into before
     """
+    seen = seen or TrashSeen(roots)
     into = {level.identity for level in levels[1:]}
     merged = {level.identity for level in levels}
     folders = [root.path for root in roots.roots]
     folders += [os.path.dirname(level.path) for level in levels]
     found = sorted(
-        entry.original
-        for entry in _restorable(roots, dict.fromkeys(folders))
-        if entry.identity not in merged and _parent_identity(roots, entry.trash) in into
+        one.original
+        for folder in dict.fromkeys(folders)
+        for one in seen.below(folder)
+        if one.identity not in merged and one.parent_identity in into
     )
     if not found:
         return []
@@ -42,12 +70,13 @@ def warnings(roots: Roots, levels: Sequence[Level]) -> list[str]:
     ]
 
 
-def _restorable(roots: Roots, folders: Iterable[str]) -> Iterator[Entry]:
-    for folder in folders:
-        with contextlib.suppress(ImageError):
-            for manifest in trash.list_trash(folder, roots):
-                if manifest.can_be_restored:
-                    yield from manifest.entries_here
+def _restorable(roots: Roots, folder: str) -> Iterator[Trashed]:
+    with contextlib.suppress(ImageError):
+        for manifest in trash.list_trash(folder, roots):
+            if manifest.can_be_restored:
+                for entry in manifest.entries_here:
+                    parent = _parent_identity(roots, entry.trash)
+                    yield Trashed(entry.original, entry.identity, parent)
 
 
 def _parent_identity(roots: Roots, path: str) -> str:

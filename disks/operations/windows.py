@@ -21,7 +21,8 @@ class WindowsPath:
     parts: tuple[str, ...]
 
     def __str__(self) -> str:
-        if not self.parts:
+        """A drive alone is written with its backslash (`C:` is no folder), a share without."""
+        if not self.parts and self.anchor.endswith(":"):
             return self.anchor + "\\"
         return "\\".join((self.anchor, *self.parts))
 

@@ -11,12 +11,12 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection, connections, transaction
-from django.db.models import DateTimeField, ExpressionWrapper
+from django.db.models import DateTimeField, ExpressionWrapper, Q
 from django.db.models.functions import Now
 
 from disks.models import DiskLock, Job
@@ -154,6 +154,35 @@ def at_work_on(path: str) -> Job | None:
     locks = DiskLock.objects.filter(path=path, mode=DiskLock.Mode.EXCLUSIVE)
     lock = locks.select_related("job").first()
     return lock.job if lock is not None else None
+
+
+_WAITING_ASKED = 200
+
+
+def first_waiting_for(path: str) -> Job | None:
+    """The first job that has not started and is going to have this disk (host path) for itself."""
+    waiting = Job.objects.filter(
+        Q(status=Job.Status.QUEUED) | Q(status=Job.Status.PAUSED), started_at=None
+    )
+    wanted = (path, DiskLock.Mode.EXCLUSIVE)
+    return next(
+        (job for job in waiting.order_by("pk")[:_WAITING_ASKED] if wanted in wanted_locks(job)),
+        None,
+    )
+
+
+def was_ours_at(path: str, at: float) -> bool:
+    """Whether a job had the disk at this host path for itself at that time (since 1970).
+
+    Then it was the job that wrote to it, and no machine.
+    """
+    moment = datetime.fromtimestamp(at, UTC)
+    known = Job.objects.filter(
+        Q(finished_at__gte=moment) | Q(status=Job.Status.RUNNING),
+        # files are dated by a clock that ticks some milliseconds apart
+        started_at__lte=moment + timedelta(seconds=1),
+    )
+    return any((path, DiskLock.Mode.EXCLUSIVE) in wanted_locks(job) for job in known)
 
 
 def take_locks(wanted: Iterable[tuple[str, str]], job: Job, token: int) -> None:

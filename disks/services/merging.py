@@ -21,6 +21,7 @@ from disks.operations.merge_in_place import Work
 from disks.operations.merge_plan import MergePlan
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
+from disks.operations.stranded import TrashSeen
 from disks.services import (
     chains,
     declarations,
@@ -44,10 +45,12 @@ def plan(
     keep_name: str = merge_plan.PARENT,
     in_place: bool = True,
     disk_type: DiskType | str | None = None,
+    trash_seen: TrashSeen | None = None,
 ) -> MergePlan:
     """The dry run, from the files as they are; other children as the catalog knows them.
 
     in_place: into the parent only: what the child holds moves there; False: by copy
+    trash_seen: as merge.plan() has it
 
     Raises Refusal where the chain is broken or a child lies in an offline root. What else
     stands in the way is in the plan's `refused`. The job looks for other children again,
@@ -70,6 +73,7 @@ def plan(
             children_of=declarations.catalog_children,
             suspects=declarations.unread_files() if into_parent else (),
             scan=False,
+            trash_seen=trash_seen,
         )
     finally:
         scope.close()
@@ -136,10 +140,18 @@ def request(
     )
 
 
-def go_on_with(begun: Sidecar) -> Job:
+def go_on_with(
+    begun: Sidecar,
+    *,
+    user: Any = None,
+    idempotency_key: str = "",
+    declared_offline: bool = False,
+    address: str = "",
+) -> Job:
     """The job that goes on with a merge in place which no job of ours has begun; the same one
     however often it is asked for. The caller hands it over.
 
+    user: who asks for it; None: the console by itself.
     It is the usual one, under the name that the merge has in the files. Data has moved, so it
     can be paused and not cancelled. Raises E_SIDECAR.
     """
@@ -166,14 +178,16 @@ def go_on_with(begun: Sidecar) -> Job:
                 "unrelated": [],
                 BEGUN_AS: begun.job,
             },
-            user=None,
+            user=user,
             disk=_catalogued(work.leaf),
             root=roots.locate(work.base)[0],
             summary=_into_parent([os.path.basename(path) for path in levels], in_place=True),
             exclusive=[*levels, *work.relink],
             shared=[work.base_parent] if work.base_parent else [],
+            declared_offline=declared_offline,
             # A token is raised by every attempt: a job that ended is no reason for none.
-            idempotency_key=f"{begun.job} {work.token} {work.base}",
+            idempotency_key=idempotency_key or f"{begun.job} {work.token} {work.base}",
+            address=address,
         )
         Job.objects.filter(pk=job.pk, started_at=None).update(cancellable=False)
     return job
@@ -268,8 +282,9 @@ def lost_before_it_moved(
             raise
         raise ImageError(
             "E_CHANGED",
-            "Its worker stopped before anything was moved. What was begun is taken back, and every "
-            "disk reads as it did; but the plan does not fit to the files any more.",
+            "Its worker stopped before anything was moved. Taking back what it had begun changed "
+            "the files, too, so the plan does not fit to them any more. If nobody else has written "
+            "to them meanwhile, which cannot be told, every disk reads as it did.",
             advice="Open the form of this disk again, and start the merge anew.",
             file=error.file,
         ) from error

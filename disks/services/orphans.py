@@ -13,15 +13,14 @@ from contextlib import closing
 from typing import Any
 
 from disks.engine.errors import ImageError
-from disks.models import AuditEntry, Disk, Job, StorageRoot
-from disks.operations import copying, journal, merge_in_place, recover, unforeseen
+from disks.models import AuditEntry, Disk, StorageRoot
+from disks.operations import journal, merge_in_place, recover, unforeseen
 from disks.operations.journal import Sidecar
 from disks.operations.paths import Roots
 from disks.operations.windows import shown
-from disks.services import audit, jobs, merging
+from disks.services import audit, half_merged, jobs, merging
 from disks.services import roots as root_services
 from disks.services.stored_json import readable
-from disks.services.work import JobContext
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ def recover_orphans() -> list[dict[str, Any]]:
 
     Done holding the locks on the storage, and audited.
     """
-    ours = _names_of_jobs()
+    ours = half_merged.names_of_jobs()
     done: list[dict[str, Any]] = []
     with closing(root_services.operation_roots()) as roots:
         for folder in _catalogued_folders():
@@ -48,12 +47,6 @@ def recover_orphans() -> list[dict[str, Any]]:
         if row["action"] != recover.BUSY:
             _audit_orphan(row)
     return done
-
-
-def _names_of_jobs() -> set[str]:
-    """How the files call the jobs that are not over."""
-    names = {JobContext(job, job.token).name for job in Job.objects.filter(status__in=Job.OPEN)}
-    return names | {copying.job_word(name) for name in names}
 
 
 def _unfinished(roots: Roots, folder: str) -> list[Sidecar]:

@@ -21,6 +21,7 @@ from disks.operations.forest import Run
 from disks.operations.merge_plan import MergePlan
 from disks.operations.pile import Pile, PilePlan, Step, applying, planning, windows_script
 from disks.operations.progress import Progress
+from disks.operations.stranded import TrashSeen
 from disks.services import declarations, jobs, merging, roots
 from disks.services.errors import Refusal
 from disks.services.pile_catalog import survey
@@ -75,9 +76,10 @@ def plan(
     runs = found.forest.runs
     chosen = planning.chosen(runs, [leaf] if leaf else [])[:PLANNED_AT_ONCE]
     with closing(roots.operation_roots()) as scope:
+        seen = TrashSeen(scope)
         piles = [
             planning.judged(
-                found.forest, run, _dry_run(disks[run.leaf], run, keep_name, in_place), scope
+                found.forest, run, _dry_run(disks[run.leaf], run, keep_name, in_place, seen), scope
             )
             for run in chosen
         ]
@@ -87,10 +89,15 @@ def plan(
     return FolderPlan(planned, piles, disks, [run for run in runs if run not in chosen])
 
 
-def _dry_run(leaf: Disk, run: Run, keep_name: str, in_place: bool) -> MergePlan:
+def _dry_run(leaf: Disk, run: Run, keep_name: str, in_place: bool, seen: TrashSeen) -> MergePlan:
     try:
         return merging.plan(
-            leaf, into_parent=True, base=run.base, keep_name=keep_name, in_place=in_place
+            leaf,
+            into_parent=True,
+            base=run.base,
+            keep_name=keep_name,
+            in_place=in_place,
+            trash_seen=seen,
         )
     except Refusal as refusal:
         error = ImageError(refusal.code, refusal.message, advice=refusal.advice)

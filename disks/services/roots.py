@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import closing
 
+from disks.engine.errors import ImageError
 from disks.models import Disk, StorageRoot
 from disks.operations import paths
 from disks.operations.storage_roots import Root
+from disks.services import leases
 
 
 def operation_roots(only: Iterable[StorageRoot] | None = None) -> paths.Roots:
@@ -20,7 +23,11 @@ def operation_roots(only: Iterable[StorageRoot] | None = None) -> paths.Roots:
         chosen = StorageRoot.objects.exclude(
             state__in=[StorageRoot.State.OFFLINE, StorageRoot.State.CHANGED]
         ).prefetch_related("windows_views")
-    return paths.Roots([operation_root(root) for root in chosen], find_identity=find_identity)
+    return paths.Roots(
+        [operation_root(root) for root in chosen],
+        find_identity=find_identity,
+        is_our_write=leases.was_ours_at,
+    )
 
 
 def operation_root(root: StorageRoot) -> Root:
@@ -36,6 +43,16 @@ def operation_root(root: StorageRoot) -> Root:
         marker=root.marker,
         expected=(root.device, root.inode) if known else None,  # type: ignore[arg-type]
     )
+
+
+def has_folder(root: StorageRoot, relative: str) -> bool:
+    """Whether a folder is there below a root now."""
+    with closing(operation_roots([root])) as scope:
+        try:
+            os.close(scope.open_folder(os.path.join(root.path, relative)))
+        except ImageError:
+            return False
+    return True
 
 
 def find_identity(identity: str) -> list[str]:

@@ -61,6 +61,16 @@ def request_many(
     )
 
 
+def asked_for() -> dict[int, Job]:
+    """The scan that waits or runs, by the key of each storage root that has one."""
+    open_scans = Job.objects.filter(kind=Job.Kind.SCAN, status__in=Job.OPEN).order_by("-pk")
+    return {
+        root: job
+        for job in open_scans
+        for root in job.parameters.get("roots") or [job.parameters.get("root")]
+    }
+
+
 def run_scan(parameters: dict[str, Any], progress: Progress, context: JobContext) -> dict[str, Any]:
     """The work of a scan job: one root (`root`) or several (`roots`)."""
     wanted = parameters.get("roots") or [parameters["root"]]

@@ -12,7 +12,7 @@ from django import template
 from django.utils.html import escape, format_html
 from django.utils.safestring import mark_safe
 
-from disks.services import chains, leases
+from disks.services import chains, half_merged, leases
 from disks.templatetags.names import plain_text
 from disks.templatetags.states import icon
 
@@ -39,6 +39,18 @@ def way_to_mend(context: Any, disk: Any, refused: Any) -> Any:
     if not disk.health_code or refused.get("code") != disk.health_code:
         return None
     return mend(disk, chains.chain_of(disk), may_operate=context["may_operate"])
+
+
+@register.simple_tag
+def first_waiting_for(disk: Any) -> Any:
+    """The first job that has not started and is going to have a disk for itself, or None."""
+    return leases.first_waiting_for(disk.path)
+
+
+@register.simple_tag
+def begun_merge_of(disk: Any) -> Any:
+    """The merge in place that a disk is part of and no job of this console has, or None."""
+    return half_merged.merge_of(disk)
 
 
 @register.simple_tag

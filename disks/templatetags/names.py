@@ -1,6 +1,6 @@
 """How names and paths look, the same on every page. Built into all templates.
 
-They come from disks and are hostile until shown through `name`, `winpath` or plain
+They come from disks and are hostile until shown through `name`, `winpath`, `place`, `told` or plain
 autoescaping; the filters here escape everything that they wrap.
 """
 
@@ -13,6 +13,8 @@ from typing import Any
 from django import template
 from django.utils.html import escape
 from django.utils.safestring import SafeString, mark_safe
+
+from disks.services import windows_names
 
 register = template.Library()
 
@@ -46,10 +48,11 @@ def plain_text(text: Any) -> str:
 _WHOLE = re.compile(r"(\S*[\\/]\S*|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b)")
 
 
-def _html(text: str) -> SafeString:
+def _html(text: str, instead_of: str = "") -> SafeString:
     """A sentence or a name, escaped; paths and identities in it are boxes as in a path."""
     pieces = enumerate(_WHOLE.split(text))
-    return _isolated("".join(_boxes(piece) if at % 2 else _shown(piece) for at, piece in pieces))
+    shown = "".join(_boxes(piece) if at % 2 else _shown(piece) for at, piece in pieces)
+    return _isolated(shown, instead_of)
 
 
 def _boxes(path: str) -> str:
@@ -58,9 +61,10 @@ def _boxes(path: str) -> str:
     return "<wbr>".join(f'<span class="part">{part}</span>' for part in parts if part)
 
 
-def _isolated(shown: str) -> SafeString:
+def _isolated(shown: str, instead_of: str = "") -> SafeString:
     # dir=ltr isolates the name: letters of right-to-left scripts cannot reorder its neighbours
-    return mark_safe(f'<bdi dir="ltr" class="path">{shown}</bdi>')  # noqa: S308  escaped before
+    title = f' title="{escape(plain_text(instead_of))}"' if instead_of else ""
+    return mark_safe(f'<bdi dir="ltr" class="path"{title}>{shown}</bdi>')  # noqa: S308  escaped
 
 
 def _shown(piece: str) -> str:
@@ -78,6 +82,25 @@ def _character(character: str) -> str:
 def winpath(path: Any) -> str:
     """A path, broken only after its separators, never inside a name; oddities made visible."""
     return _isolated(_boxes("" if path is None else str(path)))
+
+
+@register.filter
+def place(host_path: Any) -> str:
+    """Where a file lies, as Windows names it if a storage root says how; the title: on this host.
+
+    Not for what stands in a disk: that is shown as it is.
+    """
+    path = "" if host_path is None else str(host_path)
+    named = windows_names.of(path)
+    return _isolated(_boxes(named), path if named != path else "")
+
+
+@register.filter
+def told(sentence: Any) -> str:
+    """A sentence of ours, with the files in it named as by `place`."""
+    text = "" if sentence is None else str(sentence)
+    named = windows_names.within(text)
+    return _html(named, text if named != text else "")
 
 
 @register.filter

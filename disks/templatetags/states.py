@@ -125,6 +125,5 @@ setting_changed.connect(_forget_drawn)
 @register.simple_tag
 def health(disk: Any) -> str:
     """The health badge of a disk (or of a health word)."""
-    known = getattr(disk, "health", disk)
-    put_away = known == "missing" and getattr(disk, "health_code", "") == "N_PUT_AWAY"
-    return badge("health", "put-away" if put_away else known)
+    put_away = getattr(disk, "is_put_away", False)
+    return badge("health", "put-away" if put_away else getattr(disk, "health", disk))

@@ -67,6 +67,8 @@ def action(disk: Disk, key: str, *, may_operate: bool) -> Action:
 def _why_not_read(disk: Disk) -> str:
     if disk.root.state in (StorageRoot.State.OFFLINE, StorageRoot.State.CHANGED):
         return f"Its storage root “{disk.root.name}” is offline."
+    if disk.is_put_away:
+        return "It is in the trash."
     if disk.health == Disk.Health.MISSING:
         return "The file is not there any more."
     return ""

@@ -34,6 +34,7 @@ TYPES = {"fixed": "Fixed", "dynamic": "Dynamic", "differencing": "Differencing"}
 FORMATS = {"vhd": "VHD", "vhdx": "VHDX"}
 CHILDREN = {"yes": "Has children", "no": "No children"}
 SEEN = {"day": ("Not seen for a day", 1), "week": ("Not seen for a week", 7)}
+PUT_AWAY = "put-away"  # in the trash by a job of ours: gone, and nobody misses it
 MODES = {"table", "tree"}
 TREE_CHAINS = 25
 TREE_ROWS = 2_000  # of one page; a base with more children links to its own page
@@ -111,7 +112,7 @@ def _context(request: HttpRequest) -> dict[str, Any]:
 def _filters(query: QueryDict, roots: dict[str, StorageRoot]) -> dict[str, str]:
     return {
         "q": listing.words(query),
-        "health": listing.chosen(query, "health", set(Disk.Health.values)),
+        "health": listing.chosen(query, "health", {*Disk.Health.values, PUT_AWAY}),
         "root": listing.chosen(query, "root", set(roots)),
         "type": listing.chosen(query, "type", TYPES),
         "format": listing.chosen(query, "format", FORMATS),
@@ -122,7 +123,11 @@ def _filters(query: QueryDict, roots: dict[str, StorageRoot]) -> dict[str, str]:
 
 def _matching(selected: dict[str, str]) -> QuerySet[Disk]:
     rows = Disk.objects.all()
-    if selected["health"]:
+    if selected["health"] == PUT_AWAY:
+        rows = rows.filter(_is_put_away())
+    elif selected["health"] == Disk.Health.MISSING:
+        rows = rows.filter(health=Disk.Health.MISSING, put_away_by=None)
+    elif selected["health"]:
         rows = rows.filter(health=selected["health"])
     if selected["root"]:
         rows = rows.filter(root_id=int(selected["root"]))
@@ -142,6 +147,10 @@ def _matching(selected: dict[str, str]) -> QuerySet[Disk]:
     if selected["q"]:
         rows = rows.filter(_search(selected["q"]))
     return rows
+
+
+def _is_put_away() -> Q:
+    return Q(health=Disk.Health.MISSING, put_away_by__isnull=False)
 
 
 def _search(text: str) -> Q:
@@ -206,6 +215,8 @@ def _columns(sort: str) -> list[dict[str, Any]]:
 def _healths(chosen: str) -> list[dict[str, Any]]:
     """The verdicts that occur, with their numbers, worst first."""
     counts = dict(Disk.objects.order_by().values_list("health").annotate(number=Count("pk")))
+    counts[PUT_AWAY] = Disk.objects.filter(_is_put_away()).count()
+    counts[Disk.Health.MISSING] = counts.get(Disk.Health.MISSING, 0) - counts[PUT_AWAY]
     order = [
         Disk.Health.BROKEN,
         Disk.Health.DAMAGED,
@@ -217,9 +228,10 @@ def _healths(chosen: str) -> list[dict[str, Any]]:
         Disk.Health.NOT_A_DISK,
         Disk.Health.HEALTHY,
     ]
+    labels = {str(health): health.label for health in order} | {PUT_AWAY: "Put away"}
     return [
-        {"value": value, "label": value.label, "count": counts.get(value, 0)}
-        for value in order
+        {"value": value, "label": label, "count": counts.get(value, 0)}
+        for value, label in labels.items()
         if counts.get(value) or value == chosen
     ]
 

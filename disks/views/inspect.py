@@ -14,8 +14,8 @@ from django.views.decorators.http import require_GET
 
 from disks.engine import codes
 from disks.engine.errors import ImageError
-from disks.models import Disk, LinkUndo, ParentLink
-from disks.services import blockmap, chains, file_facts, inspection, raw_link
+from disks.models import Disk, LinkUndo, ParentLink, TrashedJob
+from disks.services import blockmap, chains, file_facts, inspection, raw_link, windows_names
 from disks.services.access import Role, allows
 from disks.services.errors import Refusal
 from disks.services.mending import MENDINGS
@@ -74,6 +74,7 @@ def _context(request: HttpRequest, found: Disk, tab: str) -> dict[str, Any]:
         "link": parent_link(found),
         "role_words": role_in_chain(found),
         "found_at": _found_at(found),
+        "parent_in_trash": _parent_in_trash(found),
         "mend": mend(found, chain, may_operate=may_operate),
         "actions": actions_for(found, may_operate=may_operate),
         "chain": drawn_chain(chain, found),
@@ -114,6 +115,8 @@ def mend(found: Disk, chain: list[Disk], *, may_operate: bool) -> Mend | None:
     A log that waits comes first: until it is replayed nothing else can be written. Of a chain
     (base first) that is broken further down, the way leads to the disk at fault.
     """
+    if found.is_put_away:
+        return _restore(found)
     replay = _needed(found, "replay-log", may_operate=may_operate)
     if replay is not None:
         return replay
@@ -138,6 +141,37 @@ def mend(found: Disk, chain: list[Disk], *, may_operate: bool) -> Mend | None:
         return Mend("See what was found", f"{page}?tab=findings#tabs", "list-details")
     if found.health == Disk.Health.SUSPECT:
         return Mend("See the evidence", f"{page}?tab=parent#tabs", "list-details")
+    return None
+
+
+def _restore(found: Disk) -> Mend | None:
+    """To the job that put it away: there it is restored, as long as the trash is not emptied."""
+    put_away = _in_trash([found]).get(found.pk)
+    if put_away is None:
+        return None
+    return Mend("Restore…", reverse("job", args=[put_away.job_id]), "arrow-back-up")
+
+
+def _in_trash(disks: list[Disk]) -> dict[int, TrashedJob]:
+    """Of disks that jobs put away, what can be restored, by the disk's key."""
+    jobs = {disk.put_away_by_id for disk in disks if disk.put_away_by_id is not None}
+    items = TrashedJob.objects.filter(job__in=jobs, state=TrashedJob.State.IN_TRASH)
+    by_job = {item.job_id: item for item in items if item.can_be_restored}
+    return {disk.pk: by_job[disk.put_away_by_id] for disk in disks if disk.put_away_by_id in by_job}
+
+
+def _parent_in_trash(found: Disk) -> dict[str, Any] | None:
+    """The disk that a broken child names, where a job put it away: the disk, and that job's key."""
+    link = parent_link(found)
+    if link is None or not link.named_identity or found.health != Disk.Health.BROKEN:
+        return None
+    gone = list(
+        Disk.objects.filter(
+            identity=link.named_identity, put_away_by__isnull=False, health=Disk.Health.MISSING
+        )[:20]
+    )
+    for pk, item in _in_trash(gone).items():
+        return {"disk": next(one for one in gone if one.pk == pk), "job": item.job_id}
     return None
 
 
@@ -181,12 +215,20 @@ def properties(found: Disk) -> list[list[dict[str, Any]]]:
         {"label": "Last read by the console", "time": found.last_read_at},
         {"label": "Storage root", "text": found.root.name},
         {"label": "Path", "path": found.relative_path},
+        {"label": "In Windows", "path": _in_windows(found)},
+        {"label": "On this host", "path": found.path},
         {"label": "Moved from", "path": found.moved_from},
         {"label": "Managed by", "text": found.managed_by},
     ]
     known = [row for row in rows if any(value for key, value in row.items() if key != "label")]
     half = -(-len(known) // 2)
     return [known[:half], known[half:]]
+
+
+def _in_windows(found: Disk) -> str:
+    """How Windows names the file; "" where no view of its storage root says so."""
+    named = windows_names.of(found.path)
+    return named if named != found.path else ""
 
 
 # What only the file tells, in the format's own words, and what it is called here.

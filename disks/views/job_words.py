@@ -8,10 +8,11 @@ from typing import Any
 from django.utils.html import format_html
 
 from disks.models import Job
+from disks.services import half_merged
 from disks.services.stored_json import readable, restored
 from disks.services.work import works_in_place
 from disks.templatetags.amounts import bytes_, duration_text
-from disks.templatetags.names import winpath
+from disks.templatetags.names import place
 from disks.templatetags.states import icon
 
 _READS_ONLY = "It only reads. Everything may be used meanwhile."
@@ -102,13 +103,17 @@ _IF_STOPPED: dict[str, str] = {
     ),
 }
 
-_MERGE_PAUSED = (
+_HALF_MERGED = (
     "{leaf} and {base} belong together until it is resumed: a machine may use {leaf}. Do not open "
     "{base} by itself, and delete neither. Other jobs on these disks wait."
 )
-_MERGE_PAUSED_AT_ITS_END = (
-    "All data is in {base}; names and headers are changing. {leaf} may not be readable before "
-    "that is done: resume it. Leave machines that use these disks switched off, and delete none "
+_NOT_TOLD = "Its disks stay locked for other jobs until it is resumed. "
+_HALF_MERGED_PERHAPS = {
+    Job.Kind.MERGE: f"{_NOT_TOLD}Do not open {{base}} by itself, and delete neither.",
+    Job.Kind.PILE: f"{_NOT_TOLD}Do not open those below a leaf by themselves, and delete none.",
+}
+_LEAF_NOT_TO_BE_USED = (
+    "{why} Resume it; until then leave machines that use these disks switched off, and delete none "
     "of them."
 )
 _MERGE_HURT = (
@@ -121,11 +126,11 @@ _PILE_HURT = (
     "by themselves. See to the cause (is the storage there, is it writable?), then try again."
 )
 _IN_PLACE_NOW: dict[tuple[str, str], str] = {
-    (Job.Kind.MERGE, Job.Status.PAUSED): _MERGE_PAUSED,
+    (Job.Kind.MERGE, Job.Status.PAUSED): _HALF_MERGED,
     (Job.Kind.PILE, Job.Status.PAUSED): (
-        "The pile at work is half merged and whole: its leaf reads as ever, and a machine may use "
-        "it until the job is resumed. Do not open the disks below it by themselves, and delete "
-        "none of them. Other jobs of this console wait."
+        "The pile of {leaf} and {base} is half merged: a machine may use {leaf} until the job is "
+        "resumed. Do not open the disks below it by themselves, and delete none of them. Other "
+        "jobs on these disks wait."
     ),
     (Job.Kind.COMPACT, Job.Status.PAUSED): (
         "The disk is whole and reads as before. Its room comes back when the job is resumed; "
@@ -134,8 +139,8 @@ _IN_PLACE_NOW: dict[tuple[str, str], str] = {
     (Job.Kind.MERGE, Job.Status.NEEDS_ATTENTION): _MERGE_HURT,
     (Job.Kind.PILE, Job.Status.NEEDS_ATTENTION): _PILE_HURT,
     (Job.Kind.MERGE, Job.Status.LOST): (
-        "Its worker is gone. Within a minute another one goes on. {leaf} reads as ever; do not "
-        "open {base} by itself."
+        "Its worker is gone. Within a minute another one goes on. Do not open {base} by itself, "
+        "and leave machines that use {leaf} switched off."
     ),
 }
 
@@ -189,13 +194,24 @@ def _merged_names(job: Job) -> dict[str, str]:
 def what_now(job: Job) -> str:
     if job.is_paused and not job.was_begun:
         return ""  # it has no disks locked
-    if works_in_place(job.parameters):
-        told = _IN_PLACE_NOW.get((job.kind, job.status), "")
-        if (job.kind, job.status, job.step) == (Job.Kind.MERGE, Job.Status.PAUSED, "commit"):
-            told = _MERGE_PAUSED_AT_ITS_END
-        if told and not (job.is_paused and job.cancellable):  # then nothing has moved yet
-            return told.format(**_merged_names(job))
-    return _WHAT_NOW.get(job.status, "")
+    in_place = works_in_place(job.parameters)
+    told = _IN_PLACE_NOW.get((job.kind, job.status), "") if in_place else ""
+    if told and job.is_paused and job.kind in (Job.Kind.MERGE, Job.Kind.PILE):
+        return _half_merged(job, told)
+    return told.format(**_merged_names(job)) if told else _WHAT_NOW.get(job.status, "")
+
+
+def _half_merged(job: Job, told: str) -> str:
+    """What is said of a merge that waits half-way, as its files are now."""
+    if job.cancellable:  # nothing has moved yet
+        return _WHAT_NOW[Job.Status.PAUSED]
+    found = half_merged.half_done(job)
+    if found is None:  # between two piles; or somebody has finished it, or the storage is away
+        return _HALF_MERGED_PERHAPS[Job.Kind(job.kind)].format(**_merged_names(job))
+    leaf, base, why_not = found
+    return (_LEAF_NOT_TO_BE_USED if why_not else told).format(
+        leaf=readable(os.path.basename(leaf)), base=readable(os.path.basename(base)), why=why_not
+    )
 
 
 # key of a result, the words for it, and what kind of value it is
@@ -232,15 +248,25 @@ _RESULT: tuple[tuple[str, str, str], ...] = (
     ("failed", "Failed", "number"),
 )
 
-# lists of a result: key, words, kind
-_LISTS: tuple[tuple[str, str, str], ...] = (
-    ("commands", "To run on the virtual machine's host", "command"),
-    ("warnings", "Worth knowing", "text"),
-    ("levels", "Disks it read or merged", "path"),
-    ("relinked", "Disks whose parent path was rewritten", "path"),
-    ("restored", "Back at their places", "path"),
-    ("offline", "Storage roots that were offline", "path"),
+# of nothing there is nothing to say: a row is left out then
+_IF_ANY = ("bytes_written", "blocks_written", "blocks_moved", "blocks_left_out")
+
+_TO_RUN = "To run on the virtual machine's host"
+# lists of a result: key, words for one and for several, kind
+_LISTS: tuple[tuple[str, str, str, str], ...] = (
+    ("commands", _TO_RUN, _TO_RUN, "command"),
+    ("warnings", "Worth knowing", "Worth knowing", "text"),
+    ("levels", "Disk that was read", "Disks that were read", "path"),
+    (
+        "relinked",
+        "Disk whose parent path was rewritten",
+        "Disks whose parent paths were rewritten",
+        "path",
+    ),
+    ("restored", "Back at its place", "Back at their places", "path"),
+    ("offline", "Storage root that was offline", "Storage roots that were offline", "path"),
 )
+_MERGED = "Disks that became one, uppermost first"
 LONGEST_LIST = 200
 
 
@@ -254,6 +280,8 @@ def result_rows(result: Any) -> list[tuple[str, str]]:
             continue
         value = result.get(key)
         if value is None or isinstance(value, dict | list | bool):
+            continue
+        if not value and key in _IF_ANY:
             continue
         rows.append((words, _drawn(value, kind)))
     if result.get("in_place") and result.get("bytes_written"):
@@ -286,9 +314,12 @@ def _links_in_sum(result: dict[str, Any]) -> list[tuple[str, str]]:
 def result_lists(result: Any) -> list[dict[str, Any]]:
     """The result's lists: words, kind (path, text, command), rows, and how many more there are."""
     found = []
-    for key, words, kind in _LISTS:
+    for key, one, several, kind in _LISTS:
         rows = result.get(key) if isinstance(result, dict) else None
         if isinstance(rows, list) and rows and all(isinstance(row, str) for row in rows):
+            words = one if len(rows) == 1 else several
+            if key == "levels" and result.get("output") in rows:
+                words = _MERGED
             found.append(
                 {
                     "words": words,
@@ -314,7 +345,7 @@ def _drawn(value: Any, kind: str) -> str:
     if kind == "proof":
         proven = _proven("written, read again, and the same")
         return format_html('{} <code class="text">{}</code>', proven, str(value))
-    return winpath(value)
+    return place(value)
 
 
 # Where jobs over many disks keep their rows.

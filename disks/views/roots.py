@@ -33,10 +33,14 @@ def root_list(request: HttpRequest) -> HttpResponse:
         risk_count=Count("disks", filter=Q(disks__health__in=_AT_RISK, disks__put_away_by=None)),
     )
     found = found.order_by("name")  # counting forgets the model's own order
+    scans = scanning.asked_for()
     return render_page(
         request,
         "disks/roots.html",
-        {"roots": list(found), "scan_key": uuid.uuid4().hex},
+        {
+            "rows": [(root, scans.get(root.pk)) for root in found],
+            "scan_key": uuid.uuid4().hex,
+        },
     )
 
 
@@ -210,6 +214,7 @@ def _show(
             "scans": list(Job.objects.filter(root=root, kind=Job.Kind.SCAN).order_by("-pk")[:5]),
             "trash_bytes": trash_index.given_back_bytes(root),
             "scan_key": uuid.uuid4().hex,
+            "scan_job": scanning.asked_for().get(root.pk),
             "refusal": refusal,
         },
         status=status,

@@ -20,6 +20,7 @@ from disks.operations import journal, steps, unforeseen
 from disks.operations.journal import Sidecar
 from disks.operations.merge_in_place import batches, ending, journal_room, newcomers, step_zero
 from disks.operations.merge_in_place.journal_room import journal_bytes, journal_pages
+from disks.operations.merge_in_place.leaf import why_not_used
 from disks.operations.merge_in_place.work import BEGUN, ENDING, MERGING, Work, write
 from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Lost, Progress, Stopped
@@ -38,6 +39,7 @@ __all__ = [
     "start",
     "to_go_on_with",
     "was_stopped",
+    "why_not_used",
 ]
 
 

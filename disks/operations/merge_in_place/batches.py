@@ -77,7 +77,7 @@ def prepare(roots: Roots, work: Work) -> Work:
             why = f"{gone} is gone or cut short, which knows what was half written"
             raise attention(work.base, why)
         slot = old_pages.newest(roots, work.pages_path, key(work), work.batch)
-        if work.file is not None and slot is None and not _same(file, work):
+        if work.file is not None and slot is None and not is_as_stopped(file, work):
             raise attention(work.base, "somebody has written to it since the merge was stopped")
         with faults.stage("merge.prepare"):
             work = _mend(roots, work, file, slot)
@@ -146,7 +146,8 @@ def _mend(roots: Roots, work: Work, file: ImageFile, slot: Slot | None) -> Work:
     return replace(work, position=slot.position, batch=slot.batch)
 
 
-def _same(file: ImageFile, work: Work) -> bool:
+def is_as_stopped(file: ImageFile, work: Work) -> bool:
+    """Whether base is what the merge left when it was stopped between two batches."""
     now, then = file.identity(), work.file
     return then is not None and (now.size_bytes, now.mtime_ns) == (then.size_bytes, then.mtime_ns)
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 from disks.engine.errors import ImageError
-from disks.operations import journal, merge, merge_plan, space
+from disks.operations import journal, merge, merge_plan, space, stranded
 from disks.operations.family import listed
 from disks.operations.forest import Forest, Member, Run
 from disks.operations.merge_plan import MergePlan
@@ -39,6 +39,7 @@ def plan(
     forest = found.forest
     runs = chosen(forest.runs, leaves)
     suspects = [error.file for error in found.unread if error.file]
+    trash_seen = stranded.TrashSeen(roots)
 
     def dry_run(run: Run) -> MergePlan:
         return merge.plan(
@@ -51,6 +52,7 @@ def plan(
             children_of=forest.children_of,
             suspects=suspects,
             scan=False,
+            trash_seen=trash_seen,
             progress=progress,
         )
 

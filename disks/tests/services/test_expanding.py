@@ -22,6 +22,7 @@ from disks.tests.operations.crashing import (
 from disks.tests.operations.dying import DONE
 from disks.tests.operations.worlds import content_of, errors_in
 from disks.tests.services.catalog import SIZE, base, child, declare, disk, key, scan
+from disks.views import job_words
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -47,6 +48,8 @@ def test_the_job_makes_the_disk_larger_and_the_catalog_right_and_is_audited(leaf
     job = jobs.run_now(requested(leaf))
     assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
     assert "The disk has 1 GB now." in job.sentence
+    assert any("becomes 1 GB" in line.text for line in job.log.all())
+    assert "Written" not in dict(job_words.result_rows(job.result | {"bytes_written": 0}))
     found = disk("leaf.vhd")
     assert (found.virtual_size_bytes, found.identity) == (LARGE, leaf.identity)
     assert found.health in (Disk.Health.HEALTHY, Disk.Health.NOTICE)

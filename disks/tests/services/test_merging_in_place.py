@@ -343,6 +343,7 @@ def test_what_had_only_begun_is_taken_back(scene: Scene, fault: str) -> None:
     job = jobs.run_now(job)
     assert (job.status, job.error["code"]) == (Job.Status.FAILED, "E_CHANGED")
     assert job.sentence.startswith("Its worker stopped before anything was moved. ")
+    assert "If nobody else has written to them meanwhile" in job.sentence
     assert "every disk reads as it did" in job.sentence
     assert "start the merge anew" in job.error["advice"]
     assert jobs.needs_a_new_plan(job)
@@ -656,11 +657,32 @@ def test_paused_by_an_error_while_names_change_its_page_lets_no_machine_use_the_
     assert (job.status, job.cancellable) == (Job.Status.PAUSED, False)
     with pytest.raises(ImageError):
         worlds.content_of(scene.path("leaf"))
+    assert_leaf_not_to_be_used(job)
+    faults.install(faults.parse("merge.end.rename:1:eio"))
+    try:
+        job = resumed(job)  # and refused once more: its page knows it still
+    finally:
+        faults.install(None)
+    assert job.status == Job.Status.PAUSED
+    assert_leaf_not_to_be_used(job)
+    assert resumed(job).status == Job.Status.SUCCEEDED
+    scene.assert_merged()
+
+
+def assert_leaf_not_to_be_used(job: Job) -> None:
     told = job_words.what_now(job)
     assert "a machine may use" not in told
     assert "may not be readable" in told
-    assert resumed(job).status == Job.Status.SUCCEEDED
-    scene.assert_merged()
+
+
+def test_paused_it_lets_no_machine_use_the_leaf_once_somebody_wrote_to_the_base(
+    scene: Scene, paused: Job
+) -> None:
+    assert "a machine may use" in job_words.what_now(paused)
+    os.utime(scene.path("middle"))
+    told = job_words.what_now(paused)
+    assert f"Somebody has written to {scene.family.file('middle')}" in told
+    assert "a machine may use" not in told
 
 
 def test_asked_to_stop_when_all_was_done_it_is_no_cancelled_job(scene: Scene) -> None:
@@ -763,3 +785,125 @@ def test_a_compaction_that_is_paused_while_it_looks_says_that_it_will_look_anew(
     job = resumed(job)
     assert (job.status, job.result["blocks_dropped"]) == (Job.Status.SUCCEEDED, 32)
     assert os.path.getsize(built.path) < block
+
+
+def test_once_data_has_moved_its_page_offers_to_pause_it_and_no_other_way_to_stop(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, client: Client
+) -> None:
+    client.force_login(make_user(is_superuser=True))
+    job = scene.ask()
+    pages: list[str] = []
+
+    def look() -> None:
+        pages.append(client.get(f"/jobs/{job.pk}").content.decode())
+
+    prepare = step_zero.begin
+
+    def looked_before(*args: Any) -> Any:
+        look()
+        return prepare(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step_zero, "begin", looked_before)
+        after_first_batch(patch, look)
+        assert jobs.run_now(job).status == Job.Status.SUCCEEDED
+    before, after = pages
+    assert f"/jobs/{job.pk}/cancel" in before
+    assert f"/jobs/{job.pk}/cancel" not in after
+    assert f"/jobs/{job.pk}/pause" in after
+    assert "What has moved stays moved" in after
+
+
+@pytest.fixture
+def begun_at_a_terminal(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    """Stopped there by Ctrl-C when data has moved."""
+    progress = CtrlC()
+    planned = merging.plan(scene.row("leaf"), into_parent=True)
+    with monkeypatch.context() as patch:
+        after_first_batch(patch, lambda: setattr(progress, "asked", True))
+        with pytest.raises(Stopped):
+            merge.apply(planned, worlds.roots_of(scene.folder), progress=progress)
+    return scene
+
+
+@pytest.fixture
+def operator(client: Client) -> Client:
+    client.force_login(make_user("opal", is_superuser=True))
+    return client
+
+
+def finishing(client: Client, disk: Disk) -> dict[str, str]:
+    """What the form that finishes it sends."""
+    page = client.get(f"/disks/{disk.pk}/finish-merge").content.decode()
+    hidden = re.findall(r'<input type="hidden" name="(key|seen)" value="([^"]*)"', page)
+    assert len(hidden) == 2, page
+    return dict(hidden)
+
+
+def test_a_merge_stopped_at_a_terminal_is_finished_in_the_browser(
+    begun_at_a_terminal: Scene, operator: Client
+) -> None:
+    scene = begun_at_a_terminal
+    for stem in ("leaf", "middle", "below"):
+        page = operator.get(f"/disks/{scene.row(stem).pk}").content.decode()
+        assert "An unfinished merge has this disk" in page
+        assert "was begun at a terminal and was stopped half-way" in re.sub(r"\s+", " ", page)
+        assert f"/disks/{scene.row(stem).pk}/finish-merge" in page
+    assert (
+        "An unfinished merge" not in operator.get(f"/disks/{scene.row('base').pk}").content.decode()
+    )
+    plan = operator.get(f"/disks/{scene.row('leaf').pk}/merge").content.decode()
+    assert f"/disks/{scene.row('leaf').pk}/finish-merge" in plan
+    assert "manage.py" not in plan
+
+    sent = finishing(operator, scene.row("leaf"))
+    answer = operator.post(f"/disks/{scene.row('leaf').pk}/finish-merge", sent)
+    job = Job.objects.get(kind=Job.Kind.MERGE)
+    assert answer["Location"] == f"/jobs/{job.pk}"
+    assert job.requested_by is not None
+    assert (job.requested_by.username, job.cancellable) == ("opal", False)
+    page = operator.get(f"/disks/{scene.row('leaf').pk}").content.decode()
+    assert "An unfinished merge" not in page  # it has its job
+    job = jobs.run_now(job)
+    assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
+    scene.assert_merged()
+
+
+def test_what_has_gone_on_since_it_was_shown_is_not_asked_for_again(
+    begun_at_a_terminal: Scene, operator: Client
+) -> None:
+    scene = begun_at_a_terminal
+    sent = finishing(operator, scene.row("leaf"))
+    recover(str(scene.folder), worlds.roots_of(scene.folder))
+    answer = operator.post(f"/disks/{scene.row('leaf').pk}/finish-merge", sent)
+    assert answer.status_code == 409
+    assert "There is no merge to finish" in answer.content.decode()
+    assert not Job.objects.filter(kind=Job.Kind.MERGE).exists()
+
+
+def test_what_somebody_is_at_is_not_finished_by_another(
+    begun_at_a_terminal: Scene, operator: Client
+) -> None:
+    scene = begun_at_a_terminal
+    address = f"/disks/{scene.row('leaf').pk}/finish-merge"
+    sent = finishing(operator, scene.row("leaf"))
+    with locks.hold(worlds.roots_of(scene.folder), [scene.path("middle")], job="the owner"):
+        held = locks._mine.set({})
+        page, answer = operator.get(address), operator.post(address, sent)
+        locks._mine.reset(held)
+    assert page.context["refused"]["code"] == "E_LOCKED"
+    assert answer.status_code == 422
+    assert not Job.objects.filter(kind=Job.Kind.MERGE).exists()
+
+
+def test_a_root_that_machines_open_asks_for_the_declaration_before_a_merge_is_finished(
+    begun_at_a_terminal: Scene, operator: Client
+) -> None:
+    """Its leaf may have been used since: it was allowed to."""
+    scene = begun_at_a_terminal
+    StorageRoot.objects.update(opened_by=StorageRoot.OpenedBy.HYPER_V)
+    address = f"/disks/{scene.row('leaf').pk}/finish-merge"
+    sent = finishing(operator, scene.row("leaf"))
+    assert operator.post(address, sent).status_code == 422
+    assert operator.post(address, sent | {"offline": "on"}).status_code == 302
+    assert Job.objects.get(kind=Job.Kind.MERGE).declared_offline

@@ -13,12 +13,16 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from disks.engine import faults
 from disks.engine.chain import open_chain
 from disks.engine.errors import ImageError
 from disks.models import AuditEntry, Disk, DiskLock, Job, JobLogLine, StorageRoot, TrashedJob
 from disks.operations import concerned
+from disks.operations import trash as trash_folders
 from disks.operations.merge_in_place import batches
+from disks.operations.paths import Roots
 from disks.operations.pile import Step, applying, planning
+from disks.operations.trash.manifests import Manifest
 from disks.services import (
     jobs,
     leases,
@@ -169,6 +173,22 @@ def test_a_chain_that_the_catalog_knows_to_be_broken_is_refused_with_what_to_do(
 # ---------------------------------------------------------------------- the job
 
 
+def test_the_trash_is_looked_into_once_for_all_piles_of_a_folder(
+    scene: tuple[StorageRoot, Pile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, made = scene
+    list_trash = trash_folders.list_trash
+    looked_into: list[str] = []
+
+    def counted(folder: str, scope: Roots) -> list[Manifest]:
+        looked_into.append(folder)
+        return list_trash(folder, scope)
+
+    monkeypatch.setattr(trash_folders, "list_trash", counted)
+    assert len(piles.plan(root, "srv").piles) == 2
+    assert sorted(looked_into) == [root.path, str(made.folder)]
+
+
 def test_one_pile_is_a_merge_like_any_other(scene: tuple[StorageRoot, Pile]) -> None:
     root, made = scene
     job = piles.request(
@@ -317,9 +337,29 @@ def test_stopped_when_data_has_moved_and_no_batch_is_at_work_it_is_paused(
     assert job.sentence == "The merge was stopped before its first batch was complete."
     assert DiskLock.objects.filter(job=job).exists()
     assert orphans.recover_orphans() == []
+    leaf = os.path.basename(made.path("d"))
+    assert f"a machine may use {leaf} until the job is resumed" in job_words.what_now(job)
     stopping.resume(job, None)
     done(job)
     assert content(made.path("vm")) == made.disks["d"].sha256
+
+
+def test_a_pile_that_is_paused_while_names_change_lets_no_machine_use_its_leaf(
+    scene: tuple[StorageRoot, Pile],
+) -> None:
+    root, _ = scene
+    job = piles.request(root, "srv", user=None, idempotency_key=key(), declared_offline=True)
+    faults.install(faults.parse("merge.end.rename:1:eio"))
+    try:
+        job = jobs.run_now(job)
+    finally:
+        faults.install(None)
+    assert job.status == Job.Status.PAUSED
+    told = job_words.what_now(job)
+    assert "machine may use" not in told
+    assert "may not be readable" in told
+    stopping.resume(job, None)
+    done(job)
 
 
 def test_cancelled_between_two_piles_the_first_is_in_the_catalog(

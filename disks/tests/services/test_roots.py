@@ -74,7 +74,7 @@ def test_changes_are_audited_before_and_after(tmp_path: Path) -> None:
     root_declarations.change(root, says=says, user=user)
     line = AuditEntry.objects.get(action="root-change")
     assert line.before["windows_views"] == ["D:\\VMs"]
-    assert line.after["windows_views"][0] == "\\\\nas\\vms\\"
+    assert line.after["windows_views"][0] == "\\\\nas\\vms"
     assert line.after["read_only"] is True
     with pytest.raises(Refusal) as refused:
         root_declarations.change(

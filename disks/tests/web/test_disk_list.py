@@ -9,9 +9,10 @@ import pytest
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from disks.models import Disk
-from disks.tests.factories import make_disk, make_link, make_root
+from disks.tests.factories import make_disk, make_job, make_link, make_root
 
 HOSTILE = [
     "<img src=x onerror=alert(1)>.vhd",
@@ -72,6 +73,18 @@ def test_filters_and_sorting_come_from_the_address(
     parent = make_disk("gamma.vhd", allocated_bytes=4)
     make_link(make_disk("delta.vhd", allocated_bytes=3), parent)
     assert names(viewer.get(f"/disks?{query}")) == expected
+
+
+def test_what_a_job_put_away_is_not_counted_as_missing(viewer: Client) -> None:
+    now = timezone.now()
+    make_disk("lost.vhd", health="missing", missing_since=now)
+    make_disk("deleted.vhd", health="missing", missing_since=now, put_away_by=make_job())
+    make_disk("there.vhd")
+    assert names(viewer.get("/disks?health=missing")) == ["lost.vhd"]
+    answer = viewer.get("/disks?health=put-away")
+    assert names(answer) == ["deleted.vhd"]
+    counted = {one["label"]: one["count"] for one in answer.context["healths"]}
+    assert counted == {"Missing": 1, "Put away": 1, "Healthy": 1}
 
 
 def test_the_virtual_disk_id_finds_a_whole_chain(viewer: Client) -> None:

@@ -22,6 +22,7 @@ from disks.tests.factories import (
     make_link,
     make_link_undo,
     make_root,
+    make_trashed_job,
 )
 
 HOSTILE = [
@@ -80,6 +81,21 @@ def test_a_disk_that_a_job_has_for_itself_says_so_and_leads_to_it(
     assert f'<a href="/jobs/{job.pk}">' in page
     assert "<b>" not in page
     assert words in operator.get(f"/disks/{disk.pk}/delete").content.decode()
+
+
+def test_a_disk_that_a_job_waits_for_says_so_and_leads_to_it(operator: Client) -> None:
+    disk, other = make_disk("base.vhd"), make_disk("other.vhd")
+    job = make_job(
+        kind=Job.Kind.COMPACT,
+        sentence="Starts at 22:00.",
+        parameters={"locks": {"exclusive": [disk.path], "shared": [other.path]}},
+    )
+    page = page_of(operator, disk)
+    assert "A job waits for this disk" in page
+    assert f'<a href="/jobs/{job.pk}">' in page
+    assert "Starts at 22:00." in page
+    assert "A job waits for this disk" not in page_of(operator, other)  # it is only read
+    assert "A job waits for this disk" in operator.get(f"/disks/{disk.pk}/delete").content.decode()
 
 
 def test_the_button_beside_the_verdict_mends_it(operator: Client) -> None:
@@ -379,3 +395,27 @@ def test_a_twin_that_is_gone_is_no_twin(viewer: Client) -> None:
     table = page[page.index("Files with the parent") :]
     assert "copy.vhd" in table
     assert "gone.vhd" not in table
+
+
+def test_a_disk_that_was_put_away_leads_to_where_it_is_restored_and_so_does_its_child(
+    operator: Client,
+) -> None:
+    job = make_job(kind=Job.Kind.DELETE, status=Job.Status.SUCCEEDED)
+    base = make_disk("base.vhd", health="missing", health_code="N_PUT_AWAY", put_away_by=job)
+    child = make_disk("child.vhd", health="broken")
+    make_link(child, named_identity=base.identity)
+    restore = f'href="/jobs/{job.pk}"'
+    for disk in (base, child):
+        assert restore not in page_of(operator, disk)  # its trash was emptied, or is not known
+    item = make_trashed_job(base.root, job)
+    page = page_of(operator, base)
+    assert "Restore…" in page
+    assert restore in page
+    assert "It is in the trash." in page
+    assert "put away" in page
+    told = re.sub(r"<[^>]+>", "", page_of(operator, child))
+    assert "put base.vhd, which has that identity, into the trash" in told
+    assert restore in page_of(operator, child)
+    item.operation = "merge-in-place"  # a part of another disk now
+    item.save()
+    assert restore not in page_of(operator, base)

@@ -12,6 +12,7 @@ from disks.engine.codes import CODES
 from disks.models import AuditEntry, Job, LinkUndo
 from disks.services import jobs
 from disks.tests.factories import make_disk, make_job, make_root, make_trashed_job
+from disks.views import job_words
 from disks.views.jobs import pace
 
 pytestmark = pytest.mark.django_db
@@ -343,6 +344,19 @@ def test_finished_job_shows_result_proof_and_what_comes_back(operator):
     assert "Set-VMHardDiskDrive" in page
     assert reverse("trash-restore", args=[item.pk]) in page
     assert "1 min 1 s" in page
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ({"output": "/b", "levels": ["/a", "/b"]}, "Disks that became one, uppermost first"),
+        ({"output": "/new", "levels": ["/a", "/b"]}, "Disks that were read"),
+        ({"output": "/new", "levels": ["/a"]}, "Disk that was read"),
+        ({"relinked": ["/a"]}, "Disk whose parent path was rewritten"),
+    ],
+)
+def test_a_list_of_the_result_says_what_its_disks_are(result, words):
+    assert [one["words"] for one in job_words.result_lists(result)] == [words]
 
 
 def test_job_over_many_disks_tells_each(viewer):

@@ -287,6 +287,7 @@ def test_repair_plan_mends_all_and_undoes_all(
     page = operator.get("/repair").content.decode()
     assert "5 disks name one missing base" in page
     assert page.count('name="row"') == 5
+    assert "its content is not proven" in page  # of a disk with the right identity
     form = form_of(page, "/repair/apply")
     rows = re.findall(r'name="row" value="([^"]+)"', page)
     answer = operator.post("/repair/apply", form | {"row": rows})

@@ -181,9 +181,9 @@ def test_the_time_is_guessed_from_this_machines_last_jobs(operator: Client, made
 
 def test_the_name_that_survives_can_be_chosen(operator: Client, made: Pile) -> None:
     leaf, base = (Path(path).name for path in made.paths("e", "vm"))
-    assert f"/srv/{base}, dynamic" in words(folder(operator))
+    assert f"\\srv\\{base}, dynamic" in words(folder(operator))
     chosen = words(folder(operator, keep_name="child"))
-    assert f"/srv/{leaf}, dynamic" in chosen
+    assert f"\\srv\\{leaf}, dynamic" in chosen
     assert "that of a checkpoint" in chosen
     assert operator.get(address(root=1, keep_name="both")).status_code == 400
 

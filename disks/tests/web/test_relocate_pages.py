@@ -70,12 +70,45 @@ def test_a_chain_is_copied_and_listed_without_a_scan(
     assert AuditEntry.objects.filter(job=job, action="disk-copied").count() == 1
 
 
+@pytest.fixture
+def elsewhere(tmp_path: Path, family: Family) -> tuple[Disk, StorageRoot]:
+    """A disk in the folder `srv` of its storage root, and another root."""
+    (tmp_path / "vms" / "srv").mkdir(parents=True)
+    (tmp_path / "archive").mkdir()
+    family.dynamic(tmp_path / "vms" / "srv", family.file("base"))
+    scanning.scan(make_root(tmp_path / "vms", name="vms"))
+    return Disk.objects.get(), make_root(tmp_path / "archive", name="archive")
+
+
+@pytest.mark.parametrize("verb", ["copy", "move", "convert"])
+def test_in_another_root_a_folder_is_proposed_that_is_there(
+    operator: Client, elsewhere: tuple[Disk, StorageRoot], verb: str
+) -> None:
+    disk, other = elsewhere
+    address = f"/disks/{disk.pk}/{verb}?root={other.pk}&folder=srv&name={disk.name}"
+    answer = operator.get(address)
+    assert (answer.context["form"].data["folder"], answer.context["refused"]) == ("", None)
+    (Path(other.path) / "srv").mkdir()
+    answer = operator.get(address)
+    assert (answer.context["form"].data["folder"], answer.context["refused"]) == ("srv", None)
+
+
+def test_where_the_disks_own_root_is_read_only_another_is_proposed(
+    operator: Client, elsewhere: tuple[Disk, StorageRoot]
+) -> None:
+    disk, other = elsewhere
+    StorageRoot.objects.filter(pk=disk.root_id).update(read_only=True)
+    answer = operator.get(f"/disks/{disk.pk}/copy")
+    assert answer.context["plan"]["folder"] == other.path
+    assert not answer.context["form"].errors
+
+
 def test_a_copy_into_a_folder_that_is_not_there_says_so(
     operator: Client, disks: Disks, tmp_path: Path
 ) -> None:
     address = f"/disks/{disks['leaf'].pk}/copy"
     text = words(operator.get(f"{address}?folder=nowhere").content.decode())
-    assert f"Thereisnofolder{tmp_path}/nowhere." in text.replace(" ", "")
+    assert "ThereisnofolderC:\\VMs\\nowhere." in text.replace(" ", "")
     assert "Make it first, or choose another." in text
     assert "Look whether it was moved" not in text  # that is for a disk
     assert "Room needed 0 bytes" not in text

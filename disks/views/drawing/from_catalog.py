@@ -132,7 +132,11 @@ def facts(disk: Disk) -> str:
     role, kind = role_in_chain(disk), disk.disk_type or "no disk"
     if role == _NOT_REACHED and disk.health == Disk.Health.BROKEN:
         return f"{role} · {kind}"  # which is what “chain broken” would say
-    return f"{role} · {kind} · {disk.get_health_display().lower()}"
+    return f"{role} · {kind} · {_health_words(disk)}"
+
+
+def _health_words(disk: Disk) -> str:
+    return "put away" if disk.is_put_away else disk.get_health_display().lower()
 
 
 def sizes(disk: Disk) -> str:
@@ -143,7 +147,7 @@ def sizes(disk: Disk) -> str:
 
 def mark(disk: Disk) -> str:
     """The shape of its point; a broken chain marks its gap, its disks are only noted."""
-    if disk.health == Disk.Health.BROKEN:
+    if disk.health == Disk.Health.BROKEN or disk.is_put_away:
         return "note"
     return _MARKS.get(Disk.Health(disk.health), "bad")
 
@@ -157,7 +161,7 @@ def _branch(disk: Disk) -> Branch:
     return Branch(
         name=disk.name,
         url=reverse("disk", args=[disk.pk]),
-        facts=disk.get_health_display().lower() if marked else "",
+        facts=_health_words(disk) if marked else "",
         marked=marked,
     )
 

@@ -1,0 +1,38 @@
+"""Whether a machine may use the leaf of a merge that is half-way: the files tell, as they are."""
+
+from __future__ import annotations
+
+import os
+
+from disks.engine.chain import open_chain
+from disks.engine.errors import ImageError
+from disks.operations.journal import Sidecar
+from disks.operations.merge_in_place import batches, ending
+from disks.operations.merge_in_place.work import ENDING, Work
+from disks.operations.paths import Roots
+from disks.operations.windows import shown
+
+
+def why_not_used(roots: Roots, sidecar: Sidecar) -> str:
+    """Why it may not, as a sentence; "" where it reads as ever.
+
+    sidecar: of a merge that has begun to move. Raises E_SIDECAR.
+    """
+    work = Work.from_sidecar(sidecar)
+    leaf, base = shown(os.path.basename(work.leaf)), shown(os.path.basename(work.base))
+    try:
+        if work.state == ENDING and ending.has_begun(roots, work):
+            return (
+                f"Names and headers are changing, and {leaf} may not be readable before that is "
+                "done."
+            )
+        with roots.open(work.base) as file:
+            if work.file is not None and not batches.is_as_stopped(file, work):
+                return (
+                    f"Somebody has written to {base} since the merge was stopped: what {leaf} "
+                    "reads may be wrong."
+                )
+        open_chain(work.leaf, roots).close()
+    except ImageError as error:
+        return "" if error.code == "E_IN_USE" else f"{leaf} cannot be read now. {error.message}"
+    return ""

@@ -1,0 +1,188 @@
+"""Merges in place that are half-way: what their records say, and going on with those of others.
+
+Their data has moved, so they can only be finished; until they are, nothing else is done to their
+disks. One that no job of this console has was begun at a terminal, say, and stopped there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from disks.engine.errors import ImageError
+from disks.models import Disk, Job
+from disks.operations import copying, locks, merge_in_place
+from disks.operations.journal import Sidecar
+from disks.operations.merge_in_place import Work
+from disks.operations.paths import Roots
+from disks.services import chains, declarations, leases, merging, roots
+from disks.services.errors import Refusal
+from disks.services.stored_json import restored
+from disks.services.work import JobContext
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What the record of such a merge says.
+
+    levels        what is merged, leaf first, and base into which it is; host paths
+    surviving     the name that stays: base's or the leaf's
+    at_terminal   begun by a command; else by a job, of another console or forgotten here
+    stopped       somebody has stopped it; else it was interrupted, or somebody is at it
+    unusable      why no machine may use the leaf meanwhile; "" where it reads as ever
+    in_the_way    what has its disks now, a running command say
+    """
+
+    levels: tuple[str, ...]
+    base: str
+    surviving: str
+    at_terminal: bool
+    stopped: bool
+    unusable: str
+    in_the_way: ImageError | None
+    fingerprint: list[Any]
+
+    @property
+    def leaf_name(self) -> str:
+        return os.path.basename(self.levels[0])
+
+    @property
+    def base_name(self) -> str:
+        return os.path.basename(self.base)
+
+    @property
+    def surviving_name(self) -> str:
+        return os.path.basename(self.surviving)
+
+    @property
+    def between(self) -> int:
+        """How many disks are merged besides the leaf."""
+        return len(self.levels) - 1
+
+
+def names_of_jobs() -> set[str]:
+    """How the files call the jobs that are not over."""
+    names = {JobContext(job, job.token).name for job in Job.objects.filter(status__in=Job.OPEN)}
+    return names | {copying.job_word(name) for name in names}
+
+
+def merge_of(disk: Disk) -> Begun | None:
+    """The merge that this disk is part of, or builds on; None where there is none to tell of.
+
+    It is looked for beside the disks of its chain alone: that is cheap in a large folder, too.
+    """
+    paths = [one.path for one in chains.chain_of(disk)]
+    try:
+        with closing(roots.operation_roots()) as scope:
+            record = _record(scope, paths)
+            return None if record is None else _described(scope, record)
+    except ImageError:
+        return None  # what is wrong there is told by the disk's own verdict
+
+
+def request(
+    disk: Disk,
+    *,
+    user: Any,
+    idempotency_key: str,
+    seen: list[Any],
+    declared_offline: bool = False,
+    address: str = "",
+) -> Job:
+    """Ask for the job that finishes it; the caller enqueues it.
+
+    seen: the fingerprint that was shown. Raises Refusal E_CHANGED where the merge has gone on or
+    ended meanwhile, E_NOT_OFFLINE, E_READ_ONLY, E_ROOT_OFFLINE; E_LOCKED and E_IN_USE where
+    somebody has its disks.
+    """
+    with closing(roots.operation_roots()) as scope:
+        record = _record(scope, [one.path for one in chains.chain_of(disk)])
+        if record is None or _fingerprint(record) != seen:
+            raise Refusal(
+                "E_CHANGED",
+                "This merge has gone on, or has ended, since you looked.",
+                "Look at the disk again.",
+            )
+        declarations.require([record.disk, *record.neighbours], declared_offline=declared_offline)
+        if (busy := _in_the_way(scope, record)) is not None:
+            raise busy
+        return merging.go_on_with(
+            record,
+            user=user,
+            idempotency_key=idempotency_key,
+            declared_offline=declared_offline,
+            address=address,
+        )
+
+
+def half_done(job: Job) -> tuple[str, str, str] | None:
+    """Of the merge in place that a job has left half-way: its leaf and base, as host paths, and
+    why no machine may use the leaf ("" where it reads as ever).
+
+    None where no merge of it is half-way, or the storage cannot be asked.
+    """
+    with closing(roots.operation_roots()) as scope, suppress(ImageError):
+        found = _of_job(scope, job)
+        if found is not None:
+            why_not = merge_in_place.why_not_used(scope, found)
+            return Work.from_sidecar(found).leaf, found.disk, why_not
+    return None
+
+
+def has_moved(job: Job) -> bool:
+    """Whether data of a merge in place of this job has moved, which can only be finished."""
+    with closing(roots.operation_roots()) as scope, suppress(ImageError):
+        return _of_job(scope, job) is not None
+    return False
+
+
+def _of_job(scope: Roots, job: Job) -> Sidecar | None:
+    """The record of the merge that this job is at, once its data moves."""
+    parameters = restored(job.parameters)
+    bases = [step["base"] for step in parameters.get("steps", [])]
+    bases += parameters.get("levels", [])[-1:]
+    name = JobContext(job, job.token).name
+    for base in bases:
+        found = merge_in_place.pending(scope, base)
+        if found and found.job == name and merge_in_place.has_begun_to_move(found):
+            return found
+    return None
+
+
+def _record(scope: Roots, paths: Iterable[str]) -> Sidecar | None:
+    for path in paths:
+        found = merge_in_place.pending(scope, path)
+        merge = found and merge_in_place.to_go_on_with(scope, found)
+        if merge and merge.job not in names_of_jobs() and leases.at_work_on(merge.disk) is None:
+            return merge
+    return None
+
+
+def _described(scope: Roots, record: Sidecar) -> Begun:
+    work = Work.from_sidecar(record)
+    return Begun(
+        work.levels,
+        work.base,
+        work.surviving,
+        at_terminal=record.job.startswith("cli-"),
+        stopped=work.stopped,
+        unusable=merge_in_place.why_not_used(scope, record),
+        in_the_way=_in_the_way(scope, record),
+        fingerprint=_fingerprint(record),
+    )
+
+
+def _in_the_way(scope: Roots, record: Sidecar) -> ImageError | None:
+    """E_LOCKED while whoever began it lives, E_IN_USE while a machine has one of its disks."""
+    each = (
+        locks.in_the_way(scope, path, exclusive=True) for path in (record.disk, *record.neighbours)
+    )
+    return next(filter(None, each), None)
+
+
+def _fingerprint(record: Sidecar) -> list[Any]:
+    """Changes whenever somebody goes on with it, or stops it."""
+    return [record.job, record.token, record.disk, record.state]

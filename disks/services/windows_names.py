@@ -1,0 +1,80 @@
+"""How Windows names host paths, for pages: people there think in `C:\\VMs` and `\\\\nas\\vms`.
+
+By the preferred view of the storage root that holds a path; one that no view covers keeps its
+name on this host. The roots are asked for once in a request, when the first path is shown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cached_property
+
+from disks.engine.errors import ImageError
+from disks.engine.formats import FORMATS
+from disks.models import StorageRoot
+from disks.operations.paths import Roots
+from disks.services import roots
+
+# A path in a sentence may hold spaces: it goes on to the end of a disk's name, or to the last
+# folder that is plainly part of it, but not into the next path.
+_DISK = "|".join(re.escape(one) for form in FORMATS for one in form.extensions)
+_TO_A_DISK = rf"/(?:(?!\s/)[^\n“”\"]){{0,400}}?(?i:{_DISK})(?![\w.]*\w)"
+_TO_A_SPACE = r"(?:/[^\s“”\"]*[^\s“”\".,:;)])?"
+
+
+class WindowsNames:
+    """The names of one moment."""
+
+    @cached_property
+    def _roots(self) -> Roots:
+        rows = StorageRoot.objects.prefetch_related("windows_views")
+        return Roots([roots.operation_root(row) for row in rows])
+
+    @cached_property
+    def _in_a_sentence(self) -> re.Pattern[str] | None:
+        viewed = [root.path for root in self._roots.roots if root.windows_views]
+        if not viewed:
+            return None
+        longest_first = "|".join(re.escape(path) for path in sorted(viewed, key=len, reverse=True))
+        return re.compile(rf"(?<![\w/])(?:{longest_first})(?:{_TO_A_DISK}|{_TO_A_SPACE})(?![\w])")
+
+    def of(self, host_path: str) -> str:
+        """What Windows calls this path; itself where no view covers it."""
+        try:
+            return self._roots.windows_path(host_path) or host_path
+        except ImageError:
+            return host_path
+
+    def within(self, sentence: str) -> str:
+        """The sentence with the host paths in it named as Windows does."""
+        pattern = self._in_a_sentence
+        if pattern is None:
+            return sentence
+        return pattern.sub(lambda found: self.of(found[0]), sentence)
+
+
+_of_request: ContextVar[WindowsNames | None] = ContextVar("windows_names", default=None)
+
+
+@contextmanager
+def for_one_request() -> Iterator[None]:
+    """What is shown in here knows how Windows names it."""
+    before = _of_request.set(WindowsNames())
+    try:
+        yield
+    finally:
+        _of_request.reset(before)
+
+
+def of(host_path: str) -> str:
+    """Outside of a request every path keeps its name."""
+    names = _of_request.get()
+    return names.of(host_path) if names is not None and host_path.startswith("/") else host_path
+
+
+def within(sentence: str) -> str:
+    names = _of_request.get()
+    return names.within(sentence) if names is not None and "/" in sentence else sentence
