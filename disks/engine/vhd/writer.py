@@ -154,7 +154,7 @@ def build_footer(new: NewImage) -> Footer:
     """The footer of a new image."""
     application, version, host_os = new.creator or CREATOR
     cylinders, heads, track = new.geometry or geometry.geometry_of(new.virtual_size_bytes)
-    created = now_timestamp() if new.created is None else timestamp_of(new.created)
+    created = max(0, now_timestamp()) if new.created is None else timestamp_of(new.created)
     return Footer(
         cookie=footer.COOKIE,
         features=footer.FEATURE_RESERVED,

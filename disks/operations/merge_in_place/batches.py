@@ -19,7 +19,7 @@ from disks.engine import faults
 from disks.engine.chain import ChainView
 from disks.engine.changes import Write
 from disks.engine.files import ImageFile
-from disks.engine.formats import open_image
+from disks.engine.formats import identify, open_image
 from disks.engine.holding import HoldPlan, Limits, Wanted
 from disks.engine.images import Image
 from disks.engine.units import MIB, SECTOR_BYTES, sectors, size_text
@@ -153,9 +153,18 @@ def is_as_stopped(file: ImageFile, work: Work) -> bool:
 
 
 def seen(roots: Roots, levels: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-    """What tells whether levels were written: inode, size and modification time."""
-    found = [roots.stat(path) for path in levels]
-    return tuple((one.st_ino, one.st_size, one.st_mtime_ns) for one in found)
+    """What tells whether levels were written: inode, size, modification time, and headers.
+
+    A power cut can lose the time of what a machine has written and made durable (`fdatasync`,
+    mounts with lazytime). A VHDX says in its headers that it was opened for writing.
+    """
+    found = []
+    for path in levels:
+        with roots.open(path) as file:
+            status = file.stat()
+            header = zlib.crc32(identify(file).header_bytes(file))
+        found.append((status.st_ino, status.st_size, status.st_mtime_ns, header))
+    return tuple(found)
 
 
 class Levels:

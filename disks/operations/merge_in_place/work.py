@@ -28,7 +28,7 @@ class Work:
     old_identity   of base before; old_link: of the level above it, as stored
     identity       that base gets for the time of the merge, and the level above it is told
     position       sectors before it are moved; batch: the last one that is known complete
-    seen           inode, size and modification time of the levels when they were last begun with
+    seen           of the levels, as they were when they were last begun with: batches.seen()
     file           base after the last batch of a merge that was stopped between two
     stopped        somebody stopped it, or it said why it cannot go on: it waits to be resumed
     garbled        offsets in base of pages that a crash garbled and that are being put back

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -286,3 +287,13 @@ def test_a_child_of_a_chain_is_readable(tmp_path: Path) -> None:
     roots = roots_of(tmp_path)
     create.apply(create.plan(str(tmp_path / "c.vhd"), roots, parent=str(middle.path)), roots)
     assert content_of(tmp_path / "c.vhd") == middle.sha256
+
+
+def test_a_clock_that_stands_before_the_year_2000_keeps_no_vhd_from_being_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bad-input H114: a host without a battery, whose time has no place in a footer."""
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    path, roots = tmp_path / "new.vhd", roots_of(tmp_path)
+    create.apply(create.plan(str(path), roots, size_bytes=4 * MIB), roots)
+    assert errors_in(path) == []

@@ -12,6 +12,7 @@ import pytest
 from disks.engine.formats import open_image
 from disks.engine.holding import Limits, Wanted
 from disks.engine.units import SECTOR_BYTES
+from disks.engine.vhdx import headers
 from disks.operations import merge
 from disks.operations.merge_in_place import batches, old_pages
 from disks.operations.paths import Roots
@@ -135,6 +136,30 @@ def test_zeros_that_the_leaf_states_behind_the_end_of_a_smaller_level_are_taken_
         file.seek(leaf.table_offset + 3 * 8)
         file.write((3).to_bytes(8, "little"))
     os.utime(leaf.path)
+    wanted = worlds.content_of(leaf.path)
+    assert [row["action"] for row in recover(str(tmp_path), roots)] == ["finished"]
+    assert worlds.content_of(base.path) == wanted
+
+
+def test_a_vhdx_leaf_tells_that_it_was_written_where_its_time_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut took the time of writes that were durable themselves."""
+    mib = worlds.MIB
+    base = VHDX.dynamic(tmp_path, "base.vhdx", size=4 * mib, block_size=mib)
+    content = [(block * 2048, b"l" * mib) for block in range(3)]
+    leaf = VHDX.differencing(tmp_path, "leaf.vhdx", base, content=content)
+    roots = worlds.roots_of(tmp_path)
+    plan = merge.plan(str(leaf.path), roots, into_parent=True, in_place=True)
+    monkeypatch.setattr(batches, "BATCH_BYTES", mib)
+    with pytest.raises(Stopped):
+        merge.apply(plan, roots, offline=True, progress=StopsAfter(mib + 1))
+    times = leaf.path.stat()
+    with roots.open(str(leaf.path), writable=True) as file:
+        found = headers.read_headers(file)
+        file.write_at(*headers.next_headers(found, {"file_write_guid": bytes(range(16))})[0])
+        file.write_at(leaf.blocks[0], b"Z" * 4096)
+    os.utime(leaf.path, ns=(times.st_atime_ns, times.st_mtime_ns))
     wanted = worlds.content_of(leaf.path)
     assert [row["action"] for row in recover(str(tmp_path), roots)] == ["finished"]
     assert worlds.content_of(base.path) == wanted
