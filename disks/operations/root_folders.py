@@ -135,14 +135,14 @@ class RootFolders:
         Raises E_NOT_FOUND, E_OUTSIDE_ROOTS, E_NOT_A_FILE, E_ACCESS, E_IN_USE, E_IO.
         """
         root, relative = self.locate(path)
-        path = os.path.join(root.path, relative) if relative else root.path
+        path = _joined(root, relative)
         flags = os.O_RDWR if writable or create else os.O_RDONLY
         if writable or create:
             self.require_writable(path)
         folder, name = os.path.split(relative)
         if not name:
             raise _not_a_file(path)
-        folder_fd = self.open_folder(os.path.join(root.path, folder))
+        folder_fd = self._open_folder(root, folder)
         try:
             if create:
                 flags |= os.O_CREAT | os.O_EXCL
@@ -162,18 +162,20 @@ class RootFolders:
 
     def open_folder(self, path: str) -> int:
         """A descriptor of a folder below a root, for `dir_fd=`; the caller closes it."""
-        root, relative = self.locate(path)
+        return self._open_folder(*self.locate(path))
+
+    def _open_folder(self, root: Root, relative: str) -> int:
         opened = self._root(root)
         try:
             return open_beneath(opened.fd, relative or ".", os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
-            raise _opening_failed(error, path) from error
+            raise _opening_failed(error, _joined(root, relative)) from error
 
     def stat(self, path: str) -> os.stat_result:
         """Of the name itself, links not followed. Errors as in open()."""
         root, relative = self.locate(path)
         folder, name = os.path.split(relative)
-        folder_fd = self.open_folder(os.path.join(root.path, folder))
+        folder_fd = self._open_folder(root, folder)
         try:
             return os.stat(name or ".", dir_fd=folder_fd, follow_symlinks=False)
         except OSError as error:
@@ -306,6 +308,10 @@ def _is_encodable(path: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _joined(root: Root, relative: str) -> str:
+    return os.path.join(root.path, relative) if relative else root.path
 
 
 def _below(path: str, root: str) -> str | None:

@@ -12,6 +12,7 @@ import ctypes
 import gc
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,15 @@ def _has_room(folder: str) -> bool:
         return False
     return os.access(folder, os.W_OK) and figures.f_bavail * figures.f_frsize > _ENOUGH_BYTES
 
+
+# What is compiled once, tests' own modules above all, is there for every worker and every process.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# What tests leave as garbage is little beside what is there to stay: look for it seldom, and
+# while tests are collected not at all.
+gc.disable()
+_SELDOM = 20_000, 20, 100
 
 if _has_room(MEMORY):
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)  # pytest's own name for it
@@ -67,6 +77,8 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.unfreeze = lambda: None
+    gc.set_threshold(*_SELDOM)
+    gc.enable()
     _gather_into_huge_pages()
 
 

@@ -8,6 +8,10 @@ for groups have no effect with pytest 9.)
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+from pathlib import Path
+
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
@@ -36,6 +40,20 @@ class Sharing(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return scope_of(nodeid)
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Of all modules every worker compiles a share, while the others compile theirs."""
+    config = session.config
+    worker = getattr(config, "workerinput", None)
+    if worker is None or config.args != config.getini("testpaths"):
+        return
+    modules = sorted(Path(__file__).parent.rglob("test_*.py"))
+    number, count = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
+    for module in modules[number * len(modules) // count : (number + 1) * len(modules) // count]:
+        name = ".".join(module.relative_to(config.rootpath).with_suffix("").parts)
+        with contextlib.suppress(Exception):  # collection will tell of it
+            importlib.import_module(name)
 
 
 @pytest.hookimpl(optionalhook=True)  # some tests start a pytest of their own without xdist

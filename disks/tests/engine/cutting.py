@@ -6,6 +6,7 @@ not be there, be there in pieces of 512 bytes, or be garbage.
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from disks.engine import faults
 from disks.engine.changes import Fill, Write
 
 PAGE = 4096
+PIECE_BYTES = 64 * 1024
 Steps = Sequence[Sequence[Write]]
 
 
@@ -29,6 +31,16 @@ def _put(data: bytearray, offset: int, piece: bytes) -> None:
     if offset + len(piece) > len(data):
         data.extend(bytes(offset + len(piece) - len(data)))
     data[offset : offset + len(piece)] = piece
+
+
+def _make(path: Path, wanted: bytearray) -> None:
+    """Make the file as wanted; only what differs is written."""
+    with path.open("r+b", buffering=0) as file:
+        file.truncate(len(wanted))
+        for at in range(0, len(wanted), PIECE_BYTES):
+            piece = wanted[at : at + PIECE_BYTES]
+            if os.pread(file.fileno(), PIECE_BYTES, at) != piece:
+                os.pwrite(file.fileno(), piece, at)
 
 
 def _pages(step: Sequence[Write]) -> Iterator[tuple[int, bytes]]:
@@ -51,7 +63,7 @@ def cut_states(path: Path, steps: Steps, seed: int, each: int = 6) -> Iterator[t
     chance = random.Random(seed)
     done = bytearray(path.read_bytes())
     for number, step in enumerate(steps):
-        path.write_bytes(done)
+        _make(path, done)
         yield number, "not begun"
         for attempt in range(each):
             torn = bytearray(done)
@@ -65,11 +77,11 @@ def cut_states(path: Path, steps: Steps, seed: int, each: int = 6) -> Iterator[t
                     for at in range(0, len(piece), 512):
                         if chance.random() < 0.5:
                             _put(torn, offset + at, piece[at : at + 512])
-            path.write_bytes(torn)
+            _make(path, torn)
             yield number, f"cut, seed {seed}, attempt {attempt}"
         for write in step:
             _put(done, write.offset, write.data)
-    path.write_bytes(done)
+    _make(path, done)
 
 
 class Recorder:

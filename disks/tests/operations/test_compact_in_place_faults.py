@@ -28,7 +28,7 @@ from disks.tests.operations.crashing import (
 from disks.tests.operations.dying import DIED, DONE, REFUSED, Work
 from disks.tests.operations.power import cuts_of, survive_power_cuts
 from disks.tests.operations.shrinking import SCENES, Scene
-from disks.tests.operations.worlds import content_of, errors_in, roots_of
+from disks.tests.operations.worlds import errors_in, essence_of, essence_of_bytes, roots_of
 
 NAMES = [
     "dynamic",
@@ -54,7 +54,7 @@ class Running:
     built: Built
     model: Path  # the folder as it was made
     folder: Path  # where everything happens
-    content: str  # as SHA-256
+    essence: str  # of the content
     goes_on_every: int = 0  # of so many judgements one compacts to the end
     judged: int = 0
 
@@ -92,7 +92,7 @@ class Running:
         return state
 
     def _state(self) -> str:
-        assert content_of(self.path) == self.content
+        assert essence_of(self.path) == self.essence
         assert errors_in(self.path) == []
         assert worlds.strays(self.folder) == []
         assert not list(self.folder.glob(".*.vd*"))
@@ -113,7 +113,7 @@ def running(request: pytest.FixtureRequest, place: Path) -> Running:
     model = place / "model"
     model.mkdir()
     built = scene.make(model)
-    return Running(scene, built, model, place / "run", built.sha256)
+    return Running(scene, built, model, place / "run", essence_of_bytes(bytes(built.model)))
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,7 @@ from disks.services import converting, expanding, inspection, jobs, roots, sidec
 from disks.services.errors import Refusal
 from disks.services.work import JobContext
 from disks.tests.factories import make_user
-from disks.tests.operations.crashing import (
-    in_fork,
-    with_fault,
-)
-from disks.tests.operations.dying import DONE
+from disks.tests.operations.moments import left_by_deaths
 from disks.tests.operations.worlds import content_of, errors_in
 from disks.tests.services.catalog import SIZE, base, child, declare, disk, key, scan
 from disks.views import job_words
@@ -106,7 +102,6 @@ def test_recovery_tells_by_the_disk_what_became_of_it(leaf: Disk) -> None:
     """bad-input F85: killed anywhere, the job ends as the disk is; making room is no success."""
     job = requested(leaf)
     context = JobContext(job, 1)
-    original = Path(leaf.path).read_bytes()
     before = content_of(leaf.path)
     seen = set()
 
@@ -115,16 +110,10 @@ def test_recovery_tells_by_the_disk_what_became_of_it(leaf: Disk) -> None:
         planned = expand.plan(leaf.path, LARGE, scope)
         expand.apply(planned, scope, offline=True, job=context.name, token=1)
 
-    for number in range(1, 200):
-        for stray in Path(leaf.path).parent.glob(".*.vd*"):
-            if stray.is_file():
-                stray.unlink()
-        Path(leaf.path).write_bytes(original)
-        if in_fork(with_fault(f"*:{number}:kill", work)) == DONE:
-            break
+    for number in left_by_deaths(Path(leaf.path).parent, work):
         recovery = expanding.recover_expand(job, context)
         larger = inspection.document(leaf)["virtual_size_bytes"] == LARGE
-        assert (recovery.action == "finished") is larger
+        assert (recovery.action == "finished") is larger, f"killed at {number}"
         if larger:
             assert recovery.result["virtual_size_bytes"] == LARGE
         else:

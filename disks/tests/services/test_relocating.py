@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from django.db import transaction
 
 from disks.models import Disk, Job
 from disks.operations.progress import Progress
@@ -15,12 +16,8 @@ from disks.services import jobs, relocating, sidecars
 from disks.services.stored_json import restored
 from disks.services.work import JobContext, function
 from disks.tests.factories import make_user
-from disks.tests.operations.crashing import (
-    in_fork,
-    with_fault,
-)
-from disks.tests.operations.dying import DONE
-from disks.tests.operations.worlds import content_of, copy_tree
+from disks.tests.operations.moments import left_by_deaths
+from disks.tests.operations.worlds import content_of
 from disks.tests.services.catalog import base, child, declare, disk, key, scan
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
@@ -32,47 +29,47 @@ def test_a_job_killed_at_any_point_ends_as_the_files_are(
 ) -> None:
     """bad-input F85: finished or undone, and never said to be the other."""
     monkeypatch.setattr(os, "fsync", lambda fd: None)
-    folder, model = tmp_path / "vms", tmp_path / "model"
+    folder = tmp_path / "vms"
     root = declare(folder, "C:\\VMs")
     child(folder, "leaf.vhd", base(folder))
     (folder / "far").mkdir()
     scan(root)
     was = content_of(folder / "leaf.vhd")
-    copy_tree(folder, model)
-    outcomes = set()
-    for number in range(1, 200):
-        for name in os.listdir(folder):
-            path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        for entry in model.iterdir():
-            copied = folder / entry.name
-            copy_tree(entry, copied) if entry.is_dir() else shutil.copy2(entry, copied)
-        scan(root)
-        job = _requested(kind, folder)
-        context = JobContext(job, 1)
-        run = function(f"disks.services.relocating.run_{kind}")
-        parameters = restored(job.parameters)
-        work = partial(run, parameters, Progress(), context)
-        code = in_fork(with_fault(f"*:{number}:kill", work))
-        recover = sidecars.recover_by_sidecars if kind == "copy" else relocating.recover_job
+    job = _requested(kind, folder)
+    context = JobContext(job, 1)
+    run = function(f"disks.services.relocating.run_{kind}")
+    recover = sidecars.recover_by_sidecars if kind == "copy" else relocating.recover_job
+
+    def work() -> None:
+        with _catalog_as_before():
+            run(restored(job.parameters), Progress(), context)
+
+    @_catalog_as_before()
+    def recovered() -> tuple[bool, bool]:
         recovery = recover(job, context)
         done = {
             "move": (folder / "far" / "base.vhd").exists(),
             "delete": not (folder / "leaf.vhd").exists(),
             "copy": (folder / "far" / "leaf.vhd").exists(),
         }[kind]
-        if kind != "copy" or code != DONE:  # that one's traces are noted by the running worker
-            outcomes.add((recovery.action == "finished", done))
         if kind != "delete":
             assert content_of(folder / "leaf.vhd") == was
         assert not sidecars.left_unfinished(job, context)
-        Job.objects.filter(pk=job.pk).update(status=Job.Status.FAILED)
-        if code == DONE:
-            break
-    assert number > 8
+        return recovery.action == "finished", done
+
+    by_point = {number: recovered() for number in left_by_deaths(folder, work)}
+    assert len(by_point) > 8
+    outcomes = {*by_point.values()}
     assert {(True, True), (False, False)} <= outcomes
-    if kind != "copy":
-        assert outcomes == {(True, True), (False, False)}
+    if kind != "copy":  # whose traces are noted by the running worker
+        assert outcomes | {recovered()} == {(True, True), (False, False)}
+
+
+@contextmanager
+def _catalog_as_before() -> Iterator[None]:
+    with transaction.atomic():
+        yield
+        transaction.set_rollback(True)
 
 
 def _requested(kind: str, folder: Path) -> Job:
