@@ -153,11 +153,14 @@ def mend(found: Disk, chain: list[Disk], *, may_operate: bool) -> Mend | None:
 
 
 def _restore(found: Disk) -> Mend | None:
-    """To the job that put it away: there it is restored, as long as the trash is not emptied."""
+    """To the job that put it away: there it is restored, or told what became of it."""
     job = found.put_away_by_id
-    if job is None or job not in trash_index.restorable_jobs([job]):
+    if job is None:
         return None
-    return Mend("Restore…", reverse("job", args=[job]), "arrow-back-up")
+    page = reverse("job", args=[job])
+    if job not in trash_index.restorable_jobs([job]):
+        return Mend("See the job", page, "list-details")
+    return Mend("Restore…", page, "arrow-back-up")
 
 
 def _parent_in_trash(found: Disk) -> Disk | None:
