@@ -57,6 +57,11 @@ class TrashedJob(models.Model):
         return self.folder
 
     @property
+    def words(self) -> str:
+        """What put it away, where no job of this console is known to have: a command, say."""
+        return self.operation.replace("-", " ").capitalize()
+
+    @property
     def can_be_restored(self) -> bool:
         """What a merge in place put away is a part of the merged disk now."""
         return self.operation != "merge-in-place"

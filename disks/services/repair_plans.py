@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,15 @@ from disks.engine.errors import ImageError
 from disks.models import Disk, Job, LinkUndo, ParentLink
 from disks.operations import paths, relink
 from disks.operations.progress import Progress
-from disks.services import causes, declarations, jobs, parent_updates, roots, sidecars
+from disks.services import (
+    causes,
+    declarations,
+    jobs,
+    parent_updates,
+    roots,
+    sidecars,
+    trash_index,
+)
 from disks.services.chains import JOINING
 from disks.services.errors import Refusal
 from disks.services.stored_json import readable
@@ -80,9 +88,10 @@ def repair_plan(
     grouped: dict[str, list[ParentLink]] = defaultdict(list)
     for link in links:
         grouped[link.cause or causes.cause_of(link.status, link.named_identity)].append(link)
+    in_trash = _in_trash(link.named_identity for members in grouped.values() for link in members)
     groups = []
     for key, members in grouped.items():
-        rows = [_repair_row(link) for link in members]
+        rows = [_repair_row(link, in_trash) for link in members]
         found = {row.parent.pk: row.parent for row in rows if row.parent is not None}
         groups.append(
             RepairGroup(
@@ -96,7 +105,18 @@ def repair_plan(
     return sorted(groups, key=lambda group: -(len(group.matched) + len(group.unmatched)))
 
 
-def _repair_row(link: ParentLink) -> RepairRow:
+def _in_trash(identities: Iterable[str]) -> dict[str, int]:
+    """Of disks with these identities that jobs put away and that can be restored: that job."""
+    wanted = set(identities) - {""}
+    gone = Disk.objects.filter(health=Disk.Health.MISSING, put_away_by__isnull=False)
+    rows = gone.values_list("identity", "put_away_by")
+    found = {identity: job for identity, job in rows if identity in wanted}
+    restorable = trash_index.restorable_jobs(found.values())
+    return {identity: job for identity, job in found.items() if job in restorable}
+
+
+def _repair_row(link: ParentLink, in_trash: Mapping[str, int]) -> RepairRow:
+    """in_trash: jobs that put disks away, by identity."""
     row = RepairRow(link.child, link.named_path, None)
     parent = link.suggested
     if link.child.log_waits:
@@ -127,9 +147,12 @@ def _repair_row(link: ParentLink) -> RepairRow:
             and parent.modified_at is not None
             and parent.modified_at > link.child.image_created_at
         )
-        row.certain = same_size and not later
+        put_away_by = in_trash.get(link.named_identity)
+        row.certain = same_size and not later and put_away_by is None
         if later:
             row.reason += ", which is after the child was made"
+        if put_away_by is not None:
+            row.reason += f"; the disk itself may be in the trash, where job {put_away_by} put it"
     return row
 
 
@@ -161,7 +184,7 @@ def chosen_rows(values: Iterable[str]) -> list[RepairRow]:
         .select_related("child__root", "suggested__root")
         .order_by("child__root__name", "child__relative_path")
     )
-    rows = [_repair_row(link) for link in links if link.suggested_id == wanted[link.child_id]]
+    rows = [_repair_row(link, {}) for link in links if link.suggested_id == wanted[link.child_id]]
     return [row for row in rows if row.parent is not None]
 
 

@@ -83,6 +83,12 @@ def sync(root: StorageRoot, folders: Iterable[str] = ()) -> int:
     return len(present)
 
 
+def restorable_jobs(jobs: Iterable[int | None]) -> set[int]:
+    """Those of these jobs (their keys) whose files can be restored from the trash."""
+    items = TrashedJob.objects.filter(job__in=set(jobs) - {None}, state=State.IN_TRASH)
+    return {item.job_id for item in items if item.job_id is not None and item.can_be_restored}
+
+
 def _holder(folder: str) -> str:
     """The folder that holds the trash folder of a row."""
     head, _, _ = folder.rpartition(f"{storage_roots.TRASH_FOLDER}/")

@@ -25,6 +25,7 @@ from disks.views.rendering import render_page
 DISKS_AT_MOST = 25  # each is read for its estimate while the page is made
 PLAN_SECONDS = 0.1
 WORTH_A_JOB_BYTES = 64 * 1024
+_ROOM_BETWEEN = "room between the blocks; "
 
 
 @require_http_methods(["GET", "POST"])
@@ -139,6 +140,6 @@ def _row(disk: Disk, job: Job | None) -> dict[str, Any]:
         "too_little": 0 < gain < WORTH_A_JOB_BYTES,
         "estimated": plan.estimated,
         "blocks_read": plan.blocks_read,
-        "why": plan.why,
+        "why": plan.why if plan.blocks_kept < plan.blocks or not gain else _ROOM_BETWEEN + plan.why,
         "warnings": plan.warnings if gain else [],
     }

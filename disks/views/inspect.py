@@ -14,8 +14,16 @@ from django.views.decorators.http import require_GET
 
 from disks.engine import codes
 from disks.engine.errors import ImageError
-from disks.models import Disk, LinkUndo, ParentLink, TrashedJob
-from disks.services import blockmap, chains, file_facts, inspection, raw_link, windows_names
+from disks.models import Disk, LinkUndo, ParentLink
+from disks.services import (
+    blockmap,
+    chains,
+    file_facts,
+    inspection,
+    raw_link,
+    trash_index,
+    windows_names,
+)
 from disks.services.access import Role, allows
 from disks.services.errors import Refusal
 from disks.services.mending import MENDINGS
@@ -145,34 +153,25 @@ def mend(found: Disk, chain: list[Disk], *, may_operate: bool) -> Mend | None:
 
 
 def _restore(found: Disk) -> Mend | None:
-    """To the job that put it away: there it is restored, as long as the trash is not emptied."""
-    put_away = _in_trash([found]).get(found.pk)
-    if put_away is None:
+    """To the job that put it away: there it is restored, or told what became of it."""
+    job = found.put_away_by_id
+    if job is None:
         return None
-    return Mend("Restore…", reverse("job", args=[put_away.job_id]), "arrow-back-up")
+    page = reverse("job", args=[job])
+    if job not in trash_index.restorable_jobs([job]):
+        return Mend("See the job", page, "list-details")
+    return Mend("Restore…", page, "arrow-back-up")
 
 
-def _in_trash(disks: list[Disk]) -> dict[int, TrashedJob]:
-    """Of disks that jobs put away, what can be restored, by the disk's key."""
-    jobs = {disk.put_away_by_id for disk in disks if disk.put_away_by_id is not None}
-    items = TrashedJob.objects.filter(job__in=jobs, state=TrashedJob.State.IN_TRASH)
-    by_job = {item.job_id: item for item in items if item.can_be_restored}
-    return {disk.pk: by_job[disk.put_away_by_id] for disk in disks if disk.put_away_by_id in by_job}
-
-
-def _parent_in_trash(found: Disk) -> dict[str, Any] | None:
-    """The disk that a broken child names, where a job put it away: the disk, and that job's key."""
+def _parent_in_trash(found: Disk) -> Disk | None:
+    """The disk that a broken child names, where a job put it away and it can be restored."""
     link = parent_link(found)
     if link is None or not link.named_identity or found.health != Disk.Health.BROKEN:
         return None
-    gone = list(
-        Disk.objects.filter(
-            identity=link.named_identity, put_away_by__isnull=False, health=Disk.Health.MISSING
-        )[:20]
-    )
-    for pk, item in _in_trash(gone).items():
-        return {"disk": next(one for one in gone if one.pk == pk), "job": item.job_id}
-    return None
+    same = Disk.objects.filter(identity=link.named_identity, health=Disk.Health.MISSING)
+    gone = list(same.filter(put_away_by__isnull=False)[:20])
+    restorable = trash_index.restorable_jobs(disk.put_away_by_id for disk in gone)
+    return next((disk for disk in gone if disk.put_away_by_id in restorable), None)
 
 
 def _broken_below(disk: Disk) -> bool:

@@ -283,7 +283,7 @@ def test_repair_plan_asks_a_constant_number_of_queries(
         for more in range(1 + 4 * number):
             child(folder, f"leaf-{number}-{more}.vhd", bottom)
         scan(root)
-        with django_assert_num_queries(1):
+        with django_assert_num_queries(2):
             repair_plans.repair_plan()
         with django_assert_num_queries(3):
             overview.broken_groups()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from disks.models import AuditEntry, Disk, Job, LinkUndo, StorageRoot
 from disks.services import scanning
 from disks.tests import builders
 from disks.tests.builders import Family
-from disks.tests.factories import make_disk, make_link, make_root
+from disks.tests.factories import make_disk, make_job, make_link, make_root, make_trashed_job
 from disks.tests.services.catalog import family, named
 from disks.views import repair
 
@@ -302,6 +303,28 @@ def test_repair_plan_mends_all_and_undoes_all(
     tasks.run_job(Job.objects.get(kind=Job.Kind.UNDO_PLAN).pk)
     assert Disk.objects.filter(health="broken").count() == 5
     assert not LinkUndo.objects.filter(state=LinkUndo.State.AVAILABLE).exists()
+
+
+def test_where_the_parent_itself_is_in_the_trash_a_copy_of_it_is_not_taken_for_sure(
+    operator: Client, tmp_path: Path, either_format: Family
+) -> None:
+    (tmp_path / "backup").mkdir()
+    base = either_format.dynamic(tmp_path, named("base.vhd"), size=4 * builders.MIB)
+    either_format.differencing(tmp_path, named("child.vhd"), parent=base)
+    copy = tmp_path / "backup" / named("base.vhd")
+    copy.write_bytes(base.path.read_bytes())
+    os.utime(copy, (1e9, 1e9))  # before the child was made
+    root = make_root(tmp_path, views=("D:\\VMs",), name="vms")
+    scanning.scan(root)
+    os.unlink(base.path)
+    scanning.scan(root)
+    assert "Same disk</span>" in operator.get("/repair").content.decode()
+    job = make_job(Job.Kind.DELETE, status=Job.Status.SUCCEEDED)
+    make_trashed_job(root, job)
+    Disk.objects.filter(health="missing").update(put_away_by=job)
+    page = operator.get("/repair").content.decode()
+    assert "Same disk</span>" not in page
+    assert f"the disk itself may be in the trash, where job {job.pk} put it" in page
 
 
 def test_another_choice_after_the_back_button_is_another_repair(

@@ -162,7 +162,7 @@ def _branch(disk: Disk) -> Branch:
         name=disk.name,
         url=reverse("disk", args=[disk.pk]),
         facts=_health_words(disk) if marked else "",
-        marked=marked,
+        marked=marked and not disk.is_put_away,
     )
 
 
