@@ -165,7 +165,7 @@ class Console:
         return self.start()
 
     def __exit__(self, *error: object) -> None:
-        if self.process is not None and self.process.poll() is None:
+        if self.process is not None:  # also one that has ended by itself has a pipe to close
             try:
                 self.stop()
             except subprocess.TimeoutExpired:
