@@ -132,13 +132,6 @@ def half_done(job: Job) -> tuple[str, str, str] | None:
     return None
 
 
-def has_moved(job: Job) -> bool:
-    """Whether data of a merge in place of this job has moved, which can only be finished."""
-    with closing(roots.operation_roots()) as scope, suppress(ImageError):
-        return _of_job(scope, job) is not None
-    return False
-
-
 def _of_job(scope: Roots, job: Job) -> Sidecar | None:
     """The record of the merge that this job is at, once its data moves."""
     parameters = restored(job.parameters)

@@ -19,12 +19,12 @@ from django.views.decorators.http import require_GET, require_POST
 
 from disks import tasks
 from disks.models import Disk, Job, TrashedJob
-from disks.services import estimates, half_merged, held, jobs, repair_plans, speed, stopping, timing
+from disks.services import estimates, held, jobs, repair_plans, speed, stopping, timing
 from disks.services.access import Role, allows, role_of
 from disks.services.errors import Refusal
 from disks.services.jobs import User
 from disks.services.mending import MENDINGS
-from disks.services.work import WORK, works_in_place
+from disks.services.work import WORK
 from disks.views import errors, job_words, listing, plans
 from disks.views.guard import client_address
 from disks.views.rendering import render_page, running_jobs, wants_fragment
@@ -222,7 +222,6 @@ def _show(
             "meanwhile": job_words.meanwhile(job),
             "if_cancelled": job_words.if_cancelled(job),
             "stop_word": job_words.stop_word(job),
-            "has_moved": job.status == Job.Status.RUNNING and _moves_in_place(job),
             "what_now": job_words.what_now(job),
             "time_shares": job_words.time_shares(job),
             "result_rows": job_words.result_rows(job.result) + _readable_again(job, outcomes),
@@ -242,12 +241,6 @@ def _show(
     if renews:
         response["Refresh"] = "5"  # what a browser without script was asked for by its user
     return response
-
-
-def _moves_in_place(job: Job) -> bool:
-    """Data of a merge in place has moved: to stop it is to pause it."""
-    kinds = (Job.Kind.MERGE, Job.Kind.PILE)
-    return job.kind in kinds and works_in_place(job.parameters) and half_merged.has_moved(job)
 
 
 def _form_again(job: Job) -> str:

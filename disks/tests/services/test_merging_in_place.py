@@ -787,33 +787,6 @@ def test_a_compaction_that_is_paused_while_it_looks_says_that_it_will_look_anew(
     assert os.path.getsize(built.path) < block
 
 
-def test_once_data_has_moved_its_page_offers_to_pause_it_and_no_other_way_to_stop(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, client: Client
-) -> None:
-    client.force_login(make_user(is_superuser=True))
-    job = scene.ask()
-    pages: list[str] = []
-
-    def look() -> None:
-        pages.append(client.get(f"/jobs/{job.pk}").content.decode())
-
-    prepare = step_zero.begin
-
-    def looked_before(*args: Any) -> Any:
-        look()
-        return prepare(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(step_zero, "begin", looked_before)
-        after_first_batch(patch, look)
-        assert jobs.run_now(job).status == Job.Status.SUCCEEDED
-    before, after = pages
-    assert f"/jobs/{job.pk}/cancel" in before
-    assert f"/jobs/{job.pk}/cancel" not in after
-    assert f"/jobs/{job.pk}/pause" in after
-    assert "What has moved stays moved" in after
-
-
 @pytest.fixture
 def begun_at_a_terminal(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Scene:
     """Stopped there by Ctrl-C when data has moved."""
