@@ -179,6 +179,7 @@ def test_a_fault_at_any_point_where_it_goes_on_leaves_what_goes_on_again(
             recover=scene.recover,
             judge=scene.judge,
             every=FAULTY_EVERY,
+            folder=scene.folder,
         )
     else:
         for _ in failing_at_every_point(scene.fresh, kind, every=FAULTY_EVERY):

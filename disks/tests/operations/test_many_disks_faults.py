@@ -253,6 +253,7 @@ def test_a_fault_at_any_point_leaves_each_link_as_it_was_or_updated(
             recover=scene.recover,
             judge=scene.judge_and_end,
             every=LINKS_EVERY,
+            folder=scene.folder,
         )
     else:
         for code in failing_at_every_point(scene.fresh, kind, every=LINKS_EVERY):
