@@ -178,7 +178,7 @@ def test_a_fault_at_any_point_where_it_goes_on_leaves_what_goes_on_again(
             expected=DIED,
             recover=scene.recover,
             judge=scene.judge,
-            every=FAULTY_EVERY,
+            every=SAMPLE,
             folder=scene.folder,
         )
     else:

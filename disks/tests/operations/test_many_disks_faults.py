@@ -121,7 +121,7 @@ def test_a_fault_at_any_point_leaves_each_pile_as_it_was_or_merged(
             expected=DIED,
             recover=scene.recover,
             judge=scene.judge,
-            every=FAULTY_EVERY,
+            every=SAMPLE,
             folder=scene.folder,
         )
         assert "0 merged" in states
@@ -252,7 +252,7 @@ def test_a_fault_at_any_point_leaves_each_link_as_it_was_or_updated(
             expected=DIED,
             recover=scene.recover,
             judge=scene.judge_and_end,
-            every=LINKS_EVERY,
+            every=SAMPLE,
             folder=scene.folder,
         )
     else:
