@@ -24,6 +24,7 @@ def roots() -> None:
     make_root("/srv/vms", views=("C:\\VMs", "\\\\nas\\vms"))
     make_root("/srv/vms/far away", views=("\\\\nas\\far",))
     make_root("/mnt/plain")
+    make_root("/srv/vms old")
 
 
 @pytest.mark.usefixtures("roots")
@@ -69,6 +70,11 @@ def test_a_path_is_named_by_the_preferred_view_of_its_root(host: str, windows: s
             "It is /srv/vms2/x.vhd, or /a/srv/vms/x.vhd.",
             "It is /srv/vms2/x.vhd, or /a/srv/vms/x.vhd.",
         ),
+        (
+            "It is /srv/vms-old/x.vhd, /srv/vms.2/x.vhd, or /srv/vms old/x.vhd.",
+            "It is /srv/vms-old/x.vhd, /srv/vms.2/x.vhd, or /srv/vms old/x.vhd.",
+        ),
+        ("Look into “/srv/vms”, or (/srv/vms).", "Look into “C:\\VMs”, or (C:\\VMs)."),
         ("Nothing of the kind.", "Nothing of the kind."),
     ],
 )
