@@ -869,6 +869,19 @@ def test_a_merge_stopped_at_a_terminal_is_finished_in_the_browser(
     scene.assert_merged()
 
 
+def test_no_page_lets_a_machine_use_the_leaf_of_a_merge_that_goes_on_by_itself(
+    scene: Scene, operator: Client
+) -> None:
+    killed_on_the_command_line(scene, "merge.data.write:2:kill")
+    disk = scene.row("leaf").pk
+    for address in (f"/disks/{disk}", f"/disks/{disk}/finish-merge"):
+        page = operator.get(address).content.decode()
+        assert "it goes on by itself" in page
+        assert "Leave machines that use these disks switched off" in page
+        assert "reads as ever" not in page
+        assert "a machine may use" not in page
+
+
 def test_what_has_gone_on_since_it_was_shown_is_not_asked_for_again(
     begun_at_a_terminal: Scene, operator: Client
 ) -> None:
