@@ -156,10 +156,11 @@ def _of_job(scope: Roots, job: Job) -> Sidecar | None:
 
 def _record(scope: Roots, paths: Iterable[str]) -> Sidecar | None:
     for path in paths:
-        found = merge_in_place.pending(scope, path)
-        merge = found and merge_in_place.to_go_on_with(scope, found)
-        if merge and merge.job not in names_of_jobs() and leases.at_work_on(merge.disk) is None:
-            return merge
+        with suppress(ImageError):  # in a root that is offline, say: it may lie beside the next
+            found = merge_in_place.pending(scope, path)
+            merge = found and merge_in_place.to_go_on_with(scope, found)
+            if merge and merge.job not in names_of_jobs() and leases.at_work_on(merge.disk) is None:
+                return merge
     return None
 
 
