@@ -23,6 +23,8 @@ from disks.services.errors import Refusal
 from disks.services.stored_json import restored
 from disks.services.work import JobContext
 
+_GOES_ON = "Nobody has stopped this merge: it goes on by itself."
+
 
 @dataclass(frozen=True)
 class Begun:
@@ -32,7 +34,7 @@ class Begun:
     surviving     the name that stays: base's or the leaf's
     at_terminal   begun by a command; else by a job, of another console or forgotten here
     stopped       somebody has stopped it; else it was interrupted, or somebody is at it
-    unusable      why no machine may use the leaf meanwhile; "" where it reads as ever
+    unusable      why no machine may use the leaf meanwhile; "" where it reads as ever and waits
     in_the_way    what has its disks now, a running command say
     """
 
@@ -147,10 +149,11 @@ def _of_job(scope: Roots, job: Job) -> Sidecar | None:
 
 def _record(scope: Roots, paths: Iterable[str]) -> Sidecar | None:
     for path in paths:
-        found = merge_in_place.pending(scope, path)
-        merge = found and merge_in_place.to_go_on_with(scope, found)
-        if merge and merge.job not in names_of_jobs() and leases.at_work_on(merge.disk) is None:
-            return merge
+        with suppress(ImageError):  # in a root that is offline, say: it may lie beside the next
+            found = merge_in_place.pending(scope, path)
+            merge = found and merge_in_place.to_go_on_with(scope, found)
+            if merge and merge.job not in names_of_jobs() and leases.at_work_on(merge.disk) is None:
+                return merge
     return None
 
 
@@ -162,7 +165,7 @@ def _described(scope: Roots, record: Sidecar) -> Begun:
         work.surviving,
         at_terminal=record.job.startswith("cli-"),
         stopped=work.stopped,
-        unusable=merge_in_place.why_not_used(scope, record),
+        unusable=merge_in_place.why_not_used(scope, record) or ("" if work.stopped else _GOES_ON),
         in_the_way=_in_the_way(scope, record),
         fingerprint=_fingerprint(record),
     )

@@ -1,6 +1,7 @@
 """Files that are no disks, remembered only so that a scan does not read them again.
 
-There can be a million of them: they are looked up, and written, a portion at a time.
+There can be a million of them: where there are so many they are looked up a portion at a time, and
+they are always written so. Fewer are known at once: their folders are not asked for one by one.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from django.db import transaction
-from django.db.models import Max
+from django.db.models import Max, QuerySet
 
 from disks.models import OtherFile, StorageRoot
 from disks.services.bulk import insert_rows
 
 _PORTION = 500
+_KNOWN_AT_ONCE = 100_000  # some 40 MB
 
 
 class _Look(NamedTuple):
@@ -38,18 +40,27 @@ class OtherFiles:
         self.root = root
         self._rows = OtherFile.objects.filter(root=root)
         self._last = self._rows.aggregate(last=Max("pk"))["last"] or 0  # of earlier scans
-        self._known: dict[str, tuple[int, _Look]] = {}  # of the files at hand: key, look
+        self._known: dict[str, tuple[int, _Look]] = {}  # of all, or the files at hand: key, look
+        self._are_few = self._rows.count() <= _KNOWN_AT_ONCE
+        if self._are_few:
+            self._know(self._rows)
         self._met = _Numbers()  # keys of rows that are right; others are gone, or are disks now
         self._outdated: list[int] = []
         self._new: list[tuple[int, str, *tuple[int, ...]]] = []
 
     def at_hand(self, relatives: Sequence[str]) -> None:
         """The files that is_unchanged() and add() are about to be asked of."""
+        if self._are_few:
+            return
         self._known = {}
-        for start in range(0, len(relatives) if self._last else 0, _PORTION):
-            some = self._rows.filter(relative_path__in=relatives[start : start + _PORTION])
-            for key, relative, *look in some.values_list("pk", "relative_path", *_Look._fields):
-                self._known[relative] = (key, _Look(*look))
+        for start in range(0, len(relatives), _PORTION):
+            self._know(self._rows.filter(relative_path__in=relatives[start : start + _PORTION]))
+
+    def _know(self, rows: QuerySet[OtherFile]) -> None:
+        for key, relative, *look in rows.values_list(
+            "pk", "relative_path", *_Look._fields
+        ).iterator(10_000):
+            self._known[relative] = (key, _Look(*look))
 
     def is_unchanged(self, relative: str, status: os.stat_result) -> bool:
         """Whether this file was read already and is no disk."""

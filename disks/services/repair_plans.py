@@ -110,9 +110,9 @@ def _in_trash(identities: Iterable[str]) -> dict[str, int]:
     wanted = set(identities) - {""}
     gone = Disk.objects.filter(health=Disk.Health.MISSING, put_away_by__isnull=False)
     rows = gone.values_list("identity", "put_away_by")
-    found = {identity: job for identity, job in rows if identity in wanted}
-    restorable = trash_index.restorable_jobs(found.values())
-    return {identity: job for identity, job in found.items() if job in restorable}
+    found = [(identity, job) for identity, job in rows if identity in wanted]
+    restorable = trash_index.restorable_jobs(job for _, job in found)
+    return {identity: job for identity, job in found if job in restorable}
 
 
 def _repair_row(link: ParentLink, in_trash: Mapping[str, int]) -> RepairRow:

@@ -22,7 +22,8 @@ from disks.services import roots
 # folder that is plainly part of it, but not into the next path.
 _DISK = "|".join(re.escape(one) for form in FORMATS for one in form.extensions)
 _TO_A_DISK = rf"/(?:(?!\s/)[^\n“”\"]){{0,400}}?(?i:{_DISK})(?![\w.]*\w)"
-_TO_A_SPACE = r"(?:/[^\s“”\"]*[^\s“”\".,:;)])?"
+_TO_A_SPACE = r"/[^\s“”\"]*[^\s“”\".,:;)]"
+_ALONE = r"(?=[^\w\s/]*(?:\s|$))"  # of a root itself: not `/srv/vms` in `/srv/vms-old`
 
 
 class WindowsNames:
@@ -35,11 +36,13 @@ class WindowsNames:
 
     @cached_property
     def _in_a_sentence(self) -> re.Pattern[str] | None:
-        viewed = [root.path for root in self._roots.roots if root.windows_views]
-        if not viewed:
+        known = self._roots.roots
+        if not any(root.windows_views for root in known):
             return None
-        longest_first = "|".join(re.escape(path) for path in sorted(viewed, key=len, reverse=True))
-        return re.compile(rf"(?<![\w/])(?:{longest_first})(?:{_TO_A_DISK}|{_TO_A_SPACE})(?![\w])")
+        # Also those without a view: `/srv/vms old` is none of the folders of `/srv/vms`.
+        paths = sorted((root.path for root in known), key=len, reverse=True)
+        any_root = "|".join(map(re.escape, paths))
+        return re.compile(rf"(?<![\w/])(?:{any_root})(?:{_TO_A_DISK}|{_TO_A_SPACE}|{_ALONE})(?!\w)")
 
     def of(self, host_path: str) -> str:
         """What Windows calls this path; itself where no view covers it."""

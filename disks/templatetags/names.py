@@ -45,7 +45,7 @@ def plain_text(text: Any) -> str:
 
 
 # What a sentence holds that must not be broken where a hyphen would allow it.
-_WHOLE = re.compile(r"(\S*[\\/]\S*|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b)")
+_WHOLE = re.compile(r"((?<!\S)\S*[\\/]\S*|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b)")
 
 
 def _html(text: str, instead_of: str = "") -> SafeString:

@@ -68,7 +68,7 @@ def _why_not_read(disk: Disk) -> str:
     if disk.root.state in (StorageRoot.State.OFFLINE, StorageRoot.State.CHANGED):
         return f"Its storage root “{disk.root.name}” is offline."
     if disk.is_put_away:
-        return "It is in the trash."
+        return "A job put it into the trash."  # which may be emptied by now
     if disk.health == Disk.Health.MISSING:
         return "The file is not there any more."
     return ""

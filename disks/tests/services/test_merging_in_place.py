@@ -27,7 +27,7 @@ from disks.services import compacting, jobs, leases, merging, orphans, reconcili
 from disks.services.errors import Refusal
 from disks.services.work import JobContext
 from disks.tests.builders import FAMILIES, VHD, Family
-from disks.tests.factories import make_user
+from disks.tests.factories import make_root, make_user
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import DONE, in_fork, with_fault
 from disks.tests.operations.dying import DIED
@@ -840,6 +840,29 @@ def test_a_merge_stopped_at_a_terminal_is_finished_in_the_browser(
     job = jobs.run_now(job)
     assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
     scene.assert_merged()
+
+
+def test_no_page_lets_a_machine_use_the_leaf_of_a_merge_that_goes_on_by_itself(
+    scene: Scene, operator: Client
+) -> None:
+    killed_on_the_command_line(scene, "merge.data.write:2:kill")
+    disk = scene.row("leaf").pk
+    for address in (f"/disks/{disk}", f"/disks/{disk}/finish-merge"):
+        page = operator.get(address).content.decode()
+        assert "it goes on by itself" in page
+        assert "Leave machines that use these disks switched off" in page
+        assert "reads as ever" not in page
+        assert "a machine may use" not in page
+
+
+def test_a_merge_stopped_at_a_terminal_is_found_also_while_an_ancestor_lies_in_an_offline_root(
+    begun_at_a_terminal: Scene, operator: Client
+) -> None:
+    scene = begun_at_a_terminal
+    away = make_root("/away", state=StorageRoot.State.OFFLINE)
+    Disk.objects.filter(pk=scene.row("base").pk).update(root=away)
+    page = operator.get(f"/disks/{scene.row('leaf').pk}").content.decode()
+    assert f"/disks/{scene.row('leaf').pk}/finish-merge" in page
 
 
 def test_what_has_gone_on_since_it_was_shown_is_not_asked_for_again(

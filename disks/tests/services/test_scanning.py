@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 from django.apps import apps
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
@@ -100,6 +102,7 @@ def test_a_crowded_folder_is_scanned_in_portions(
     """bad-input F95: neither its names nor what is known of them is ever all in memory."""
     monkeypatch.setattr(root_folders, "PORTION", 3)
     monkeypatch.setattr(other_files, "_PORTION", 2)
+    monkeypatch.setattr(other_files, "_KNOWN_AT_ONCE", 0)
     folder = tmp_path / "vms"
     root = declare(folder)
     base(folder, "disk.vhd")
@@ -137,6 +140,25 @@ def test_a_crowded_folder_is_scanned_in_portions(
     read.clear()
     scan(root)
     assert read == []
+
+
+def test_what_is_no_disk_is_not_asked_for_folder_by_folder(
+    tmp_path: Path,
+) -> None:
+    """Each machine has a folder with files of its own beside its disks."""
+    counts = []
+    root = declare(tmp_path / "vms")
+    for folders in (2, 20):
+        for number in range(folders):
+            folder = tmp_path / "vms" / f"machine-{number}"
+            folder.mkdir(exist_ok=True)
+            (folder / "machine.vmcx").write_text("its settings")
+        scan(root)
+        with CaptureQueriesContext(connection) as queries:
+            scan(root)
+        table = OtherFile._meta.db_table
+        counts.append(sum(table in query["sql"] for query in queries))
+    assert counts[0] == counts[1]
 
 
 def test_a_vhdx_has_its_ids_and_the_state_of_its_log(tmp_path: Path) -> None:

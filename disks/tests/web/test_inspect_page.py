@@ -405,13 +405,15 @@ def test_a_disk_that_was_put_away_leads_to_where_it_is_restored_and_so_does_its_
     child = make_disk("child.vhd", health="broken")
     make_link(child, named_identity=base.identity)
     there = f'href="/jobs/{job.pk}"'
-    assert "See the job" in page_of(operator, base)  # its trash was emptied, or is not known
+    page = page_of(operator, base)
+    assert "See the job" in page  # its trash was emptied, or is not known
+    assert "is in the trash" not in page
     assert there not in page_of(operator, child)
     item = make_trashed_job(base.root, job)
     page = page_of(operator, base)
     assert "Restore…" in page
     assert there in page
-    assert "It is in the trash." in page
+    assert "A job put it into the trash." in page
     assert "put away" in page
     told = re.sub(r"<[^>]+>", "", page_of(operator, child))
     assert "put base.vhd, which has that identity, into the trash" in told

@@ -322,6 +322,14 @@ def test_where_the_parent_itself_is_in_the_trash_a_copy_of_it_is_not_taken_for_s
     job = make_job(Job.Kind.DELETE, status=Job.Status.SUCCEEDED)
     make_trashed_job(root, job)
     Disk.objects.filter(health="missing").update(put_away_by=job)
+    gone_for_good = make_job(Job.Kind.DELETE, status=Job.Status.SUCCEEDED)
+    make_disk(
+        "twin.vhd",
+        root=root,
+        identity=Disk.objects.get(health="missing").identity,
+        health="missing",
+        put_away_by=gone_for_good,
+    )
     page = operator.get("/repair").content.decode()
     assert "Same disk</span>" not in page
     assert f"the disk itself may be in the trash, where job {job.pk} put it" in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 from django.test import Client
@@ -24,6 +25,7 @@ def roots() -> None:
     make_root("/srv/vms", views=("C:\\VMs", "\\\\nas\\vms"))
     make_root("/srv/vms/far away", views=("\\\\nas\\far",))
     make_root("/mnt/plain")
+    make_root("/srv/vms old")
 
 
 @pytest.mark.usefixtures("roots")
@@ -69,6 +71,11 @@ def test_a_path_is_named_by_the_preferred_view_of_its_root(host: str, windows: s
             "It is /srv/vms2/x.vhd, or /a/srv/vms/x.vhd.",
             "It is /srv/vms2/x.vhd, or /a/srv/vms/x.vhd.",
         ),
+        (
+            "It is /srv/vms-old/x.vhd, /srv/vms.2/x.vhd, or /srv/vms old/x.vhd.",
+            "It is /srv/vms-old/x.vhd, /srv/vms.2/x.vhd, or /srv/vms old/x.vhd.",
+        ),
+        ("Look into “/srv/vms”, or (/srv/vms).", "Look into “C:\\VMs”, or (C:\\VMs)."),
         ("Nothing of the kind.", "Nothing of the kind."),
     ],
 )
@@ -83,6 +90,15 @@ def test_what_comes_from_disks_stays_text() -> None:
         for shown in (place('/srv/<b>/"x.vhd'), told('Not /srv/<b>/"x.vhd')):
             assert "<b>" not in shown
             assert '"x' not in shown
+
+
+@pytest.mark.usefixtures("roots")
+@pytest.mark.parametrize("text", ["a", ".vhd", "/srv/vms", "/srv/vms/.vhd", "0123456-"])
+def test_text_of_any_length_without_a_space_is_shown_at_once(text: str) -> None:
+    began = time.process_time()
+    with windows_names.for_one_request():
+        told(text * (20_000 // len(text)))
+    assert time.process_time() - began < 1  # some 20 ms; where it grows with the square: 4 s
 
 
 def test_the_page_of_a_disk_tells_both_names(viewer: Client) -> None:
