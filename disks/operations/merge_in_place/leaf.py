@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 
 from disks.engine.chain import open_chain
+from disks.engine.check import check_image
 from disks.engine.errors import ImageError
+from disks.engine.files import ImageFile
+from disks.engine.findings import Level
 from disks.operations.journal import Sidecar
 from disks.operations.merge_in_place import batches, ending
 from disks.operations.merge_in_place.work import ENDING, Work
@@ -32,7 +35,14 @@ def why_not_used(roots: Roots, sidecar: Sidecar) -> str:
                     f"Somebody has written to {base} since the merge was stopped: what {leaf} "
                     "reads may be wrong."
                 )
+            if work.file is None and _is_torn(file):
+                return f"{base} was half written when its worker died, and {leaf} reads from it."
         open_chain(work.leaf, roots).close()
     except ImageError as error:
         return "" if error.code == "E_IN_USE" else f"{leaf} cannot be read now. {error.message}"
     return ""
+
+
+def _is_torn(file: ImageFile) -> bool:
+    """Whether a write to its structures stopped half-way: the batch that it was in did not end."""
+    return any(finding.level is Level.ERROR for finding in check_image(file))

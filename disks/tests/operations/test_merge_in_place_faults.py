@@ -32,6 +32,7 @@ from disks.tests.operations.crashing import (
     with_fault,
 )
 from disks.tests.operations.dying import DIED, DONE, REFUSED, Work
+from disks.tests.operations.moments import left_by_deaths
 from disks.tests.operations.power import cuts_of, survive_power_cuts
 
 
@@ -156,6 +157,25 @@ def test_killed_at_every_point_it_is_finished_or_taken_back(
     )
     assert states == {"old", "merged"}
     assert repeated.judge() == "merged"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["kill", "torn"])
+def test_no_machine_may_use_a_leaf_that_a_death_left_unreadable(
+    scene_of: Callable[[], Scene], kind: str
+) -> None:
+    repeated = Repeated(scene_of, scene_of())
+    allowed = 0
+    for _ in left_by_deaths(repeated.folder, repeated.fresh(), torn=kind == "torn"):
+        scene = repeated.scene
+        base = scene.path(scene.base or "middle")
+        found = merge_in_place.pending(scene.roots, base)
+        if found is None or not merge_in_place.has_begun_to_move(found):
+            continue
+        if merge_in_place.why_not_used(scene.roots, found) == "":
+            assert worlds.essence_of(scene.path("leaf")) == scene.leaf_essence
+            allowed += 1
+    assert allowed
 
 
 @pytest.mark.slow
