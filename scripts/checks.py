@@ -91,8 +91,8 @@ def main(arguments: list[str]) -> None:
         sys.exit(1)
     if "--static" in arguments:
         return
-    # One more than there are processors: two of them wait for pages and processes at first.
-    workers = str(max(2, os.cpu_count() or 2) + 1)
+    # Two more than there are processors: some of them wait for pages, processes and the disk.
+    workers = str(max(2, os.cpu_count() or 2) + 2)
     command = [sys.executable, "-m", "pytest", "-q", "-n", workers]
     # Tests start some hundred interpreters: none should compile all of it again.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
