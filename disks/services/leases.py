@@ -161,9 +161,7 @@ _WAITING_ASKED = 200
 
 def first_waiting_for(path: str) -> Job | None:
     """The first job that has not started and is going to have this disk (host path) for itself."""
-    waiting = Job.objects.filter(
-        Q(status=Job.Status.QUEUED) | Q(status=Job.Status.PAUSED), started_at=None
-    )
+    waiting = Job.objects.filter(status__in=[Job.Status.QUEUED, Job.Status.PAUSED], started_at=None)
     wanted = (path, DiskLock.Mode.EXCLUSIVE)
     return next(
         (job for job in waiting.order_by("pk")[:_WAITING_ASKED] if wanted in wanted_locks(job)),

@@ -17,6 +17,7 @@ from disks.engine import faults
 from disks.engine.errors import ImageError
 from disks.tests.operations import worlds
 from disks.tests.operations.dying import (
+    DIED,
     DONE,
     FEWEST_POINTS,
     REFUSED,
@@ -192,3 +193,36 @@ def mended_at_every_point(
         states.add(judge())
         assert recover() == [], f"broken at {number}"
     return states
+
+
+def met_at_every_point(
+    fresh: Callable[[], Work],
+    kind: str,
+    *,
+    recover: Callable[[], list[dict[str, object]]],
+    judge: Callable[[], str],
+    deaths_every: int,
+    errors_every: int,
+    folder: Path,
+) -> set[tuple[int, str]]:
+    """One kind of fault at every point, each mended by recovery: how the runs ended, and in what.
+
+    A death by "kill", else an error of the storage. judge as for mended_at_every_point().
+    """
+    if kind == "kill":
+        states = mended_at_every_point(
+            fresh,
+            faulty(kind),
+            expected=DIED,
+            recover=recover,
+            judge=judge,
+            every=deaths_every,
+            folder=folder,
+        )
+        return {(DIED, state) for state in states}
+    met = set()
+    for code in failing_at_every_point(fresh, kind, every=errors_every):
+        rows = recover()
+        assert [row for row in rows if row["action"] in ("busy", "needs-attention")] == []
+        met.add((code, judge()))
+    return met

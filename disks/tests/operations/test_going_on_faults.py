@@ -22,11 +22,9 @@ from disks.tests.builders import MIB, VHD, VHDX, BuiltVhdx, Family
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import (
     SAMPLE,
-    failing_at_every_point,
-    faulty,
-    mended_at_every_point,
+    met_at_every_point,
 )
-from disks.tests.operations.dying import DIED, Work
+from disks.tests.operations.dying import Work
 from disks.tests.operations.power import cuts_of, survive_power_cuts
 from disks.tests.operations.test_merge_in_place_leaf_used import (
     enlarge,
@@ -171,21 +169,15 @@ def test_a_fault_at_any_point_where_it_goes_on_leaves_what_goes_on_again(
     """bad-input F81, F84, F85."""
     scene = Scene(place, CASES[name])
     monkeypatch.setattr(batches, "BATCH_BYTES", scene.case.batch_bytes)
-    if kind == "kill":
-        mended_at_every_point(
-            scene.fresh,
-            faulty(kind),
-            expected=DIED,
-            recover=scene.recover,
-            judge=scene.judge,
-            every=SAMPLE,
-            folder=scene.folder,
-        )
-    else:
-        for _ in failing_at_every_point(scene.fresh, kind, every=FAULTY_EVERY):
-            rows = scene.recover()
-            assert [row for row in rows if row["action"] in ("busy", "needs-attention")] == []
-            scene.judge()
+    met_at_every_point(
+        scene.fresh,
+        kind,
+        recover=scene.recover,
+        judge=scene.judge,
+        deaths_every=SAMPLE,
+        errors_every=FAULTY_EVERY,
+        folder=scene.folder,
+    )
     assert scene.judge() == "merged"
 
 

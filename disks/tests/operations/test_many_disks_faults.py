@@ -22,9 +22,7 @@ from disks.tests.builders import Family
 from disks.tests.operations import piles, worlds
 from disks.tests.operations.crashing import (
     SAMPLE,
-    failing_at_every_point,
-    faulty,
-    mended_at_every_point,
+    met_at_every_point,
 )
 from disks.tests.operations.dying import DIED, REFUSED, Work
 from disks.tests.operations.power import cuts_of, survive_power_cuts
@@ -114,22 +112,19 @@ def test_a_fault_at_any_point_leaves_each_pile_as_it_was_or_merged(
 ) -> None:
     """bad-input F81, F84, F85: what broke off goes on, or is taken back, and the rest is done."""
     scene = Piles(place, family, in_place=in_place)
+    met = met_at_every_point(
+        scene.fresh,
+        kind,
+        recover=scene.recover,
+        judge=scene.judge,
+        deaths_every=SAMPLE,
+        errors_every=FAULTY_EVERY,
+        folder=scene.folder,
+    )
     if kind == "kill":
-        states = mended_at_every_point(
-            scene.fresh,
-            faulty(kind),
-            expected=DIED,
-            recover=scene.recover,
-            judge=scene.judge,
-            every=SAMPLE,
-            folder=scene.folder,
-        )
-        assert "0 merged" in states
+        assert (DIED, "0 merged") in met
     else:
-        for code in failing_at_every_point(scene.fresh, kind, every=FAULTY_EVERY):
-            rows = scene.recover()
-            assert [row for row in rows if row["action"] in ("busy", "needs-attention")] == []
-            assert scene.judge() == "2 merged" or code == REFUSED
+        assert all(state == "2 merged" or code == REFUSED for code, state in met)
     assert scene.judge() == "2 merged"
 
 
@@ -245,22 +240,17 @@ def test_a_fault_at_any_point_leaves_each_link_as_it_was_or_updated(
 ) -> None:
     """bad-input F81, F84, F85: what is done stays done, and the rest is done when begun again."""
     scene = kind_of_scene(place, family)
-    if kind == "kill":
-        mended_at_every_point(
-            scene.fresh,
-            faulty(kind),
-            expected=DIED,
-            recover=scene.recover,
-            judge=scene.judge_and_end,
-            every=SAMPLE,
-            folder=scene.folder,
-        )
-    else:
-        for code in failing_at_every_point(scene.fresh, kind, every=LINKS_EVERY):
-            rows = scene.recover()
-            assert [row for row in rows if row["action"] in ("busy", "needs-attention")] == []
-            state = scene.judge_and_end()
-            assert code == REFUSED or state == scene.ended
+    met = met_at_every_point(
+        scene.fresh,
+        kind,
+        recover=scene.recover,
+        judge=scene.judge_and_end,
+        deaths_every=SAMPLE,
+        errors_every=LINKS_EVERY,
+        folder=scene.folder,
+    )
+    if kind != "kill":
+        assert all(state == scene.ended or code == REFUSED for code, state in met)
     assert scene.judge() == scene.ended
 
 
