@@ -74,12 +74,17 @@ class Scene:
 
 
 def make(folder: Path, layout: str) -> Scene:
-    """gap: room for new strings before the first block; end: none, the file must grow; vhdx."""
+    """gap: room for new strings before the first block; end: none, the file must grow; vhdx.
+
+    short: as end, and the last block lacks what lies behind the disk's end.
+    """
     folder.mkdir()
     family = VHDX if layout == "vhdx" else VHD
-    content = [(sector, bytes([sector % 251 + 1]) * 512) for sector in range(0, 250, 3)]
-    parent = family.fixed(folder, family.file("base"), size=SIZE, content=content)
-    elsewhere = folder / ("m" * 120 if layout == "end" else "moved") / "deeper"
+    lacks = 8 * 1024 if layout == "short" else 0
+    filled = range(0, min(250, (SIZE - lacks) // 512), 3)
+    content = [(sector, bytes([sector % 251 + 1]) * 512) for sector in filled]
+    parent = family.fixed(folder, family.file("base"), size=SIZE - lacks, content=content)
+    elsewhere = folder / ("m" * 120 if layout in ("end", "short") else "moved") / "deeper"
     elsewhere.mkdir(parents=True)
     shutil.copy(parent.path, elsewhere)
     options = {"block_size": family.small}
@@ -92,6 +97,9 @@ def make(folder: Path, layout: str) -> Scene:
         content=[(5, b"\xaa" * 1024), (200, b"\xbb" * 512)],
         **options,
     )
+    if lacks:
+        data = child.path.read_bytes()
+        child.path.write_bytes(data[: -512 - lacks] + data[-512:])
     with Roots([Root(str(folder))]).open(str(child.path)) as file:
         old_link = open_image(file).recorded_link()
     return Scene(
@@ -104,7 +112,7 @@ def make(folder: Path, layout: str) -> Scene:
     )
 
 
-LAYOUTS_OF_A_FORMAT = {"gap": 2, "end": 2, "vhdx": 1}
+LAYOUTS_OF_A_FORMAT = {"gap": 3, "end": 3, "short": 3, "vhdx": 1}
 
 
 @pytest.fixture(params=list(LAYOUTS_OF_A_FORMAT))
