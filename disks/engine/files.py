@@ -56,7 +56,8 @@ measured to be ten times slower (ext4, Linux 6.18)."""
 LARGE_BYTES = 256 * KIB
 """The smallest piece that goes past the memory: of small ones the kernel makes larger ones."""
 
-_PAGE_BYTES = 4 * KIB  # at least what any storage wants pieces past the memory to be multiples of
+PAGE_BYTES = 4 * KIB
+"""At least what any storage wants pieces that go past the memory to be multiples of."""
 
 _PASS_BYTES = 8 * MIB
 """How much of a file that is passed once goes by between two hints to the storage."""
@@ -184,7 +185,7 @@ class ImageFile:
     ) -> None:
         """Whole pages one way, the rest the other."""
         end = offset + len(view)
-        first, last = round_up(offset, _PAGE_BYTES), end - end % _PAGE_BYTES
+        first, last = round_up(offset, PAGE_BYTES), end - end % PAGE_BYTES
         if self._past_fd >= 0 and first < last:
             try:
                 move(self._past_fd, first, view[first - offset : last - offset])
@@ -244,8 +245,8 @@ class ImageFile:
 
     def forget(self, offset: int, length: int) -> None:
         """Pages that the range touches are read from the storage next time, once durable."""
-        start = offset - offset % _PAGE_BYTES  # a page of which only a part is given is kept
-        end = round_up(offset + length, _PAGE_BYTES)
+        start = offset - offset % PAGE_BYTES  # a page of which only a part is given is kept
+        end = round_up(offset + length, PAGE_BYTES)
         self.hint(start, end - start, os.POSIX_FADV_DONTNEED)
 
     def sync(self) -> None:
@@ -310,12 +311,12 @@ class ImageFile:
 
 def page_buffer(most_bytes: int) -> memoryview:
     """Memory for one piece of a file, see in_pages()."""
-    return memoryview(mmap.mmap(-1, most_bytes + _PAGE_BYTES))
+    return memoryview(mmap.mmap(-1, most_bytes + PAGE_BYTES))
 
 
 def in_pages(buffer: memoryview, offset: int, length: int) -> memoryview:
     """The part of a page_buffer() for the piece at this offset: pages of it are pages there."""
-    start = offset % _PAGE_BYTES
+    start = offset % PAGE_BYTES
     return buffer[start : start + length]
 
 

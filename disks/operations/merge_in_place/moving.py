@@ -7,15 +7,19 @@ forgotten and asked for together, for one by one they would take long.
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import NamedTuple
 
 import xxhash
 
 from disks.engine.errors import ImageError
-from disks.engine.files import LARGE_BYTES, ImageFile, in_pages, page_buffer
+from disks.engine.files import LARGE_BYTES, PAGE_BYTES, ImageFile, in_pages, page_buffer
 from disks.engine.holding import Place
-from disks.engine.units import KIB, MIB, SECTOR_BYTES
+from disks.engine.units import KIB, MIB, SECTOR_BYTES, round_up
+from disks.operations.ahead import one_ahead
 from disks.operations.content import Run
 from disks.operations.windows import shown
 
@@ -36,25 +40,14 @@ def move(file: ImageFile, places: Sequence[Place], runs: Sequence[Run], told: To
 
     runs: what is held, covering the places
     """
-    buffer = page_buffer(PIECE_BYTES)
     digest = xxhash.xxh3_128()
     meter = _Meter(told)
-    at = 0
-    for place in places:
-        while runs[at].first_sector + runs[at].count_sectors <= place.first_sector:
-            at += 1
-        run = runs[at]
-        shift = run.file_offset + (place.first_sector - run.first_sector) * SECTOR_BYTES
-        shift -= place.file_offset
-        for offset, length in _pieces(place):
-            piece = in_pages(buffer, offset, length)
-            if place.zeros or run.file is None:
-                piece[:] = bytes(length)
-            else:
-                run.file.read_into(offset + shift, piece)
-            digest.update(piece)
-            file.write_at(offset, piece)
-            meter.add(length)
+    packs = _read(_wanted(places, runs), digest)
+    with one_ahead(packs) if _are_large(places) else nullcontext(packs) as packs:
+        for pack in packs:
+            for offset, piece in pack:
+                file.write_at(offset, piece)
+                meter.add(len(piece))
     meter.tell()
     return str(digest.hexdigest())
 
@@ -69,15 +62,12 @@ def prove(file: ImageFile, places: Sequence[Place], digest: str, told: Told) -> 
     for place in places:
         if (length := place.count_sectors * SECTOR_BYTES) < LARGE_BYTES:
             file.hint(place.file_offset, length, os.POSIX_FADV_WILLNEED)
-    buffer = page_buffer(PIECE_BYTES)
     again = xxhash.xxh3_128()
     meter = _Meter(told)
-    for place in places:
-        for offset, length in _pieces(place):
-            piece = in_pages(buffer, offset, length)
-            file.read_into(offset, piece)
-            again.update(piece)
-            meter.add(length)
+    written = (_Piece(*piece, file, piece[0]) for place in places for piece in _pieces(place))
+    for pack in _read(written, again):
+        for _, piece in pack:
+            meter.add(len(piece))
     meter.tell()
     if again.hexdigest() != digest:
         raise ImageError(
@@ -86,6 +76,56 @@ def prove(file: ImageFile, places: Sequence[Place], digest: str, told: Told) -> 
             "failing.",
             file=file.path,
         )
+
+
+def _are_large(places: Sequence[Place]) -> bool:
+    """Whether reading ahead is worth it: small pieces are in the kernel's memory by then."""
+    return sum(place.count_sectors for place in places) * SECTOR_BYTES >= LARGE_BYTES * len(places)
+
+
+class _Piece(NamedTuple):
+    """What belongs at an offset of base, and where it is read; source None: zeros."""
+
+    offset: int
+    length: int
+    source: ImageFile | None
+    source_offset: int
+
+
+def _wanted(places: Sequence[Place], runs: Sequence[Run]) -> Iterator[_Piece]:
+    at = 0
+    for place in places:
+        while runs[at].first_sector + runs[at].count_sectors <= place.first_sector:
+            at += 1
+        run = runs[at]
+        shift = run.file_offset + (place.first_sector - run.first_sector) * SECTOR_BYTES
+        shift -= place.file_offset
+        source = None if place.zeros else run.file
+        for offset, length in _pieces(place):
+            yield _Piece(offset, length, source, offset + shift)
+
+
+def _read(
+    pieces: Iterable[_Piece], digest: xxhash.xxh3_128
+) -> Iterator[list[tuple[int, memoryview]]]:
+    """[(offset, what belongs there)], as many as one of two buffers takes, in turn."""
+    buffers = itertools.cycle([page_buffer(PIECE_BYTES), page_buffer(PIECE_BYTES)])
+    pack: list[tuple[int, memoryview]] = []
+    buffer, used = next(buffers), 0
+    for offset, length, source, source_offset in pieces:
+        if pack and used + length > PIECE_BYTES:
+            yield pack
+            pack, buffer, used = [], next(buffers), 0
+        piece = in_pages(buffer[used:], offset, length)
+        if source is None:
+            piece[:] = bytes(length)
+        else:
+            source.read_into(source_offset, piece)
+        digest.update(piece)
+        pack.append((offset, piece))
+        used = round_up(used + offset % PAGE_BYTES + length, PAGE_BYTES)
+    if pack:
+        yield pack
 
 
 class _Meter:
