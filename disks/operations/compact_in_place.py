@@ -367,9 +367,15 @@ def _require_same_disk(image: Image, before: Looks) -> None:
 def _require_round(image: Image, before: Looks, one: Round) -> None:
     """The same disk, and the edges of what was copied as they were; the rest was read back."""
     _require_same_disk(image, before)
-    for move in one.moves:
-        for at in {0, max(0, move.length - PAGE_BYTES)}:
-            _require_copied(image, move, at)
+    edges = [(move, at) for move in one.moves for at in {0, max(0, move.length - PAGE_BYTES)}]
+    # Asked for together and by themselves: read one by one, and ahead, they take longer than
+    # the copies took.
+    image.file.hint(0, 0, os.POSIX_FADV_RANDOM)
+    for move, at in edges:
+        for start in (move.source, move.target):
+            image.file.hint(start + at, PAGE_BYTES, os.POSIX_FADV_WILLNEED)
+    for move, at in edges:
+        _require_copied(image, move, at)
 
 
 def _require_copied(image: Image, move: Move, at: int) -> None:
