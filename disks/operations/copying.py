@@ -75,30 +75,22 @@ def temp_name(name: str, job: str, token: int) -> str:
 class Draft:
     """The temporary file of a new image. Gone at the end of `with`, unless it got its name.
 
-    path is the final one, in whose folder the draft lies as temp_path. usual_mode: the
-    permission bits that the system gives a new file there (umask, the folder's default ACL).
+    path is the final one, in whose folder the draft lies as temp_path. mode: the rights that
+    it begins with; those of what is copied come with the name, never earlier.
     """
 
-    def __init__(self, roots: Roots, path: str, *, job: str, token: int) -> None:
-        self._roots = roots
+    def __init__(self, roots: Roots, path: str, *, job: str, token: int, mode: int = 0o600) -> None:
+        self._roots, self._mode = roots, mode
         self.path = path
         self.folder, self.name = os.path.split(path)
         self.temp_path = os.path.join(self.folder, temp_name(self.name, job_word(job), token))
         self._file: ImageFile | None = None
         self._ours = True
-        self.usual_mode = 0
 
     def __enter__(self) -> Draft:
         with in_words(self.temp_path, "create"):
             faults.reached("create", self.temp_path)
-        self._file = self._roots.open(self.temp_path, create=True)
-        self.usual_mode = self._file.stat().st_mode & 0o777
-        try:
-            with in_words(self.temp_path, "chmod"):
-                os.fchmod(self._file.fd, 0o600)  # rights come with the name, never earlier
-        except ImageError:
-            self.__exit__()
-            raise
+        self._file = self._roots.open(self.temp_path, create=True, mode=self._mode)
         return self
 
     def __exit__(self, *_: object) -> None:

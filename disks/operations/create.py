@@ -161,7 +161,8 @@ def apply(
         if plan.parent_seen is not None:
             fingerprints.require_unchanged(roots, plan.parent_path, plan.parent_seen)
         rules.check_new_name(roots, plan.path, plan.format)
-        with Draft(roots, plan.path, job=job, token=token) as draft:
+        # Nothing of a disk is in it, so it has at once what the system gives new files here.
+        with Draft(roots, plan.path, job=job, token=token, mode=0o666) as draft:
             short = space.shortage(plan.predicted_size_bytes, draft.space(), plan.path)
             if short is not None:
                 raise short
@@ -170,7 +171,6 @@ def apply(
             _prove(draft, plan)
             if plan.parent_seen is not None:
                 fingerprints.require_unchanged(roots, plan.parent_path, plan.parent_seen)
-            os.fchmod(draft.file.fd, draft.usual_mode)
             size = draft.file.stat().st_size
             progress.commit_starts()
             draft.publish()

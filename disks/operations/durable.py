@@ -11,6 +11,7 @@ from collections.abc import Callable
 from disks.engine import faults
 from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile, storage_error
+from disks.operations import ownership
 from disks.operations.beneath import libc
 from disks.operations.paths import Roots
 
@@ -48,13 +49,21 @@ def link(roots: Roots, source: str, target: str) -> None:
     _between(roots, source, target, change)
 
 
-def create(roots: Roots, path: str) -> ImageFile:
-    """A new empty file, open for writing; E_EXISTS. Its name is not durable yet."""
+def create(roots: Roots, path: str, *, rights_of: str = "") -> ImageFile:
+    """A new empty file, open for writing; E_EXISTS. Its name is not durable yet.
+
+    rights_of: the disk whose bytes it is to hold; who may not open that cannot open this.
+    """
     try:
         faults.reached("create", path)
     except OSError as error:
         raise storage_error(error, path, verb="create") from error
-    return roots.open(path, create=True)
+    if not rights_of:
+        return roots.open(path, create=True)
+    file = roots.open(path, create=True, mode=0o600)
+    with contextlib.suppress(ImageError), roots.open(rights_of) as disk:
+        ownership.let_in_as(disk.fd, file.fd)
+    return file
 
 
 def unlink(roots: Roots, path: str, *, missing_ok: bool = False) -> None:
@@ -109,13 +118,16 @@ def remove_empty_folder(roots: Roots, path: str) -> bool:
     return True
 
 
-def replace_content(roots: Roots, path: str, temporary: str, data: bytes) -> None:
+def replace_content(
+    roots: Roots, path: str, temporary: str, data: bytes, *, rights_of: str = ""
+) -> None:
     """path holds exactly data afterwards, or what it held before: temp, fsync, rename, fsync.
 
     temporary is a name in the same folder, free or left behind by an attempt that died.
+    rights_of: see create().
     """
     unlink(roots, temporary, missing_ok=True)
-    with create(roots, temporary) as file:
+    with create(roots, temporary, rights_of=rights_of) as file:
         try:
             file.write_at(0, data)
             file.sync()

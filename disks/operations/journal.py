@@ -89,7 +89,10 @@ def _temporary(path: str) -> str:
 
 def write(roots: Roots, sidecar: Sidecar) -> None:
     """Durable when this returns; on an error the one before it is still there."""
-    durable.replace_content(roots, sidecar.path, _temporary(sidecar.path), _packed(sidecar))
+    # Pages of the disk lie in the record of a rewrite; the others hold names alone.
+    rights_of = sidecar.disk if sidecar.kind == UNDO else ""
+    temporary = _temporary(sidecar.path)
+    durable.replace_content(roots, sidecar.path, temporary, _packed(sidecar), rights_of=rights_of)
 
 
 def require_nameable(roots: Roots, disk: str, *, instead: str = "") -> None:

@@ -6,6 +6,7 @@ carried over and compared before the replaced file gives way (crash-safety §3 "
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -15,6 +16,7 @@ from disks.engine.errors import ImageError
 
 # Set by the kernel for the file's content or place, not by its owner: never carried over.
 _NOT_OURS = ("security.ima", "security.evm", "btrfs.", "ceph.")
+_ACCESS_LISTS = ("system.posix_acl_access", "system.nfs4_acl", "security.NTACL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,34 @@ def carry_over(source: int, target: int, path: str) -> None:
     lost = _differences(wanted, got)
     if lost:
         raise _refused(path, f"{', '.join(lost)} would be lost")
+
+
+def let_in_as(disk: int, ours: int) -> None:
+    """Let those open a file of ours who may open the disk, and nobody else.
+
+    So that another host's service, under another user, can go on with what this one began. ours
+    may be opened by its owner alone so far, and stays so where the storage refuses the rest.
+    """
+    status = os.fstat(disk)
+    for uid in (status.st_uid, -1):  # only root may give a file away
+        with contextlib.suppress(OSError):
+            _let_in(disk, ours, uid, status.st_gid, 0o600 | status.st_mode & 0o066)
+            return
+
+
+def _let_in(disk: int, ours: int, uid: int, gid: int, mode: int) -> None:
+    """The mode last: of a file with an access list, its bits for the group open that list."""
+    found = os.fstat(ours)
+    if (uid, gid) not in ((found.st_uid, found.st_gid), (-1, found.st_gid)):
+        os.fchown(ours, uid, gid)
+    wanted, present = dict(_attributes(disk)), dict(_attributes(ours))
+    for name in _ACCESS_LISTS:
+        if name not in wanted and name in present:
+            os.removexattr(ours, name)
+        elif name in wanted and wanted[name] != present.get(name):
+            os.setxattr(ours, name, wanted[name])
+    if os.fstat(ours).st_mode & 0o666 != mode:
+        os.fchmod(ours, mode)
 
 
 def _apply(wanted: Ownership, target: int) -> None:

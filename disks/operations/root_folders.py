@@ -126,12 +126,14 @@ class RootFolders:
         *,
         writable: bool = False,
         create: bool = False,
+        mode: int = 0o666,
     ) -> ImageFile:
         """A regular file below a root. The caller closes it.
 
         writable  E_READ_ONLY in a read-only root; E_HARD_LINKS if the file has a second
                   name, because writing here would change it there, unseen
-        create    a new file, E_EXISTS if the name is taken
+        create    a new file, E_EXISTS if the name is taken; mode: its rights at most, from its
+                  first moment on (umask, the folder's default ACL)
         Raises E_NOT_FOUND, E_OUTSIDE_ROOTS, E_NOT_A_FILE, E_ACCESS, E_IN_USE, E_IO.
         """
         root, relative = self.locate(path)
@@ -153,7 +155,7 @@ class RootFolders:
                     raise _linked(path)
                 if not stat.S_ISREG(found.st_mode):
                     raise _not_a_file(path)
-            fd = open_beneath(folder_fd, name, flags | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
+            fd = open_beneath(folder_fd, name, flags | os.O_NONBLOCK | os.O_NOCTTY, mode)
         except OSError as error:
             raise _opening_failed(error, path) from error
         finally:

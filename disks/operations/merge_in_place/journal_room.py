@@ -53,7 +53,7 @@ def follow(roots: Roots, work: Work) -> None:
             return
     aside = f"{work.pages_path}.vdtmp"
     try:
-        old_pages.create(roots, aside, wanted)
+        old_pages.create(roots, aside, wanted, disk=work.base)
         durable.rename(roots, aside, work.pages_path)
     except ImageError as error:
         with contextlib.suppress(ImageError):

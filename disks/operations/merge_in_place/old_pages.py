@@ -62,13 +62,13 @@ def pages_in(file: ImageFile) -> int:
     return (_slot_bytes(file) - _HEAD.size) // (_ROW.size + PAGE_BYTES)
 
 
-def create(roots: Roots, path: str, pages: int) -> None:
-    """A new file for two slots of that many pages each.
+def create(roots: Roots, path: str, pages: int, *, disk: str) -> None:
+    """A new file for two slots of that many pages each, of this disk.
 
     Its room is reserved: a full volume is met before anything moves.
     """
     durable.unlink(roots, path, missing_ok=True)
-    with durable.create(roots, path) as file:
+    with durable.create(roots, path, rights_of=disk) as file:
         file.allocate(file_bytes(pages))
         file.sync()
     durable.sync_folder_of(roots, path)

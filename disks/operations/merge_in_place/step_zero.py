@@ -38,7 +38,7 @@ def begin(roots: Roots, work: Work, journal_pages: int, progress: Progress) -> W
             journal.write(roots, pointer)
         write(roots, work)
         trash.prepare(roots, work.manifest)
-        old_pages.create(roots, work.pages_path, journal_pages)
+        old_pages.create(roots, work.pages_path, journal_pages, disk=work.base)
         _require_as_planned(roots, work)
         _change_identity(roots, work, work.identity)
         _grow(roots, work)

@@ -482,7 +482,7 @@ def test_a_folder_that_takes_no_sidecar_stops_the_update(
     """bad-input H121: the undo record is a precondition."""
     from disks.operations import durable
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise ImageError("E_ACCESS", "no")
 
     roots = roots_of(vms)
