@@ -140,12 +140,11 @@ def undo(roots: Roots, work: Replacement) -> None:
     """Make everything as it was before begin(); only while the name is not taken over."""
     with faults.stage("undo"):
         replaced = work.manifest.entries[0]
-        if steps.inode(roots, replaced.trash) == replaced.file.inode:
-            name = steps.inode(roots, replaced.original)
-            if name == replaced.file.inode:  # two names of one file, whoever wrote to it since
-                durable.unlink(roots, replaced.trash)
-            elif name is None:
-                durable.rename(roots, replaced.trash, replaced.original, replace=False)
+        inode = replaced.file.inode
+        if steps.inode(roots, replaced.trash) == inode and (
+            steps.inode(roots, replaced.original) in (inode, None)  # whoever wrote to it since
+        ):
+            steps.rename_new(roots, replaced.trash, replaced.original, inode)
         durable.unlink(roots, work.temp_path, missing_ok=True)
         trash.discard(roots, work.manifest)
         _remove_sidecars(roots, work)
