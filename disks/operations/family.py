@@ -111,7 +111,7 @@ def _named_by(roots: Roots, found: Header | NotRead) -> tuple[str, ...]:
         if found.parent_problem and not found.parent_also:
             why = f"{shown(found.path)} does not tell which its parent is. {found.parent_problem}"
             raise _Unknown(ImageError("E_LOCATOR", why, file=found.path))
-        return (found.parent_identity, found.parent_also)
+        return found.may_build_on
     if found.error.code in _GONE:
         return ()
     if found.is_folder:

@@ -35,6 +35,11 @@ class Header:
     parent_also: str = ""
     parent_problem: str = ""
 
+    @property
+    def may_build_on(self) -> tuple[str, ...]:
+        """The identities that the parent may have, by which one program or another opens it."""
+        return tuple(one for one in (self.parent_identity, self.parent_also) if one)
+
 
 def read_header(roots: Roots, path: str) -> Header:
     """Raises ImageError for what is no disk or cannot be opened."""

@@ -19,11 +19,11 @@ from disks.operations.paths import Roots
 
 @dataclass(frozen=True, slots=True)
 class Trashed:
-    """A disk in the trash: where it lay, its identity, and that of its parent ("": none known)."""
+    """A disk in the trash: where it lay, its identity, and those that its parent may have."""
 
     original: str
     identity: str
-    parent_identity: str
+    may_build_on: tuple[str, ...]
 
 
 class TrashSeen:
@@ -58,7 +58,7 @@ def warnings(roots: Roots, levels: Sequence[Level], seen: TrashSeen | None = Non
         one.original
         for folder in dict.fromkeys(folders)
         for one in seen.below(folder)
-        if one.identity not in merged and one.parent_identity in into
+        if one.identity not in merged and not into.isdisjoint(one.may_build_on)
     )
     if not found:
         return []
@@ -75,11 +75,11 @@ def _restorable(roots: Roots, folder: str) -> Iterator[Trashed]:
         for manifest in trash.list_trash(folder, roots):
             if manifest.can_be_restored:
                 for entry in manifest.entries_here:
-                    parent = _parent_identity(roots, entry.trash)
-                    yield Trashed(entry.original, entry.identity, parent)
+                    parents = _may_build_on(roots, entry.trash)
+                    yield Trashed(entry.original, entry.identity, parents)
 
 
-def _parent_identity(roots: Roots, path: str) -> str:
+def _may_build_on(roots: Roots, path: str) -> tuple[str, ...]:
     with contextlib.suppress(ImageError):
-        return read_header(roots, path).parent_identity
-    return ""
+        return read_header(roots, path).may_build_on
+    return ()

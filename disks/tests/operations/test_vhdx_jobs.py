@@ -14,7 +14,7 @@ from disks.engine.formats import open_image
 from disks.engine.images import DiskType, Image
 from disks.engine.vhdx.bat import FULLY_PRESENT, NOT_PRESENT, PARTIALLY_PRESENT, ZERO, state_of
 from disks.engine.vhdx.image import VhdxImage
-from disks.operations import compact, convert, create, merge, relink
+from disks.operations import compact, convert, create, delete, merge, relink
 from disks.tests.builders import (
     MIB,
     SECTOR,
@@ -488,3 +488,22 @@ def test_a_child_whose_link_says_little_keeps_its_parent_from_being_merged_into(
     with pytest.raises(ImageError) as told:
         merged(leaf.path, into_parent=True)
     assert told.value.code == code
+
+
+def test_who_builds_on_a_disk_by_its_second_linkage_is_named_in_the_trash_and_out_of_it(
+    tmp_path: Path,
+) -> None:
+    """bad-input C48: before the disk is deleted, and before it is merged into."""
+    base = build_dynamic_vhdx(tmp_path, "base.vhdx", size=2 * MIB, block_size=MIB)
+    leaf = build_differencing_vhdx(tmp_path, "leaf.vhdx", base)
+    said = dict(windows_locator(base)) | {
+        "parent_linkage": "{00000000-1111-2222-3333-444444444444}",
+        "parent_linkage2": f"{{{base.identity}}}",
+    }
+    other = build_differencing_vhdx(tmp_path, "other.vhdx", base, locator=list(said.items()))
+    roots = roots_of(tmp_path)
+    children = delete.plan(str(base.path), roots).children
+    assert children == [str(leaf.path), str(other.path)]
+    delete.apply(delete.plan(str(other.path), roots), roots, offline=True)
+    (warning,) = merge.plan(str(leaf.path), roots, into_parent=True).warnings
+    assert f"cannot be read any more afterwards, restored or not: {other.path}." in warning
