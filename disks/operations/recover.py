@@ -164,7 +164,9 @@ def _locatable(roots: Roots, path: str) -> bool:
 def _sweep(folder: str, roots: Roots, *, assume_dead: bool) -> Iterator[dict[str, Any]]:
     """Take away temporary files whose owner is dead and whose disk has no open sidecar."""
     files = (entry.name for entry in roots.entries(folder) if entry.is_file)
-    for name in sorted(name for name in files if name.endswith(".vdtmp")):
+    names = sorted(name for name in files if name.endswith(".vdtmp"))
+    recorded = _recorded(roots, folder) if names else []
+    for name in names:
         found = _TEMPORARY.fullmatch(name)
         if found is None:
             continue
@@ -172,7 +174,7 @@ def _sweep(folder: str, roots: Roots, *, assume_dead: bool) -> Iterator[dict[str
         owners = _owners(folder, found[1])
         disk = owners[0]
         try:
-            if journal.pending(roots, [*owners, *_hashed(roots, folder, owners)]):
+            if journal.pending(roots, [*owners, *_hashed(recorded, owners)]):
                 continue
             with _held(roots, owners, Sidecar(UNDO, disk, ""), assume_dead=assume_dead):
                 durable.unlink(roots, path, missing_ok=True)
@@ -203,13 +205,17 @@ def _owners(folder: str, stem: str) -> list[str]:
     return [os.path.join(folder, stem[:end]) for end in reversed(ends)]
 
 
-def _hashed(roots: Roots, folder: str, owners: list[str]) -> list[str]:
-    """The disks for whose very long names a hash stands among the owners of a temporary file."""
-    names = {os.path.basename(owner)[:_HASH_LETTERS] for owner in owners}
+def _recorded(roots: Roots, folder: str) -> list[str]:
+    """The disks of a folder that its sidecars name."""
     found = (one for _, one in journal.sidecars_in(roots, folder) if isinstance(one, Sidecar))
     disks = {disk for sidecar in found for disk in (sidecar.disk, *sidecar.neighbours)}
-    here = [disk for disk in disks if os.path.dirname(disk) == folder]
-    return [disk for disk in here if locks.lock_name(disk) in names]
+    return [disk for disk in disks if os.path.dirname(disk) == folder]
+
+
+def _hashed(recorded: list[str], owners: list[str]) -> list[str]:
+    """The disks for whose very long names a hash stands among the owners of a temporary file."""
+    names = {os.path.basename(owner)[:_HASH_LETTERS] for owner in owners}
+    return [disk for disk in recorded if locks.lock_name(disk) in names]
 
 
 def _folders(folder: str, roots: Roots, rows: list[dict[str, Any]]) -> Iterator[str]:

@@ -8,6 +8,7 @@ import uuid
 import zlib
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -212,6 +213,21 @@ def test_a_forged_record_makes_recovery_neither_fail_nor_touch_a_disk(
     assert [row["action"] for row in rows if row["path"].endswith("y.vhd")] == ["swept"]
     assert [row for row in rows if row["code"] == "E_INTERNAL"] == []
     assert (tmp_path / "x.vhd").read_bytes() == (tmp_path / "other.vhd").read_bytes() == bytes(4096)
+
+
+def test_records_are_not_read_again_for_every_temporary_file(tmp_path: Path) -> None:
+    """A repair leaves a record beside each of thousands of disks, and a crash many files."""
+    roots, counts = roots_of(tmp_path), []
+    for number in range(3):
+        done = journal.Sidecar(journal.UNDO, str(tmp_path / f"{number}.vhd"), journal.DONE)
+        journal.write(roots, done)
+    for files in (1, 5):
+        for number in range(files):
+            (tmp_path / f".x.vhd.{number}-1.vdtmp").write_bytes(b"")
+        with mock.patch.object(journal, "read", side_effect=journal.read) as read:
+            assert len(recover(str(tmp_path), roots)) == files
+        counts.append(read.call_count)
+    assert counts[0] == counts[1] > 0
 
 
 @pytest.mark.parametrize("size", [200_000, 1 << 40])
