@@ -21,7 +21,7 @@ from disks.operations.paths import Roots
 from disks.services import chains, declarations, leases, merging, roots
 from disks.services.errors import Refusal
 from disks.services.stored_json import restored
-from disks.services.work import JobContext
+from disks.services.work import BEGUN_AS, JobContext, name_in_files
 
 _GOES_ON = "Nobody has stopped this merge: it goes on by itself."
 
@@ -67,7 +67,8 @@ class Begun:
 
 def names_of_jobs() -> set[str]:
     """How the files call the jobs that are not over."""
-    names = {JobContext(job, job.token).name for job in Job.objects.filter(status__in=Job.OPEN)}
+    rows = Job.objects.filter(status__in=Job.OPEN).values_list("pk", f"parameters__{BEGUN_AS}")
+    names = {name_in_files(pk, begun_as) for pk, begun_as in rows.iterator()}
     return names | {copying.job_word(name) for name in names}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection, connections, transaction
-from django.db.models import DateTimeField, ExpressionWrapper, Q
+from django.db.models import DateTimeField, ExpressionWrapper, Q, QuerySet
 from django.db.models.functions import Now
 
 from disks.models import DiskLock, Job
@@ -156,17 +156,11 @@ def at_work_on(path: str) -> Job | None:
     return lock.job if lock is not None else None
 
 
-_WAITING_ASKED = 200
-
-
 def first_waiting_for(path: str) -> Job | None:
     """The first job that has not started and is going to have this disk (host path) for itself."""
     waiting = Job.objects.filter(status__in=[Job.Status.QUEUED, Job.Status.PAUSED], started_at=None)
-    wanted = (path, DiskLock.Mode.EXCLUSIVE)
-    return next(
-        (job for job in waiting.order_by("pk")[:_WAITING_ASKED] if wanted in wanted_locks(job)),
-        None,
-    )
+    first = _first_that_wants(path, waiting)
+    return None if first is None else Job.objects.filter(pk=first).first()
 
 
 def was_ours_at(path: str, at: float) -> bool:
@@ -180,7 +174,13 @@ def was_ours_at(path: str, at: float) -> bool:
         # files are dated by a clock that ticks some milliseconds apart
         started_at__lte=moment + timedelta(seconds=1),
     )
-    return any((path, DiskLock.Mode.EXCLUSIVE) in wanted_locks(job) for job in known)
+    return _first_that_wants(path, known) is not None
+
+
+def _first_that_wants(path: str, jobs: QuerySet[Job]) -> int | None:
+    """Which of these jobs has asked for a disk for itself; no more than that is read of them."""
+    rows = jobs.order_by("pk").values_list("pk", "parameters__locks__exclusive")
+    return next((pk for pk, disks in rows.iterator() if path in restored(disks or [])), None)
 
 
 def take_locks(wanted: Iterable[tuple[str, str]], job: Job, token: int) -> None:

@@ -79,6 +79,15 @@ def works_in_place(parameters: dict[str, Any]) -> bool:
     return bool(parameters.get("in_place"))
 
 
+def name_in_files(pk: int, begun_as: Any) -> str:
+    """A job's name in sidecars, temporary names and the trash.
+
+    begun_as: as it is stored, of one that goes on with what somebody else began: the name that
+    this has there.
+    """
+    return str(restored(begun_as) or pk)
+
+
 @dataclass(frozen=True)
 class JobContext:
     """What a running job may know about itself."""
@@ -88,11 +97,8 @@ class JobContext:
 
     @property
     def name(self) -> str:
-        """The job's name in sidecars, temporary names and the trash.
-
-        Of one that goes on with what somebody else began, the name that this has there.
-        """
-        return str(restored(self.job.parameters.get(BEGUN_AS)) or self.job.pk)
+        """The job's name in sidecars, temporary names and the trash."""
+        return name_in_files(self.job.pk, self.job.parameters.get(BEGUN_AS))
 
     def roots(self) -> paths.Roots:
         """The storage roots as they are now."""

@@ -11,17 +11,18 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import AnonymousUser
 from django.core.management import call_command
-from django.db import DatabaseError, OperationalError
+from django.db import DatabaseError, OperationalError, connection
+from django.test.utils import CaptureQueriesContext
 
 from disks import tasks
 from disks.engine.errors import ImageError
 from disks.models import AuditEntry, DiskLock, Job, JobLogLine
 from disks.operations.progress import Cancelled
-from disks.services import audit, jobs, leases, processes, stopping
+from disks.services import audit, half_merged, jobs, leases, processes, stopping
 from disks.services.errors import Refusal
 from disks.services.jobs import ending, running
 from disks.services.leases import Lease, LeaseLost
-from disks.services.work import WORK, Work
+from disks.services.work import BEGUN_AS, WORK, Work
 from disks.services.worker_progress import JobProgress
 from disks.tests.factories import make_user
 
@@ -329,6 +330,30 @@ def test_who_waits_longer_goes_first():
     jobs.run(writer.pk)
     jobs.run(late.pk)
     assert fresh(writer).status == fresh(late).status == Job.Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("path", ["/a", "/caf\udce9"])
+def test_a_disk_that_the_last_of_many_waiting_jobs_is_for_names_that_one(path: str) -> None:
+    """Its path may be in no encoding, and is stored escaped then."""
+    ask(shared=[path])
+    one = ask(exclusive=["/b"])
+    many = (Job(pk=None, parameters=one.parameters, requested_at=one.requested_at,
+                idempotency_key=str(number)) for number in range(250))  # fmt: skip
+    Job.objects.bulk_create(many)
+    last = ask(exclusive=["/b", path])
+    ask(exclusive=[path])
+    assert leases.first_waiting_for(path) == last
+    assert leases.first_waiting_for("/c") is None
+
+
+def test_the_names_of_open_jobs_are_asked_for_without_all_that_a_job_says_of_itself() -> None:
+    """A repair of 100,000 links keeps each of them in its row."""
+    own, other, over = ask(), ask(parameters={BEGUN_AS: "cli-7"}), ask()
+    stopping.cancel(over, None)
+    with CaptureQueriesContext(connection) as queries:
+        names = half_merged.names_of_jobs()
+    assert names == {str(own.pk), f"job-{own.pk}", "cli-7"}
+    assert not [one for one in queries if 'disks_job"."result"' in one["sql"]]
 
 
 def test_who_waited_for_a_cancelled_job_is_sent(sent, django_capture_on_commit_callbacks):
