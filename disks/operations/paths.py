@@ -214,13 +214,18 @@ class Roots(RootFolders):
         listed = self._listed[of_its_kind].get(folded(name), [])
         return path if name in listed or not listed else os.path.join(folder, listed[0])
 
-    def _listing(self, folder: str, extension: str) -> dict[str, list[str]]:
-        """Names of the files of one kind in a folder, by what they are with no case."""
+    def _listing(self, folder: str, extension: str | None) -> dict[str, list[str]]:
+        """Names of the files of one kind in a folder, by what they are with no case.
+
+        extension: of that; None for the folders there
+        """
         names: dict[str, list[str]] = {}
         with contextlib.suppress(ImageError):
             for entry in self.entries(folder):
+                if not (entry.is_folder if extension is None else entry.is_file):
+                    continue
                 spelled = folded(entry.name)
-                if entry.is_file and spelled.endswith(extension):
+                if extension is None or os.path.splitext(spelled)[1] == extension:
                     names.setdefault(spelled, []).append(entry.name)
         return names
 

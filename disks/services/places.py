@@ -84,7 +84,7 @@ class CatalogPlaces(paths.Roots):
         self._there: dict[str, bool] = {}
         self._errors: dict[str, ImageError] = {}
         self._spelled_as: dict[str, list[str]] = {}
-        self._folders: dict[tuple[str, bool], dict[str, list[str]]] = {}
+        self._folders: dict[tuple[str, str | None], dict[str, list[str]]] = {}
         # Children of one parent lie together and ask the same.
         self._beside: dict[tuple[str, str], str] = {}
         self._from_windows: dict[str, list[str]] = {}
@@ -151,19 +151,16 @@ class CatalogPlaces(paths.Roots):
         return self._spelled_as[path]
 
     def _alike(self, folder: str, name: str, *, folders: bool) -> list[str]:
-        """As the original, but a folder is listed and folded once, however many ask."""
-        key = (folder, folders)
+        """As the original, but a folder is listed once for each kind of name, however many ask.
+
+        What else lies in a crowded one is not kept: the disks there are known by the index, too.
+        """
+        wanted = paths.folded(name)
+        extension = None if folders else os.path.splitext(wanted)[1]
+        key = (folder, extension)
         if key not in self._folders:
-            names: dict[str, list[str]] = {}
-            try:
-                entries = self.list(folder)
-            except ImageError:
-                entries = []
-            for entry in entries:
-                if entry.is_folder if folders else entry.is_file:
-                    names.setdefault(paths.folded(entry.name), []).append(entry.name)
-            self._folders[key] = names
-        return self._folders[key].get(paths.folded(name), [])
+            self._folders[key] = self._listing(folder, extension)
+        return sorted(self._folders[key].get(wanted, []))
 
 
 _WHY = {
