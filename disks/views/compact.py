@@ -16,6 +16,7 @@ from disks.operations.compact_in_place import InPlacePlan
 from disks.operations.compact_plan import CompactPlan
 from disks.services import compacting, estimates
 from disks.services.errors import Refusal
+from disks.services.stored_json import readable
 from disks.views import plans, ways
 from disks.views.guard import client_address
 from disks.views.rendering import render_page
@@ -61,7 +62,7 @@ def compact(request: HttpRequest, disk_id: int) -> HttpResponse:
 def _context(disk: Disk, sent: Any, *, in_place: bool) -> dict[str, Any]:
     context: dict[str, Any] = {"disk": disk, "plan": None, "refused": None, "stale": False}
     choice = ways.both(reverse("compact", args=[disk.pk]), {}, in_place=in_place, needs=NEEDS)
-    context |= {"in_place": in_place, "ways": choice}
+    context |= {"in_place": in_place, "ways": choice, "verb": f"Compact {readable(disk.name)}"}
 
     def other() -> ImageError | None:
         return compacting.plan(disk, in_place=not in_place, time_budget_seconds=0.1).refused

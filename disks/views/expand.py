@@ -16,6 +16,7 @@ from disks.forms.size import as_typed
 from disks.models import Disk
 from disks.services import chains, expanding
 from disks.services.errors import Refusal
+from disks.services.stored_json import readable
 from disks.views import plans
 from disks.views.guard import client_address
 from disks.views.rendering import render_page
@@ -59,6 +60,7 @@ def _context(disk: Disk, form: ExpandForm, sent: Any = None) -> dict[str, Any]:
     context: dict[str, Any] = {
         "disk": disk,
         "form": form,
+        "verb": f"Expand {readable(disk.name)}",
         "plan": None,
         "refused": None,
         "stale": False,
