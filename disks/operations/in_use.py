@@ -9,6 +9,8 @@ from disks.operations import family, locks
 from disks.operations.paths import Roots
 from disks.operations.windows import shown
 
+IN_HANDS = " is in the hands of "  # stands behind the disk's path, before who has it
+
 
 def warnings(roots: Roots, exclusive: Iterable[str], shared: Iterable[str] = ()) -> list[str]:
     """Sentences on what locks.hold() would refuse of these disks; nothing is taken meanwhile.
@@ -25,7 +27,7 @@ def warnings(roots: Roots, exclusive: Iterable[str], shared: Iterable[str] = ())
             open_elsewhere.append(shown(path))
         else:
             told.append(
-                f"{shown(path)} is in the hands of {shown(str(error.value))} now. Nothing begins "
+                f"{shown(path)}{IN_HANDS}{shown(str(error.value))} now. Nothing begins "
                 "here before that is done."
             )
     if open_elsewhere:

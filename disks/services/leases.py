@@ -20,6 +20,7 @@ from django.db.models import DateTimeField, ExpressionWrapper, Q, QuerySet
 from django.db.models.functions import Now
 
 from disks.models import DiskLock, Job
+from disks.operations import in_use
 from disks.operations.progress import Lost
 from disks.services.stored_json import restored
 
@@ -136,8 +137,8 @@ def wanted_locks(job: Job) -> list[tuple[str, str]]:
     )
 
 
-def holder(wanted: Iterable[tuple[str, str]], job: Job) -> Job | None:
-    """The job that holds a lock which the wanted ones cannot stand beside.
+def holder(wanted: Iterable[tuple[str, str]], job: Job | None = None) -> Job | None:
+    """The job, but not this one, that holds a lock which the wanted ones cannot stand beside.
 
     Locks do not end with their lease: recovery has to finish or undo their job first.
     """
@@ -154,6 +155,12 @@ def at_work_on(path: str) -> Job | None:
     locks = DiskLock.objects.filter(path=path, mode=DiskLock.Mode.EXCLUSIVE)
     lock = locks.select_related("job").first()
     return lock.job if lock is not None else None
+
+
+def holder_told_of(warning: str) -> Job | None:
+    """The job of this console that a plan's warning means, where it tells of a disk that is had."""
+    path, in_hands, _ = warning.partition(in_use.IN_HANDS)
+    return holder([(path, DiskLock.Mode.EXCLUSIVE)]) if in_hands else None
 
 
 def first_waiting_for(path: str) -> Job | None:

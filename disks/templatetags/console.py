@@ -48,6 +48,12 @@ def first_waiting_for(disk: Any) -> Any:
 
 
 @register.simple_tag
+def holder_told_of(warning: Any) -> Any:
+    """The job that a warning of a plan says has a disk, or None."""
+    return leases.holder_told_of(str(warning))
+
+
+@register.simple_tag
 def begun_merge_of(disk: Any) -> Any:
     """The merge in place that a disk is part of and no job of this console has, or None."""
     return half_merged.merge_of(disk)

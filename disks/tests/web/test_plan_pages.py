@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import hashlib
 import os
 import re
@@ -10,14 +11,15 @@ from typing import Any
 
 import pytest
 from django.test import Client
+from django.utils import timezone
 
 from disks import tasks
 from disks.engine.errors import ImageError
-from disks.models import AuditEntry, Disk, Job, StorageRoot
-from disks.operations import new_copy
+from disks.models import AuditEntry, Disk, DiskLock, Job, StorageRoot
+from disks.operations import locks, new_copy
 from disks.services import compacting, jobs, merging, scanning
 from disks.tests import builders
-from disks.tests.factories import make_disk, make_link, make_root
+from disks.tests.factories import make_disk, make_job, make_link, make_root
 from disks.tests.operations import worlds
 
 pytestmark = pytest.mark.django_db
@@ -125,6 +127,31 @@ def test_a_plan_says_that_a_disk_is_open_elsewhere_and_can_be_started_all_the_sa
     assert operator.post(pages[0], form).status_code == 302
     for page in pages:
         assert "open in another program" not in operator.get(page).content.decode()
+
+
+def test_a_plan_leads_to_the_job_that_only_reads_a_disk_that_it_changes(
+    operator: Client, chain: list[Disk], storage: Path
+) -> None:
+    """bad-input E68: of the disk itself, and of the one that it is merged into."""
+    _, middle, leaf = chain
+    changing = [f"/disks/{leaf.pk}/{verb}" for verb in ("compact", "merge", "delete")]
+    changing += [f"/disks/compact?disk={leaf.pk}", f"/disks/{leaf.pk}/parent?parent={middle.pk}"]
+    reading = [f"/disks/{leaf.pk}/convert"]
+    job = make_job(kind=Job.Kind.CONVERT, summary="Convert <b>", status="running")
+    for disk in (leaf, middle):
+        DiskLock.objects.create(
+            path=disk.path, mode="shared", job=job, token=1, lease_until=timezone.now()
+        )
+    elsewhere = contextvars.copy_context()
+    with locks.hold(worlds.roots_of(storage), [], [leaf.path, middle.path]):
+        for urls, leads in ((changing, True), (reading, False)):
+            for url in urls:
+                page = elsewhere.run(operator.get, url).content.decode()
+                assert (f'It is <a href="/jobs/{job.pk}">job {job.pk}</a>' in page) is leads, url
+                assert "<b>" not in page
+        into = elsewhere.run(operator.get, changing[1]).content.decode()
+    assert into.count("It is <a href=") == 2
+    assert "It is <a href=" not in operator.get(changing[0]).content.decode()
 
 
 def test_siblings_are_named_and_a_new_disk_is_the_way_out(
