@@ -51,12 +51,19 @@ class WindowsNames:
         except ImageError:
             return host_path
 
-    def within(self, sentence: str) -> str:
-        """The sentence with the host paths in it named as Windows does."""
+    def within(self, sentence: str, file: str) -> str:
+        """The sentence with the host paths in it named as Windows does.
+
+        file: one that it is about, "" for none; of that the end need not be guessed.
+        """
         pattern = self._in_a_sentence
         if pattern is None:
             return sentence
-        return pattern.sub(lambda found: self.of(found[0]), sentence)
+        named = self.of(file)
+        pieces = [sentence]
+        if named != file:
+            pieces = re.split(rf"(?<![\w/]){re.escape(file)}(?![\w/]|[.-]\w)", sentence)
+        return named.join(pattern.sub(lambda found: self.of(found[0]), one) for one in pieces)
 
 
 _of_request: ContextVar[WindowsNames | None] = ContextVar("windows_names", default=None)
@@ -78,6 +85,6 @@ def of(host_path: str) -> str:
     return names.of(host_path) if names is not None and host_path.startswith("/") else host_path
 
 
-def within(sentence: str) -> str:
+def within(sentence: str, file: str = "") -> str:
     names = _of_request.get()
-    return names.within(sentence) if names is not None and "/" in sentence else sentence
+    return names.within(sentence, file) if names is not None and "/" in sentence else sentence

@@ -96,10 +96,13 @@ def place(host_path: Any) -> str:
 
 
 @register.filter
-def told(sentence: Any) -> str:
-    """A sentence of ours, with the files in it named as by `place`."""
+def told(sentence: Any, file: Any = None) -> str:
+    """A sentence of ours, with the files in it named as by `place`.
+
+    file: one that it is about, if that is known
+    """
     text = "" if sentence is None else str(sentence)
-    named = windows_names.within(text)
+    named = windows_names.within(text, str(file or ""))
     return _html(named, text if named != text else "")
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import re
 import time
 
 import pytest
+from django.template.loader import render_to_string
 from django.test import Client
 
 from disks.models import Job
@@ -84,6 +86,28 @@ def test_paths_in_a_sentence_are_named_so_too(host: str, windows: str) -> None:
         assert plain(told(host)) == windows
 
 
+@pytest.mark.usefixtures("roots")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x.vhd backup/disk of may.vhd",
+        "“new” (2) [old]/ä, b; c.raw",
+        "no extension at all/x y",
+        "two.vhd.old",
+    ],
+)
+def test_a_refusal_names_the_file_that_it_is_about_whatever_that_is_called(name: str) -> None:
+    """Its end in the sentence is known, and not only guessed."""
+    path, windows = f"/srv/vms/{name}", "C:\\VMs\\" + name.replace("/", "\\")
+    message = f"{path} and {path}.bak: not on /srv/vms/other.vhd; {path}."
+    error = {"code": "E_NOSPC", "message": message, "file": path}
+    with windows_names.for_one_request():
+        page = plain(render_to_string("components/error_panel.html", {"error": error}))
+    start, _, rest = page.strip().removeprefix("This was refused").strip().partition(" and ")
+    assert html.unescape(start) == windows
+    assert html.unescape(rest).split("\n")[0].endswith(f"not on C:\\VMs\\other.vhd; {windows}.")
+
+
 def test_what_comes_from_disks_stays_text() -> None:
     make_root("/srv/<b>", views=("C:\\A&B",))
     with windows_names.for_one_request():
@@ -112,12 +136,12 @@ def test_a_job_tells_its_refusal_in_the_names_of_windows_and_the_hosts_path_besi
     viewer: Client,
 ) -> None:
     make_root("/srv/vms", views=("C:\\VMs",))
-    path = "/srv/vms/x.vhd"
+    path = "/srv/vms/x.vhd of may/disk 1.raw"
     error = {"code": "E_CHANGED", "message": f"{path} was changed.", "file": path}
     job = make_job(
         Job.Kind.MERGE, status=Job.Status.FAILED, sentence=f"{path} was changed.", error=error
     )
     page = plain(viewer.get(f"/jobs/{job.pk}").content.decode())
-    assert "C:\\VMs\\x.vhd was changed." in page
+    assert "C:\\VMs\\x.vhd of may\\disk 1.raw was changed." in page
     assert f"{path} was changed." not in page
     assert path in page
