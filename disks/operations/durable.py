@@ -52,7 +52,7 @@ def link(roots: Roots, source: str, target: str) -> None:
 def create(roots: Roots, path: str, *, rights_of: str = "") -> ImageFile:
     """A new empty file, open for writing; E_EXISTS. Its name is not durable yet.
 
-    rights_of: the disk whose bytes it is to hold; who may not open that cannot open this.
+    rights_of: the disk whose bytes it is to hold; who may not read that cannot read this.
     """
     try:
         faults.reached("create", path)
@@ -62,7 +62,7 @@ def create(roots: Roots, path: str, *, rights_of: str = "") -> ImageFile:
         return roots.open(path, create=True)
     file = roots.open(path, create=True, mode=0o600)
     with contextlib.suppress(ImageError), roots.open(rights_of) as disk:
-        ownership.let_in_as(disk.fd, file.fd)
+        ownership.let_in_readers_of(disk.fd, file.fd)
     return file
 
 

@@ -16,7 +16,7 @@ from disks.engine.errors import ImageError
 
 # Set by the kernel for the file's content or place, not by its owner: never carried over.
 _NOT_OURS = ("security.ima", "security.evm", "btrfs.", "ceph.")
-_ACCESS_LISTS = ("system.posix_acl_access", "system.nfs4_acl", "security.NTACL")
+_ACCESS_LISTS = {"system.posix_acl_access", "system.nfs4_acl", "security.NTACL"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,32 +52,20 @@ def carry_over(source: int, target: int, path: str) -> None:
         raise _refused(path, f"{', '.join(lost)} would be lost")
 
 
-def let_in_as(disk: int, ours: int) -> None:
-    """Let those open a file of ours who may open the disk, and nobody else.
+def let_in_readers_of(disk: int, ours: int) -> None:
+    """Let those read a file of ours who may read the disk; nobody else reads, or writes, it.
 
-    So that another host's service, under another user, can go on with what this one began. ours
-    may be opened by its owner alone so far, and stays so where the storage refuses the rest.
+    So that another host's service, under another user of the group, can undo what this one began.
+    Until then only its owner may open it, and so it stays where the storage refuses more, and
+    where an access list would have its say.
     """
-    status = os.fstat(disk)
-    for uid in (status.st_uid, -1):  # only root may give a file away
-        with contextlib.suppress(OSError):
-            _let_in(disk, ours, uid, status.st_gid, 0o600 | status.st_mode & 0o066)
+    with contextlib.suppress(OSError):
+        if {name for fd in (disk, ours) for name, _ in _attributes(fd)} & _ACCESS_LISTS:
             return
-
-
-def _let_in(disk: int, ours: int, uid: int, gid: int, mode: int) -> None:
-    """The mode last: of a file with an access list, its bits for the group open that list."""
-    found = os.fstat(ours)
-    if (uid, gid) not in ((found.st_uid, found.st_gid), (-1, found.st_gid)):
-        os.fchown(ours, uid, gid)
-    wanted, present = dict(_attributes(disk)), dict(_attributes(ours))
-    for name in _ACCESS_LISTS:
-        if name not in wanted and name in present:
-            os.removexattr(ours, name)
-        elif name in wanted and wanted[name] != present.get(name):
-            os.setxattr(ours, name, wanted[name])
-    if os.fstat(ours).st_mode & 0o666 != mode:
-        os.fchmod(ours, mode)
+        status = os.fstat(disk)
+        if os.fstat(ours).st_gid != status.st_gid:
+            os.fchown(ours, -1, status.st_gid)
+        os.fchmod(ours, 0o600 | status.st_mode & 0o044)
 
 
 def _apply(wanted: Ownership, target: int) -> None:
