@@ -117,7 +117,20 @@ def _go_on(roots: Roots, work: Work, progress: Progress) -> dict[str, Any]:
     """After an interruption: others may have used the leaf, and made disks on it."""
     with _its_end_is_a_stop(roots, work.base):
         work = _taken_over(roots, work)
+        if work.state == ENDING and _was_used_since(roots, work):
+            work = work.at(MERGING)
         return _carry_on(roots, work, progress, journal_room.follow, newcomers.take_along)
+
+
+def _was_used_since(roots: Roots, work: Work) -> bool:
+    """Whether the leaf was written since all was moved: it may be until base has its face."""
+    disks = [*work.levels, work.base]
+    if [steps.inode(roots, path) for path in disks] != list(work.inodes):
+        return False  # names have changed
+    if batches.seen(roots, work.levels) == work.seen:
+        return False
+    step_zero.settle(roots, work.base)  # taken back, it has not begun
+    return not ending.has_begun(roots, work)
 
 
 @contextlib.contextmanager

@@ -141,6 +141,30 @@ def test_zeros_that_the_leaf_states_behind_the_end_of_a_smaller_level_are_taken_
     assert worlds.content_of(base.path) == wanted
 
 
+@both
+@pytest.mark.parametrize("grown", [False, True], ids=["written", "grown"])
+@pytest.mark.parametrize("fault", ["face.sidecar:1:kill", "face.header:1:kill"])
+def test_a_leaf_that_was_used_when_all_was_moved_is_taken_in(
+    tmp_path: Path, family: Family, fault: str, grown: bool
+) -> None:
+    """It may be used until base has its face, and the merge may wait for long before that."""
+    world = worlds.chain(tmp_path, family=family)
+    leaf, base = world.leaf.path, world.base.path
+    plan = merge.plan(str(leaf), world.roots, base=str(base), into_parent=True, in_place=True)
+    dying = with_fault(fault, lambda: merge.apply(plan, world.roots, offline=True))
+    assert in_fork(dying) == DIED
+    if grown:
+        size = enlarge(leaf, world.roots, _grown_by(family))
+        write_at_sector(leaf, world.roots, size // SECTOR_BYTES - 8)
+    write_at_sector(leaf, world.roots, 64)
+    os.utime(leaf)
+    wanted = worlds.content_of(leaf)
+    assert "finished" in [row["action"] for row in recover(str(tmp_path), world.roots)]
+    assert worlds.content_of(base) == wanted
+    assert worlds.errors_in(base) == []
+    assert worlds.strays(tmp_path) == []
+
+
 def test_a_vhdx_leaf_tells_that_it_was_written_where_its_time_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
