@@ -165,6 +165,48 @@ def test_a_leaf_that_was_used_when_all_was_moved_is_taken_in(
     assert worlds.strays(tmp_path) == []
 
 
+class WrittenMeanwhile(Progress):
+    """A machine of a host that heeds no locks writes into the leaf, so many times."""
+
+    def __init__(self, leaf: Path, roots: Roots, times: int) -> None:
+        self.leaf, self.roots, self.times = leaf, roots, times
+        self.sha256 = ""  # of what the leaf reads as since
+
+    def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
+        if done_bytes and self.times:
+            self.times -= 1
+            write_at_sector(self.leaf, self.roots, 0, 64)
+            os.utime(self.leaf)
+            self.sha256 = worlds.content_of(self.leaf)
+
+
+@both
+def test_what_a_machine_writes_while_the_leaf_is_merged_is_taken_in(
+    tmp_path: Path, family: Family
+) -> None:
+    world = worlds.chain(tmp_path, family=family)
+    leaf, base = world.leaf.path, world.base.path
+    plan = merge.plan(str(leaf), world.roots, base=str(base), into_parent=True, in_place=True)
+    machine = WrittenMeanwhile(leaf, world.roots, 1)
+    merge.apply(plan, world.roots, offline=True, progress=machine)
+    assert worlds.content_of(base) == machine.sha256
+    assert worlds.strays(tmp_path) == []
+
+
+@both
+def test_a_leaf_that_a_machine_writes_all_the_while_is_not_put_away(
+    tmp_path: Path, family: Family
+) -> None:
+    world = worlds.chain(tmp_path, family=family)
+    leaf, base = world.leaf.path, world.base.path
+    plan = merge.plan(str(leaf), world.roots, base=str(base), into_parent=True, in_place=True)
+    machine = WrittenMeanwhile(leaf, world.roots, 1000)
+    with pytest.raises(Stopped, match="was written while it was merged"):
+        merge.apply(plan, world.roots, offline=True, progress=machine)
+    assert [row["action"] for row in recover(str(tmp_path), world.roots)] == ["finished"]
+    assert worlds.content_of(base) == machine.sha256
+
+
 def test_a_vhdx_leaf_tells_that_it_was_written_where_its_time_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
