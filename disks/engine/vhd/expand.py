@@ -23,7 +23,7 @@ from disks.engine.units import SECTOR_BYTES, round_up
 from disks.engine.vhd import dynamic_header, footer, geometry, room
 from disks.engine.vhd.bat import ABSENT, MAX_FILE_SECTORS
 from disks.engine.vhd.batmap import HEADER_BYTES as BATMAP_HEADER_BYTES
-from disks.engine.vhd.batmap import find_batmap
+from disks.engine.vhd.batmap import Batmap, find_batmap
 from disks.engine.vhd.dynamic_header import DynamicHeader
 from disks.engine.vhd.extents import check_entry
 from disks.engine.vhd.footer import Footer
@@ -68,6 +68,12 @@ def _larger(image: VhdImage, size_bytes: int) -> Footer:
     if image.header is not None and find_batmap(image) is not None:
         return changed._replace(creator_version=_OLD_BLKTAP)
     return changed
+
+
+def _batmap(image: VhdImage) -> Batmap | None:
+    """The map that is there: where one is only expected, something else may lie."""
+    batmap = find_batmap(image)
+    return batmap if batmap is not None and batmap.has_cookie else None
 
 
 # A fixed disk
@@ -287,7 +293,7 @@ def _grow(
     """Nothing of the old disk is touched until the header names the longer table."""
     end = image.footers.end
     first: list[Piece] = []
-    batmap = find_batmap(image)
+    batmap = _batmap(image)
     if batmap is not None and not layout.table_offset <= batmap.offset < layout.table_end:
         # A stale bit makes blktap ignore a sector bitmap: the map goes before any bit changes.
         first.append(Write(batmap.offset, bytes(BATMAP_HEADER_BYTES)))
@@ -383,7 +389,7 @@ def _block_rows(
                 layout.table_room,
             )
         )
-    batmap = find_batmap(image)
+    batmap = _batmap(image)
     if batmap is not None:
         rows.append(FieldChange("tdbatmap", "there", None, batmap.offset, BATMAP_HEADER_BYTES))
     cut = _cut_block(image)

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from disks.engine import faults
+from disks.engine.errors import ImageError
 from disks.operations import journal, steps, unforeseen
 from disks.operations.journal import Sidecar
 from disks.operations.merge_in_place import batches, ending, journal_room, newcomers, step_zero
@@ -25,6 +26,7 @@ from disks.operations.merge_in_place.work import BEGUN, ENDING, MERGING, Work, w
 from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Lost, Progress, Stopped
 from disks.operations.rollback import quietly, rolling_back
+from disks.operations.windows import shown
 
 __all__ = [
     "Work",
@@ -159,17 +161,56 @@ def _carry_on(
 ) -> dict[str, Any]:
     started = time.monotonic()
     if work.state == MERGING:
-        for path in (work.base, work.above):
-            step_zero.settle(roots, path)
-        work = step_zero.follow_size(roots, batches.prepare(roots, work))
-        with faults.stage("merge.prepare"):
-            before_moving(roots, work)
-        work = batches.run(roots, work, progress, total_bytes)
+        work = _moved(roots, work, progress, before_moving, total_bytes)
+    work = before_end(roots, work, progress)
+    if _was_used_since(roots, work):  # while it waited, or by a host that heeds no locks
+        work = _moved(roots, work.at(MERGING), progress, journal_room.follow, None)
+        _require_unused(roots, work)
     seconds = round(time.monotonic() - started, 3)
-    result = ending.finish(roots, before_end(roots, work, progress), progress)
+    result = ending.finish(roots, work, progress)
     proof_seconds = min(seconds, result.get("proof_seconds", 0.0))
     times = {"seconds": seconds, "copy_seconds": round(seconds - proof_seconds, 3)}
     return result | times | {"proof_seconds": proof_seconds}
+
+
+def _moved(
+    roots: Roots,
+    work: Work,
+    progress: Progress,
+    before_moving: Callable[[Roots, Work], None],
+    total_bytes: int | None,
+) -> Work:
+    for path in (work.base, work.above):
+        step_zero.settle(roots, path)
+    work = step_zero.follow_size(roots, batches.prepare(roots, work))
+    with faults.stage("merge.prepare"):
+        before_moving(roots, work)
+    return batches.run(roots, work, progress, total_bytes)
+
+
+def _was_used_since(roots: Roots, work: Work) -> bool:
+    """Whether a level was written since it was moved, before base has the leaf's face."""
+    disks = [*work.levels, work.base]
+    if [steps.inode(roots, path) for path in disks] != list(work.inodes):
+        return False  # names have changed
+    if batches.seen(roots, work.levels) == work.seen:
+        return False
+    step_zero.settle(roots, work.base)  # taken back, it has not begun
+    return not ending.has_begun(roots, work)
+
+
+def _require_unused(roots: Roots, work: Work) -> None:
+    """Stopped if it was written even while it was moved once more: a machine runs on it."""
+    if not _was_used_since(roots, work):
+        return
+    why = ImageError(
+        "E_CHANGED",
+        f"{shown(work.leaf)} was written while it was merged: a machine may be running on it.",
+        advice="Switch that machine off first.",
+        file=work.leaf,
+    )
+    sentence = f"Everything is moved by the merge. It cannot end yet: {why.sentence}"
+    raise Stopped(sentence, batches.how_to_resume(work.base)) from why
 
 
 def pending(roots: Roots, base: str) -> Sidecar | None:

@@ -119,7 +119,7 @@ def _beyond(folder: Path) -> Built:
 
 def _tap(folder: Path) -> Built:
     """A blktap disk with its map behind the table, whose bits are set for all blocks."""
-    made = _dynamic(folder, footer={"creator": b"tap\0", "creator_version": 0x00010003})
+    made = _dynamic(folder, footer=TAP)
     data = bytearray(made.path.read_bytes())
     at = made.table_offset + 512
     room = 1024
@@ -204,6 +204,8 @@ MANY = 128 * BLOCK + 3 * 512  # one entry more than 512 bytes hold
 LARGE = 12 * 1024 * KIB  # a table of 3 KiB
 HUGE = 96 * 1024 * KIB  # a table of 24 KiB: more than one block makes room
 
+TAP = {"creator": b"tap\0", "creator_version": 0x00010003}  # of a blktap that writes maps
+
 NOBODY_ELSE: frozenset[str] = frozenset()
 ONLY_7_ZIP = frozenset({"7-Zip"})
 ONLY_QEMU = frozenset({"qemu"})
@@ -234,6 +236,10 @@ SCENES: dict[str, Scene] = {
     "dynamic, last block cut short": Scene(_cut_short, (MORE, MANY, HUGE), NOBODY_ELSE),
     "dynamic, entries beyond the end": Scene(_beyond, (MORE, FEW, MANY), ONLY_QEMU),
     "blktap": Scene(_tap, (MORE, FEW, MANY, HUGE)),
+    "blktap, without a map": Scene(_like(_dynamic, footer=TAP), (MORE, HUGE)),
+    "blktap, without a map, differencing": Scene(
+        _like(_child, layout="packed", footer=TAP), (MORE,), ONLY_7_ZIP, True
+    ),
     "differencing": Scene(_child, (MORE, FEW, MANY, LARGE, HUGE), ONLY_7_ZIP, True),
     "differencing, packed": Scene(
         _like(_child, layout="packed"), (MORE, MANY, HUGE), ONLY_7_ZIP, True

@@ -141,6 +141,72 @@ def test_zeros_that_the_leaf_states_behind_the_end_of_a_smaller_level_are_taken_
     assert worlds.content_of(base.path) == wanted
 
 
+@both
+@pytest.mark.parametrize("grown", [False, True], ids=["written", "grown"])
+@pytest.mark.parametrize("fault", ["face.sidecar:1:kill", "face.header:1:kill"])
+def test_a_leaf_that_was_used_when_all_was_moved_is_taken_in(
+    tmp_path: Path, family: Family, fault: str, grown: bool
+) -> None:
+    """It may be used until base has its face, and the merge may wait for long before that."""
+    world = worlds.chain(tmp_path, family=family)
+    leaf, base = world.leaf.path, world.base.path
+    plan = merge.plan(str(leaf), world.roots, base=str(base), into_parent=True, in_place=True)
+    dying = with_fault(fault, lambda: merge.apply(plan, world.roots, offline=True))
+    assert in_fork(dying) == DIED
+    if grown:
+        size = enlarge(leaf, world.roots, _grown_by(family))
+        write_at_sector(leaf, world.roots, size // SECTOR_BYTES - 8)
+    write_at_sector(leaf, world.roots, 64)
+    os.utime(leaf)
+    wanted = worlds.content_of(leaf)
+    assert "finished" in [row["action"] for row in recover(str(tmp_path), world.roots)]
+    assert worlds.content_of(base) == wanted
+    assert worlds.errors_in(base) == []
+    assert worlds.strays(tmp_path) == []
+
+
+class WrittenMeanwhile(Progress):
+    """A machine of a host that heeds no locks writes into the leaf, so many times."""
+
+    def __init__(self, leaf: Path, roots: Roots, times: int) -> None:
+        self.leaf, self.roots, self.times = leaf, roots, times
+        self.sha256 = ""  # of what the leaf reads as since
+
+    def report(self, done_bytes: int, total_bytes: int, sentence: str | None = None) -> None:
+        if done_bytes and self.times:
+            self.times -= 1
+            write_at_sector(self.leaf, self.roots, 0, 64)
+            os.utime(self.leaf)
+            self.sha256 = worlds.content_of(self.leaf)
+
+
+@both
+def test_what_a_machine_writes_while_the_leaf_is_merged_is_taken_in(
+    tmp_path: Path, family: Family
+) -> None:
+    world = worlds.chain(tmp_path, family=family)
+    leaf, base = world.leaf.path, world.base.path
+    plan = merge.plan(str(leaf), world.roots, base=str(base), into_parent=True, in_place=True)
+    machine = WrittenMeanwhile(leaf, world.roots, 1)
+    merge.apply(plan, world.roots, offline=True, progress=machine)
+    assert worlds.content_of(base) == machine.sha256
+    assert worlds.strays(tmp_path) == []
+
+
+@both
+def test_a_leaf_that_a_machine_writes_all_the_while_is_not_put_away(
+    tmp_path: Path, family: Family
+) -> None:
+    world = worlds.chain(tmp_path, family=family)
+    leaf, base = world.leaf.path, world.base.path
+    plan = merge.plan(str(leaf), world.roots, base=str(base), into_parent=True, in_place=True)
+    machine = WrittenMeanwhile(leaf, world.roots, 1000)
+    with pytest.raises(Stopped, match="was written while it was merged"):
+        merge.apply(plan, world.roots, offline=True, progress=machine)
+    assert [row["action"] for row in recover(str(tmp_path), world.roots)] == ["finished"]
+    assert worlds.content_of(base) == machine.sha256
+
+
 def test_a_vhdx_leaf_tells_that_it_was_written_where_its_time_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
