@@ -127,6 +127,18 @@ def resumed(job: Job) -> Job:
     return jobs.run_now(job)
 
 
+def test_a_scan_of_a_merge_that_is_half_way_suspects_no_disk_that_reads_as_ever(
+    scene: Scene, paused: Job
+) -> None:
+    """What moved was written to the parent; the leaf, and what builds on it, lost nothing."""
+    scan(scene.root)
+    for stem in ("middle", "leaf", "below"):
+        assert scene.row(stem).health in READABLE, (stem, scene.row(stem).sentence)
+    assert resumed(paused).status == Job.Status.SUCCEEDED
+    scan(scene.root)
+    scene.assert_merged()
+
+
 def test_a_merge_is_in_place_and_its_page_and_catalog_say_so(scene: Scene) -> None:
     job = jobs.run_now(scene.ask())
     assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
