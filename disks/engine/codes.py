@@ -205,7 +205,9 @@ CODES: dict[str, Code] = {
     "E_NOT_DIFFERENCING": Code("Not a differencing disk", "Choose a differencing disk."),
     "E_NOT_IN_CHAIN": Code("Not part of this chain", "Choose one of the disk's own ancestors."),
     "E_CYCLE": Code("The chain leads in a circle", "Give one of the disks its right parent again."),
-    "E_CHAIN_DEPTH": Code("Chain too long", "Merge some of its levels with other tools first."),
+    "E_CHAIN_DEPTH": Code(
+        "Chain too long", "Merge its lower levels first: choose a disk that rests on fewer."
+    ),
     "E_LOCATOR": Code("Parent locator unusable", "Updating the parent path writes a new one."),
     "E_LOCATOR_ENCODING": Code(
         "Parent locator's text damaged", "Updating the parent path writes a new one."

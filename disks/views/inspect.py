@@ -152,6 +152,21 @@ def mend(found: Disk, chain: list[Disk], *, may_operate: bool) -> Mend | None:
     return None
 
 
+def mend_refusal(found: Disk, code: str, *, may_operate: bool) -> Mend | None:
+    """The way out of what a plan is refused for: it leads to where that is changed.
+
+    Where the refusal is the disk's own verdict, that is the button of its page.
+    """
+    if code == "E_READ_ONLY" and found.root.read_only:
+        return Mend("Open the storage root", reverse("root", args=[found.root_id]), "folders")
+    if code == "E_FIXED":
+        convert = action(found, "convert", may_operate=may_operate)
+        return Mend("Convert…", convert.url, convert.icon) if convert.possible else None
+    if code and code == found.health_code:
+        return mend(found, chains.chain_of(found), may_operate=may_operate)
+    return None
+
+
 def _restore(found: Disk) -> Mend | None:
     """To the job that put it away: there it is restored, or told what became of it."""
     job = found.put_away_by_id
