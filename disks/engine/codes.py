@@ -289,6 +289,10 @@ CODES: dict[str, Code] = {
         "terminal is finished from the page of its disk.",
         "Finish or undo it first: “manage.py disk recover {folder}”.",
     ),
+    "W_HALF_MERGED": Code(
+        "Unfinished merge",
+        "Resume its job, or finish it from the page of this disk.",
+    ),
     "E_SIDECAR": Code("Record of a job damaged", "Ask for help; do not delete the record."),
     "E_NEEDS_ATTENTION": Code("Needs a person", "Read the record beside the disk and decide."),
     "E_MANAGED": Code(

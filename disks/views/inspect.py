@@ -21,6 +21,7 @@ from disks.services import (
     file_facts,
     inspection,
     raw_link,
+    reading,
     trash_index,
     windows_names,
 )
@@ -125,6 +126,8 @@ def mend(found: Disk, chain: list[Disk], *, may_operate: bool) -> Mend | None:
     """
     if found.is_put_away:
         return _restore(found)
+    if found.health_code == reading.HALF_MERGED:
+        return None  # the panel below has it
     replay = _needed(found, "replay-log", may_operate=may_operate)
     if replay is not None:
         return replay
