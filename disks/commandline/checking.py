@@ -12,7 +12,9 @@ from disks.engine.chain import LONG_CHAIN, open_chain, walk
 from disks.engine.check import check_image, check_link
 from disks.engine.errors import ImageError
 from disks.engine.findings import Finding, Level
+from disks.operations import journal, merge_in_place
 from disks.operations.inspection import place_findings
+from disks.operations.merge_in_place import Work
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 
@@ -111,9 +113,22 @@ def _check_pair(child_path: str, parent_path: str, roots: Roots) -> list[tuple[s
 def run_hash(args: argparse.Namespace, console: Console) -> int:
     path = file_path(args.file)
     progress = console.progress()
+    roots = build_roots(args, [path])
+    _refuse_half_merged(path, roots)
     progress.step("hash", "reading the virtual content")
-    with open_chain(path, build_roots(args, [path])) as chain:
+    with open_chain(path, roots) as chain:
         digest = chain.sha256(progress.report)
         size = chain.virtual_size_bytes
     console.result({"virtual_size_bytes": size, "sha256": digest}, f"{digest}  {path}")
     return 0
+
+
+def _refuse_half_merged(path: str, roots: Roots) -> None:
+    """E_UNFINISHED below the leaf of a merge in place that is half-way.
+
+    By themselves these disks hold neither what they did nor what they will; the leaf reads as ever.
+    """
+    for record in journal.pending(roots, [path]):
+        merge = merge_in_place.to_go_on_with(roots, record)
+        if merge is not None and path != Work.from_sidecar(merge).leaf:
+            journal.require_settled(roots, [path])

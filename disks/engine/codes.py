@@ -205,7 +205,9 @@ CODES: dict[str, Code] = {
     "E_NOT_DIFFERENCING": Code("Not a differencing disk", "Choose a differencing disk."),
     "E_NOT_IN_CHAIN": Code("Not part of this chain", "Choose one of the disk's own ancestors."),
     "E_CYCLE": Code("The chain leads in a circle", "Give one of the disks its right parent again."),
-    "E_CHAIN_DEPTH": Code("Chain too long", "Merge some of its levels with other tools first."),
+    "E_CHAIN_DEPTH": Code(
+        "Chain too long", "Merge its lower levels first: choose a disk that rests on fewer."
+    ),
     "E_LOCATOR": Code("Parent locator unusable", "Updating the parent path writes a new one."),
     "E_LOCATOR_ENCODING": Code(
         "Parent locator's text damaged", "Updating the parent path writes a new one."
@@ -286,6 +288,10 @@ CODES: dict[str, Code] = {
         "is put right by the console itself within minutes; a merge that was stopped at a "
         "terminal is finished from the page of its disk.",
         "Finish or undo it first: “manage.py disk recover {folder}”.",
+    ),
+    "W_HALF_MERGED": Code(
+        "Unfinished merge",
+        "Resume its job, or finish it from the page of this disk.",
     ),
     "E_SIDECAR": Code("Record of a job damaged", "Ask for help; do not delete the record."),
     "E_NEEDS_ATTENTION": Code("Needs a person", "Read the record beside the disk and decide."),

@@ -4,18 +4,23 @@ A differencing disk is only right over a parent that stays as it was. A VHD's id
 tell, for it survives writes; so each link remembers how its parent looked when the two were
 first seen together, and compares. A VHDX gets another identity with the first write: while it
 keeps its own, new headers or times are no sign of one, and when it has another, what was
-remembered tells what happened to it.
+remembered tells what happened to it. A merge in place that is half-way has written to disks
+below its leaf, which reads as ever: nothing is said of those before it is finished.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from django.utils import timezone
 
+from disks.engine.errors import ImageError
 from disks.models import Disk, ParentLink
+from disks.operations import journal, merge_in_place
+from disks.services import roots
 from disks.services.bulk import select_rows
 from disks.services.stored_json import readable
 
@@ -59,6 +64,7 @@ def renew(
     parents = {row[0]: row for row in select_rows(Disk, "pk", wanted, *_FIELDS[1:])}
     at = _now()
     seen = {pk: _seen(row, at) for pk, row in parents.items()}
+    half_way: dict[int, bool] = {}  # parents that look written, asked for once
     for link, parent_before in zip(links, before, strict=True):
         link.parent_evidence.pop(WRITTEN, None)
         if link.written_since_id is not None and link.written_since_id in seen:
@@ -75,7 +81,24 @@ def renew(
         elif link.parent_id in rewritten and not link.parent_written_after:
             link.parent_evidence |= {"first": now, "now": now}
         else:
-            _compare(link, parents[link.parent_id][1], first, now)
+            changes = _changes(first, now)
+            if changes and not link.parent_written_after:
+                if link.parent_id not in half_way:
+                    half_way[link.parent_id] = _is_half_merged(link.parent_id)
+                if half_way[link.parent_id]:
+                    continue
+            _compare(link, parents[link.parent_id][1], first, now, changes)
+
+
+def _is_half_merged(parent_id: int) -> bool:
+    """Whether a merge in place that has moved data, and is not finished, concerns this disk."""
+    path = Disk.objects.select_related("root").get(pk=parent_id).path
+    with closing(roots.operation_roots()) as scope:
+        try:
+            records = journal.pending(scope, [path])
+            return any(merge_in_place.to_go_on_with(scope, one) for one in records)
+        except ImageError:
+            return False  # a record that cannot be read excuses nothing
 
 
 def trust(link: ParentLink) -> None:
@@ -109,8 +132,9 @@ def _seen(row: Sequence[Any], at: str) -> dict[str, Any]:
     }
 
 
-def _compare(link: Watched, name: str, first: dict[str, Any], now: dict[str, Any]) -> None:
-    changes = _changes(first, now)
+def _compare(
+    link: Watched, name: str, first: dict[str, Any], now: dict[str, Any], changes: list[str]
+) -> None:
     link.parent_evidence = link.parent_evidence | {"now": now, "changes": changes}
     if changes:
         link.parent_written_after = True

@@ -143,11 +143,17 @@ def _refresh_one(
 def _read(scope: paths.Roots, path: str) -> Reading:
     folder, name = os.path.split(path)
     with scope.open(path) as file:
+        record = reading.half_merged_by(name)
         try:
-            telling = [entry.name for entry in scope.entries(folder) if is_telling(entry.name)]
+            names = {
+                entry.name
+                for entry in scope.entries(folder)
+                if entry.name == record or is_telling(entry.name)
+            }
         except ImageError:
-            telling = []
-        return reading.read(file, name, telling)
+            names = set()
+        telling = sorted(names - {record})
+        return reading.read(file, name, telling, half_merged=record in names)
 
 
 # ------------------------------------------------------------------------------- checking
@@ -266,7 +272,7 @@ def _keep(results: Sequence[dict[str, Any]]) -> None:
         of_catalog = [
             finding
             for finding in disk.findings
-            if finding["code"] in (*verdicts.CATALOG_CODES, "W_HARD_LINKS")
+            if finding["code"] in (*verdicts.CATALOG_CODES, "W_HARD_LINKS", reading.HALF_MERGED)
         ]
         findings = reading.clean([*of_file, *of_catalog])
         if disk.own_health != Disk.Health.NOT_A_DISK:

@@ -15,6 +15,7 @@ from django.db.models.functions import Coalesce, NullIf
 from disks.models import Disk, Job, ParentLink, StorageRoot
 from disks.services import causes
 from disks.services.chains import JOINING
+from disks.services.reading import HALF_MERGED
 
 Health = Disk.Health
 _FULL_PERCENT = 95
@@ -72,6 +73,7 @@ class Totals:
     not_disks: int
     notices: int
     log_waits: int
+    half_merged: int
     scans: Scans
 
     @property
@@ -162,6 +164,7 @@ def totals() -> Totals:
         not_disks=not_disks,
         notices=counts.get(Health.NOTICE, 0),
         log_waits=rows.filter(missing_since=None, log_waits=True, health=Health.NOTICE).count(),
+        half_merged=rows.filter(health=Health.NOTICE, health_code=HALF_MERGED).count(),
         scans=last_scans(),
     )
 

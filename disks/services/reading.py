@@ -19,6 +19,7 @@ from disks.engine.images import DiskType, Image
 from disks.engine.parent_link import Locator, ParentReference
 from disks.engine.resolution.reasons import named as named_path
 from disks.models import Disk
+from disks.operations import journal
 from disks.operations.managers import manager_of
 from disks.services import verdicts
 from disks.services.stored_json import readable
@@ -80,8 +81,13 @@ def promises_disk(name: str) -> bool:
     return name.lower().endswith(DISK_EXTENSIONS)
 
 
-def read(file: ImageFile, name: str, telling: Collection[str] = ()) -> Reading:
-    """Read an open file's headers; never raises for what the file holds."""
+def read(
+    file: ImageFile, name: str, telling: Collection[str] = (), *, half_merged: bool = False
+) -> Reading:
+    """Read an open file's headers; never raises for what the file holds.
+
+    half_merged: the record of a merge in place into this disk lies beside it
+    """
     status = file.status_at_opening
     try:
         form = identify(file)
@@ -105,7 +111,7 @@ def read(file: ImageFile, name: str, telling: Collection[str] = ()) -> Reading:
         reading.columns["format"] = form.name
         return reading
     try:
-        return _sound(form, image, status, name, telling)
+        return _sound(form, image, status, name, telling, half_merged=half_merged)
     except ImageError as error:
         return refused(error, name, status)
 
@@ -211,9 +217,17 @@ def _damaged(
 
 
 def _sound(
-    form: Format, image: Image, status: os.stat_result, name: str, telling: Collection[str]
+    form: Format,
+    image: Image,
+    status: os.stat_result,
+    name: str,
+    telling: Collection[str],
+    *,
+    half_merged: bool,
 ) -> Reading:
     findings = form.check_opened(image)
+    if half_merged:
+        findings.insert(0, Finding(Level.WARNING, HALF_MERGED, _HALF_MERGED))
     if status.st_nlink > 1:
         findings.append(_hard_links(status.st_nlink))
     rows = clean([finding.as_dict() for finding in findings])
@@ -249,6 +263,18 @@ def _spare_bytes(image: Image, size_bytes: int, blocks_allocated: int | None) ->
         return None
     spare = size_bytes - blocks_allocated * image.block_size_bytes
     return spare if spare > _SPARE_WORTH_BYTES else None
+
+
+HALF_MERGED = "W_HALF_MERGED"
+_HALF_MERGED = (
+    "A merge in place into this disk is not finished: until it is, this disk is not to be opened "
+    "by itself."
+)
+
+
+def half_merged_by(name: str) -> str:
+    """The name of the record that lies beside a disk while something is merged into it."""
+    return journal.sidecar_path(name, journal.MERGE)
 
 
 def _hard_links(count: int) -> Finding:

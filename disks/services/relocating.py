@@ -270,11 +270,12 @@ def _tell(job: Job, result: dict[str, Any], sentence: str) -> None:
         for row in result.get("links", [])
         if isinstance(row, dict) and row.get("disk")
     ]
+    result["files_proven"] = len(result.get("proofs") or ())
     # The rest is in the plan that was shown, or says nothing of what was done.
     for key in ("files", "fingerprint", "managers", "proofs", "opens_as", "source", "trash"):
         result.pop(key, None)
-    if job.kind != COPY and not result.get("bytes_written"):
-        for key in ("file_size_before_bytes", "file_size_after_bytes", "bytes_written"):
+    if job.kind == COPY or not result.get("bytes_written"):  # nothing became larger or smaller
+        for key in ("file_size_before_bytes", "file_size_after_bytes"):
             result.pop(key, None)
 
 

@@ -30,7 +30,7 @@ from disks.services.reading import Reading
 from disks.services.scan_outcome import Outcome, sentence
 from disks.services.scan_writer import ScanWriter
 from disks.services.stored_json import readable, storable
-from disks.services.walking import Folder, Walk, open_file
+from disks.services.walking import Folder, Walk, is_there, open_file
 from disks.services.work import JobContext
 
 _UNREAD_KEPT = 1_000
@@ -229,7 +229,9 @@ class Scan:
         path = os.path.join(root.path, folder.path_of(name))
         try:
             with open_file(folder, name, path) as file:
-                found = reading.read(file, name, telling)
+                record = reading.half_merged_by(name)
+                half_merged = is_there(folder, record)
+                found = reading.read(file, name, telling, half_merged=half_merged)
         except ImageError as error:
             if error.code in ("E_NOT_FOUND", "E_NOT_A_FILE"):
                 return None

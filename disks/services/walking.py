@@ -134,3 +134,12 @@ def open_file(folder: Folder, name: str, path: str) -> ImageFile:
         file.close()
         raise ImageError("E_NOT_A_FILE", f"{path} is no regular file.", file=path)
     return file
+
+
+def is_there(folder: Folder, name: str) -> bool:
+    """Whether a file of this name lies in the folder, also one of our own."""
+    try:
+        os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
+    except OSError:
+        return False
+    return True

@@ -12,7 +12,7 @@ from django import template
 from django.utils.html import escape, format_html
 from django.utils.safestring import mark_safe
 
-from disks.services import chains, half_merged, leases
+from disks.services import half_merged, leases
 from disks.templatetags.names import plain_text
 from disks.templatetags.states import icon
 
@@ -33,12 +33,10 @@ def at_work_on(disk: Any) -> Any:
 
 @register.simple_tag(takes_context=True)
 def way_to_mend(context: Any, disk: Any, refused: Any) -> Any:
-    """The button of the disk's page that mends it, where the refusal is its own verdict."""
-    from disks.views.inspect import mend  # views load templates, and these their tags
+    """The button that mends what a plan is refused for, or None."""
+    from disks.views.inspect import mend_refusal  # views load templates, and these their tags
 
-    if not disk.health_code or refused.get("code") != disk.health_code:
-        return None
-    return mend(disk, chains.chain_of(disk), may_operate=context["may_operate"])
+    return mend_refusal(disk, str(refused.get("code", "")), may_operate=context["may_operate"])
 
 
 @register.simple_tag

@@ -21,6 +21,7 @@ from disks.services import (
     file_facts,
     inspection,
     raw_link,
+    reading,
     trash_index,
     windows_names,
 )
@@ -125,6 +126,8 @@ def mend(found: Disk, chain: list[Disk], *, may_operate: bool) -> Mend | None:
     """
     if found.is_put_away:
         return _restore(found)
+    if found.health_code == reading.HALF_MERGED:
+        return None  # the panel below has it
     replay = _needed(found, "replay-log", may_operate=may_operate)
     if replay is not None:
         return replay
@@ -149,6 +152,21 @@ def mend(found: Disk, chain: list[Disk], *, may_operate: bool) -> Mend | None:
         return Mend("See what was found", f"{page}?tab=findings#tabs", "list-details")
     if found.health == Disk.Health.SUSPECT:
         return Mend("See the evidence", f"{page}?tab=parent#tabs", "list-details")
+    return None
+
+
+def mend_refusal(found: Disk, code: str, *, may_operate: bool) -> Mend | None:
+    """The way out of what a plan is refused for: it leads to where that is changed.
+
+    Where the refusal is the disk's own verdict, that is the button of its page.
+    """
+    if code == "E_READ_ONLY" and found.root.read_only:
+        return Mend("Open the storage root", reverse("root", args=[found.root_id]), "folders")
+    if code == "E_FIXED":
+        convert = action(found, "convert", may_operate=may_operate)
+        return Mend("Convert…", convert.url, convert.icon) if convert.possible else None
+    if code and code == found.health_code:
+        return mend(found, chains.chain_of(found), may_operate=may_operate)
     return None
 
 

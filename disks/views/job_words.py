@@ -286,6 +286,8 @@ def result_rows(result: Any) -> list[tuple[str, str]]:
         rows.append((words, _drawn(value, kind)))
     if result.get("in_place") and result.get("bytes_written"):
         rows.append(("Content proof", _proven("each batch read back, and the same")))
+    if result.get("files_proven"):
+        rows.append(("Content proof", _proven("written, read again, and the same")))
     return rows
 
 

@@ -123,6 +123,7 @@ def _context(leaf: Disk, chain: list[Disk], form: MergeForm, sent: Any = None) -
         "merged": merged,
         "guess": guess,
         "siblings": plans.known(document["siblings"]),
+        "trash": plans.known(document["trash"]),
         "grandchildren": plans.known(document["grandchildren"]),
         "unread": plans.unread(plan.unread),
         "unrelated": sealed(sorted(plan.unread)),

@@ -107,16 +107,24 @@ def _group(group: BrokenGroup) -> dict[str, Any]:
     }
 
 
-def _logs(counts: Totals) -> str:
-    """What is most urgent among the disks that need a look, as the end of a sentence."""
-    waiting = counts.log_waits
-    if not waiting:
-        return ""
-    if waiting == counts.notices:
-        whose = "its log waits" if waiting == 1 else "their logs wait"
-    else:
-        whose = "the log of one waits" if waiting == 1 else f"the logs of {waiting:,} wait"
-    return f": {whose} to be replayed, for whoever wrote last was stopped"
+def _most_urgent(counts: Totals) -> str:
+    """What cannot wait among the disks that need a look, as the end of a sentence."""
+    told = []
+    waiting, merging = counts.log_waits, counts.half_merged
+    if waiting:
+        if waiting == counts.notices:
+            whose = "its log waits" if waiting == 1 else "their logs wait"
+        else:
+            whose = "the log of one waits" if waiting == 1 else f"the logs of {waiting:,} wait"
+        told.append(f"{whose} to be replayed, for whoever wrote last was stopped")
+    if merging:
+        into = "one" if counts.notices > 1 else "it"
+        told.append(
+            f"a merge into {into} is not finished"
+            if merging == 1
+            else f"merges into {merging:,} are not finished"
+        )
+    return f": {'; '.join(told)}" if told else ""
 
 
 def _notices(counts: Totals, trash: int) -> list[dict[str, Any]]:
@@ -143,8 +151,8 @@ def _notices(counts: Totals, trash: int) -> list[dict[str, Any]]:
         (
             counts.notices,
             "notice",
-            f"1 disk has something to look at{_logs(counts)}.",
-            f"{{}} disks have something to look at{_logs(counts)}.",
+            f"1 disk has something to look at{_most_urgent(counts)}.",
+            f"{{}} disks have something to look at{_most_urgent(counts)}.",
         ),
         (
             counts.not_disks,

@@ -106,6 +106,8 @@ def test_a_merge_stops_by_then_and_recover_goes_on(
     assert "error: E_STOPPED: The merge was stopped before its first batch" in done.err
     assert "Resume it later" in done.err
     assert content_of(child.path) == wanted
+    assert wanted in disk("hash", child.path).out, "it reads as ever, and may be used"
+    assert "error: E_UNFINISHED" in disk("hash", base.path).err, "neither the old nor the new"
     done = disk("recover", tmp_path, "--stop-by", "06:00")
     assert done.code == 1, "the next night is not long enough, either"
     assert "The merge was stopped before its first batch" in done.out

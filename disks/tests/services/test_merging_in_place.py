@@ -127,6 +127,20 @@ def resumed(job: Job) -> Job:
     return jobs.run_now(job)
 
 
+def test_a_scan_of_a_merge_that_is_half_way_tells_of_the_disk_it_goes_into_alone(
+    scene: Scene, paused: Job
+) -> None:
+    """What moved was written to the parent; the leaf, and what builds on it, read as ever."""
+    scan(scene.root)
+    for stem in ("middle", "leaf", "below"):
+        assert scene.row(stem).health in READABLE, (stem, scene.row(stem).sentence)
+    half_merged = [row.name for row in Disk.objects.filter(health_code="W_HALF_MERGED")]
+    assert half_merged == [scene.row("middle").name]
+    assert resumed(paused).status == Job.Status.SUCCEEDED
+    assert not Disk.objects.filter(health_code="W_HALF_MERGED").exists()
+    scene.assert_merged()
+
+
 def test_a_merge_is_in_place_and_its_page_and_catalog_say_so(scene: Scene) -> None:
     job = jobs.run_now(scene.ask())
     assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -117,9 +117,9 @@ def test_a_crowded_folder_is_scanned_in_portions(
             most.append(len(portion.files))
             yield portion
 
-    def counted(file: ImageFile, name: str, telling: Sequence[str]) -> reading.Reading:
+    def counted(file: ImageFile, name: str, *more: Any, **told: Any) -> reading.Reading:
         read.append(name)
-        return read_file(file, name, telling)
+        return read_file(file, name, *more, **told)
 
     monkeypatch.setattr(Walk, "__iter__", portions)
     monkeypatch.setattr(reading, "read", counted)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 import pytest
 from django.urls import reverse
 
-from disks.tests.factories import make_audit, make_job
+from disks.tests.factories import make_audit, make_job, make_root
 from disks.views.audit import differences
 
 pytestmark = pytest.mark.django_db
@@ -38,6 +39,12 @@ def test_shows_what_was_before_and_after(viewer):
     page = shown(viewer)
     assert "Before and after" in page
     assert "same" not in page
+
+
+def test_a_file_in_a_sentence_has_the_name_that_windows_gives_it(viewer, tmp_path):
+    make_root(tmp_path, views=("C:\\VMs",), name="vms")
+    make_audit(f"Moved {tmp_path}/old.vhd.")
+    assert "C:\\VMs\\old.vhd" in re.sub(r"<[^>]+>", "", shown(viewer))
 
 
 def test_differences_leave_out_what_stayed():

@@ -78,6 +78,11 @@ def test_the_line_of_what_needs_a_look_counts_what_its_list_shows(viewer: Client
     make_disk("unplugged.vhdx", health="notice", health_code="W_LOG", log_waits=True)
     page = viewer.get("/").content.decode()
     assert "3 disks have something to look at: the log of one waits to be replayed" in page
+    make_disk("base.vhdx", health="notice", health_code="W_HALF_MERGED")
+    assert (
+        "4 disks have something to look at: the log of one waits to be replayed, for whoever wrote "
+        "last was stopped; a merge into one is not finished."
+    ) in viewer.get("/").content.decode()
     listed = viewer.get("/disks?health=notice").content.decode()
     assert all(name in listed for name in ("copy0.vhdx", "copy1.vhdx", "unplugged.vhdx"))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.template.loader import render_to_string
 from django.test import Client
 from django.utils import timezone
 
@@ -719,3 +720,39 @@ def test_a_plan_that_a_broken_chain_refuses_leads_to_the_mend(
             button = re.search(rf'<a class="btn[^"]*" href="{address}[^"]*">(.*?)</a>', page, re.S)
             assert button, (verb, page)
             assert label in button[1], (verb, button[1])
+
+
+# --- the way out of a refusal; long lists -------------------------------------------------
+
+
+def test_a_plan_in_a_read_only_root_leads_to_that_root(operator: Client, chain: list[Disk]) -> None:
+    root = StorageRoot.objects.get()
+    StorageRoot.objects.update(read_only=True)
+    for address in (f"/disks/{chain[2].pk}/merge", f"/disks/{chain[2].pk}/compact"):
+        page = operator.get(address)
+        assert page.context["refused"]["code"] == "E_READ_ONLY"
+        assert f'<a class="btn btn-primary" href="/roots/{root.pk}">' in page.content.decode()
+
+
+def test_a_fixed_disk_is_offered_to_be_converted_and_has_no_blocks_to_tell_of(
+    operator: Client, storage: Path
+) -> None:
+    builders.build_fixed(storage, "fixed.vhd")
+    scanning.scan(make_root(storage))
+    disk = Disk.objects.get()
+    page = operator.get(f"/disks/{disk.pk}/compact")
+    assert page.context["refused"]["code"] == "E_FIXED"
+    assert f'href="/disks/{disk.pk}/convert"' in page.content.decode()
+    assert "Why the rest stays" not in page.content.decode()
+
+
+def test_a_long_list_of_files_is_folded_and_a_short_one_is_not() -> None:
+    def listed(count: int) -> str:
+        rows = [{"path": f"/vms/disk-{number}.vhd", "disk": None} for number in range(count)]
+        return render_to_string("disks/parts/path_list.html", {"rows": rows})
+
+    short, long = listed(10), listed(255)
+    assert (short.count("<li>"), "<details" in short) == (10, False)
+    before, _, folded = long.partition("<details")
+    assert (before.count("<li>"), folded.count("<li>")) == (10, 245)
+    assert "<summary>245 more</summary>" in folded

@@ -66,7 +66,10 @@ def test_a_chain_is_copied_and_listed_without_a_scan(
     assert link.parent is not None
     assert link.parent.relative_path == f"far/{family.file('middle')}"
     assert {name: value for name, value in digests(tmp_path).items() if name in before} == before
-    assert "3 disks lie there now." in words(operator.get(f"/jobs/{job.pk}").content.decode())
+    text = words(operator.get(f"/jobs/{job.pk}").content.decode())
+    for each in ("3 disks lie there now.", "Content proof", "written, read again, and the same"):
+        assert each in text
+    assert "Size before" not in text, "nothing became larger or smaller"
     assert AuditEntry.objects.filter(job=job, action="disk-copied").count() == 1
 
 
