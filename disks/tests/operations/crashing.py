@@ -8,13 +8,19 @@ it is a forked child that SIGKILL ends, or, most times, a death within this proc
 
 from __future__ import annotations
 
+import errno
 import gc
+import itertools
 import os
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 from disks.engine import faults
 from disks.engine.errors import ImageError
+from disks.engine.files import ImageFile, storage_error
 from disks.tests.operations import worlds
 from disks.tests.operations.dying import (
     DIED,
@@ -110,6 +116,23 @@ def failing_from(number: int, work: Work) -> int:
         return outcome_of(work)
     finally:
         faults.watch(None)
+
+
+@contextmanager
+def unreadable_once(path: str, number: int) -> Iterator[list[tuple[int, str]]]:
+    """The number-th read of a file's data fails: where, and in which thread; empty if none did."""
+    read, reads = ImageFile.read_into, itertools.count(1)
+    failed: list[tuple[int, str]] = []
+
+    def failing(self: ImageFile, offset: int, buffer: memoryview) -> None:
+        if self.path == path and next(reads) == number:
+            failed.append((offset, threading.current_thread().name))
+            error = OSError(errno.EIO, os.strerror(errno.EIO))
+            raise storage_error(error, path, offset=offset, verb="read")
+        read(self, offset, buffer)
+
+    with mock.patch.object(ImageFile, "read_into", failing):
+        yield failed
 
 
 def broken_at_every_point(
