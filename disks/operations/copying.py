@@ -94,8 +94,7 @@ class Draft:
         self._file = self._roots.open(self.temp_path, create=True)
         self.usual_mode = self._file.stat().st_mode & 0o777
         try:
-            with in_words(self.temp_path, "chmod"):
-                os.fchmod(self._file.fd, 0o600)  # rights come with the name, never earlier
+            self.set_mode(0o600)  # rights come with the name, never earlier
         except ImageError:
             self.__exit__()
             raise
@@ -111,6 +110,12 @@ class Draft:
     def file(self) -> ImageFile:
         assert self._file is not None, "used outside of its with block"  # noqa: S101
         return self._file
+
+    def set_mode(self, mode: int) -> None:
+        """Who may use the file, once it has its name; only permission bits count."""
+        with in_words(self.temp_path, "chmod"):
+            faults.reached("chmod", self.temp_path)
+            os.fchmod(self.file.fd, mode & 0o777)
 
     def space(self) -> space.Space:
         """The room on the file system that the draft lies on."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -170,7 +169,7 @@ def apply(
             _prove(draft, plan)
             if plan.parent_seen is not None:
                 fingerprints.require_unchanged(roots, plan.parent_path, plan.parent_seen)
-            os.fchmod(draft.file.fd, draft.usual_mode)
+            draft.set_mode(draft.usual_mode)
             size = draft.file.stat().st_size
             progress.commit_starts()
             draft.publish()
