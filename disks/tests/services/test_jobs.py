@@ -253,7 +253,7 @@ def test_the_catalog_that_cannot_follow_does_not_fail_the_work(caplog):
 
 
 def test_work_of_an_unknown_kind_or_version_stays_in_the_queue():
-    """bad-input E97: an old worker leaves what it does not know to a newer one."""
+    """bad-input F97: an old worker leaves what it does not know to a newer one."""
     job = ask(kind="from-tomorrow")
     newer = ask()
     Job.objects.filter(pk=newer.pk).update(parameters_version=jobs.PARAMETERS_VERSION + 1)
@@ -503,7 +503,7 @@ def test_progress_is_stored_at_most_once_a_second(django_assert_num_queries):
 
 
 def test_a_busy_database_does_not_stop_the_work(monkeypatch, settings):
-    """bad-input E90: progress is told later; the lease's own clock watches meanwhile."""
+    """bad-input F90: progress is told later; the lease's own clock watches meanwhile."""
     settings.JOB_PROGRESS_SECONDS = 0
     claimed = hold(ask())
     lease = lease_of(claimed)
@@ -517,7 +517,7 @@ def test_a_busy_database_does_not_stop_the_work(monkeypatch, settings):
 
 
 def test_the_end_is_stored_as_soon_as_the_database_answers(monkeypatch, settings):
-    """bad-input E90: hours of work are not thrown away for a locked database."""
+    """bad-input F90: hours of work are not thrown away for a locked database."""
     settings.JOB_PROGRESS_SECONDS = 0
     monkeypatch.setattr(running.connection, "close", lambda: None)  # the test's own transaction
     errors = [OperationalError("database is locked"), OperationalError("server closed")]
