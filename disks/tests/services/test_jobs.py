@@ -9,7 +9,7 @@ from io import StringIO
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import AnonymousUser
+from django.contrib.auth.models import AnonymousUser, Group
 from django.core.management import call_command
 from django.db import DatabaseError, OperationalError
 
@@ -261,6 +261,24 @@ def test_work_of_an_unknown_kind_or_version_stays_in_the_queue():
         jobs.run(each.pk)
         assert fresh(each).status == Job.Status.QUEUED
         assert each.sentence == "Waiting for a worker of a newer version."
+
+
+def test_a_role_that_is_taken_away_meanwhile_does_not_break_a_job_off():
+    """bad-input E80: it goes on under the grant that it was asked for with, and says for whom."""
+    user = make_user("ada")
+    user.groups.add(Group.objects.get(name="operator"))
+    job = ask(user=user)
+
+    def revoke(*_):
+        user.groups.clear()
+        user.is_active = False
+        user.save()
+        return {}
+
+    practice.does = revoke
+    jobs.run(job.pk)
+    assert states(job) == ["running", "succeeded"]
+    assert {entry.user for entry in AuditEntry.objects.filter(job=job)} == {user}
 
 
 def test_run_now_does_the_same_in_the_calling_process():
