@@ -26,6 +26,7 @@ from disks.operations import journal, windows
 from disks.operations.paths import Roots
 from disks.operations.storage_roots import Root
 from disks.operations.trash import manifests
+from disks.tests.builders import VHD, VHDX
 from disks.tests.engine.world import World, open_file
 from disks.tests.fuzz.damage import Bytes, Template, damaged, templates
 from disks.tests.fuzz.records import Left, all_left
@@ -40,13 +41,15 @@ def all_targets(folder: Path) -> dict[str, Target]:
     disks = templates(folder)
     places = World(folder, windows={"C:\\VMs": str(folder)})
     roots = Roots([Root(str(folder), windows_views=("C:\\VMs",))])
-    left = functools.cache(lambda: all_left(folder / "left"))
+    left = functools.cache(lambda: all_left(folder / "left", VHD))
+    left_logged = functools.cache(lambda: all_left(folder / "left", VHDX))
     return {
         "vhd": lambda data: _disk([one for one in disks if _is(one, ".vhd")], places, data),
         "vhdx": lambda data: _disk([one for one in disks if _is(one, ".vhdx")], places, data),
         "any-file": lambda data: _any_file(folder / "any.vhd", places, data),
         "sidecar": lambda data: _sidecar(folder, roots, data),
         "recovery": lambda data: _recovery(left(), data),
+        "recovery-vhdx": lambda data: _recovery(left_logged(), data),
         "manifest": lambda data: _manifest(folder, roots, data),
         "windows-path": lambda data: _windows_path(folder, roots, data),
     }
