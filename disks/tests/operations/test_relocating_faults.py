@@ -161,8 +161,7 @@ class Scene:
             finally:
                 shutil.move(self.folder.parent / "portable", self.folder / "far")
         for name in found:
-            if not name.startswith("far/") or not self.case.added:
-                assert errors_in(self.folder / name) == []
+            assert errors_in(self.folder / name) == []
         trashed = [name for name in names_in(self.folder) if name.startswith(".vdtrash")]
         put_away = self.case.across or bool(self.case.gone)
         assert any(name.endswith(f".{self.family.name}") for name in trashed) is put_away
