@@ -29,11 +29,10 @@ from disks.tests.operations.crashing import (
     faulty,
     in_fork,
     mended_at_every_point,
-    outcome_of,
     unreadable_once,
     with_fault,
 )
-from disks.tests.operations.dying import DIED, DONE, REFUSED, Work
+from disks.tests.operations.dying import DIED, DONE, Work
 from disks.tests.operations.moments import left_by_deaths
 from disks.tests.operations.power import cuts_of, survive_power_cuts
 from disks.tests.operations.worlds import KIB
@@ -225,18 +224,13 @@ def test_no_machine_may_use_a_leaf_that_a_death_left_unreadable(
 def test_an_error_at_every_point_leaves_what_recovery_finishes_or_takes_back(
     any_scene_of: Callable[[], Scene], kind: str
 ) -> None:
-    scenes = [any_scene_of()]
+    repeated = Repeated(any_scene_of, any_scene_of())
     # Of large ones: where one piece is written and the next one read.
-    step, every, fewest = ("merge.data", 1, 4) if scenes[0].is_large else ("*", SAMPLE, 40)
-    for number in range(1, 400, every):
-        scenes[:] = [any_scene_of()]
-        code = outcome_of(with_fault(f"{step}:{number}:{kind}", scenes[0].merge_or_stop))
-        scenes[0].recover()
-        state = scenes[0].judge()
-        if code == DONE and state == "merged" and number > fewest:
-            break
-        assert code in (DONE, REFUSED), f"broken at {number}"
-    assert scenes[0].judge() == "merged"
+    step, every = ("merge.data", 1) if repeated.scene.is_large else ("*", SAMPLE)
+    for _ in failing_at_every_point(repeated.fresh, kind, step=step, every=every):
+        repeated.recover()
+        repeated.judge()
+    assert repeated.judge() == "merged"
 
 
 def test_short_writes_change_nothing(any_scene_of: Callable[[], Scene]) -> None:
