@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from disks.engine import formats
 from disks.engine.check import pair_errors
-from disks.engine.errors import ImageError, ParentMissing, require_inside
+from disks.engine.errors import ImageError, ParentMissing, require_inside, unreadable
 from disks.engine.files import ImageFile
 from disks.engine.findings import Finding, Level
 from disks.engine.images import Extent, Image, Source
@@ -145,7 +145,7 @@ class ChainView:
         try:
             self.images[extent.level].file.read_into(offset, buffer)
         except ImageError as error:
-            raise located(error, extent) from error
+            raise unreadable(error, extent.first_sector, extent.file_offset) from error
 
     def read(self, first_sector: int, count_sectors: int) -> bytes:
         """Whole sectors of the virtual disk, exactly count_sectors * 512 bytes."""
@@ -239,22 +239,6 @@ class Chain(ChainView):
 def _followed_by(extents: Iterator[Extent], tail: Extent) -> Iterator[Extent]:
     yield from extents
     yield tail
-
-
-def located(error: ImageError, extent: ChainExtent) -> ImageError:
-    """A reading error with the sectors of the virtual disk that it concerns."""
-    first = extent.first_sector
-    sector = first
-    if error.offset is not None and extent.file_offset is not None:
-        sector = first + max(0, error.offset - extent.file_offset) // SECTOR_BYTES
-    return type(error)(
-        error.code,
-        f"Sector (LBA) {sector:,} cannot be read. {error.message}",
-        file=error.file,
-        field="LBA",
-        offset=error.offset,
-        value=sector,
-    )
 
 
 class _Seen:

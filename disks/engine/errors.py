@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from disks.engine.units import SECTOR_BYTES
+
 
 class ImageError(Exception):
     """A refusal or a failure about one image.
@@ -67,6 +69,23 @@ class ParentMissing(ImageError):
 
 class NotAnImage(ImageError):
     """The content is no disk of a known format (`E_TOO_SMALL`, `E_NO_FOOTER`)."""
+
+
+def unreadable(error: ImageError, first_sector: int, file_offset: int) -> ImageError:
+    """A reading error with the sector of the virtual disk that it concerns.
+
+    first_sector: what lies at file_offset of the file that could not be read
+    """
+    inside = 0 if error.offset is None else max(0, error.offset - file_offset)
+    sector = first_sector + inside // SECTOR_BYTES
+    return type(error)(
+        error.code,
+        f"Sector (LBA) {sector:,} cannot be read. {error.message}",
+        file=error.file,
+        field="LBA",
+        offset=error.offset,
+        value=sector,
+    )
 
 
 def require_inside(

@@ -2,8 +2,9 @@
 
 `VD_FAULT=step:n:kind` breaks the n-th matching point of this process. A point is called
 `stage.operation`: the operation is `create`, `write`, `fsync`, `truncate`, `allocate`,
-`rename`, `link`, `unlink`, `mkdir`, `rmdir` or `fsync-folder`, the stage is what stage()
-says (`relink.header`). step is a point's whole name, its stage, its operation, or `*`.
+`rename`, `link`, `unlink`, `mkdir`, `rmdir`, `fsync-folder`, `utime`, `chmod`, `chown`,
+`setxattr` or `removexattr`, the stage is what stage() says (`relink.header`). step is a
+point's whole name, its stage, its operation, or `*`.
 
 kinds: kill    the process dies before the operation (SIGKILL)
        torn    half of a write reaches the file, then the process dies

@@ -201,7 +201,8 @@ def _copy(
                 stack.enter_context(draft)
                 link = links.get(one.target)
                 proofs[one.target] = file_copy.make(roots, one.path, draft, link, meter)
-                file_copy.set_mode(draft, roots.stat(one.path).st_mode)
+                # Whoever may read the original may read its copy; nobody else.
+                draft.set_mode(roots.stat(one.path).st_mode)
                 draft.file.sync()
             for path, seen in plan.fingerprints.items():
                 fingerprints.require_unchanged(roots, path, seen)

@@ -104,6 +104,12 @@ class Draft:
         assert self._file is not None, "used outside of its with block"  # noqa: S101
         return self._file
 
+    def set_mode(self, mode: int) -> None:
+        """Who may use the file, once it has its name; only permission bits count."""
+        with in_words(self.temp_path, "chmod"):
+            faults.reached("chmod", self.temp_path)
+            os.fchmod(self.file.fd, mode & 0o777)
+
     def space(self) -> space.Space:
         """The room on the file system that the draft lies on."""
         folder = self._roots.open_folder(self.folder)

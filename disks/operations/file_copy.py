@@ -7,7 +7,6 @@ for the place where the copy will lie; it is written before the copy gets its na
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -149,9 +148,3 @@ def _link(draft: Draft, link: NewParent) -> None:
 def total_bytes(sizes: Iterator[int] | list[int]) -> int:
     """What a Meter counts for files of these sizes: each byte is copied, then proven."""
     return 2 * sum(sizes)
-
-
-def set_mode(draft: Draft, mode: int) -> None:
-    """Whoever may read the original may read its copy; nobody else."""
-    with copying.in_words(draft.temp_path, "chmod"):
-        os.fchmod(draft.file.fd, mode & 0o777)

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from disks.engine.errors import ImageError
 from disks.engine.files import storage_error
 from disks.operations.beneath import libc, open_beneath
+from disks.operations.journal import UNREADABLE
 from disks.operations.paths import Roots
 from disks.operations.storage_roots import LOCK_FOLDER
 from disks.operations.windows import shown
@@ -344,7 +345,7 @@ def _locked(fd: int, path: str) -> ImageError:
         known = json.loads(os.pread(fd, 4096, 0))
         job = f"job {known['job']}" if known["job"] else "a command"
         who = f"{job} on host {known['host']} (process {known['pid']}, since {known['since']})"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, *UNREADABLE):
         pass
     return ImageError(
         "E_LOCKED",

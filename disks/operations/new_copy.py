@@ -194,9 +194,8 @@ def make(
     with Draft(roots, plan.output, job=job, token=token) as draft:
         copied = copying.copy(view, draft, target, plan.new, plan.amount, progress=progress)
         require_unchanged(plan, roots)
-        with copying.in_words(draft.temp_path, "chmod"):
-            # Whoever may read the source may read what it became; nobody else.
-            os.fchmod(draft.file.fd, like.stat().st_mode & 0o777)
+        # Whoever may read the source may read what it became; nobody else.
+        draft.set_mode(like.stat().st_mode)
         progress.step("commit", f"Giving {draft.name} its name")
         progress.commit_starts()
         draft.publish()

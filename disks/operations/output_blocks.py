@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from disks.engine.errors import ImageError
+from disks.engine.errors import ImageError, unreadable
 from disks.engine.files import ImageFile
 from disks.engine.units import KIB, MIB, SECTOR_BYTES, sectors
 from disks.operations.content import View, all_runs
@@ -127,23 +127,11 @@ class OutputBlock:
                 try:
                     file.read_into(at + first - start, data[first - begin : last - begin])
                 except ImageError as error:
-                    raise self._located(error, start, at) from error
+                    sector = self.first_sector + start // SECTOR_BYTES
+                    raise unreadable(error, sector, at) from error
             position = last
         if position < end:
             data[position - begin :] = ZEROS[: end - position]
-
-    def _located(self, error: ImageError, start: int, at: int) -> ImageError:
-        """The same error with the sector of the virtual disk that it concerns."""
-        inside = max(0, error.offset - at) if error.offset is not None else 0
-        sector = self.first_sector + (start + inside) // SECTOR_BYTES
-        return ImageError(
-            error.code,
-            f"Sector (LBA) {sector:,} cannot be read. {error.message}",
-            file=error.file,
-            field="LBA",
-            offset=error.offset,
-            value=sector,
-        )
 
 
 def cut(view: View, block_sectors: int, tell: Callable[[int], None]) -> Iterator[OutputBlock]:

@@ -12,11 +12,16 @@ import os
 import stat
 from dataclasses import dataclass
 
+from disks.engine import faults
 from disks.engine.errors import ImageError
+from disks.engine.files import storage_error
 
 # Set by the kernel for the file's content or place, not by its owner: never carried over.
 _NOT_OURS = ("security.ima", "security.evm", "btrfs.", "ceph.")
 _ACCESS_LISTS = {"system.posix_acl_access", "system.nfs4_acl", "security.NTACL"}
+
+# Such an owner, right or attribute is not to be had here, however often it is tried.
+_CANNOT_BE = (errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.E2BIG, errno.ERANGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +43,16 @@ def ownership_of(fd: int) -> Ownership:
 def carry_over(source: int, target: int, path: str) -> None:
     """Give the new file (target) what the replaced one (source) has.
 
-    Compares afterwards. Raises E_OWNER, naming what could not be carried over; the
-    replaced file stays untouched, and merging to a new disk is the way out.
+    Compares afterwards. Raises E_OWNER, naming what could not be carried over, and what the
+    storage says where it fails; the replaced file stays untouched, and of E_OWNER merging to
+    a new disk is the way out.
     """
     wanted = ownership_of(source)
     try:
-        _apply(wanted, target)
+        _apply(wanted, target, path)
     except OSError as error:
+        if error.errno not in _CANNOT_BE:
+            raise storage_error(error, path, verb="chown") from error
         raise _refused(path, error.strerror or "the storage refused it") from error
     got = ownership_of(target)
     lost = _differences(wanted, got)
@@ -68,14 +76,18 @@ def let_in_readers_of(disk: int, ours: int) -> None:
         os.fchmod(ours, 0o600 | status.st_mode & 0o044)
 
 
-def _apply(wanted: Ownership, target: int) -> None:
+def _apply(wanted: Ownership, target: int, path: str) -> None:
+    faults.reached("chown", path)
     os.fchown(target, wanted.uid, wanted.gid)
+    faults.reached("chmod", path)
     os.fchmod(target, wanted.mode)
     present = dict(_attributes(target))
     for name, value in wanted.attributes:
         if present.pop(name, None) != value:
+            faults.reached("setxattr", path)
             os.setxattr(target, name, value)
     for name in present:
+        faults.reached("removexattr", path)
         os.removexattr(target, name)
 
 

@@ -23,6 +23,7 @@ from disks.engine import faults
 from disks.operations import copying, durable, journal, steps, trash
 from disks.operations.fingerprints import Fingerprint
 from disks.operations.journal import Sidecar
+from disks.operations.modification_times import set_mtime
 from disks.operations.paths import Roots
 from disks.operations.progress import Progress
 from disks.operations.storage_roots import is_internal_name
@@ -167,7 +168,8 @@ def roll_forward(
         progress.step("commit", f"Putting {os.path.basename(work.surviving)} in place")
         _replace(roots, work)
         if work.mtime_ns is not None:
-            _set_mtime(roots, work.surviving, work.mtime_ns)
+            with roots.open(work.surviving) as file:
+                set_mtime(file, work.mtime_ns)
         refused = steps.point_each(
             roots,
             [(child, work.surviving) for child in work.relink],
@@ -206,12 +208,6 @@ def _replace(roots: Roots, work: Replacement) -> None:
     elif kept != replaced.file.inode:
         raise steps.attention(replaced.trash, "another file lies in the trash under this name")
     durable.rename(roots, work.temp_path, work.surviving)
-
-
-def _set_mtime(roots: Roots, path: str, mtime_ns: int) -> None:
-    with roots.open(path) as file, copying.in_words(path, "utime"):
-        faults.reached("utime", path)
-        os.utime(file.fd, ns=(file.stat().st_atime_ns, mtime_ns))
 
 
 # ---------------------------------------------------------------------- recovery

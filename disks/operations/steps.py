@@ -95,6 +95,8 @@ def link_or_move(roots: Roots, source: str, target: str) -> None:
         cause = error.__cause__
         if not isinstance(cause, OSError) or cause.errno not in _NO_LINKS:
             raise
+        if inode(roots, target) is not None:
+            raise  # it has the second name: what failed is to make that durable
         durable.rename(roots, source, target, replace=False)
 
 

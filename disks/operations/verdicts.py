@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from disks.engine.chain import Chain
+from disks.engine.errors import ImageError, unreadable
 from disks.engine.images import DiskType, Source
 from disks.engine.units import KIB, SECTOR_BYTES
 from disks.operations.content import ChainContent
@@ -183,7 +184,10 @@ class _Judging:
             at = 0
             while at < length:
                 data = self._buffer[: min(longest, length - at)]
-                self._image.file.read_into(extent.file_offset + at, data)
+                try:
+                    self._image.file.read_into(extent.file_offset + at, data)
+                except ImageError as error:
+                    raise unreadable(error, extent.first_sector, extent.file_offset) from error
                 self.read_bytes += len(data)
                 yield extent.first_sector + at // SECTOR_BYTES, data
                 at += len(data)

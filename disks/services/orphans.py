@@ -1,6 +1,6 @@
 """Unfinished records of no job of ours: of a command line that died, of another database.
 
-bad-input E91. What is short is finished or undone at once, as `disk recover` would do it. A merge
+bad-input F91. What is short is finished or undone at once, as `disk recover` would do it. A merge
 in place that has moved data may take hours: an ordinary job goes on with it, as one does whose
 worker was lost. What somebody stopped goes on when somebody says so.
 """

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import xxhash
 
-from disks.engine.errors import ImageError
+from disks.engine.errors import ImageError, unreadable
 from disks.engine.files import LARGE_BYTES, PAGE_BYTES, ImageFile, in_pages, page_buffer
 from disks.engine.holding import Place
 from disks.engine.units import KIB, MIB, SECTOR_BYTES, round_up
@@ -64,7 +64,11 @@ def prove(file: ImageFile, places: Sequence[Place], digest: str, told: Told) -> 
             file.hint(place.file_offset, length, os.POSIX_FADV_WILLNEED)
     again = xxhash.xxh3_128()
     meter = _Meter(told)
-    written = (_Piece(*piece, file, piece[0]) for place in places for piece in _pieces(place))
+    written = (
+        _Piece(sector, offset, length, file, offset)
+        for place in places
+        for sector, offset, length in _pieces(place)
+    )
     for pack in _read(written, again):
         for _, piece in pack:
             meter.add(len(piece))
@@ -86,6 +90,7 @@ def _are_large(places: Sequence[Place]) -> bool:
 class _Piece(NamedTuple):
     """What belongs at an offset of base, and where it is read; source None: zeros."""
 
+    first_sector: int
     offset: int
     length: int
     source: ImageFile | None
@@ -101,8 +106,8 @@ def _wanted(places: Sequence[Place], runs: Sequence[Run]) -> Iterator[_Piece]:
         shift = run.file_offset + (place.first_sector - run.first_sector) * SECTOR_BYTES
         shift -= place.file_offset
         source = None if place.zeros else run.file
-        for offset, length in _pieces(place):
-            yield _Piece(offset, length, source, offset + shift)
+        for sector, offset, length in _pieces(place):
+            yield _Piece(sector, offset, length, source, offset + shift)
 
 
 def _read(
@@ -112,7 +117,7 @@ def _read(
     buffers = itertools.cycle([page_buffer(PIECE_BYTES), page_buffer(PIECE_BYTES)])
     pack: list[tuple[int, memoryview]] = []
     buffer, used = next(buffers), 0
-    for offset, length, source, source_offset in pieces:
+    for sector, offset, length, source, source_offset in pieces:
         if pack and used + length > PIECE_BYTES:
             yield pack
             pack, buffer, used = [], next(buffers), 0
@@ -120,7 +125,10 @@ def _read(
         if source is None:
             piece[:] = bytes(length)
         else:
-            source.read_into(source_offset, piece)
+            try:
+                source.read_into(source_offset, piece)
+            except ImageError as error:
+                raise unreadable(error, sector, source_offset) from error
         digest.update(piece)
         pack.append((offset, piece))
         used = round_up(used + offset % PAGE_BYTES + length, PAGE_BYTES)
@@ -145,11 +153,12 @@ class _Meter:
         self._told(count_bytes)
 
 
-def _pieces(place: Place) -> Iterator[tuple[int, int]]:
-    """(offset in the file, bytes)."""
+def _pieces(place: Place) -> Iterator[tuple[int, int, int]]:
+    """(first sector, offset in the file, bytes)."""
     length = place.count_sectors * SECTOR_BYTES
     for start in range(0, length, PIECE_BYTES):
-        yield place.file_offset + start, min(PIECE_BYTES, length - start)
+        sector = place.first_sector + start // SECTOR_BYTES
+        yield sector, place.file_offset + start, min(PIECE_BYTES, length - start)
 
 
 def _ranges(places: Sequence[Place]) -> Iterator[tuple[int, int]]:

@@ -18,6 +18,7 @@ RUNS = {
     "any-file": 2000,
     "sidecar": 2500,
     "recovery": 160,
+    "recovery-vhdx": 40,
     "manifest": 5000,
     "windows-path": 5000,
 }

@@ -19,7 +19,7 @@ from disks.engine import faults
 from disks.operations import compact, copy_chain, delete, merge, move, relink
 from disks.operations.paths import Roots
 from disks.operations.recover import recover
-from disks.tests.builders import VHD
+from disks.tests.builders import VHD, Family
 from disks.tests.fuzz.damage import Bytes
 from disks.tests.operations import worlds
 from disks.tests.operations.dying import DIED, Work, die_at
@@ -29,7 +29,7 @@ _RECORD = re.compile(r"\..+\.vd(undo|job|merge|compact)")
 _HEAD = re.compile(rb"VDADMIN-SIDECAR 1 (\w+) [0-9a-f]{8}\n")
 _MOST_CHANGES = 6
 _PAGES_HEAD_BYTES = 44  # of the old pages of a batch: magic, checksum of all behind it, numbers
-_STRANGER = "stranger.vhd"  # a disk that no record names
+_STRANGER = "stranger.vhd"  # a disk that no record names, whatever is in it
 _VALUES: list[Any] = [
     None, True, 0, -1, 1, 512, 2**31, 2**63, 2**64, 1e308, float("inf"), "", ".", "..", "/",
     "\0", "\ud800", _STRANGER, "../outside.vhd", "leaf.vhd", ".vdtrash", "a" * 300, [], {}, [None],
@@ -37,7 +37,7 @@ _VALUES: list[Any] = [
 ]  # fmt: skip
 
 
-Do = Callable[[Path, Roots], object]
+Do = Callable[[Path, Roots, Family], object]
 
 
 @dataclass(frozen=True)
@@ -73,24 +73,28 @@ class Left:
                 _change_pages(pages[which - len(names)], data)
 
 
-def all_left(folder: Path) -> list[Left]:
-    """Every operation that leaves a record, dead where it has most to say."""
-    return [_left(folder / str(number), *death) for number, death in enumerate(_DEATHS)]
+def all_left(folder: Path, family: Family) -> list[Left]:
+    """Every operation that leaves a record, dead where it has most to say.
+
+    Of a VHDX those alone whose records differ for it: it has a log of its own.
+    """
+    deaths = _DEATHS if family is VHD else _LOGGED_DEATHS
+    return [_left(folder / str(number), family, *death) for number, death in enumerate(deaths)]
 
 
-def _left(folder: Path, work: Do, point: str) -> Left:
+def _left(folder: Path, family: Family, work: Do, point: str) -> Left:
     place, spare = folder / "disks", folder / "spare"
     numbers: list[int] = []
     for _ in range(2):  # once to count the points, once to die
         shutil.rmtree(folder, ignore_errors=True)
         spare.mkdir(parents=True)
-        worlds.chain(place, family=VHD, grandchild=True)
+        worlds.chain(place, family=family, grandchild=True)
         for name in ("far", "empty"):
             (place / name).mkdir()
-        shutil.copy(place / "middle.vhd", place / "far")
+        shutil.copy(place / family.file("middle"), place / "far")
         for stranger in (place / _STRANGER, folder / "outside.vhd"):
-            shutil.copy(place / "base.vhd", stranger)
-        do = _bound(work, place)
+            shutil.copy(place / family.file("base"), stranger)
+        do = _bound(work, place, family)
         if not numbers:
             numbers.append(_number_of(point, do))
         else:
@@ -98,8 +102,8 @@ def _left(folder: Path, work: Do, point: str) -> Left:
     return Left(place, Frozen((place,), (spare,), Contents()))
 
 
-def _bound(work: Do, place: Path) -> Work:
-    return lambda: work(place, worlds.roots_of(place))
+def _bound(work: Do, place: Path, family: Family) -> Work:
+    return lambda: work(place, worlds.roots_of(place), family)
 
 
 def _number_of(point: str, work: Work) -> int:
@@ -167,36 +171,47 @@ def _change_pages(path: Path, data: Bytes) -> None:
     path.write_bytes(raw)
 
 
-def _update(folder: Path, roots: Roots) -> object:
-    plan = relink.plan(str(folder / "leaf.vhd"), str(folder / "far" / "middle.vhd"), roots)
+def _update(folder: Path, roots: Roots, family: Family) -> object:
+    plan = relink.plan(
+        str(folder / family.file("leaf")), str(folder / "far" / family.file("middle")), roots
+    )
     return relink.apply(plan, roots, offline=True)
 
 
 def _merge(*, in_place: bool) -> Do:
-    def work(folder: Path, roots: Roots) -> object:
-        plan = merge.plan(str(folder / "leaf.vhd"), roots, into_parent=True, in_place=in_place)
+    def work(folder: Path, roots: Roots, family: Family) -> object:
+        plan = merge.plan(
+            str(folder / family.file("leaf")), roots, into_parent=True, in_place=in_place
+        )
         return merge.apply(plan, roots, offline=True, job="7", token=1)
 
     return work
 
 
-def _compact(folder: Path, roots: Roots) -> object:
-    return compact.apply(compact.plan(str(folder / "base.vhd"), roots), roots, offline=True)
+def _compact(folder: Path, roots: Roots, family: Family) -> object:
+    return compact.apply(
+        compact.plan(str(folder / family.file("base")), roots), roots, offline=True
+    )
 
 
-def _copy(folder: Path, roots: Roots) -> object:
-    plan = copy_chain.plan(str(folder / "leaf.vhd"), str(folder / "empty"), roots, whole=True)
+def _copy(folder: Path, roots: Roots, family: Family) -> object:
+    plan = copy_chain.plan(
+        str(folder / family.file("leaf")), str(folder / "empty"), roots, whole=True
+    )
     return copy_chain.apply(plan, roots, job="7", token=1)
 
 
-def _move(folder: Path, roots: Roots) -> object:
-    source, target = str(folder / "middle.vhd"), str(folder / "empty" / "moved.vhd")
+def _move(folder: Path, roots: Roots, family: Family) -> object:
+    source, target = (
+        str(folder / family.file("middle")),
+        str(folder / "empty" / family.file("moved")),
+    )
     plan = move.plan(source, target, roots, relink=True)
     return move.apply(plan, roots, offline=True, job="7", token=1)
 
 
-def _delete(folder: Path, roots: Roots) -> object:
-    plan = delete.plan(str(folder / "below.vhd"), roots)
+def _delete(folder: Path, roots: Roots, family: Family) -> object:
+    plan = delete.plan(str(folder / family.file("below")), roots)
     return delete.apply(plan, roots, offline=True, job="7", token=1)
 
 
@@ -210,4 +225,9 @@ _DEATHS: list[tuple[Do, str]] = [
     (_copy, "forward.rename"),
     (_move, "relink.header.write"),
     (_delete, "forward.rename"),
+]
+_LOGGED_DEATHS: list[tuple[Do, str]] = [
+    (_update, "relink.header.fsync"),
+    (_merge(in_place=True), "merge.table.write"),
+    (_compact, "compact.header.fsync"),
 ]

@@ -11,13 +11,14 @@ import functools
 import json
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from disks.engine import formats
 from disks.engine.chain import open_chain
 from disks.engine.check import check_image
 from disks.engine.errors import ImageError
+from disks.engine.holding import Limits, Wanted
 from disks.engine.images import DiskType, Image
 from disks.engine.parent_link import NewParent
 from disks.engine.units import SECTOR_BYTES
@@ -25,12 +26,14 @@ from disks.operations import journal, windows
 from disks.operations.paths import Roots
 from disks.operations.storage_roots import Root
 from disks.operations.trash import manifests
+from disks.tests.builders import VHD, VHDX
 from disks.tests.engine.world import World, open_file
 from disks.tests.fuzz.damage import Bytes, Template, damaged, templates
 from disks.tests.fuzz.records import Left, all_left
 
 Target = Callable[[bytes], None]
 _LOOKED_AT_SECTORS = 9000
+_IDENTITY = "5eed5eed-0000-4000-8000-000000000001"
 
 
 def all_targets(folder: Path) -> dict[str, Target]:
@@ -38,13 +41,15 @@ def all_targets(folder: Path) -> dict[str, Target]:
     disks = templates(folder)
     places = World(folder, windows={"C:\\VMs": str(folder)})
     roots = Roots([Root(str(folder), windows_views=("C:\\VMs",))])
-    left = functools.cache(lambda: all_left(folder / "left"))
+    left = functools.cache(lambda: all_left(folder / "left", VHD))
+    left_logged = functools.cache(lambda: all_left(folder / "left", VHDX))
     return {
         "vhd": lambda data: _disk([one for one in disks if _is(one, ".vhd")], places, data),
         "vhdx": lambda data: _disk([one for one in disks if _is(one, ".vhdx")], places, data),
         "any-file": lambda data: _any_file(folder / "any.vhd", places, data),
         "sidecar": lambda data: _sidecar(folder, roots, data),
         "recovery": lambda data: _recovery(left(), data),
+        "recovery-vhdx": lambda data: _recovery(left_logged(), data),
         "manifest": lambda data: _manifest(folder, roots, data),
         "windows-path": lambda data: _windows_path(folder, roots, data),
     }
@@ -124,9 +129,26 @@ def _ask(image: Image) -> None:
         image.plan_replay,
         lambda: image.plan_expand(image.virtual_size_bytes + 1024 * 1024),
         lambda: image.plan_parent_link(NewParent(image.identity, "b", ".\\b", "D:\\b")),
+        image.needed_bytes,
+        image.stored_headers,
+        lambda: image.end_of_use,
+        lambda: image.plan_identity(_IDENTITY),
+        lambda: image.plan_face(image),
+        lambda: image.growth_bytes(_wanted(sectors)),
+        lambda: _hold(image, sectors),
     ]
+    if image.disk_type is not DiskType.FIXED:
+        plans += [
+            image.plan_end,
+            lambda: image.plan_compaction([]),
+            lambda: image.plan_compaction([0], [1] if image.states_zeros else []),
+        ]
     if image.disk_type is DiskType.DIFFERENCING:
-        plans += [lambda: image.parent, image.recorded_link]
+        plans += [
+            lambda: image.parent,
+            lambda: image.plan_recorded_link(image.recorded_link()),
+            lambda: image.plan_parent_identity(_IDENTITY),
+        ]
     for plan in plans:
         with contextlib.suppress(ImageError):
             plan()
@@ -139,6 +161,20 @@ def _ask(image: Image) -> None:
     with contextlib.suppress(ImageError):
         for _ in zip(image.block_runs(), range(1000), strict=False):
             pass
+
+
+def _wanted(sectors: int) -> Iterator[Wanted]:
+    """What a merge moves into a disk: at its beginning, and at its end."""
+    for first, zeros in ((0, False), (max(8, sectors - 8), True)):
+        if first + 8 <= sectors:
+            yield Wanted(first, 8, zeros)
+
+
+def _hold(image: Image, sectors: int) -> None:
+    held = image.plan_hold(_wanted(sectors), Limits(1024 * 1024, 1000))
+    for place in held.places:
+        end = place.file_offset + place.count_sectors * SECTOR_BYTES
+        assert 0 <= place.file_offset < end <= held.size_after_bytes
 
 
 def _sidecar(folder: Path, roots: Roots, data: bytes) -> None:

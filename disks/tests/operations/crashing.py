@@ -8,13 +8,19 @@ it is a forked child that SIGKILL ends, or, most times, a death within this proc
 
 from __future__ import annotations
 
+import errno
 import gc
+import itertools
 import os
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 from disks.engine import faults
 from disks.engine.errors import ImageError
+from disks.engine.files import ImageFile, storage_error
 from disks.tests.operations import worlds
 from disks.tests.operations.dying import (
     DIED,
@@ -63,6 +69,15 @@ def outcome_of(work: Work) -> int:
     return DONE
 
 
+def outcome_with(fault: faults.Fault, work: Work) -> int:
+    """outcome_of work that is broken so; the fault's countdown is 0 if it came to that."""
+    faults.install(fault)
+    try:
+        return outcome_of(work)
+    finally:
+        faults.install(None)
+
+
 def with_fault(text: str, work: Callable[[], object]) -> Callable[[], object]:
     """work, broken as VD_FAULT would break it."""
 
@@ -80,7 +95,14 @@ def faulty(kind: str) -> Breaking:
     """Breaks work at its n-th point with one kind of fault."""
     if kind in ("kill", "torn"):
         return killed if kind == "kill" else torn
-    return lambda number, work: outcome_of(with_fault(f"*:{number}:{kind}", work))
+
+    def failing(number: int, work: Work) -> int:
+        fault = faults.Fault("*", number, kind)
+        code = outcome_with(fault, work)
+        assert code != DONE or fault.countdown, f"{kind} at {number} would end the loop too early"
+        return code
+
+    return failing
 
 
 def killed(number: int, work: Work) -> int:
@@ -107,9 +129,28 @@ def failing_from(number: int, work: Work) -> int:
 
     faults.watch(fail)
     try:
-        return outcome_of(work)
+        code = outcome_of(work)
     finally:
         faults.watch(None)
+    assert code != DONE or count < number, f"errors from {number} on would end the loop too early"
+    return code
+
+
+@contextmanager
+def unreadable_once(path: str, number: int) -> Iterator[list[tuple[int, str]]]:
+    """The number-th read of a file's data fails: where, and in which thread; empty if none did."""
+    read, reads = ImageFile.read_into, itertools.count(1)
+    failed: list[tuple[int, str]] = []
+
+    def failing(self: ImageFile, offset: int, buffer: memoryview) -> None:
+        if self.path == path and next(reads) == number:
+            failed.append((offset, threading.current_thread().name))
+            error = OSError(errno.EIO, os.strerror(errno.EIO))
+            raise storage_error(error, path, offset=offset, verb="read")
+        read(self, offset, buffer)
+
+    with mock.patch.object(ImageFile, "read_into", failing):
+        yield failed
 
 
 def broken_at_every_point(
@@ -143,24 +184,21 @@ def broken_at_every_point(
 
 
 def failing_at_every_point(
-    fresh: Callable[[], Work], kind: str, *, every: int = SAMPLE
+    fresh: Callable[[], Work], kind: str, *, every: int = SAMPLE, step: str = ""
 ) -> Iterator[int]:
     """Run fresh work whose first point fails, the second, …, until it passes untouched.
 
-    kind: enospc, eio, or short, which is the writes' alone
+    kind  enospc, eio, or short, which is the writes' alone
+    step  which points count, see `faults.py`; all of them, if nothing is said
 
     Yields how each run ended, DONE where the failure was harmless or made good, else REFUSED;
     what the last run left, which nothing broke, is there after the loop.
     """
-    step = "write" if kind == "short" else "*"
+    step = step or ("write" if kind == "short" else "*")
     with few_collections(), worlds.remembering():
         for number in range(1, MOST_POINTS, every):
-            work, fault = fresh(), faults.Fault(step, number, kind)
-            faults.install(fault)
-            try:
-                code = outcome_of(work)
-            finally:
-                faults.install(None)
+            fault = faults.Fault(step, number, kind)
+            code = outcome_with(fault, fresh())
             if fault.countdown:
                 assert code == DONE
                 assert number > 1

@@ -26,6 +26,7 @@ from disks.tests.builders import (
     seven_zip_sha256,
 )
 from disks.tests.operations import worlds
+from disks.tests.operations.crashing import unreadable_once
 from disks.tests.operations.shrinking import BLOCK, SCENES, TWO_CHUNKS, Scene, noise, zeros
 from disks.tests.operations.worlds import content_of, errors_in, roots_of
 
@@ -284,6 +285,19 @@ def test_a_missing_parent_is_refused_because_nothing_can_be_compared(tmp_path: P
     built = SCENES["differencing"].make(tmp_path)
     (tmp_path / "parent.vhd").unlink()
     assert refusal(built.path).code == "E_PARENT_MISSING"
+
+
+def test_a_block_that_cannot_be_read_is_told_by_its_sector(family: Family, tmp_path: Path) -> None:
+    """bad-input F83: nobody takes it for zeros."""
+    sector = 3 * family.small // 512
+    content = [(sector, noise(1, 8))]
+    disk = family.dynamic(
+        tmp_path, family.file("disk"), size=8 * MIB, block_size=family.small, content=content
+    )
+    with unreadable_once(str(disk.path), 1):
+        told = compact.plan(str(disk.path), roots_of(tmp_path)).refused
+    assert told is not None
+    assert (told.code, told.field, told.value) == ("E_IO", "LBA", sector)
 
 
 def test_a_disk_changed_since_the_plan_is_not_touched(family: Family, tmp_path: Path) -> None:

@@ -33,8 +33,10 @@ from disks.tests.operations.worlds import errors_in, essence_of, essence_of_byte
 NAMES = [
     "dynamic",
     "dynamic, all zeros",
+    "dynamic, last block cut short",
     "blktap",
     "differencing, packed",
+    "vhdx, dynamic",
     "vhdx, differencing",
     "vhdx, differencing, whole blocks",
 ]

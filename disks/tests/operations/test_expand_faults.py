@@ -43,12 +43,12 @@ WORK = {
     "fixed, ends with a page": 1024 * KIB,
     "fixed, longer than needed": 120 * KIB,
     "dynamic": HUGE,  # blocks make room
-    "dynamic, far apart": LARGE,  # more than once
+    "dynamic, far apart": HUGE,  # more than once
     "dynamic, stale end": MORE,
     "dynamic, empty": LARGE,  # the footer makes room
     "dynamic, last block cut short": MANY,
     "blktap": HUGE,
-    "differencing": LARGE,  # the table moves
+    "differencing": 32 * MIB,  # the table moves past the room that locators keep
     "differencing, strings everywhere": MANY,
     "vhdx, fixed": 5 * MIB + 512 * KIB,
     "vhdx, dynamic": 5 * MIB,

@@ -66,8 +66,9 @@ def test_a_paused_process_goes_on_when_it_is_continued(tmp_path: Path) -> None:
     assert os.waitstatus_to_exitcode(status) == 5
 
 
-# What changes names or contents. (Owner and rights are carried over before a file has its name.)
+# What changes names, contents, owners and rights.
 _CHANGING = {
+    *("chmod", "chown", "fchmod", "fchown", "removexattr", "setxattr"),
     *("copy_file_range", "fdatasync", "fsync", "ftruncate", "link", "makedirs", "mkdir", "mknod"),
     *("posix_fallocate", "pwrite", "pwritev", "remove", "rename", "renameat2", "replace", "rmdir"),
     *("sendfile", "symlink", "sync", "truncate", "unlink", "utime", "write", "writev"),

@@ -6,10 +6,12 @@ made a disk on it.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,6 +65,14 @@ def _left_with_a_log(world: worlds.World, family: Family) -> None:
     world.leaf.move_into_log(world.leaf.table_offset)
 
 
+def _trimmed(world: worlds.World, family: Family) -> None:
+    """A block that was moved, and lies behind the end of the level below the leaf."""
+    with world.leaf.path.open("r+b") as file:
+        file.seek(world.leaf.table_offset + 6 * 8)
+        file.write((3).to_bytes(8, "little"))
+    os.utime(world.leaf.path)
+
+
 def _built_upon(world: worlds.World, family: Family) -> None:
     family.differencing(
         world.folder, family.file("new"), world.leaf, content=[(2, worlds.noise(5, 3))]
@@ -73,16 +83,19 @@ def _built_upon(world: worlds.World, family: Family) -> None:
 class Case:
     """A merge into base that was stopped.
 
-    meanwhile  what happens to its leaf then
-    dies_at    where the power fails; anywhere, where nothing is said
+    meanwhile    what happens to its leaf then
+    dies_at      where the power fails; anywhere, where nothing is said
+    options      of the chain
+    after_bytes  what was moved before; 0: nothing
     """
 
     family: Family
     meanwhile: Callable[[worlds.World, Family], None]
     base: str = "middle"
     base_type: str = "dynamic"
-    size: int | None = None
     dies_at: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    after_bytes: int = 0
 
     @property
     def of_many_batches(self) -> bool:
@@ -101,12 +114,19 @@ MORE_ROOM = tuple(
     for operation in ("create", "allocate", "write", "fsync", "rename", "fsync-folder")
 )
 
+_SMALLER_LEVEL = {
+    "leaf_size": 8 * MIB,
+    "leaf_more": [(6 * 2048, worlds.noise(5, 8)), (7 * 2048, worlds.noise(6, 16))],
+}
+
 CASES = {
     "vhd, enlarged, table and all": Case(VHD, _enlarged(8 * MIB)),
     "vhd, enlarged, blocks make room": Case(VHD, _enlarged(96 * MIB), "base"),
     "vhd, enlarged over a fixed base": Case(VHD, _enlarged(MIB), "base", "fixed"),
     "vhd, written": Case(VHD, _written),
-    "vhd, written all over": Case(VHD, _written_all_over, size=2 * MIB, dies_at=MORE_ROOM),
+    "vhd, written all over": Case(
+        VHD, _written_all_over, options={"size": 2 * MIB}, dies_at=MORE_ROOM
+    ),
     "vhd, built upon": Case(VHD, _built_upon),
     "vhdx, enlarged": Case(VHDX, _enlarged(8 * MIB)),
     "vhdx, enlarged over a fixed base": Case(VHDX, _enlarged(MIB), "base", "fixed"),
@@ -114,11 +134,14 @@ CASES = {
     "vhdx, written all over": Case(VHDX, _written_all_over, dies_at=MORE_ROOM),
     "vhdx, left with a log": Case(VHDX, _left_with_a_log),
     "vhdx, built upon": Case(VHDX, _built_upon),
+    "vhdx, trimmed behind a smaller level": Case(
+        VHDX, _trimmed, "base", options=_SMALLER_LEVEL, after_bytes=40 * 1024
+    ),
 }
 
 
 class Scene:
-    """The merge was stopped before its first batch; recovery is what goes on with it."""
+    """The merge was stopped; recovery is what goes on with it."""
 
     def __init__(self, place: Path, case: Case) -> None:
         self.case, self.folder = case, place / "run"
@@ -133,9 +156,9 @@ class Scene:
             self.folder,
             family=self.case.family,
             base_type=self.case.base_type,
-            size=self.case.size,
+            **self.case.options,
         )
-        stopped(self.leaf, self.base, world.roots)
+        stopped(self.leaf, self.base, world.roots, self.case.after_bytes)
         self.case.meanwhile(world, self.case.family)
         self.contents = {self.base: worlds.essence_of(self.leaf)}
         if self.new.exists():

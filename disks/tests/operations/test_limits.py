@@ -3,6 +3,7 @@ on, or says why not."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import tracemalloc
@@ -31,10 +32,15 @@ LITTLE_BYTES = 40 * MIB  # that may be added to what a process has
 
 
 def limited(work: Callable[[], object]) -> int:
-    """Run work in a process that may open only a few files more."""
+    """Run work in a process that may open only a few files more.
+
+    The limit is one on descriptors' numbers, of which any may be taken already.
+    """
 
     def few() -> None:
-        most = max(map(int, os.listdir("/proc/self/fd"))) + FEW_FILES
+        taken = set(map(int, os.listdir("/proc/self/fd")))
+        free = (number for number in itertools.count() if number not in taken)
+        most = next(itertools.islice(free, FEW_FILES, None))
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         work()
 

@@ -256,6 +256,15 @@ def test_a_disk_linked_to_the_place_of_a_lock_file_is_not_written(
     assert (tmp_path / "b.vhd").read_bytes() == bytes(4096)
 
 
+@pytest.mark.parametrize("text", [b"", b"\xff\0", b"[" * 4096, b"[]", b'{"job": {}}', b"1" * 4096])
+def test_a_lock_is_one_whatever_its_file_says(roots: Roots, tmp_path: Path, text: bytes) -> None:
+    """bad-input G3: whoever may write to the folder can write anything there."""
+    disk = str(tmp_path / "a.vhd")
+    with hold(roots, [disk]):
+        (tmp_path / ".vdlock" / lock_name(disk)).write_bytes(text)
+        assert code_when_taken(roots, [disk]) == "E_LOCKED"
+
+
 def test_sweeping_takes_lock_files_only(roots: Roots, tmp_path: Path) -> None:
     (tmp_path / ".vdlock").mkdir()
     stray = tmp_path / ".vdlock" / "c.vhd"

@@ -500,7 +500,7 @@ def test_a_missing_parent_is_refused_never_read_as_zeros(tmp_path: Path) -> None
 
 
 def test_a_read_only_root_is_refused(tmp_path: Path) -> None:
-    """bad-input H94."""
+    """bad-input F94."""
     world = chain(tmp_path)
     roots = roots_of(tmp_path, read_only=True)
     plan = merge.plan(world.path("leaf.vhd"), roots, into_parent=True)

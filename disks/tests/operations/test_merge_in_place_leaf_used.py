@@ -55,11 +55,14 @@ class StopsAfter(Progress):
             raise Cancelled
 
 
-def stopped(leaf: Path, base: Path, roots: Roots) -> None:
+def stopped(leaf: Path, base: Path, roots: Roots, after_bytes: int = 0) -> None:
+    """A merge of these that was stopped, once so much was moved."""
     plan = merge.plan(str(leaf), roots, base=str(base), into_parent=True, in_place=True)
-    record = base.with_name(f".{base.name}.vdmerge")
+    progress: Progress = StopsAfter(after_bytes)
+    if after_bytes == 0:
+        progress = StopsAtTheFirstBatch(base.with_name(f".{base.name}.vdmerge"))
     with pytest.raises(Stopped):
-        merge.apply(plan, roots, offline=True, progress=StopsAtTheFirstBatch(record))
+        merge.apply(plan, roots, offline=True, progress=progress)
 
 
 def enlarge(leaf: Path, roots: Roots, by_bytes: int) -> int:

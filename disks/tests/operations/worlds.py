@@ -82,10 +82,12 @@ def chain(
     block: int | None = None,
     middle_block: int | None = None,
     leaf_block: int | None = None,
+    leaf_more: Iterable[tuple[int, bytes]] = (),
     grandchild: bool = False,
 ) -> World:
     """Runs that overlap, hide one another with zeros, and end at odd sectors.
 
+    leaf_more: what the leaf holds beside them
     Of a VHDX some blocks state zeros: they hide what their ancestors have there.
     """
     folder.mkdir(exist_ok=True)
@@ -112,7 +114,7 @@ def chain(
         middle,
         size=leaf_size or middle_size or size,
         block_size=leaf_block or middle_block or block,
-        content=shape.leaf,
+        content=[*leaf_more, *shape.leaf],
         **shape.leaf_options,
     )
     below = None

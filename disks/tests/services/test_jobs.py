@@ -9,7 +9,7 @@ from io import StringIO
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import AnonymousUser
+from django.contrib.auth.models import AnonymousUser, Group
 from django.core.management import call_command
 from django.db import DatabaseError, OperationalError, connection
 from django.test.utils import CaptureQueriesContext
@@ -254,7 +254,7 @@ def test_the_catalog_that_cannot_follow_does_not_fail_the_work(caplog):
 
 
 def test_work_of_an_unknown_kind_or_version_stays_in_the_queue():
-    """bad-input E97: an old worker leaves what it does not know to a newer one."""
+    """bad-input F97: an old worker leaves what it does not know to a newer one."""
     job = ask(kind="from-tomorrow")
     newer = ask()
     Job.objects.filter(pk=newer.pk).update(parameters_version=jobs.PARAMETERS_VERSION + 1)
@@ -262,6 +262,24 @@ def test_work_of_an_unknown_kind_or_version_stays_in_the_queue():
         jobs.run(each.pk)
         assert fresh(each).status == Job.Status.QUEUED
         assert each.sentence == "Waiting for a worker of a newer version."
+
+
+def test_a_role_that_is_taken_away_meanwhile_does_not_break_a_job_off():
+    """bad-input E80: it goes on under the grant that it was asked for with, and says for whom."""
+    user = make_user("ada")
+    user.groups.add(Group.objects.get(name="operator"))
+    job = ask(user=user)
+
+    def revoke(*_):
+        user.groups.clear()
+        user.is_active = False
+        user.save()
+        return {}
+
+    practice.does = revoke
+    jobs.run(job.pk)
+    assert states(job) == ["running", "succeeded"]
+    assert {entry.user for entry in AuditEntry.objects.filter(job=job)} == {user}
 
 
 def test_run_now_does_the_same_in_the_calling_process():
@@ -529,7 +547,7 @@ def test_progress_is_stored_at_most_once_a_second(django_assert_num_queries):
 
 
 def test_a_busy_database_does_not_stop_the_work(monkeypatch, settings):
-    """bad-input E90: progress is told later; the lease's own clock watches meanwhile."""
+    """bad-input F90: progress is told later; the lease's own clock watches meanwhile."""
     settings.JOB_PROGRESS_SECONDS = 0
     claimed = hold(ask())
     lease = lease_of(claimed)
@@ -543,7 +561,7 @@ def test_a_busy_database_does_not_stop_the_work(monkeypatch, settings):
 
 
 def test_the_end_is_stored_as_soon_as_the_database_answers(monkeypatch, settings):
-    """bad-input E90: hours of work are not thrown away for a locked database."""
+    """bad-input F90: hours of work are not thrown away for a locked database."""
     settings.JOB_PROGRESS_SECONDS = 0
     monkeypatch.setattr(running.connection, "close", lambda: None)  # the test's own transaction
     errors = [OperationalError("database is locked"), OperationalError("server closed")]

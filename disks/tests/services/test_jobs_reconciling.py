@@ -422,7 +422,7 @@ def test_a_damaged_record_is_left_for_a_person(root, tmp_path):
 
 
 def test_a_sidecar_of_no_job_of_ours_is_recovered_and_audited_once(root, tmp_path, monkeypatch):
-    """bad-input E91: of a command line that died, or of a database before its restore."""
+    """bad-input F91: of a command line that died, or of a database before its restore."""
     disk = tmp_path / "child.vhd"
     disk.touch()
     mine = tmp_path / "mine.vhd"

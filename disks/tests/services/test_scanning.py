@@ -80,7 +80,7 @@ def test_scan_finds_a_chain_and_fills_its_columns(tmp_path: Path) -> None:
 
 
 def test_content_decides_and_not_the_name(tmp_path: Path) -> None:
-    """bad-input A2, A50: text named .vhd is listed as no disk; other texts are not listed."""
+    """bad-input A2, C50: text named .vhd is listed as no disk; other texts are not listed."""
     folder = tmp_path / "vms"
     root = declare(folder)
     base(folder, "disk.without-extension")

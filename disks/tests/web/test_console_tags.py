@@ -91,7 +91,7 @@ def test_path_breaks_only_between_its_names():
     ],
 )
 def test_hidden_characters_are_made_visible(text, shown):
-    """bad-input A49, B34, D65 on pages."""
+    """bad-input C49, B34, D65 on pages."""
     drawn = names.name(text)
     assert f'<span class="odd" title="hidden character">{shown}</span>' in drawn
     assert names.plain_text(text) == f"a{shown}b"

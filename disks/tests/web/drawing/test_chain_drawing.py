@@ -113,7 +113,7 @@ def test_no_inline_style_and_no_script() -> None:
 
 
 def test_names_that_are_not_utf8_can_be_sent() -> None:
-    """bad-input A65: bytes that are no UTF-8 are shown as escapes."""
+    """bad-input D65: bytes that are no UTF-8 are shown as escapes."""
     name = b"caf\xe9.vhd".decode("utf-8", "surrogateescape")
     assert visible(name) == "caf\\xe9.vhd"
     draw_chain([a_disk(name)]).encode()
