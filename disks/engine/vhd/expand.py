@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 Piece = Write | Fill
 _ANYWHERE = 1 << 62
-_CHILDREN = "a child must not be smaller than its parent (on Windows 0xC03A0012, 0xC03A0017)"
 _ENTRIES_PER_SECTOR = SECTOR_BYTES // 4
 # Who stores the size for itself; of all others' disks QEMU believes the geometry.
 _SIZE_BELIEVED = (b"win ", b"qem2", b"d2v ", b"CTXS", b"tap\0")
