@@ -33,8 +33,8 @@ def why_not_used(roots: Roots, sidecar: Sidecar) -> str:
         with roots.open(work.base) as file:
             if work.file is not None and not is_as_stopped(file, work):
                 return (
-                    f"Somebody has written to {base} since the merge was stopped, or changed its times "
-                    f"only: what {leaf} reads may be wrong."
+                    f"Somebody has written to {base} since the merge was stopped, or changed only "
+                    f"its times: what {leaf} reads may be wrong."
                 )
             if work.file is None and _is_torn(file):
                 return f"{base} was half written when its worker died, and {leaf} reads from it."
