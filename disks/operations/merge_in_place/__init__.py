@@ -104,9 +104,10 @@ def touched(roots: Roots, sidecar: Sidecar) -> FileIdentity | None:
     sidecar: of a merge that has begun to move. Raises E_SIDECAR, and what reading base raises.
     """
     work = Work.from_sidecar(sidecar)
-    if work.state == ENDING and batches.seen(roots, work.levels) == work.seen:
+    found = as_left.touched(roots, work)
+    if found and work.state == ENDING and batches.seen(roots, work.levels) == work.seen:
         return None  # all is moved
-    return as_left.touched(roots, work)
+    return found
 
 
 def recover(

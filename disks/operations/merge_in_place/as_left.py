@@ -8,7 +8,6 @@ moved once more. Where the file itself says that it was written, nothing can be 
 
 from __future__ import annotations
 
-import os
 import zlib
 from dataclasses import replace
 
@@ -20,7 +19,6 @@ from disks.operations.merge_in_place import old_pages
 from disks.operations.merge_in_place.refusals import PUT_BACK, attention
 from disks.operations.merge_in_place.work import MERGING, Work, key
 from disks.operations.paths import Roots
-from disks.operations.windows import shown
 
 
 def header_of(file: ImageFile) -> int:
@@ -42,12 +40,10 @@ def require_as_stopped(file: ImageFile, work: Work) -> None:
         raise attention(work.base, why, PUT_BACK)
     raise attention(
         work.base,
-        "its times are other ones: either somebody has written to it since the merge was stopped, "
-        "or a tool has changed only its times (touch, a backup, a new owner). The file does not "
-        "tell which",
-        f"If you know that nobody has written to it, say so: tick that on the page of the job or "
-        f"of the disk, or “manage.py disk recover {shown(os.path.dirname(work.base))} "
-        f"--only-touched”. {PUT_BACK}",
+        "its times are others: somebody has written to it since the merge was stopped, or a tool "
+        "has changed only its times (touch, a backup), which the file does not tell",
+        "If you know that nobody has written to it, say so: tick that on the page of the job or of "
+        f"the disk, or add --only-touched to “disk recover”. {PUT_BACK}",
     )
 
 

@@ -15,9 +15,9 @@ GIVE_BACK = (
     f"go on with the merge. {_NEVERTHELESS}"
 )
 PUT_BACK = (
-    "If somebody has written to it, take its content as it was when the merge was stopped from a "
-    "backup or a snapshot, and write that into this very file (cp onto it; a new file of its name "
-    f"will not do), then go on with the merge. {_NEVERTHELESS}"
+    "If somebody has written to it, write its content as it was when the merge was stopped, from a "
+    "backup or a snapshot, back into this very file (cp onto it; a new file will not do), then go "
+    f"on with the merge. {_NEVERTHELESS}"
 )
 
 
@@ -25,8 +25,8 @@ def attention(path: str, why: str, advice: str) -> ImageError:
     """E_NEEDS_ATTENTION: why it cannot go on, and what would have to be so again."""
     return ImageError(
         "E_NEEDS_ATTENTION",
-        f"{shown(path)} is part of a merge in place that is half-way, and {why}. Nothing was "
-        "touched.",
+        f"{shown(path)} is part of a merge in place that is half-way, and {why}. No disk was "
+        "written.",
         advice=advice,
         file=path,
     )

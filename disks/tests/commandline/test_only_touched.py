@@ -30,7 +30,7 @@ def test_recover_asks_whether_the_parent_was_only_touched_and_takes_the_answer(
     refused = disk.json("recover", tmp_path)
     (row,) = refused.document["recovered"]
     assert (refused.code, row["code"]) == (1, "E_NEEDS_ATTENTION")
-    assert f"“manage.py disk recover {tmp_path} --only-touched”" in row["sentence"]
+    assert "add --only-touched to “disk recover”" in row["sentence"]
     done = disk("recover", tmp_path, "--only-touched")
     assert (done.code, "was finished" in done.out) == (0, True)
     assert worlds.content_of(world.middle.path) == world.leaf.sha256

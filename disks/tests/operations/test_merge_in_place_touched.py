@@ -130,6 +130,16 @@ def test_killed_at_once_it_needs_not_be_said_again_and_moves_all_the_same(scene:
     scene.assert_merged()
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_said_of_a_merge_whose_names_are_changing_it_ends_as_ever(
+    scene: Scene, number: int
+) -> None:
+    fault = f"merge.end.rename:{number}:kill"
+    assert in_fork(with_fault(fault, lambda: scene.recover(only_touched=False))) == DIED
+    assert scene.recover()["action"] == "finished"
+    scene.assert_merged()
+
+
 def test_a_word_on_what_was_touched_again_since_is_not_believed(scene: Scene) -> None:
     scene.touch()
     record = merge_in_place.pending(scene.roots, scene.base)
@@ -189,6 +199,19 @@ def test_what_the_file_itself_tells_no_word_overrules(
     after = worlds.snapshot(scene.folder)
     changed = {name for name in before if before[name] != after.get(name)}
     assert all(name.endswith(".vdmerge") for name in changed)
+
+
+@pytest.mark.parametrize("meanwhile", [shorter, larger, opened_for_writing])
+def test_what_it_held_written_back_into_the_file_lets_it_go_on(
+    scene: Scene, meanwhile: Callable[[Scene], None]
+) -> None:
+    """As the refusal says."""
+    held = Path(scene.base).read_bytes()
+    meanwhile(scene)
+    assert scene.recover()["action"] == "needs-attention"
+    Path(scene.base).write_bytes(held)
+    assert scene.recover()["action"] == "finished"
+    scene.assert_merged()
 
 
 def test_a_record_of_before_headers_were_noted_is_gone_on_with(scene: Scene) -> None:
