@@ -24,6 +24,12 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
         action="store_true",
         help="where the storage has no locks: I declare that no other host works here",
     )
+    parser.add_argument(
+        "--only-touched",
+        action="store_true",
+        help="of merges in place that were stopped, and whose parent has other times since: "
+        "I know that nobody has written to it",
+    )
     add_limit(parser)
     add_stop_by(parser)
     parser.set_defaults(run=run)
@@ -34,7 +40,13 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if not os.path.isdir(folder):
         args.usage_error(f"argument DIR: {args.folder} is no directory")
     roots = build_roots(args, folders=[folder])
-    rows = recover(folder, roots, assume_dead=args.assume_dead, progress=console.progress())
+    rows = recover(
+        folder,
+        roots,
+        assume_dead=args.assume_dead,
+        only_touched=args.only_touched,
+        progress=console.progress(),
+    )
     text = "\n".join(f"{row['path']}: {row['sentence']}" for row in rows)
     console.result({"recovered": rows}, text or f"{folder}: nothing was left unfinished.")
     return 1 if any(row["action"] == "needs-attention" for row in rows) else 0

@@ -90,6 +90,39 @@ class MergeDeclarationForm(DeclarationForm):
         return said
 
 
+class TouchedDeclarationForm(DeclarationForm):
+    """One declaration more: that a disk which has other times was written by nobody.
+
+    needs_untouched: whether there is such a disk
+    """
+
+    only_touched = forms.BooleanField(required=False)
+
+    def __init__(self, data: Any = None, *, needs_untouched: bool = False, **needs: bool) -> None:
+        super().__init__(data, **needs)
+        self.needs_untouched = needs_untouched
+
+    def clean_only_touched(self) -> bool:
+        said = bool(self.cleaned_data["only_touched"])
+        if self.needs_untouched and not said:
+            raise forms.ValidationError(
+                "Say that nobody has written to it. If somebody has, write back into it what it "
+                "held when the merge was stopped, from a backup or a snapshot."
+            )
+        return said
+
+
+class ResumeForm(forms.Form):
+    """What goes with *Resume*: that the disk that was shown (its file, signed) was only touched."""
+
+    only_touched = forms.BooleanField(required=False)
+    touched = forms.CharField(max_length=1_000, required=False)
+
+    def clean_touched(self) -> Any:
+        sent = self.cleaned_data["touched"]
+        return _unsealed(sent) if sent and self.cleaned_data["only_touched"] else None
+
+
 def sealed(shown: Any) -> str:
     """What a page has shown (a fingerprint, paths) as its form carries it."""
     return signing.dumps(shown, salt=_SALT, compress=True)

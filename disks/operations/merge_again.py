@@ -20,10 +20,17 @@ from disks.operations.trash.manifests import Manifest
 
 
 def go_on(
-    base: str, roots: Roots, *, job: str, token: int = 0, progress: Progress | None = None
+    base: str,
+    roots: Roots,
+    *,
+    job: str,
+    token: int = 0,
+    progress: Progress | None = None,
+    untouched: FileIdentity | None = None,
 ) -> dict[str, Any] | None:
     """Finish the merge in place into base that this job began; None where there is none.
 
+    untouched: as merge_in_place.resume() has it
     Raises Stopped, also where it cannot go on now: its data has moved, so it stays to be
     resumed, with the reason.
     """
@@ -37,7 +44,8 @@ def go_on(
             found = merge_in_place.pending(roots, base)
             if found is None:
                 return None  # somebody's recovery was quicker
-            return merge_in_place.resume(roots, found, progress or Progress())
+            progress = progress or Progress()
+            return merge_in_place.resume(roots, found, progress, untouched=untouched)
 
 
 def finished(

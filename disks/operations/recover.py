@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from disks.engine.errors import ImageError
@@ -29,21 +30,39 @@ _HASH_LETTERS = 32  # of a lock's name, and at least of a temporary file's
 _TEMPORARY = re.compile(r"\.(.+\..+)\.vdtmp", re.DOTALL)
 
 
+@dataclass(frozen=True)
+class Said:
+    """What somebody has declared for a recovery; see recover()."""
+
+    assume_dead: bool = False
+    only_touched: bool = False
+
+
+_NOTHING_SAID = Said()
+
+
 def recover(
-    folder: str, roots: Roots, *, assume_dead: bool = False, progress: Progress | None = None
+    folder: str,
+    roots: Roots,
+    *,
+    assume_dead: bool = False,
+    only_touched: bool = False,
+    progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Everything unfinished in folder and below; one row per disk that was looked after.
 
-    assume_dead  where the storage has no locks: somebody declares that no other host works
-    progress     of merges in place, which may take hours and can be stopped once more
+    assume_dead   where the storage has no locks: somebody declares that no other host works
+    only_touched  as merge_in_place.recover() has it, of all merges there
+    progress      of merges in place, which may take hours and can be stopped once more
     Rows: path of the disk, action (`finished`, `undone`, `swept`, `busy`,
     `needs-attention`), code (null, or that of the error), sentence. Whatever goes wrong with
     one of them is its row, and the others are looked after all the same.
     """
     rows: list[dict[str, Any]] = []
+    said = Said(assume_dead, only_touched)
     for current in _folders(folder, roots, rows):
         try:
-            for row in _recover_folder(current, roots, assume_dead=assume_dead, progress=progress):
+            for row in _recover_folder(current, roots, said, progress):
                 rows.append(row)
         except (Cancelled, Lost):
             raise
@@ -54,16 +73,16 @@ def recover(
 
 
 def _recover_folder(
-    folder: str, roots: Roots, *, assume_dead: bool, progress: Progress | None
+    folder: str, roots: Roots, said: Said, progress: Progress | None
 ) -> Iterator[dict[str, Any]]:
     """The rows of one folder, without those below."""
     for path, sidecar in list(journal.sidecars_in(roots, folder)):
         if isinstance(sidecar, ImageError):
             yield _row(path, ATTENTION, sidecar.message, sidecar.code)
         elif sidecar.unfinished:
-            row = _recover_one(sidecar, roots, assume_dead=assume_dead, progress=progress)
+            row = _recover_one(sidecar, roots, said, progress)
             yield {key: value for key, value in row.items() if key != "result"}
-    yield from _sweep(folder, roots, assume_dead=assume_dead)
+    yield from _sweep(folder, roots, assume_dead=said.assume_dead)
     locks.sweep(roots, folder)
 
 
@@ -76,21 +95,21 @@ def recover_disk(path: str, roots: Roots) -> list[dict[str, Any]]:
     for kind in journal.KINDS:
         sidecar = journal.of(roots, path, kind)
         if sidecar is not None and sidecar.unfinished:
-            rows.append(_recover_one(sidecar, roots, assume_dead=False))
+            rows.append(_recover_one(sidecar, roots))
     return rows
 
 
 def _recover_one(
-    sidecar: Sidecar, roots: Roots, *, assume_dead: bool, progress: Progress | None = None
+    sidecar: Sidecar, roots: Roots, said: Said = _NOTHING_SAID, progress: Progress | None = None
 ) -> dict[str, Any]:
     disk = sidecar.disk
     try:
-        with held(sidecar, roots, assume_dead=assume_dead):
+        with held(sidecar, roots, assume_dead=said.assume_dead):
             # Under the lock: its owner may have finished while we waited for our turn.
             current = journal.of(roots, disk, sidecar.kind)
             if current is None or not current.unfinished:
                 return _row(disk, FINISHED, "Its own job has finished it meanwhile.", None)
-            return _act(current, roots, progress)
+            return _act(current, roots, said, progress)
     except Stopped as stopped:
         why = stopped.__cause__
         code = why.code if isinstance(why, ImageError) else "E_STOPPED"
@@ -108,7 +127,7 @@ def failed(disk: str, error: Exception) -> dict[str, Any]:
     return _row(disk, BUSY if waiting else ATTENTION, why.sentence, why.code)
 
 
-def _act(sidecar: Sidecar, roots: Roots, progress: Progress | None) -> dict[str, Any]:
+def _act(sidecar: Sidecar, roots: Roots, said: Said, progress: Progress | None) -> dict[str, Any]:
     if sidecar.kind == UNDO:
         action, sentence = recovery.recover(roots, sidecar, token=sidecar.token + 1)
         return _row(sidecar.disk, action, sentence, None)
@@ -118,7 +137,7 @@ def _act(sidecar: Sidecar, roots: Roots, progress: Progress | None) -> dict[str,
         if sidecar.kind == JOB:
             told = copying.recover(sidecar, roots)
         else:
-            told = merge_in_place.recover(sidecar, roots, progress)
+            told = merge_in_place.recover(sidecar, roots, progress, only_touched=said.only_touched)
         row = _row(sidecar.disk, str(told["action"]), str(told["sentence"]), None)
         return row | ({"result": told["result"]} if told.get("result") else {})
     raise recovery.attention(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from disks.engine.errors import ImageError
+from disks.engine.files import FileIdentity
 from disks.models import Disk, Job
 from disks.operations import copying, locks, merge_in_place
 from disks.operations.journal import Sidecar
@@ -35,6 +36,8 @@ class Begun:
     at_terminal   begun by a command; else by a job, of another console or forgotten here
     stopped       somebody has stopped it; else it was interrupted, or somebody is at it
     unusable      why no machine may use the leaf meanwhile; "" where it reads as ever and waits
+    touched       base as it is, where it has other times since the merge was stopped: somebody has
+                  to say that nobody has written to it
     in_the_way    what has its disks now, a running command say
     """
 
@@ -44,6 +47,7 @@ class Begun:
     at_terminal: bool
     stopped: bool
     unusable: str
+    touched: FileIdentity | None
     in_the_way: ImageError | None
     fingerprint: list[Any]
 
@@ -93,17 +97,20 @@ def request(
     idempotency_key: str,
     seen: list[Any],
     declared_offline: bool = False,
+    only_touched: bool = False,
     address: str = "",
 ) -> Job:
     """Ask for the job that finishes it; the caller enqueues it.
 
-    seen: the fingerprint that was shown. Raises Refusal E_CHANGED where the merge has gone on or
+    seen: the fingerprint that was shown. only_touched: nobody has written to its base, if that has
+    other times since the merge was stopped. Raises Refusal E_CHANGED where the merge has gone on or
     ended meanwhile, E_NOT_OFFLINE, E_READ_ONLY, E_ROOT_OFFLINE; E_LOCKED and E_IN_USE where
     somebody has its disks.
     """
     with closing(roots.operation_roots()) as scope:
         record = _record(scope, [one.path for one in chains.chain_of(disk)])
-        if record is None or _fingerprint(record) != seen:
+        touched = None if record is None else _touched(scope, record)
+        if record is None or _fingerprint(record, touched) != seen:
             raise Refusal(
                 "E_CHANGED",
                 "This merge has gone on, or has ended, since you looked.",
@@ -117,6 +124,7 @@ def request(
             user=user,
             idempotency_key=idempotency_key,
             declared_offline=declared_offline,
+            untouched=touched if only_touched else None,
             address=address,
         )
 
@@ -132,6 +140,25 @@ def half_done(job: Job) -> tuple[str, str, str] | None:
         if found is not None:
             why_not = merge_in_place.why_not_used(scope, found)
             return Work.from_sidecar(found).leaf, found.disk, why_not
+    return None
+
+
+def touched_base(job: Job) -> tuple[str, FileIdentity] | None:
+    """Host path and file of the base of the merge that a job has left half-way, where it has other
+    times since: somebody has to say that nobody has written to it. None elsewhere.
+    """
+    with closing(roots.operation_roots()) as scope, suppress(ImageError):
+        found = _of_job(scope, job)
+        touched = None if found is None else _touched(scope, found)
+        if found is not None and touched is not None:
+            return found.disk, touched
+    return None
+
+
+def _touched(scope: Roots, record: Sidecar) -> FileIdentity | None:
+    """As merge_in_place.touched(); None, too, where the files cannot be asked."""
+    with suppress(ImageError):
+        return merge_in_place.touched(scope, record)
     return None
 
 
@@ -160,6 +187,7 @@ def _record(scope: Roots, paths: Iterable[str]) -> Sidecar | None:
 
 def _described(scope: Roots, record: Sidecar) -> Begun:
     work = Work.from_sidecar(record)
+    touched = _touched(scope, record)
     return Begun(
         work.levels,
         work.base,
@@ -167,8 +195,9 @@ def _described(scope: Roots, record: Sidecar) -> Begun:
         at_terminal=record.job.startswith("cli-"),
         stopped=work.stopped,
         unusable=merge_in_place.why_not_used(scope, record) or ("" if work.stopped else _GOES_ON),
+        touched=touched,
         in_the_way=_in_the_way(scope, record),
-        fingerprint=_fingerprint(record),
+        fingerprint=_fingerprint(record, touched),
     )
 
 
@@ -180,6 +209,7 @@ def _in_the_way(scope: Roots, record: Sidecar) -> ImageError | None:
     return next(filter(None, each), None)
 
 
-def _fingerprint(record: Sidecar) -> list[Any]:
-    """Changes whenever somebody goes on with it, or stops it."""
-    return [record.job, record.token, record.disk, record.state]
+def _fingerprint(record: Sidecar, touched: FileIdentity | None) -> list[Any]:
+    """Changes whenever somebody goes on with it, stops it, or touches its base."""
+    file = touched and [touched.inode, touched.size_bytes, touched.mtime_ns]
+    return [record.job, record.token, record.disk, record.state, file]

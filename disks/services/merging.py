@@ -33,7 +33,7 @@ from disks.services import (
     trash,
 )
 from disks.services.stored_json import readable, restored
-from disks.services.work import BEGUN_AS, JobContext, Recovery
+from disks.services.work import BEGUN_AS, ONLY_TOUCHED, JobContext, Recovery, said_untouched
 
 
 def plan(
@@ -146,12 +146,14 @@ def go_on_with(
     user: Any = None,
     idempotency_key: str = "",
     declared_offline: bool = False,
+    untouched: FileIdentity | None = None,
     address: str = "",
 ) -> Job:
     """The job that goes on with a merge in place which no job of ours has begun; the same one
     however often it is asked for. The caller hands it over.
 
-    user: who asks for it; None: the console by itself.
+    user: who asks for it; None: the console by itself. untouched: base as it was when they said
+    that nobody has written to it.
     It is the usual one, under the name that the merge has in the files. Data has moved, so it
     can be paused and not cancelled. Raises E_SIDECAR.
     """
@@ -177,7 +179,8 @@ def go_on_with(
                 ],
                 "unrelated": [],
                 BEGUN_AS: begun.job,
-            },
+            }
+            | ({ONLY_TOUCHED: untouched.as_dict()} if untouched else {}),
             user=user,
             disk=_catalogued(work.leaf),
             root=roots.locate(work.base)[0],
@@ -306,7 +309,10 @@ def _begun_before(
         return None
     base = parameters["levels"][-1]
     job, token = context.name, context.token
-    done = merge_again.go_on(base, scope, job=job, token=token, progress=progress)
+    untouched = said_untouched(parameters)
+    done = merge_again.go_on(
+        base, scope, job=job, token=token, progress=progress, untouched=untouched
+    )
     return done if done is not None else _finished_before(parameters, scope)
 
 

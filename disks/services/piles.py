@@ -26,7 +26,7 @@ from disks.services import declarations, jobs, merging, roots
 from disks.services.errors import Refusal
 from disks.services.pile_catalog import survey
 from disks.services.stored_json import readable
-from disks.services.work import JobContext
+from disks.services.work import JobContext, said_untouched
 
 PLANNED_AT_ONCE = 8  # each is read from the storage while a page is made
 
@@ -218,6 +218,7 @@ def run_pile(parameters: dict[str, Any], progress: Progress, context: JobContext
             progress=progress,
             children_of=declarations.catalog_children,
             done=done,
+            untouched=said_untouched(parameters),
         )
     return applying.outcome(rows) | {"rows": [_told(row) for row in rows]}
 

@@ -16,12 +16,13 @@ from django.db import transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from disks.engine.files import FileIdentity
 from disks.models import Job
 from disks.services import audit, held, jobs, leases, timing
 from disks.services.errors import Refusal
 from disks.services.jobs import User
 from disks.services.stored_json import restored
-from disks.services.work import WORK
+from disks.services.work import ONLY_TOUCHED, WORK
 
 _TRIES = 5  # the job may move on between a look and the update
 
@@ -155,21 +156,31 @@ def _none_to_wait(job: Job, others: list[Job], most: int) -> Refusal:
     )
 
 
-def resume(job: Job, user: User, address: str = "") -> Job:
+def resume(
+    job: Job, user: User, address: str = "", *, untouched: FileIdentity | None = None
+) -> Job:
     """A paused job waits for a worker again; the caller hands it over. Repeatable.
 
-    Raises Refusal E_NOT_PAUSED.
+    untouched: the base of the merge that it has left half-way (half_merged.touched_base()), as it
+    was when somebody said that nobody has written to it. Raises Refusal E_NOT_PAUSED.
     """
-    return _in_one_update(job, lambda: _resume_once(job, user, address))
+    return _in_one_update(job, lambda: _resume_once(job, user, address, untouched))
 
 
-def _resume_once(job: Job, user: User, address: str) -> bool:
+def _resume_once(job: Job, user: User, address: str, untouched: FileIdentity | None = None) -> bool:
     if job.status in (Job.Status.QUEUED, Job.Status.RUNNING):
         return job.pause_requested_at is None or _withdraw_pause(job, user, address)
     if job.status != Job.Status.PAUSED:
         raise Refusal(
             "E_NOT_PAUSED",
             f"Job {job.pk} cannot be resumed: it is “{job.get_status_display()}”.",
+        )
+    said, told = {}, "resumed."
+    if untouched is not None:
+        said = {"parameters": job.parameters | {ONLY_TOUCHED: untouched.as_dict()}}
+        told = (
+            "resumed; declared that nobody has written to the disk merged into, though its times "
+            "are others."
         )
     with transaction.atomic():
         changed = (
@@ -183,12 +194,11 @@ def _resume_once(job: Job, user: User, address: str) -> bool:
                 sent_at=None,
                 resume_at=None,
                 stop_by=timing.stops_by(job),
+                **said,
             )
         )
         if changed:
-            jobs.note_state(
-                job, job.status, Job.Status.QUEUED, "resumed.", user=user, address=address
-            )
+            jobs.note_state(job, job.status, Job.Status.QUEUED, told, user=user, address=address)
             jobs.hand_over(job.pk)
     return bool(changed)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.utils.module_loading import import_string
 
+from disks.engine.files import FileIdentity
 from disks.engine.images import DiskType
 from disks.models import Job
 from disks.services.stored_json import restored
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
 
 
 BEGUN_AS = "begun_as"  # parameter: how the files call the job that began it
+ONLY_TOUCHED = "only_touched"  # parameter: base of a merge, as it was when that was said of it
 AS_IT_WAS = "Cancelled. Every file is as it was."
+
+
+def said_untouched(parameters: dict[str, Any]) -> FileIdentity | None:
+    """The base of a merge as it was when somebody said that nobody has written to it."""
+    told = parameters.get(ONLY_TOUCHED)
+    return FileIdentity.from_dict(told) if told else None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from django.shortcuts import get_object_or_404, redirect
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods
 
-from disks.forms.declarations import DeclarationForm, needs_offline, sealed
+from disks.forms.declarations import TouchedDeclarationForm, needs_offline, sealed
 from disks.models import Disk
 from disks.services import half_merged, leases
 from disks.services.half_merged import Begun
@@ -44,6 +44,7 @@ def finish_merge(request: HttpRequest, disk_id: int) -> HttpResponse:
             user=request.user,
             seen=said.cleaned_data["seen"],
             declared_offline=said.declared,
+            only_touched=said.cleaned_data["only_touched"],
             idempotency_key=key,
             address=client_address(request),
         ),
@@ -73,7 +74,11 @@ def _context(disk: Disk, begun: Begun, sent: Any) -> dict[str, Any]:
         "base": plans.known([begun.base])[0],
         "refused": plans.as_error(begun.in_the_way),
         "stale": False,
-        "declaration": DeclarationForm(sent, needs_offline=needs_offline(rows or [disk])),
+        "declaration": TouchedDeclarationForm(
+            sent,
+            needs_offline=needs_offline(rows or [disk]),
+            needs_untouched=begun.touched is not None,
+        ),
         "key": sent.get("key") if sent is not None else plans.new_key(),
         "seen": sealed(begun.fingerprint),
     }

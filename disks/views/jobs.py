@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from django.db import transaction
@@ -18,8 +19,10 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
 from disks import tasks
+from disks.engine.files import FileIdentity
+from disks.forms.declarations import ResumeForm, sealed
 from disks.models import Disk, Job, TrashedJob
-from disks.services import estimates, held, jobs, repair_plans, speed, stopping, timing
+from disks.services import estimates, half_merged, held, jobs, repair_plans, speed, stopping, timing
 from disks.services.access import Role, allows, role_of
 from disks.services.errors import Refusal
 from disks.services.jobs import User
@@ -126,7 +129,10 @@ def pause(request: HttpRequest, job_id: int) -> HttpResponse:
 
 @require_POST
 def resume(request: HttpRequest, job_id: int) -> HttpResponse:
-    return _asked(request, job_id, stopping.resume)
+    form = ResumeForm(request.POST)
+    told = form.cleaned_data["touched"] if form.is_valid() else None
+    untouched = FileIdentity.from_dict(told) if told else None
+    return _asked(request, job_id, partial(stopping.resume, untouched=untouched))
 
 
 @require_POST
@@ -220,6 +226,7 @@ def _show(
             "log": log[:LOG_LINES][::-1],
             "log_is_cut": len(log) > LOG_LINES,
             "meanwhile": job_words.meanwhile(job),
+            "touched": _touched(job),
             "if_cancelled": job_words.if_cancelled(job),
             "stop_word": job_words.stop_word(job),
             "what_now": job_words.what_now(job),
@@ -241,6 +248,17 @@ def _show(
     if renews:
         response["Refresh"] = "5"  # what a browser without script was asked for by its user
     return response
+
+
+def _touched(job: Job) -> dict[str, str] | None:
+    """The disk that a paused merge goes on with only if somebody says that it was but touched."""
+    if not job.is_paused or job.cancellable or job.kind not in (Job.Kind.MERGE, Job.Kind.PILE):
+        return None
+    found = half_merged.touched_base(job)
+    if found is None:
+        return None
+    base, file = found
+    return {"base_name": os.path.basename(base), "sealed": sealed(file.as_dict())}
 
 
 def _form_again(job: Job) -> str:

@@ -13,7 +13,7 @@ from django.db import transaction
 
 from disks import tasks
 from disks.models import Job
-from disks.services import jobs, stopping
+from disks.services import half_merged, jobs, stopping
 from disks.services.errors import Refusal
 
 
@@ -34,7 +34,15 @@ class Command(BaseCommand):
             ("start-now", "do not wait for the clock, whatever the hours of its roots"),
             ("retry", "a new job with the same parameters, or another try of its recovery"),
         ):
-            verbs.add_parser(verb, help=explains).add_argument("id", type=int)
+            parser_of_verb = verbs.add_parser(verb, help=explains)
+            parser_of_verb.add_argument("id", type=int)
+            if verb == "resume":
+                parser_of_verb.add_argument(
+                    "--only-touched",
+                    action="store_true",
+                    help="of a merge whose parent has other times since it was stopped: I know "
+                    "that nobody has written to it",
+                )
         waiting = verbs.add_parser("wait", help="until it ends; exit code 0 if it succeeded")
         waiting.add_argument("id", type=int)
         waiting.add_argument("--timeout", type=float, help="seconds; then exit code 3")
@@ -71,7 +79,9 @@ class Command(BaseCommand):
         self._print(jobs.document(stopping.pause(job, None, "command line")))
 
     def _resume(self, job: Job, options: dict[str, Any]) -> None:
-        self._print(jobs.document(stopping.resume(job, None, "command line")))
+        touched = half_merged.touched_base(job) if options["only_touched"] else None
+        untouched = touched[1] if touched else None
+        self._print(jobs.document(stopping.resume(job, None, "command line", untouched=untouched)))
 
     def _start_now(self, job: Job, options: dict[str, Any]) -> None:
         self._print(jobs.document(stopping.start_now(job, None, "command line")))

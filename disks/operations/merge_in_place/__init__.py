@@ -17,9 +17,17 @@ from typing import Any
 
 from disks.engine import faults
 from disks.engine.errors import ImageError
+from disks.engine.files import FileIdentity
 from disks.operations import journal, steps, unforeseen
 from disks.operations.journal import Sidecar
-from disks.operations.merge_in_place import batches, ending, journal_room, newcomers, step_zero
+from disks.operations.merge_in_place import (
+    as_left,
+    batches,
+    ending,
+    journal_room,
+    newcomers,
+    step_zero,
+)
 from disks.operations.merge_in_place.journal_room import journal_bytes, journal_pages
 from disks.operations.merge_in_place.leaf import why_not_used
 from disks.operations.merge_in_place.work import BEGUN, ENDING, MERGING, Work, write
@@ -40,6 +48,7 @@ __all__ = [
     "resume",
     "start",
     "to_go_on_with",
+    "touched",
     "was_stopped",
     "why_not_used",
 ]
@@ -77,28 +86,56 @@ def errors_stop_it(base: str) -> Iterator[None]:
         raise Stopped(f"The merge cannot go on now. {why.sentence}", how) from why
 
 
-def resume(roots: Roots, sidecar: Sidecar, progress: Progress) -> dict[str, Any]:
+def resume(
+    roots: Roots, sidecar: Sidecar, progress: Progress, *, untouched: FileIdentity | None = None
+) -> dict[str, Any]:
     """Go on with a merge that has moved data, to its end; the caller holds the locks.
 
+    untouched: base as touched() told of it, where somebody said that nobody has written to it
     Returns its result. Raises Stopped, E_NEEDS_ATTENTION with nothing written.
     """
-    return _go_on(roots, Work.from_sidecar(sidecar), progress)
+    return _go_on(roots, Work.from_sidecar(sidecar), progress, untouched)
 
 
-def recover(sidecar: Sidecar, roots: Roots, progress: Progress | None = None) -> dict[str, Any]:
+def touched(roots: Roots, sidecar: Sidecar) -> FileIdentity | None:
+    """Base as it is, where it has other times since the merge was stopped, and going on needs
+    somebody's word that nobody has written to it. None elsewhere.
+
+    sidecar: of a merge that has begun to move. Raises E_SIDECAR, and what reading base raises.
+    """
+    work = Work.from_sidecar(sidecar)
+    found = as_left.touched(roots, work)
+    if found and work.state == ENDING and batches.seen(roots, work.levels) == work.seen:
+        return None  # all is moved
+    return found
+
+
+def recover(
+    sidecar: Sidecar,
+    roots: Roots,
+    progress: Progress | None = None,
+    *,
+    only_touched: bool = False,
+) -> dict[str, Any]:
     """Finish, or take back what only began. {path, action, sentence, result}
 
+    only_touched: somebody says that nobody has written to base where its times are others
     Finishing may take hours: it raises Stopped like resume().
     """
     progress = progress or Progress()
     if sidecar.state == steps.ELSEWHERE:
-        return steps.follow(sidecar, roots, lambda there, roots: recover(there, roots, progress))
+        return steps.follow(
+            sidecar,
+            roots,
+            lambda there, roots: recover(there, roots, progress, only_touched=only_touched),
+        )
     work = Work.from_sidecar(sidecar)
     if work.state == BEGUN:
         told = step_zero.take_back(roots, _taken_over(roots, work))
         sentence = f"The merge had moved nothing yet; every disk is as it was.{told}"
         return {"path": work.base, "action": "undone", "sentence": sentence}
-    result = _go_on(roots, work, progress)
+    untouched = touched(roots, sidecar) if only_touched else None
+    result = _go_on(roots, work, progress, untouched)
     ending_words = steps.and_to_repair(result)
     return {
         "path": work.surviving,
@@ -115,10 +152,12 @@ def _taken_over(roots: Roots, work: Work) -> Work:
     return work
 
 
-def _go_on(roots: Roots, work: Work, progress: Progress) -> dict[str, Any]:
+def _go_on(
+    roots: Roots, work: Work, progress: Progress, untouched: FileIdentity | None
+) -> dict[str, Any]:
     """After an interruption: others may have used the leaf, and made disks on it."""
     with _its_end_is_a_stop(roots, work.base):
-        work = _taken_over(roots, work)
+        work = _taken_over(roots, as_left.taken_as_untouched(roots, work, untouched))
         return _carry_on(roots, work, progress, journal_room.follow, newcomers.take_along)
 
 

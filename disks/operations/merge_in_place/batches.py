@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
@@ -19,19 +18,20 @@ from disks.engine import faults
 from disks.engine.chain import ChainView
 from disks.engine.changes import Write
 from disks.engine.files import ImageFile
-from disks.engine.formats import identify, open_image
+from disks.engine.formats import open_image
 from disks.engine.holding import HoldPlan, Limits, Wanted
 from disks.engine.images import Image
 from disks.engine.units import MIB, SECTOR_BYTES, sectors, size_text
 from disks.operations import unforeseen
 from disks.operations.content import HeldContent, Run
 from disks.operations.merge_in_place import old_pages
+from disks.operations.merge_in_place.as_left import header_of, require_as_stopped
 from disks.operations.merge_in_place.moving import move, prove
 from disks.operations.merge_in_place.old_pages import Slot
-from disks.operations.merge_in_place.work import ENDING, Work, write
+from disks.operations.merge_in_place.refusals import PUT_BACK, another_file, attention
+from disks.operations.merge_in_place.work import ENDING, Work, key, write
 from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Lost, Progress, Stopped
-from disks.operations.rewriting.recovery import attention
 from disks.operations.rollback import quietly
 from disks.operations.windows import shown
 
@@ -71,14 +71,15 @@ def prepare(roots: Roots, work: Work) -> Work:
     """Make the files consistent again after an interruption, and say where to go on."""
     with roots.open(work.base, writable=True) as file:
         if file.stat().st_ino != work.inodes[-1]:
-            raise attention(work.base, "another file has its name now")
+            raise another_file(work.base)
         if not old_pages.is_there(roots, work.pages_path):
             gone = os.path.basename(work.pages_path)
             why = f"{gone} is gone or cut short, which knows what was half written"
-            raise attention(work.base, why)
+            advice = "Bring that file back to where it was, then go on with the merge."
+            raise attention(work.base, why, advice)
         slot = old_pages.newest(roots, work.pages_path, key(work), work.batch)
-        if work.file is not None and slot is None and not is_as_stopped(file, work):
-            raise attention(work.base, "somebody has written to it since the merge was stopped")
+        if work.file is not None and slot is None:
+            require_as_stopped(file, work)
         with faults.stage("merge.prepare"):
             work = _mend(roots, work, file, slot)
     for path, inode in zip(work.levels, work.inodes, strict=False):
@@ -96,17 +97,11 @@ def _replay(roots: Roots, path: str, inode: int) -> None:
     """What waits in the log of a level goes to its place: whoever used it may have died."""
     with roots.open(path) as file:
         if file.stat().st_ino != inode:
-            raise attention(path, "another file has its name now")
+            raise another_file(path)
         if not open_image(file).log_waits:
             return
     with roots.open(path, writable=True) as file, faults.stage("merge.prepare"):
         open_image(file).replay_log()
-
-
-def key(work: Work) -> int:
-    """Tells this merge's old pages from those of any other on the same disk."""
-    told = f"{work.job} {work.inodes} {work.old_identity}"
-    return zlib.crc32(told.encode(errors="backslashreplace"))
 
 
 def _mend(roots: Roots, work: Work, file: ImageFile, slot: Slot | None) -> Work:
@@ -114,9 +109,9 @@ def _mend(roots: Roots, work: Work, file: ImageFile, slot: Slot | None) -> Work:
     if slot is not None:
         foreign = {page.offset for page in slot.pages if old_pages.is_foreign(file, page)}
         if foreign - set(work.garbled):
-            raise attention(work.base, "somebody else has written to it since")
+            raise attention(work.base, "somebody else has written to it since", PUT_BACK)
         if file.size_bytes < slot.size_bytes:
-            raise attention(work.base, "it is shorter than it was")
+            raise attention(work.base, "it is shorter than it was", PUT_BACK)
         # Remembered first: should this be cut off, too, half of such a page is as it was before.
         garbled = {page.offset for page in slot.pages if old_pages.is_garbled(file, page)}
         if garbled - set(work.garbled):
@@ -139,17 +134,11 @@ def _mend(roots: Roots, work: Work, file: ImageFile, slot: Slot | None) -> Work:
         file.sync()
         image = open_image(file)
     if image.identity != work.identity:
-        raise attention(work.base, "it has another identity now")
+        raise attention(work.base, "it has another identity now", PUT_BACK)
     if slot is None:
         return work
     # The slots take turns: this batch's may be written over only by the one after the next.
     return replace(work, position=slot.position, batch=slot.batch)
-
-
-def is_as_stopped(file: ImageFile, work: Work) -> bool:
-    """Whether base is what the merge left when it was stopped between two batches."""
-    now, then = file.identity(), work.file
-    return then is not None and (now.size_bytes, now.mtime_ns) == (then.size_bytes, then.mtime_ns)
 
 
 def seen(roots: Roots, levels: Sequence[str]) -> tuple[tuple[int, ...], ...]:
@@ -162,7 +151,7 @@ def seen(roots: Roots, levels: Sequence[str]) -> tuple[tuple[int, ...], ...]:
     for path in levels:
         with roots.open(path) as file:
             status = file.stat()
-            header = zlib.crc32(identify(file).header_bytes(file))
+            header = header_of(file)
         found.append((status.st_ino, status.st_size, status.st_mtime_ns, header))
     return tuple(found)
 
@@ -177,7 +166,7 @@ class Levels:
             for path, inode in zip(work.levels, work.inodes, strict=False):
                 file = self._stack.enter_context(roots.open(path))
                 if file.stat().st_ino != inode:
-                    raise attention(path, "another file has its name now")
+                    raise another_file(path)
                 images.append(open_image(file))
             _require_links(work, images)
         except BaseException:
@@ -205,7 +194,11 @@ def _require_links(work: Work, images: Sequence[Image]) -> None:
     identities = [image.identity for image in images[1:]] + [work.identity]
     for image, identity in zip(images, identities, strict=True):
         if image.parent is None or image.parent.identity != identity:
-            raise attention(image.file.path, "it is linked to another parent now")
+            raise attention(
+                image.file.path,
+                "it is linked to another parent now",
+                f"Its parent was {identity}: link it to that again, then go on with the merge.",
+            )
 
 
 @dataclass
@@ -341,9 +334,9 @@ def _changed(holding: HoldPlan) -> Iterator[tuple[int, int, bool]]:
 def stopped(roots: Roots, work: Work) -> None:
     """Remember how far it is, and the files as they are now, to notice who writes to them."""
     with roots.open(work.base) as file:
-        now = file.identity()
+        now, header = file.identity(), header_of(file)
     with faults.stage("merge.stop"):
-        write(roots, replace(work, file=now, stopped=True, garbled=()))
+        write(roots, replace(work, file=now, header=header, stopped=True, garbled=()))
 
 
 def how_to_go_on(work: Work) -> str:

@@ -10,12 +10,14 @@ from disks.engine.formats import open_image
 from disks.engine.images import Image
 from disks.operations import durable, journal, rewriting, steps
 from disks.operations.fingerprints import Fingerprint
+from disks.operations.merge_in_place import refusals
 from disks.operations.merge_in_place.step_zero import remove_records, rewrite, settle
 from disks.operations.merge_in_place.work import Work
 from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Progress
-from disks.operations.rewriting import kinds, recovery
+from disks.operations.rewriting import kinds
 from disks.operations.trash import manifests
+from disks.operations.windows import shown
 
 
 def finish(roots: Roots, work: Work, progress: Progress) -> dict[str, Any]:
@@ -86,13 +88,13 @@ def _take_face(roots: Roots, work: Work) -> None:
     if steps.inode(roots, work.base) != work.inodes[-1]:
         if steps.inode(roots, work.surviving) == work.inodes[-1]:
             return  # it has taken the leaf's name already, and before that its face
-        raise recovery.attention(work.base, "another file has its name now")
+        raise refusals.another_file(work.base)
     settle(roots, work.base)
     leaf = work.manifest.entries[0]
     kept = steps.inode(roots, leaf.trash) == work.inodes[0]
     with roots.open(leaf.trash if kept else work.leaf) as leaf_file:
         if leaf_file.stat().st_ino != work.inodes[0]:
-            raise recovery.attention(work.leaf, "another file has its name now")
+            raise refusals.another_file(work.leaf)
         theirs = open_image(leaf_file)
         with roots.open(work.base) as file:
             if open_image(file).identity == theirs.identity:
@@ -122,5 +124,9 @@ def _take_name(roots: Roots, work: Work, leaf: manifests.Entry) -> None:
     if kept is None:
         steps.link_or_move(roots, leaf.original, leaf.trash)
     elif kept != leaf.file.inode:
-        raise recovery.attention(leaf.trash, "another file lies in the trash under this name")
+        raise refusals.attention(
+            leaf.original,
+            f"another file lies in its place in the trash, {shown(leaf.trash)}",
+            "Move that file elsewhere, then go on with the merge.",
+        )
     durable.rename(roots, work.base, work.surviving)

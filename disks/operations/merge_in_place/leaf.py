@@ -10,7 +10,8 @@ from disks.engine.errors import ImageError
 from disks.engine.files import ImageFile
 from disks.engine.findings import Level
 from disks.operations.journal import Sidecar
-from disks.operations.merge_in_place import batches, ending
+from disks.operations.merge_in_place import ending
+from disks.operations.merge_in_place.as_left import is_as_stopped
 from disks.operations.merge_in_place.work import ENDING, Work
 from disks.operations.paths import Roots
 from disks.operations.windows import shown
@@ -30,10 +31,10 @@ def why_not_used(roots: Roots, sidecar: Sidecar) -> str:
                 "done."
             )
         with roots.open(work.base) as file:
-            if work.file is not None and not batches.is_as_stopped(file, work):
+            if work.file is not None and not is_as_stopped(file, work):
                 return (
-                    f"Somebody has written to {base} since the merge was stopped: what {leaf} "
-                    "reads may be wrong."
+                    f"Somebody has written to {base} since the merge was stopped, or changed only "
+                    f"its times: what {leaf} reads may be wrong."
                 )
             if work.file is None and _is_torn(file):
                 return f"{base} was half written when its worker died, and {leaf} reads from it."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,6 +31,7 @@ class Work:
     position       sectors before it are moved; batch: the last one that is known complete
     seen           of the levels, as they were when they were last begun with: batches.seen()
     file           base after the last batch of a merge that was stopped between two
+    header         of base then: as_left.header_of(); None: not known, of an older record
     stopped        somebody stopped it, or it said why it cannot go on: it waits to be resumed
     garbled        offsets in base of pages that a crash garbled and that are being put back
     """
@@ -52,6 +54,7 @@ class Work:
     identity: str = ""
     seen: tuple[tuple[int, ...], ...] = ()
     file: FileIdentity | None = None
+    header: int | None = None
     stopped: bool = False
     garbled: tuple[int, ...] = ()
     result: dict[str, Any] = field(default_factory=dict)
@@ -106,6 +109,7 @@ class Work:
                 "identity": self.identity,
                 "seen": [list(row) for row in self.seen],
                 "file": self.file.as_dict() if self.file else None,
+                "header": self.header,
                 "stopped": self.stopped,
                 "garbled": list(self.garbled),
                 "result": self.result,
@@ -141,6 +145,7 @@ class Work:
                 identity=str(record["identity"]),
                 seen=tuple(tuple(int(part) for part in row) for row in record["seen"]),
                 file=FileIdentity.from_dict(record["file"]) if record["file"] else None,
+                header=None if record.get("header") is None else int(record["header"]),
                 # Before it had a word of its own, a stop was known by the file.
                 stopped=bool(record.get("stopped", record["file"])),
                 garbled=tuple(int(offset) for offset in record.get("garbled", ())),
@@ -164,6 +169,12 @@ class Work:
 
 def write(roots: Roots, work: Work) -> None:
     journal.write(roots, work.sidecar())
+
+
+def key(work: Work) -> int:
+    """Tells this merge's old pages from those of any other on the same disk."""
+    told = f"{work.job} {work.inodes} {work.old_identity}"
+    return zlib.crc32(told.encode(errors="backslashreplace"))
 
 
 def pointers(work: Work) -> list[Sidecar]:

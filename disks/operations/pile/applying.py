@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from disks.engine.files import FileIdentity
 from disks.engine.units import size_text
 from disks.operations import copying, fingerprints, merge, merge_again, steps
 from disks.operations.family import ChildrenOf
@@ -26,6 +27,7 @@ def apply(
     progress: Progress | None = None,
     children_of: ChildrenOf | None = None,
     done: Callable[[dict[str, Any]], None] | None = None,
+    untouched: FileIdentity | None = None,
 ) -> list[dict[str, Any]]:
     """Merge these piles one after the other; the documents of all merges.
 
@@ -37,6 +39,7 @@ def apply(
     unrelated    as merge.apply() has it, of all these piles
     children_of  as merge.plan() has it; it must know what the merges so far have changed
     done         told of each merge as soon as it is complete
+    untouched    as merge_again.go_on() has it, of the merge that was stopped
     """
     progress = progress or Progress()
     job = copying.job_name(job)
@@ -47,7 +50,7 @@ def apply(
     for number, step in enumerate(steps, 1):
         label = f"pile {number:,} of {len(steps):,}: " if len(steps) > 1 else ""
         part = _Part(progress, label, begin, step, total)
-        row = _begun_before(step, roots, job, token, part)
+        row = _begun_before(step, roots, job, token, part, untouched)
         if row is None:
             fresh = _planned_again(step, roots, part, children_of)
             row = merge.apply(
@@ -100,12 +103,19 @@ def _planned_again(
 
 
 def _begun_before(
-    step: Step, roots: Roots, job: str, token: int, progress: Progress
+    step: Step,
+    roots: Roots,
+    job: str,
+    token: int,
+    progress: Progress,
+    untouched: FileIdentity | None,
 ) -> dict[str, Any] | None:
     """The document of a merge that an earlier attempt has begun, else None. Raises Stopped."""
     row = None
     if step.in_place:
-        row = merge_again.go_on(step.base, roots, job=job, token=token, progress=progress)
+        row = merge_again.go_on(
+            step.base, roots, job=job, token=token, progress=progress, untouched=untouched
+        )
     levels = [(path, seen.file) for path, seen in step.levels]
     return row or merge_again.finished(
         step.output, step.gone, levels, roots, in_place=step.in_place

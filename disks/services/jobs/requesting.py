@@ -52,6 +52,7 @@ def request(
     declared = {"declared_offline": declared_offline} | (
         {"declared_unrelated": parameters["unrelated"]} if parameters.get("unrelated") else {}
     )
+    declared |= {"declared_only_touched": True} if parameters.get("only_touched") else {}
     try:
         with transaction.atomic():
             job = Job.objects.create(
@@ -107,7 +108,11 @@ _SAID = {
 
 
 def _declared(
-    declared_offline: bool, declared_unrelated: Sequence[str] = (), said: str = ""
+    declared_offline: bool,
+    declared_unrelated: Sequence[str] = (),
+    said: str = "",
+    *,
+    declared_only_touched: bool = False,
 ) -> str:
     """What somebody took the responsibility for, as the end of a sentence."""
     words = _SAID[Job.Said(said)] if declared_offline else ""
@@ -115,4 +120,6 @@ def _declared(
         count = len(declared_unrelated)
         what = declared_unrelated[0] if count == 1 else f"{count:,} files or folders"
         words += f", {what} declared to build on none of its disks though not readable"
+    if declared_only_touched:
+        words += ", the disk merged into declared to be written by nobody, only touched"
     return words

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from django.test import Client
+from django.utils.html import strip_tags
 
 from disks.engine import faults
 from disks.engine.errors import ImageError
@@ -917,3 +918,47 @@ def test_a_root_that_machines_open_asks_for_the_declaration_before_a_merge_is_fi
     assert operator.post(address, sent).status_code == 422
     assert operator.post(address, sent | {"offline": "on"}).status_code == 302
     assert Job.objects.get(kind=Job.Kind.MERGE).declared_offline
+
+
+def test_a_paused_merge_whose_base_was_only_touched_is_resumed_by_who_says_so(
+    scene: Scene, paused: Job, operator: Client
+) -> None:
+    address, base = f"/jobs/{paused.pk}", os.path.basename(scene.path("middle"))
+    assert "only its times were changed" not in operator.get(address).content.decode()
+    os.utime(scene.path("middle"), ns=(1, 1))
+    operator.post(f"{address}/resume", {})
+    job = jobs.run_now(Job.objects.get(pk=paused.pk))
+    assert job.status == Job.Status.PAUSED
+    assert "tick that" in job.sentence
+    page = operator.get(address).content.decode()
+    assert f"Nobody has written to {base}; only its times were changed." in strip_tags(page)
+    hidden = re.findall(r'name="touched" value="([^"]*)"', page)
+    operator.post(f"{address}/resume", {"only_touched": "on", "touched": hidden[0]})
+    audited = AuditEntry.objects.filter(job=job, action="job-queued").first()
+    assert audited is not None
+    assert "declared that nobody has written" in audited.sentence
+    job = jobs.run_now(Job.objects.get(pk=paused.pk))
+    assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
+    scene.assert_merged()
+
+
+def test_a_merge_of_a_terminal_whose_base_was_only_touched_is_finished_by_who_says_so(
+    begun_at_a_terminal: Scene, operator: Client
+) -> None:
+    scene = begun_at_a_terminal
+    os.utime(scene.path("middle"), ns=(1, 1))
+    address = f"/disks/{scene.row('leaf').pk}/finish-merge"
+    assert "only its times were changed" in operator.get(address).content.decode()
+    sent = finishing(operator, scene.row("leaf"))
+    refused = operator.post(address, sent)
+    assert (refused.status_code, Job.objects.exclude(kind=Job.Kind.SCAN).count()) == (422, 0)
+    assert "Say that nobody has written to it." in refused.content.decode()
+    os.utime(scene.path("middle"), ns=(2, 2))
+    assert operator.post(address, sent | {"only_touched": "on"}).status_code == 409
+    sent = finishing(operator, scene.row("leaf"))
+    assert operator.post(address, sent | {"only_touched": "on"}).status_code == 302
+    job = jobs.run_now(Job.objects.get(kind=Job.Kind.MERGE))
+    assert (job.status, job.error) == (Job.Status.SUCCEEDED, None)
+    audited = AuditEntry.objects.get(job=job, action="job-requested")
+    assert "declared to be written by nobody" in audited.sentence
+    scene.assert_merged()

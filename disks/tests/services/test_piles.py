@@ -6,10 +6,12 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
@@ -24,6 +26,7 @@ from disks.operations.paths import Roots
 from disks.operations.pile import Step, applying, planning
 from disks.operations.trash.manifests import Manifest
 from disks.services import (
+    half_merged,
     jobs,
     leases,
     orphans,
@@ -340,6 +343,26 @@ def test_stopped_when_data_has_moved_and_no_batch_is_at_work_it_is_paused(
     leaf = os.path.basename(made.path("d"))
     assert f"a machine may use {leaf} until the job is resumed" in job_words.what_now(job)
     stopping.resume(job, None)
+    done(job)
+    assert content(made.path("vm")) == made.disks["d"].sha256
+
+
+def test_a_pile_whose_base_was_only_touched_is_resumed_by_who_says_so_at_a_terminal(
+    scene: tuple[StorageRoot, Pile],
+) -> None:
+    root, made = scene
+    job = piles.request(root, "srv", user=None, idempotency_key=key(), declared_offline=True)
+    faults.install(faults.parse("merge.data.write:1:enospc"))
+    try:
+        job = jobs.run_now(job)
+    finally:
+        faults.install(None)
+    half = half_merged.half_done(job)
+    assert half is not None
+    os.utime(half[1], ns=(1, 1))
+    stopping.resume(job, None)
+    assert jobs.run_now(job).status == Job.Status.PAUSED
+    call_command("job", "resume", str(job.pk), "--only-touched", stdout=StringIO())
     done(job)
     assert content(made.path("vm")) == made.disks["d"].sha256
 
