@@ -8,7 +8,8 @@ compact  a dynamic disk, a tenth of it zeros; `qemu-img convert` writes a new on
 
 Alternating rounds on fresh copies, whole processes with a warm page cache, results compared
 by content hash. Prints medians, and the ratio with the proof and with it timed apart: no peer
-reads back what it wrote. The processor time says more where others work, too.
+reads back what it wrote. "warm" is that, too, in a process that has Python and its modules
+already, as every worker has. The processor time says more where others work, too.
 
     python benchmarks/in_place.py --gib 2 --rounds 5
 """
@@ -19,10 +20,14 @@ import argparse
 import os
 import shutil
 import sys
+from collections.abc import Callable
 
 import common
 
-Pairs = list[tuple[common.Run, common.Run]]
+Rounds = list[dict[str, common.Run]]
+"""What "ours", "warm" and the "peer" took, by round."""
+
+OURS = {"ours": common.disk, "warm": common.warm_disk}
 
 
 def main() -> None:
@@ -34,8 +39,8 @@ def main() -> None:
     args = parser.parse_args()
     blocks = max(20, int(args.gib * 512))
     print(
-        f"{'':28}{'ours s':>9}{'proof s':>9}{'peer s':>9}{'ratio':>8}{'apart':>8}{'MiB':>6}"
-        f"{'processor s':>13}{'peer':>7}"
+        f"{'':28}{'ours s':>9}{'proof s':>9}{'peer s':>9}{'ratio':>8}{'apart':>8}{'warm':>8}"
+        f"{'MiB':>6}{'processor s':>13}{'peer':>7}"
     )
     with common.workspace(args.folder) as folder:
         base, *children = common.build_chain(folder, blocks, args.format)
@@ -49,20 +54,34 @@ def main() -> None:
         told("compact / qemu-img", compacting(folder, blocks, args.format, args.rounds))
 
 
-def told(name: str, pairs: Pairs) -> None:
-    ours = common.median([one.seconds for one, _ in pairs])
-    theirs = common.median([other.seconds for _, other in pairs])
-    proof = common.median([one.document["proof_seconds"] for one, _ in pairs])
-    memory = max(one.rss_mib for one, _ in pairs)
-    ratio, apart = ours / theirs, (ours - proof) / theirs
+def told(name: str, rounds: Rounds) -> None:
+    ours, proof = _median(rounds, "ours"), _median(rounds, "ours", _proof)
+    theirs = _median(rounds, "peer")
+    apart = _median(rounds, "ours", _apart) / theirs
+    warm = _median(rounds, "warm", _apart) / theirs
+    memory = max(one["ours"].rss_mib for one in rounds)
     busy, peer_busy = (
-        common.median([one.cpu_seconds for one in each]) for each in zip(*pairs, strict=True)
+        _median(rounds, who, lambda run: run.cpu_seconds) for who in ("ours", "peer")
     )
     print(
-        f"{name:28}{ours:9.2f}{proof:9.2f}{theirs:9.2f}{ratio:8.2f}{apart:8.2f}{memory:6.0f}"
-        f"{busy:13.2f}{peer_busy:7.2f}",
+        f"{name:28}{ours:9.2f}{proof:9.2f}{theirs:9.2f}{ours / theirs:8.2f}{apart:8.2f}{warm:8.2f}"
+        f"{memory:6.0f}{busy:13.2f}{peer_busy:7.2f}",
         flush=True,
     )
+
+
+def _median(
+    rounds: Rounds, who: str, what: Callable[[common.Run], float] = lambda run: run.seconds
+) -> float:
+    return common.median([what(one[who]) for one in rounds])
+
+
+def _proof(run: common.Run) -> float:
+    return float(run.document["proof_seconds"])
+
+
+def _apart(run: common.Run) -> float:
+    return run.seconds - _proof(run)
 
 
 def _child_of(folder: str, base: str, children: list[str], name: str) -> str:
@@ -90,22 +109,22 @@ def _huge(folder: str, format_name: str) -> tuple[str, str]:
     )
 
 
-def merging(folder: str, base: str, child: str, rounds: int) -> Pairs:
+def merging(folder: str, base: str, child: str, rounds: int) -> Rounds:
     """Ours in a folder of its own, on copies; `cp` of the child's file."""
     own, copy = os.path.join(folder, "own"), os.path.join(folder, "child.copy")
     expected = "" if "huge" in folder else common.our_hash(child)  # hours of zeros
-    pairs: Pairs = []
+    measured: Rounds = []
     for number in range(rounds):
         runs: dict[str, common.Run] = {}
-        for who in common.rotated(["ours", "cp"], number):
-            if who == "ours":
+        for who in common.rotated([*OURS, "peer"], number):
+            if who in OURS:
                 shutil.rmtree(own, ignore_errors=True)
                 os.mkdir(own)
                 for path in (base, child):
                     common.run(["cp", "--sparse=always", path, own])
                 mine = [os.path.join(own, os.path.basename(path)) for path in (base, child)]
                 common.settle()
-                runs[who] = common.disk("merge", mine[1], "--into-parent", "--offline")
+                runs[who] = OURS[who]("merge", mine[1], "--into-parent", "--offline")
                 if expected:
                     assert common.our_hash(mine[0]) == expected, "ours: wrong content"
             else:
@@ -113,13 +132,13 @@ def merging(folder: str, base: str, child: str, rounds: int) -> Pairs:
                 common.settle()
                 plain = ["cp", "--reflink=never", "--sparse=never"]
                 runs[who] = common.run([*plain, child, copy], then_sync=copy)
-        pairs.append((runs["ours"], runs["cp"]))
+        measured.append(runs)
     shutil.rmtree(own)
     common.forget(copy)
-    return pairs
+    return measured
 
 
-def compacting(folder: str, blocks: int, format_name: str, rounds: int) -> Pairs:
+def compacting(folder: str, blocks: int, format_name: str, rounds: int) -> Rounds:
     if not shutil.which("qemu-img"):
         sys.exit("qemu-img is not installed (Debian: qemu-utils)")
     size = common.BLOCK_SECTORS
@@ -128,16 +147,16 @@ def compacting(folder: str, blocks: int, format_name: str, rounds: int) -> Pairs
     expected = common.our_hash(model)
     own, out = os.path.join(folder, "own"), os.path.join(folder, f"out.{format_name}")
     disk = os.path.join(own, f"disk.{format_name}")
-    pairs: Pairs = []
+    measured: Rounds = []
     for number in range(rounds):
         runs: dict[str, common.Run] = {}
-        for who in common.rotated(["ours", "qemu"], number):
-            if who == "ours":
+        for who in common.rotated([*OURS, "peer"], number):
+            if who in OURS:
                 shutil.rmtree(own, ignore_errors=True)
                 os.mkdir(own)
                 shutil.copyfile(model, disk)
                 common.settle()
-                runs[who] = common.disk("compact", disk, "--offline")
+                runs[who] = OURS[who]("compact", disk, "--offline")
                 assert common.our_hash(disk) == expected, "ours: wrong content"
                 dropped = runs[who].document["blocks_dropped"]
                 assert runs[who].document["blocks_moved"] <= dropped, "more was moved than freed"
@@ -149,8 +168,8 @@ def compacting(folder: str, blocks: int, format_name: str, rounds: int) -> Pairs
                     [*convert, *common.qemu_arguments(model), out], then_sync=out
                 )
                 assert common.our_hash(out) == expected, "qemu-img: wrong content"
-        pairs.append((runs["ours"], runs["qemu"]))
-    return pairs
+        measured.append(runs)
+    return measured
 
 
 if __name__ == "__main__":
