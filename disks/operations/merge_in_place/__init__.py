@@ -205,6 +205,7 @@ def _carry_on(
     if _was_used_since(roots, work):  # while it waited, or by a host that heeds no locks
         work = _moved(roots, work.at(MERGING), progress, journal_room.follow, None)
         _require_unused(roots, work)
+    work = _no_more_as_stopped(roots, work)
     seconds = round(time.monotonic() - started, 3)
     result = ending.finish(roots, work, progress)
     proof_seconds = min(seconds, result.get("proof_seconds", 0.0))
@@ -225,6 +226,15 @@ def _moved(
     with faults.stage("merge.prepare"):
         before_moving(roots, work)
     return batches.run(roots, work, progress, total_bytes)
+
+
+def _no_more_as_stopped(roots: Roots, work: Work) -> Work:
+    """From here on base is not as it was at the last stop: it gets its face, half of it perhaps."""
+    if work.file is None:
+        return work
+    work = replace(work, file=None)
+    write(roots, work)
+    return work
 
 
 def _was_used_since(roots: Roots, work: Work) -> bool:

@@ -13,7 +13,7 @@ from disks.engine.formats import open_image
 from disks.engine.holding import Limits, Wanted
 from disks.engine.units import SECTOR_BYTES
 from disks.engine.vhdx import headers
-from disks.operations import merge
+from disks.operations import journal, merge
 from disks.operations.merge_in_place import batches, old_pages
 from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Progress, Stopped
@@ -165,6 +165,28 @@ def test_a_leaf_that_was_used_when_all_was_moved_is_taken_in(
     assert "finished" in [row["action"] for row in recover(str(tmp_path), world.roots)]
     assert worlds.content_of(base) == wanted
     assert worlds.errors_in(base) == []
+    assert worlds.strays(tmp_path) == []
+
+
+def test_base_half_written_by_the_end_of_a_merge_that_had_waited_is_not_called_foreign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waited when all was moved; killed in its end after that, it knows whose half it finds."""
+    monkeypatch.setattr(journal, "_LONGEST_NAME_BYTES", 255)
+    world = worlds.chain(tmp_path, family=VHDX)
+    leaf, base = world.leaf.path, world.middle.path
+    stopped(leaf, base, world.roots)
+    new = VHDX.differencing(tmp_path, VHDX.file("n" * 240), world.leaf)
+    (row,) = recover(str(tmp_path), world.roots)
+    assert "It cannot end yet" in row["sentence"]
+    new.path.rename(tmp_path / "new.vhdx")
+    dying = with_fault("face.header:2:kill", lambda: recover(str(tmp_path), world.roots))
+    assert in_fork(dying) == DIED
+    write_at_sector(leaf, world.roots, 64)
+    os.utime(leaf)
+    wanted = worlds.content_of(leaf)
+    recover(str(tmp_path), world.roots)
+    assert worlds.content_of(base) == wanted
     assert worlds.strays(tmp_path) == []
 
 
