@@ -91,12 +91,16 @@ def renew(
 
 
 def _is_half_merged(parent_id: int) -> bool:
-    """Whether a merge in place that has moved data, and is not finished, concerns this disk."""
+    """Whether a merge in place that is half-way may be who has written to this disk."""
     path = Disk.objects.select_related("root").get(pk=parent_id).path
     with closing(roots.operation_roots()) as scope:
         try:
             records = journal.pending(scope, [path])
-            return any(merge_in_place.to_go_on_with(scope, one) for one in records)
+            merges = [merge_in_place.to_go_on_with(scope, one) for one in records]
+            return any(
+                merge is not None and merge_in_place.may_have_written(scope, merge, path)
+                for merge in merges
+            )
         except ImageError:
             return False  # a record that cannot be read excuses nothing
 

@@ -41,8 +41,10 @@ __all__ = [
     "cannot_wait",
     "errors_stop_it",
     "has_begun_to_move",
+    "is_half_way_into",
     "journal_bytes",
     "journal_pages",
+    "may_have_written",
     "pending",
     "recover",
     "resume",
@@ -271,6 +273,30 @@ def pending(roots: Roots, base: str) -> Sidecar | None:
 def has_begun_to_move(sidecar: Sidecar) -> bool:
     """Whether it is of a merge that can only be finished; one that is not is taken back."""
     return sidecar.kind == journal.MERGE and sidecar.state in (MERGING, ENDING)
+
+
+def is_half_way_into(roots: Roots, disk: str) -> bool:
+    """Whether a merge has moved data into this disk, or may have: its record cannot be read.
+
+    The record beside another of the merge's disks only leads to that one.
+    """
+    try:
+        found = pending(roots, disk)
+    except ImageError:
+        return True
+    return found is not None and has_begun_to_move(found)
+
+
+def may_have_written(roots: Roots, sidecar: Sidecar, disk: str) -> bool:
+    """Whether a merge that has begun to move may be who wrote to one of its disks last.
+
+    It writes to those below the leaf, and to the leaf's header before it moves anything.
+    Raises E_SIDECAR, and what reading the leaf raises.
+    """
+    work = Work.from_sidecar(sidecar)
+    if disk == work.leaf and work.state == MERGING:
+        return batches.seen(roots, [disk]) == work.seen[:1]
+    return disk in (work.base, *work.levels) or work.state == ENDING
 
 
 def cannot_wait(roots: Roots, sidecar: Sidecar) -> bool:
