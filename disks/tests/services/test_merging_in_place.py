@@ -146,7 +146,7 @@ def test_a_scan_of_a_merge_that_is_half_way_tells_of_the_disk_it_goes_into_alone
 def test_a_scan_tells_the_child_of_a_half_merged_leaf_that_a_machine_wrote_to_that(
     tmp_path: Path,
 ) -> None:
-    """The merge wrote to the leaf before it moved anything; of what came later it is not who did."""
+    """The merge wrote to the leaf before it moved anything; what came later is not its doing."""
     world = worlds.chain(tmp_path / "vms", grandchild=True)
     root = declare(tmp_path / "vms", "C:\\VMs")
     scan(root)
