@@ -17,6 +17,7 @@ from django.utils.html import strip_tags
 
 from disks.engine import faults
 from disks.engine.errors import ImageError
+from disks.forms.declarations import sealed
 from disks.models import AuditEntry, Disk, DiskLock, Job, StorageRoot, TrashedJob
 from disks.operations import journal, locks, merge, merge_in_place, verdicts
 from disks.operations import recover as recovery
@@ -957,6 +958,8 @@ def test_a_paused_merge_whose_base_was_only_touched_is_resumed_by_who_says_so(
     assert "only its times were changed" not in operator.get(address).content.decode()
     os.utime(scene.path("middle"), ns=(1, 1))
     operator.post(f"{address}/resume", {})
+    of_another_form = {"only_touched": "on", "touched": sealed(["something else"])}
+    assert operator.post(f"{address}/resume", of_another_form).status_code == 302
     job = jobs.run_now(Job.objects.get(pk=paused.pk))
     assert job.status == Job.Status.PAUSED
     assert "tick that" in job.sentence
