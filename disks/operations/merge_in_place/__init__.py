@@ -235,7 +235,8 @@ def _no_more_as_stopped(roots: Roots, work: Work) -> Work:
     if work.file is None:
         return work
     work = replace(work, file=None)
-    write(roots, work)
+    with faults.stage("merge.end"):
+        write(roots, work)
     return work
 
 
@@ -260,8 +261,7 @@ def _require_unused(roots: Roots, work: Work) -> None:
         advice="Switch that machine off first.",
         file=work.leaf,
     )
-    sentence = f"Everything is moved by the merge. It cannot end yet: {why.sentence}"
-    raise Stopped(sentence, batches.how_to_resume(work.base)) from why
+    raise newcomers.waits(roots, work, f"It cannot end yet: {why.sentence}") from why
 
 
 def pending(roots: Roots, base: str) -> Sidecar | None:

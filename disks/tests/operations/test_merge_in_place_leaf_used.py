@@ -228,6 +228,13 @@ def test_a_leaf_that_a_machine_writes_all_the_while_is_not_put_away(
     machine = WrittenMeanwhile(leaf, world.roots, 1000)
     with pytest.raises(Stopped, match="was written while it was merged"):
         merge.apply(plan, world.roots, offline=True, progress=machine)
+    times = base.stat()
+    write_at_sector(leaf, world.roots, 128)
+    machine.sha256 = worlds.content_of(leaf)
+    os.utime(base, ns=(1, 1))
+    (refused,) = recover(str(tmp_path), world.roots)
+    assert refused["code"] == "E_NEEDS_ATTENTION", "somebody may have written to base meanwhile"
+    os.utime(base, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert [row["action"] for row in recover(str(tmp_path), world.roots)] == ["finished"]
     assert worlds.content_of(base) == machine.sha256
 
