@@ -130,5 +130,8 @@ def _refuse_half_merged(path: str, roots: Roots) -> None:
     """
     for record in journal.pending(roots, [path]):
         merge = merge_in_place.to_go_on_with(roots, record)
-        if merge is not None and path != Work.from_sidecar(merge).leaf:
+        if merge is None:
+            continue
+        work = Work.from_sidecar(merge)
+        if path in (work.base, *work.levels[1:]):
             journal.require_settled(roots, [path])

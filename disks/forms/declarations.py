@@ -8,6 +8,7 @@ from typing import Any
 from django import forms
 from django.core import signing
 
+from disks.engine.files import FileIdentity
 from disks.models import Disk, StorageRoot
 
 _SALT = "disks.plan"
@@ -118,9 +119,14 @@ class ResumeForm(forms.Form):
     only_touched = forms.BooleanField(required=False)
     touched = forms.CharField(max_length=1_000, required=False)
 
-    def clean_touched(self) -> Any:
+    def clean_touched(self) -> FileIdentity | None:
         sent = self.cleaned_data["touched"]
-        return _unsealed(sent) if sent and self.cleaned_data["only_touched"] else None
+        if not sent or not self.cleaned_data["only_touched"]:
+            return None
+        try:
+            return FileIdentity.from_dict(_unsealed(sent))
+        except (KeyError, TypeError, ValueError) as error:  # sealed, but something else
+            raise forms.ValidationError("This form does not come from the console.") from error
 
 
 def sealed(shown: Any) -> str:

@@ -21,7 +21,7 @@ _NOT_OURS = ("security.ima", "security.evm", "btrfs.", "ceph.")
 _ACCESS_LISTS = {"system.posix_acl_access", "system.nfs4_acl", "security.NTACL"}
 
 # Such an owner, right or attribute is not to be had here, however often it is tried.
-_CANNOT_BE = (errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.E2BIG, errno.ERANGE)
+_CANNOT_BE = (errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.E2BIG, errno.ERANGE)
 
 
 @dataclass(frozen=True, slots=True)

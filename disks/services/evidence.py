@@ -10,6 +10,7 @@ below its leaf, which reads as ever: nothing is said of those before it is finis
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
@@ -20,6 +21,8 @@ from django.utils import timezone
 from disks.engine.errors import ImageError
 from disks.models import Disk, ParentLink
 from disks.operations import journal, merge_in_place
+from disks.operations.journal import Sidecar
+from disks.operations.paths import Roots
 from disks.services import roots
 from disks.services.bulk import select_rows
 from disks.services.stored_json import readable
@@ -64,41 +67,64 @@ def renew(
     parents = {row[0]: row for row in select_rows(Disk, "pk", wanted, *_FIELDS[1:])}
     at = _now()
     seen = {pk: _seen(row, at) for pk, row in parents.items()}
-    half_way: dict[int, bool] = {}  # parents that look written, asked for once
-    for link, parent_before in zip(links, before, strict=True):
-        link.parent_evidence.pop(WRITTEN, None)
-        if link.written_since_id is not None and link.written_since_id in seen:
-            _tell_written(link, link.written_since_id, seen[link.written_since_id])
-            continue
-        if link.parent_id is None or link.parent_id not in seen:
-            continue  # what was seen before stays, for when the parent is found again
-        now = seen[link.parent_id]
-        first = link.parent_evidence.get("first")
-        known_before = link.parent_evidence.get("parent", parent_before)
-        if first is None or known_before != link.parent_id:
-            link.parent_evidence = {"parent": link.parent_id, "first": now, "now": now}
-            link.parent_written_after = False
-        elif link.parent_id in rewritten and not link.parent_written_after:
-            link.parent_evidence |= {"first": now, "now": now}
-        else:
-            changes = _changes(first, now)
-            if changes and not link.parent_written_after:
-                if link.parent_id not in half_way:
-                    half_way[link.parent_id] = _is_half_merged(link.parent_id)
-                if half_way[link.parent_id]:
+    with closing(_HalfWay()) as half_way:
+        for link, parent_before in zip(links, before, strict=True):
+            link.parent_evidence.pop(WRITTEN, None)
+            if link.written_since_id is not None and link.written_since_id in seen:
+                _tell_written(link, link.written_since_id, seen[link.written_since_id])
+                continue
+            if link.parent_id is None or link.parent_id not in seen:
+                continue  # what was seen before stays, for when the parent is found again
+            now = seen[link.parent_id]
+            first = link.parent_evidence.get("first")
+            known_before = link.parent_evidence.get("parent", parent_before)
+            if first is None or known_before != link.parent_id:
+                link.parent_evidence = {"parent": link.parent_id, "first": now, "now": now}
+                link.parent_written_after = False
+            elif link.parent_id in rewritten and not link.parent_written_after:
+                link.parent_evidence |= {"first": now, "now": now}
+            else:
+                changes = _changes(first, now)
+                looks_written = changes and not link.parent_written_after
+                if looks_written and half_way.may_have_written(link.parent_id):
                     continue
-            _compare(link, parents[link.parent_id][1], first, now, changes)
+                _compare(link, parents[link.parent_id][1], first, now, changes)
 
 
-def _is_half_merged(parent_id: int) -> bool:
-    """Whether a merge in place that has moved data, and is not finished, concerns this disk."""
-    path = Disk.objects.select_related("root").get(pk=parent_id).path
-    with closing(roots.operation_roots()) as scope:
-        try:
-            records = journal.pending(scope, [path])
-            return any(merge_in_place.to_go_on_with(scope, one) for one in records)
-        except ImageError:
-            return False  # a record that cannot be read excuses nothing
+class _HalfWay:
+    """The merges in place that are half-way, looked for once in each folder that is asked of."""
+
+    def __init__(self) -> None:
+        self._asked: dict[int, bool] = {}
+        self._records: dict[str, list[Sidecar]] = {}
+        self._scope: Roots | None = None
+
+    def close(self) -> None:
+        if self._scope is not None:
+            self._scope.close()
+
+    def may_have_written(self, parent_id: int) -> bool:
+        """Whether one of them may be who has written to this disk."""
+        if parent_id not in self._asked:
+            self._scope = self._scope or roots.operation_roots()
+            row = Disk.objects.filter(pk=parent_id).values_list("root__path", "relative_path")
+            try:
+                self._asked[parent_id] = self._is_by_one(self._scope, os.path.join(*row.get()))
+            except ImageError:
+                self._asked[parent_id] = False  # what cannot be read excuses nothing
+        return self._asked[parent_id]
+
+    def _is_by_one(self, scope: Roots, path: str) -> bool:
+        folder = os.path.dirname(path)
+        if folder not in self._records:
+            found = journal.sidecars_in(scope, folder, finished_too=False)
+            self._records[folder] = [one for _, one in found if isinstance(one, Sidecar)]
+        named = (one for one in self._records[folder] if one.unfinished and one.names(path))
+        merges = (merge_in_place.to_go_on_with(scope, one) for one in named)
+        return any(
+            merge is not None and merge_in_place.may_have_written(scope, merge, path)
+            for merge in merges
+        )
 
 
 def trust(link: ParentLink) -> None:

@@ -17,7 +17,7 @@ from disks.engine.formats import identify
 from disks.engine.images import RawRegion
 from disks.engine.walk import Report
 from disks.models import Disk, Job, StorageRoot
-from disks.operations import inspection, paths
+from disks.operations import inspection, merge_in_place, paths
 from disks.operations.managers import is_telling
 from disks.operations.progress import Progress
 from disks.services import disk_rows, jobs, linking, reading, roots, verdicts
@@ -143,17 +143,12 @@ def _refresh_one(
 def _read(scope: paths.Roots, path: str) -> Reading:
     folder, name = os.path.split(path)
     with scope.open(path) as file:
-        record = reading.half_merged_by(name)
         try:
-            names = {
-                entry.name
-                for entry in scope.entries(folder)
-                if entry.name == record or is_telling(entry.name)
-            }
+            telling = [entry.name for entry in scope.entries(folder) if is_telling(entry.name)]
         except ImageError:
-            names = set()
-        telling = sorted(names - {record})
-        return reading.read(file, name, telling, half_merged=record in names)
+            telling = []
+        half_merged = merge_in_place.is_half_way_into(scope, path)
+        return reading.read(file, name, telling, half_merged=half_merged)
 
 
 # ------------------------------------------------------------------------------- checking

@@ -86,7 +86,7 @@ def read(
 ) -> Reading:
     """Read an open file's headers; never raises for what the file holds.
 
-    half_merged: the record of a merge in place into this disk lies beside it
+    half_merged: a merge in place into this disk is not finished
     """
     status = file.status_at_opening
     try:
@@ -273,7 +273,7 @@ _HALF_MERGED = (
 
 
 def half_merged_by(name: str) -> str:
-    """The name of the record that lies beside a disk while something is merged into it."""
+    """The name of the record that lies beside a disk while a merge in place concerns it."""
     return journal.sidecar_path(name, journal.MERGE)
 
 

@@ -21,6 +21,7 @@ from django.utils import timezone
 
 from disks.engine.errors import ImageError
 from disks.models import Disk, Job, StorageRoot
+from disks.operations import merge_in_place
 from disks.operations.progress import Cancelled, Progress
 from disks.services import jobs, linking, moves, reading, root_state, roots, trash_index
 from disks.services.known_files import Known, KnownFiles
@@ -123,7 +124,7 @@ class Scan:
         self.known = KnownFiles.load({root.pk for root in online})
         self.expected = len(self.known.by_path)
         self.writer = ScanWriter(self.known, self.outcome, self.now)
-        scope = roots.operation_roots(online)
+        self.scope = scope = roots.operation_roots(online)
         walks = [
             Walk(
                 scope,
@@ -229,8 +230,9 @@ class Scan:
         path = os.path.join(root.path, folder.path_of(name))
         try:
             with open_file(folder, name, path) as file:
-                record = reading.half_merged_by(name)
-                half_merged = is_there(folder, record)
+                half_merged = is_there(
+                    folder, reading.half_merged_by(name)
+                ) and merge_in_place.is_half_way_into(self.scope, path)
                 found = reading.read(file, name, telling, half_merged=half_merged)
         except ImageError as error:
             if error.code in ("E_NOT_FOUND", "E_NOT_A_FILE"):

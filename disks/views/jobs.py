@@ -19,7 +19,6 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
 from disks import tasks
-from disks.engine.files import FileIdentity
 from disks.forms.declarations import ResumeForm, sealed
 from disks.models import Disk, Job, TrashedJob
 from disks.services import estimates, half_merged, held, jobs, repair_plans, speed, stopping, timing
@@ -130,8 +129,7 @@ def pause(request: HttpRequest, job_id: int) -> HttpResponse:
 @require_POST
 def resume(request: HttpRequest, job_id: int) -> HttpResponse:
     form = ResumeForm(request.POST)
-    told = form.cleaned_data["touched"] if form.is_valid() else None
-    untouched = FileIdentity.from_dict(told) if told else None
+    untouched = form.cleaned_data["touched"] if form.is_valid() else None
     return _asked(request, job_id, partial(stopping.resume, untouched=untouched))
 
 

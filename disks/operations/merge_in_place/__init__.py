@@ -41,8 +41,10 @@ __all__ = [
     "cannot_wait",
     "errors_stop_it",
     "has_begun_to_move",
+    "is_half_way_into",
     "journal_bytes",
     "journal_pages",
+    "may_have_written",
     "pending",
     "recover",
     "resume",
@@ -205,6 +207,7 @@ def _carry_on(
     if _was_used_since(roots, work):  # while it waited, or by a host that heeds no locks
         work = _moved(roots, work.at(MERGING), progress, journal_room.follow, None)
         _require_unused(roots, work)
+    work = _no_more_as_stopped(roots, work)
     seconds = round(time.monotonic() - started, 3)
     result = ending.finish(roots, work, progress)
     proof_seconds = min(seconds, result.get("proof_seconds", 0.0))
@@ -225,6 +228,16 @@ def _moved(
     with faults.stage("merge.prepare"):
         before_moving(roots, work)
     return batches.run(roots, work, progress, total_bytes)
+
+
+def _no_more_as_stopped(roots: Roots, work: Work) -> Work:
+    """From here on base is not as it was at the last stop: it gets its face, half of it perhaps."""
+    if work.file is None:
+        return work
+    work = replace(work, file=None)
+    with faults.stage("merge.end"):
+        write(roots, work)
+    return work
 
 
 def _was_used_since(roots: Roots, work: Work) -> bool:
@@ -248,8 +261,7 @@ def _require_unused(roots: Roots, work: Work) -> None:
         advice="Switch that machine off first.",
         file=work.leaf,
     )
-    sentence = f"Everything is moved by the merge. It cannot end yet: {why.sentence}"
-    raise Stopped(sentence, batches.how_to_resume(work.base)) from why
+    raise newcomers.waits(roots, work, f"It cannot end yet: {why.sentence}") from why
 
 
 def pending(roots: Roots, base: str) -> Sidecar | None:
@@ -261,6 +273,30 @@ def pending(roots: Roots, base: str) -> Sidecar | None:
 def has_begun_to_move(sidecar: Sidecar) -> bool:
     """Whether it is of a merge that can only be finished; one that is not is taken back."""
     return sidecar.kind == journal.MERGE and sidecar.state in (MERGING, ENDING)
+
+
+def is_half_way_into(roots: Roots, disk: str) -> bool:
+    """Whether a merge has moved data into this disk, or may have: its record cannot be read.
+
+    The record beside another of the merge's disks only leads to that one.
+    """
+    try:
+        found = pending(roots, disk)
+    except ImageError:
+        return True
+    return found is not None and has_begun_to_move(found)
+
+
+def may_have_written(roots: Roots, sidecar: Sidecar, disk: str) -> bool:
+    """Whether a merge that has begun to move may be who wrote to one of its disks last.
+
+    It writes to those below the leaf, and to the leaf's header before it moves anything.
+    Raises E_SIDECAR, and what reading the leaf raises.
+    """
+    work = Work.from_sidecar(sidecar)
+    if disk == work.leaf and work.state == MERGING:
+        return batches.seen(roots, [disk]) == work.seen[:1]
+    return disk in (work.base, *work.levels) or work.state == ENDING
 
 
 def cannot_wait(roots: Roots, sidecar: Sidecar) -> bool:

@@ -37,9 +37,9 @@ def take_along(roots: Roots, work: Work, progress: Progress) -> Work:
                     file, work.surviving, open_image(leaf), roots, instead="delete that disk"
                 )
     except ImageError as error:
-        raise _stop(roots, work, f"It cannot end yet: {error.sentence}") from error
+        raise waits(roots, work, f"It cannot end yet: {error.sentence}") from error
     except Cancelled as asked:
-        raise _stop(roots, work, "It was stopped before the names changed.") from asked
+        raise waits(roots, work, "It was stopped before the names changed.") from asked
     unread = found.unread_warnings()
     if not new and not unread:
         return work
@@ -59,6 +59,7 @@ def _children(roots: Roots, work: Work, progress: Progress) -> family.Family:
     return family.look(roots, {work.leaf: identity}, progress=progress)
 
 
-def _stop(roots: Roots, work: Work, why: str) -> Stopped:
+def waits(roots: Roots, work: Work, why: str) -> Stopped:
+    """To raise before base gets the leaf's face; who writes to it from here on is noticed."""
     stopped(roots, work)
     return Stopped(f"Everything is moved by the merge. {why}", how_to_go_on(work))

@@ -14,6 +14,8 @@ import pytest
 from disks.commandline.dispatch import VERBS
 from disks.tests.builders import Built, build_differencing, build_dynamic, build_fixed
 from disks.tests.commandline.running import Disk
+from disks.tests.operations import worlds
+from disks.tests.operations.test_merge_in_place_leaf_used import stopped
 
 PROJECT = Path(__file__).parents[3]
 SIZE = 256 * 1024
@@ -264,6 +266,18 @@ def test_check_of_a_chain_finds_errors_in_ancestors_and_between_levels(
 def test_hash_is_that_of_the_virtual_content(disk: Disk, child: Built) -> None:
     outcome = disk.json("hash", child.path)
     assert outcome.document == {"virtual_size_bytes": SIZE, "sha256": child.sha256}
+
+
+def test_hash_is_refused_of_what_a_merge_has_written_to_not_of_what_reads_as_ever(
+    disk: Disk, tmp_path: Path
+) -> None:
+    world = worlds.chain(tmp_path, grandchild=True)
+    stopped(world.leaf.path, world.base.path, world.roots)
+    assert world.grandchild is not None
+    for reads in (world.leaf, world.grandchild):
+        assert reads.sha256 in disk("hash", reads.path).out
+    for half_way in (world.base, world.middle):
+        assert "E_UNFINISHED" in disk("hash", half_way.path).err
 
 
 @pytest.mark.parametrize(("name", "sha256"), CORPUS_HASHES.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import errno
 import os
 import shutil
 import stat
@@ -567,6 +568,24 @@ def test_the_replaced_files_rights_are_carried_over(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         assert (found.st_uid, found.st_gid) == (1234, 4321)
     assert {name: os.getxattr(middle, name) for name in os.listxattr(middle)} == attributes
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EACCES])
+def test_an_owner_that_this_service_may_not_give_leads_to_the_other_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """However often it is tried; servers say it in two ways."""
+    world = chain(tmp_path)
+    before = worlds.snapshot(tmp_path)
+
+    def refused(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("os.fchown", refused)
+    with pytest.raises(ImageError) as caught:
+        merged(world, into_parent=True)
+    assert caught.value.code == "E_OWNER"
+    assert worlds.snapshot(tmp_path) == before
 
 
 def test_replacing_is_refused_where_rights_would_be_lost(

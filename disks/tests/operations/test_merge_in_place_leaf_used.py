@@ -13,7 +13,7 @@ from disks.engine.formats import open_image
 from disks.engine.holding import Limits, Wanted
 from disks.engine.units import SECTOR_BYTES
 from disks.engine.vhdx import headers
-from disks.operations import merge
+from disks.operations import journal, merge
 from disks.operations.merge_in_place import batches, old_pages
 from disks.operations.paths import Roots
 from disks.operations.progress import Cancelled, Progress, Stopped
@@ -168,6 +168,28 @@ def test_a_leaf_that_was_used_when_all_was_moved_is_taken_in(
     assert worlds.strays(tmp_path) == []
 
 
+def test_base_half_written_by_the_end_of_a_merge_that_had_waited_is_not_called_foreign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waited when all was moved; killed in its end after that, it knows whose half it finds."""
+    monkeypatch.setattr(journal, "_LONGEST_NAME_BYTES", 255)
+    world = worlds.chain(tmp_path, family=VHDX)
+    leaf, base = world.leaf.path, world.middle.path
+    stopped(leaf, base, world.roots)
+    new = VHDX.differencing(tmp_path, VHDX.file("n" * 240), world.leaf)
+    (row,) = recover(str(tmp_path), world.roots)
+    assert "It cannot end yet" in row["sentence"]
+    new.path.rename(tmp_path / "new.vhdx")
+    dying = with_fault("face.header:2:kill", lambda: recover(str(tmp_path), world.roots))
+    assert in_fork(dying) == DIED
+    write_at_sector(leaf, world.roots, 64)
+    os.utime(leaf)
+    wanted = worlds.content_of(leaf)
+    recover(str(tmp_path), world.roots)
+    assert worlds.content_of(base) == wanted
+    assert worlds.strays(tmp_path) == []
+
+
 class WrittenMeanwhile(Progress):
     """A machine of a host that heeds no locks writes into the leaf, so many times."""
 
@@ -206,6 +228,13 @@ def test_a_leaf_that_a_machine_writes_all_the_while_is_not_put_away(
     machine = WrittenMeanwhile(leaf, world.roots, 1000)
     with pytest.raises(Stopped, match="was written while it was merged"):
         merge.apply(plan, world.roots, offline=True, progress=machine)
+    times = base.stat()
+    write_at_sector(leaf, world.roots, 128)
+    machine.sha256 = worlds.content_of(leaf)
+    os.utime(base, ns=(1, 1))
+    (refused,) = recover(str(tmp_path), world.roots)
+    assert refused["code"] == "E_NEEDS_ATTENTION", "somebody may have written to base meanwhile"
+    os.utime(base, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert [row["action"] for row in recover(str(tmp_path), world.roots)] == ["finished"]
     assert worlds.content_of(base) == machine.sha256
 

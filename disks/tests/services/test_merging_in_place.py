@@ -17,6 +17,7 @@ from django.utils.html import strip_tags
 
 from disks.engine import faults
 from disks.engine.errors import ImageError
+from disks.forms.declarations import sealed
 from disks.models import AuditEntry, Disk, DiskLock, Job, StorageRoot, TrashedJob
 from disks.operations import journal, locks, merge, merge_in_place, verdicts
 from disks.operations import recover as recovery
@@ -27,11 +28,12 @@ from disks.operations.recover import recover
 from disks.services import compacting, jobs, leases, merging, orphans, reconciling, stopping
 from disks.services.errors import Refusal
 from disks.services.work import JobContext
-from disks.tests.builders import FAMILIES, VHD, Family
+from disks.tests.builders import FAMILIES, MIB, VHD, Family
 from disks.tests.factories import make_root, make_user
 from disks.tests.operations import worlds
 from disks.tests.operations.crashing import DONE, in_fork, with_fault
 from disks.tests.operations.dying import DIED
+from disks.tests.operations.test_merge_in_place_leaf_used import stopped, write_at_sector
 from disks.tests.services.catalog import declare, key, scan
 from disks.views import job_words
 
@@ -140,6 +142,35 @@ def test_a_scan_of_a_merge_that_is_half_way_tells_of_the_disk_it_goes_into_alone
     assert resumed(paused).status == Job.Status.SUCCEEDED
     assert not Disk.objects.filter(health_code="W_HALF_MERGED").exists()
     scene.assert_merged()
+
+
+def test_a_scan_tells_the_child_of_a_half_merged_leaf_that_a_machine_wrote_to_that(
+    tmp_path: Path,
+) -> None:
+    """The merge wrote to the leaf before it moved anything; what came later is not its doing."""
+    world = worlds.chain(tmp_path / "vms", grandchild=True)
+    root = declare(tmp_path / "vms", "C:\\VMs")
+    scan(root)
+    stopped(world.leaf.path, world.middle.path, world.roots)
+    for written in (False, True):
+        scan(root)
+        link = Disk.objects.get(name="below.vhd").parent_link
+        assert link.parent_written_after == written
+        write_at_sector(world.leaf.path, world.roots, 64)
+        os.utime(world.leaf.path)
+
+
+def test_a_scan_calls_no_leaf_half_merged_that_lies_in_another_folder(tmp_path: Path) -> None:
+    """The record beside it only leads to that of the merge."""
+    (tmp_path / "vms" / "there").mkdir(parents=True)
+    base = VHD.dynamic(tmp_path / "vms", "base.vhd", size=MIB, content=[(0, b"b" * 512)])
+    leaf = VHD.differencing(
+        tmp_path / "vms" / "there", "leaf.vhd", base, content=[(64, b"l" * 512)]
+    )
+    stopped(leaf.path, base.path, worlds.roots_of(tmp_path / "vms"))
+    scan(declare(tmp_path / "vms", "C:\\VMs"))
+    half_merged = [row.name for row in Disk.objects.filter(health_code="W_HALF_MERGED")]
+    assert half_merged == ["base.vhd"]
 
 
 def test_a_merge_is_in_place_and_its_page_and_catalog_say_so(scene: Scene) -> None:
@@ -927,6 +958,8 @@ def test_a_paused_merge_whose_base_was_only_touched_is_resumed_by_who_says_so(
     assert "only its times were changed" not in operator.get(address).content.decode()
     os.utime(scene.path("middle"), ns=(1, 1))
     operator.post(f"{address}/resume", {})
+    of_another_form = {"only_touched": "on", "touched": sealed(["something else"])}
+    assert operator.post(f"{address}/resume", of_another_form).status_code == 302
     job = jobs.run_now(Job.objects.get(pk=paused.pk))
     assert job.status == Job.Status.PAUSED
     assert "tick that" in job.sentence
