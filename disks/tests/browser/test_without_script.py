@@ -212,7 +212,7 @@ def test_a_merge_is_chosen_foreseen_followed_and_restored(page: Page, folder: Pa
     done(page)
     assert [path.name for path in folder.glob("chain-*.vhd")] == ["chain-leaf.vhd"]
 
-    page.get_by_role("link", name="Trash").click()
+    page.get_by_role("link", name="Trash").first.click()
     row = page.locator("tbody tr", has_text="chain-base.vhd")
     row.get_by_text("Restore…").click()
     row.get_by_role("button", name="Restore from trash").click()
