@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import statistics
@@ -83,8 +84,7 @@ def run(command: Sequence[str], *, then_sync: str = "", parse: bool = False) -> 
     seconds = time.monotonic() - started
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)}: {problems.decode(errors='replace')}")
-    cpu_seconds = usage.ru_utime + usage.ru_stime
-    return Run(seconds, cpu_seconds, usage.ru_maxrss / 1024, document)
+    return _taken(seconds, usage, document)
 
 
 def disk(*arguments: str) -> Run:
@@ -109,8 +109,11 @@ def warm_disk(*arguments: str) -> Run:
             raise RuntimeError(f"disk {' '.join(arguments)} ended with {code}")
         output.seek(0)
         document = json.load(output)
-    cpu_seconds = usage.ru_utime + usage.ru_stime
-    return Run(seconds, cpu_seconds, usage.ru_maxrss / 1024, document)
+    return _taken(seconds, usage, document)
+
+
+def _taken(seconds: float, usage: resource.struct_rusage, document: dict[str, Any]) -> Run:
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, document)
 
 
 def merge_to(leaf: str, target: str) -> Run:
