@@ -144,6 +144,14 @@ def test_zeros_that_the_leaf_states_behind_the_end_of_a_smaller_level_are_taken_
     assert worlds.content_of(base.path) == wanted
 
 
+def _planned(folder: Path, family: Family) -> tuple[worlds.World, Path, Path, merge.MergePlan]:
+    """A chain, its leaf and base, and the plan that merges all of it in place."""
+    world = worlds.chain(folder, family=family)
+    leaf, base = world.leaf.path, world.base.path
+    plan = merge.plan(str(leaf), world.roots, base=str(base), into_parent=True, in_place=True)
+    return world, leaf, base, plan
+
+
 @both
 @pytest.mark.parametrize("grown", [False, True], ids=["written", "grown"])
 @pytest.mark.parametrize("fault", ["face.sidecar:1:kill", "face.header:1:kill"])
@@ -151,9 +159,7 @@ def test_a_leaf_that_was_used_when_all_was_moved_is_taken_in(
     tmp_path: Path, family: Family, fault: str, grown: bool
 ) -> None:
     """It may be used until base has its face, and the merge may wait for long before that."""
-    world = worlds.chain(tmp_path, family=family)
-    leaf, base = world.leaf.path, world.base.path
-    plan = merge.plan(str(leaf), world.roots, base=str(base), into_parent=True, in_place=True)
+    world, leaf, base, plan = _planned(tmp_path, family)
     dying = with_fault(fault, lambda: merge.apply(plan, world.roots, offline=True))
     assert in_fork(dying) == DIED
     if grown:
@@ -209,9 +215,7 @@ class WrittenMeanwhile(Progress):
 def test_what_a_machine_writes_while_the_leaf_is_merged_is_taken_in(
     tmp_path: Path, family: Family
 ) -> None:
-    world = worlds.chain(tmp_path, family=family)
-    leaf, base = world.leaf.path, world.base.path
-    plan = merge.plan(str(leaf), world.roots, base=str(base), into_parent=True, in_place=True)
+    world, leaf, base, plan = _planned(tmp_path, family)
     machine = WrittenMeanwhile(leaf, world.roots, 1)
     merge.apply(plan, world.roots, offline=True, progress=machine)
     assert worlds.content_of(base) == machine.sha256
@@ -222,9 +226,7 @@ def test_what_a_machine_writes_while_the_leaf_is_merged_is_taken_in(
 def test_a_leaf_that_a_machine_writes_all_the_while_is_not_put_away(
     tmp_path: Path, family: Family
 ) -> None:
-    world = worlds.chain(tmp_path, family=family)
-    leaf, base = world.leaf.path, world.base.path
-    plan = merge.plan(str(leaf), world.roots, base=str(base), into_parent=True, in_place=True)
+    world, leaf, base, plan = _planned(tmp_path, family)
     machine = WrittenMeanwhile(leaf, world.roots, 1000)
     with pytest.raises(Stopped, match="was written while it was merged"):
         merge.apply(plan, world.roots, offline=True, progress=machine)
